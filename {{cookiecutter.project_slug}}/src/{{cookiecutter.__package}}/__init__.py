@@ -1,0 +1,1 @@
+"""An HTTP service; `app.py` shows it on one page."""

@@ -1,0 +1,119 @@
+"""Whether the process should get requests: its state, and checks of what it depends on."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class State(StrEnum):
+    """Where the service is between start and end; only `READY` gets new requests."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A question to a dependency, asked for readiness.
+
+    `probe` fails by raising; what it returns is ignored. It is cancelled after `timeout` seconds. A
+    check that is not `required` is shown, and doesn't take the service out of the balancer.
+    """
+
+    name: str
+    probe: Callable[[], Awaitable[object]]
+    timeout: float = 1.0
+    required: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a check said last, and when (monotonic seconds)."""
+
+    status: str
+    duration: float
+    at: float
+    error: str | None = None
+
+
+class Health:
+    """The state of the service and the results of its checks.
+
+    Checks run at the same time, each within its own timeout. A result answers all who ask for
+    `cache_seconds`, and those who ask meanwhile wait for the same run, so that a storm of probes is
+    not a storm on the database. A check that ignores its cancellation is not started a second time.
+    """
+
+    def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
+        names = [check.name for check in checks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two checks have one name: {names}")
+        self.state = State.STARTING
+        self._checks = tuple(checks)
+        self._cache_seconds = cache_seconds
+        self._outcomes: dict[str, Outcome] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether requests should come here, and the document that says why."""
+        await asyncio.gather(*(self._ask(check) for check in self._checks))
+        now = time.monotonic()
+        ready = self.state is State.READY
+        results: dict[str, Any] = {}
+        for check in self._checks:
+            outcome = self._outcomes[check.name]
+            results[check.name] = {
+                "status": outcome.status,
+                "required": check.required,
+                "duration_seconds": round(outcome.duration, 6),
+                "age_seconds": round(now - outcome.at, 6),
+                **({"error": outcome.error} if outcome.error else {}),
+            }
+            ready = ready and (outcome.status == "pass" or not check.required)
+        return ready, {"status": self._status(ready), "checks": results}
+
+    def _status(self, ready: bool) -> str:
+        return self.state if ready or self.state is not State.READY else "failing"
+
+    async def _ask(self, check: Check) -> None:
+        outcome = self._outcomes.get(check.name)
+        if outcome is not None and time.monotonic() - outcome.at < self._cache_seconds:
+            return
+        began = time.monotonic()
+        task = self._running.get(check.name)
+        if task is None:
+            task = self._running[check.name] = asyncio.create_task(self._run(check), name=f"check {check.name}")
+            task.add_done_callback(lambda _: self._running.pop(check.name, None))
+        # Not `wait_for`, which waits for a task that ignores its cancellation.
+        await asyncio.wait({task}, timeout=check.timeout)
+        if not task.done():
+            task.cancel("check timeout")
+            self._note(check, Outcome("timeout", time.monotonic() - began, time.monotonic(), "timed out"))
+
+    async def _run(self, check: Check) -> None:
+        began = time.monotonic()
+        try:
+            await check.probe()
+        except Exception as error:  # noqa: BLE001 - a check fails by raising whatever it likes
+            # The message may hold an address or a password; it goes to the log, not to whoever asks.
+            now = time.monotonic()
+            self._note(check, Outcome("fail", now - began, now, type(error).__qualname__), error)
+        else:
+            now = time.monotonic()
+            self._note(check, Outcome("pass", now - began, now))
+
+    def _note(self, check: Check, outcome: Outcome, error: Exception | None = None) -> None:
+        """Keep the outcome, and log it when it differs from the last: a change is news, a state is not."""
+        before = self._outcomes.get(check.name)
+        self._outcomes[check.name] = outcome
+        if (before.status if before else "pass") != outcome.status:
+            level = log.info if outcome.status == "pass" else log.warning
+            level("check changed", check=check.name, status=outcome.status, required=check.required, exc_info=error)

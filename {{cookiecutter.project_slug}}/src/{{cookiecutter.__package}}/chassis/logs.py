@@ -1,0 +1,228 @@
+"""One JSON line per event on standard output, for our records and every library's; colour on a terminal."""
+
+import asyncio
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, MutableMapping
+from typing import Any, Literal
+
+import orjson
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry.trace import get_current_span
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from .tracing import request_context
+
+LogFormat = Literal["auto", "json", "console"]
+
+REDACTED = "[redacted]"
+SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
+
+
+class LineWriter:
+    """Writes lines to a file descriptor, all of one turn of the event loop in a single `write`.
+
+    A `write` per line is what makes logging expensive on a pipe. Lines from other threads, or while
+    no loop runs, are written at once; at the end of the process `flush` runs a last time.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lines: list[bytes] = []
+        self._flush_is_due = False
+        self._lock = threading.Lock()
+
+    def write(self, line: bytes | str) -> None:
+        """Add one line, without its newline."""
+        self._lines.append(line if isinstance(line, bytes) else line.encode())
+        if self._flush_is_due:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+        else:
+            self._flush_is_due = True
+            loop.call_soon(self.flush)
+
+    # structlog calls its logger by the level's name.
+    msg = debug = info = warning = warn = error = critical = exception = log = write
+
+    def flush(self) -> None:
+        """Write what has gathered; a reader that has gone away is not an error of the service."""
+        self._flush_is_due = False
+        with self._lock:
+            # Other threads only append, so what is counted here is what may be taken away.
+            count = len(self._lines)
+            if not count:
+                return
+            data = memoryview(b"\n".join(self._lines[:count]) + b"\n")
+            del self._lines[:count]
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                return
+
+
+class Logs:
+    """How records are rendered and where they go; `install` makes it the process's configuration.
+
+    `level` is a standard name such as `INFO`. `redact` names keys whose values are never shown,
+    beside `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
+    before it is rendered.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: str = "INFO",
+        format: LogFormat = "auto",  # noqa: A002 - the setting's name
+        redact: Collection[str] = (),
+        processors: Collection[Processor] = (),
+        fd: int = 1,
+    ) -> None:
+        self.level = logging.getLevelNamesMapping()[level]
+        self.writer = LineWriter(fd)
+        console = format == "console" or (format == "auto" and os.isatty(fd))
+        self._render = _console_renderer() if console else render_json
+        self._processors = [*processors]
+        self._shared: list[Processor] = [
+            structlog.contextvars.merge_contextvars,
+            add_request_ids,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            Redactor(SECRET_KEYS | {key.lower() for key in redact}),
+            *([] if console else [structlog.processors.format_exc_info]),
+            *self._processors,
+        ]
+
+    def access_logger(self) -> structlog.typing.FilteringBoundLogger:
+        """A logger for lines that come complete: only your processors and the renderer run."""
+        logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            self.writer,
+            processors=[*self._processors, self._render],
+            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            context_class=dict,
+        ).bind()
+        return logger
+
+    def install(self) -> None:
+        """Configure structlog and the standard library's `logging`, warnings included, to end here."""
+        structlog.configure(
+            processors=[*self._shared, self._render],
+            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            context_class=dict,
+            logger_factory=lambda *_: self.writer,
+            cache_logger_on_first_use=False,
+        )
+        handler = _Handler(self.writer)
+        handler.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *self._shared],
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    drop_uvicorn_colour,
+                    self._render,
+                ],
+            )
+        )
+        root = logging.getLogger()
+        root.handlers = [handler]
+        root.setLevel(self.level)
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+            library = logging.getLogger(name)
+            library.handlers = []
+            library.propagate = name != "uvicorn.access"  # the access line is ours
+        # What uvicorn says at every start and end is said by the server instance with more facts;
+        # httpx logs each request it sends with its whole address, query and all.
+        for name in ("uvicorn.error", "httpx"):
+            logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        atexit.register(self.writer.flush)
+
+
+class Redactor:
+    """Replaces the values of secret keys, also inside of dictionaries such as headers."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = frozenset(keys)
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        self._redact(event)
+        return event
+
+    def _redact(self, values: MutableMapping[str, Any]) -> None:
+        for key, value in values.items():
+            if str(key).lower().replace("_", "-") in self._keys or str(key).lower() in self._keys:
+                values[key] = REDACTED
+            elif isinstance(value, dict):
+                values[key] = copy = dict(value)
+                self._redact(copy)
+
+
+def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put the ids of the current request and span on an event."""
+    context = otel_context.get_current()
+    request = request_context(context)
+    if request is not None:
+        event.setdefault("request_id", request.request_id)
+    span = get_current_span(context).get_span_context()
+    if span.is_valid:
+        event.setdefault("trace_id", f"{span.trace_id:032x}")
+        event.setdefault("span_id", f"{span.span_id:016x}")
+    return event
+
+
+def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    """One JSON object without a newline, whatever is in it: what JSON can't say becomes its text."""
+    try:
+        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        # Lone surrogates, integers over 64 bits, circular structures: still one line, and readable.
+        return orjson.dumps({str(key): _text(value) for key, value in event.items()})
+
+
+def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """uvicorn says the same twice, the second time in colour."""
+    event.pop("color_message", None)
+    return event
+
+
+def _text(value: object) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _console_renderer() -> Processor:
+    renderer = structlog.dev.ConsoleRenderer(colors=True)
+
+    def render_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return renderer(logger, method, {**event, "timestamp": str(event.get("timestamp", ""))})
+
+    return render_console
+
+
+class _Handler(logging.Handler):
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self.format(record))
+        except Exception:  # noqa: BLE001 - logging must not raise; this is how the standard library reports it
+            self.handleError(record)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    log: Callable[..., Any] = structlog.get_logger().critical
+    log("uncaught exception", exc_info=(kind, error, traceback))

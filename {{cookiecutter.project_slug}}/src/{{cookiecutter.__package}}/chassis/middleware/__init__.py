@@ -1,0 +1,7 @@
+"""Code between request and response; pure ASGI, listed in order in `app.py`."""
+
+from .guard import GuardMiddleware
+from .security import SecurityHeadersMiddleware
+from .telemetry import TelemetryMiddleware
+
+__all__ = ["GuardMiddleware", "SecurityHeadersMiddleware", "TelemetryMiddleware"]

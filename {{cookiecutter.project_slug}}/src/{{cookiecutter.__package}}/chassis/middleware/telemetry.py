@@ -1,0 +1,189 @@
+"""One pass over each request: one clock, one status, from which span, metrics and access line are made."""
+
+import re
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import StatusCode
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..telemetry import Telemetry
+from ..tracing import RequestContext, RequestSpan
+
+# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+OTHER_METHOD = "_OTHER"
+UNMATCHED = "unmatched"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
+
+# Safe to put into a header, a log line and a shell; anything else is replaced by an id of ours.
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
+
+
+class TelemetryMiddleware:
+    """Outermost: observes every request and WebSocket, whatever happens inside.
+
+    An access line for each, unless `log_success` is off, when only answers of 500 and above are
+    logged, as befits health and metrics calls.
+    """
+
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry, log_success: bool = True) -> None:
+        self.app = app
+        self._tracing = telemetry.tracing
+        self._requests = telemetry.metrics.requests
+        self._logger = telemetry.logs.access_logger()
+        self._log_success = log_success
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        began = perf_counter()
+        method = scope.get("method", "GET")  # a WebSocket begins as a GET
+        if method not in KNOWN_METHODS:
+            method = OTHER_METHOD
+        request = self._begin(scope)
+        id_header = (b"x-request-id", request.request_id.encode())
+        status = 0
+        response_bytes = 0
+        request_bytes = 0
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status, response_bytes
+            kind = message["type"]
+            if kind == "http.response.body":
+                response_bytes += len(message.get("body", b""))
+            elif kind == "http.response.start" or kind == "websocket.http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), id_header]
+            elif kind == "websocket.accept":
+                status = 101
+                message["headers"] = [*message.get("headers", ()), id_header]
+            elif kind == "websocket.close" and not status:
+                status = 403  # what the server answers when the handshake is refused
+            await send(message)
+
+        async def receive_observed() -> Message:
+            nonlocal request_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                request_bytes += len(message.get("body", b""))
+            return message
+
+        active = self._requests.active
+        active[method] = active.get(method, 0) + 1
+        token = otel_context.attach(request)
+        error: BaseException | None = None
+        try:
+            await self.app(scope, receive_observed, send_observed)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            otel_context.detach(token)
+            active[method] -= 1
+            if not status:
+                status = 500 if isinstance(error, Exception) else CLIENT_CLOSED_REQUEST
+            seconds = perf_counter() - began
+            self._end(scope, request, method, status, seconds, request_bytes, response_bytes, error)
+
+    def _begin(self, scope: Scope) -> RequestContext:
+        headers = scope["headers"]
+        traceparent: bytes | None = None
+        request_id = ""
+        propagated = False
+        for name, value in headers:
+            if name == b"traceparent":
+                # Two of them are as good as none (W3C Trace Context, 3.2).
+                propagated = propagated or traceparent is not None
+                traceparent = value
+            elif name == b"x-request-id":
+                if REQUEST_ID.fullmatch(value):
+                    request_id = value.decode("ascii")
+            elif name == b"tracestate" or name == b"baggage":
+                propagated = True
+        return self._tracing.begin(headers, traceparent, request_id, propagated=propagated)
+
+    def _end(
+        self,
+        scope: Scope,
+        request: RequestContext,
+        method: str,
+        status: int,
+        seconds: float,
+        request_bytes: int,
+        response_bytes: int,
+        error: BaseException | None,
+    ) -> None:
+        route = route_template(scope)
+        sampled = request.span.is_recording() if request.flags.sampled else False
+        self._requests.observe(
+            method, route, status, seconds, request_bytes, response_bytes, request.trace_id_hex if sampled else None
+        )
+        if sampled:
+            _end_span(request, scope, method, route, status, error)
+        if self._log_success or status >= 500:
+            line: dict[str, Any] = {
+                "timestamp": datetime.now(UTC),
+                "level": "info" if status < 500 else "error",
+                "method": scope.get("method", "GET"),
+                "route": route,
+                "path": scope["path"],
+                "status": status,
+                "duration_ms": round(seconds * 1000, 3),
+                "request_bytes": request_bytes,
+                "response_bytes": response_bytes,
+                "client": client[0] if (client := scope.get("client")) else None,
+                "request_id": request.request_id,
+                "trace_id": request.trace_id_hex,
+                "span_id": request.span_id_hex,
+            }
+            if error is not None:
+                line["error"] = type(error).__qualname__
+            log = self._logger.info if status < 500 else self._logger.error
+            log("request", **line)
+
+
+def route_template(scope: Scope) -> str:
+    """The template that matched, with what it is mounted under; one name for all that match nothing."""
+    route = scope.get("route")
+    if route is None:
+        return UNMATCHED
+    template: str | None = getattr(route, "path_format", None)
+    return UNMATCHED if template is None else f"{scope.get('root_path', '')}{template}"
+
+
+def _end_span(
+    request: RequestContext, scope: Scope, method: str, route: str, status: int, error: BaseException | None
+) -> None:
+    span = request.span
+    if not isinstance(span, RequestSpan):
+        return
+    # Semantic conventions for HTTP spans, server: required attributes, and the recommended ones at hand.
+    span.update_name(method if route == UNMATCHED else f"{method} {route}")
+    attributes: dict[str, Any] = {
+        "http.request.method": method,
+        "url.scheme": scope.get("scheme", "http"),
+        "url.path": scope["path"],
+        "http.response.status_code": status,
+        "network.protocol.version": scope.get("http_version", "1.1"),
+    }
+    if method == OTHER_METHOD:
+        attributes["http.request.method_original"] = scope["method"]
+    if route != UNMATCHED:
+        attributes["http.route"] = route
+    if client := scope.get("client"):
+        attributes["client.address"] = client[0]
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            attributes["user_agent.original"] = value.decode("latin-1")
+        elif name == b"host":
+            attributes["server.address"] = value.decode("latin-1")
+    if status >= 500:
+        attributes["error.type"] = type(error).__qualname__ if error is not None else str(status)
+        span.set_status(StatusCode.ERROR)
+    span.set_attributes(attributes)
+    span.end()

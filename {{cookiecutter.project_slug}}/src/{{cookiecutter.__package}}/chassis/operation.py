@@ -1,0 +1,272 @@
+"""One method of a handler, its signature compiled once: binds a request, calls, and answers."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qsl
+
+import anyio
+import pydantic_core
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .handler import Handler, Reply, declared_responses
+from .problem import Problem
+
+MAX_QUERY_FIELDS = 1000
+JSON_HEADER = (b"content-type", b"application/json")
+
+
+class SignatureError(TypeError):
+    """A handler's method can't be bound as it is written; raised when its route is made."""
+
+
+class Operation:
+    """`method` of `handler` on a route whose path gives `path_names`; an ASGI application."""
+
+    def __init__(self, handler: Handler, verb: str, path_names: Collection[str]) -> None:
+        self.verb = verb
+        self.method: Callable[..., Any] = getattr(handler, verb)
+        self.name = f"{type(handler).__name__}.{verb}"
+        signature = inspect.signature(self.method)
+        hints = self._hints()
+        self.path: dict[str, Parameter] = {}
+        self.query: dict[str, Parameter] = {}
+        self.body: TypeAdapter[Any] | None = None
+        self.body_is_optional = False
+        self._wants_request = False
+        for parameter in signature.parameters.values():
+            self._add(parameter, hints, path_names)
+        unclaimed = [name for name in path_names if name not in self.path]
+        if unclaimed and not self._wants_request:
+            raise SignatureError(
+                f"{self.name}: the route's path gives {', '.join(map(repr, unclaimed))}, "
+                f"which the method doesn't take; it takes {', '.join(map(repr, signature.parameters)) or 'nothing'}"
+            )
+        self._parameters = self._compile_parameters()
+        self._repeated = frozenset(name for name, one in self.query.items() if one.is_list)
+        self.result: TypeAdapter[Any] | None = self._compile_result(hints.get("return", Any))
+        responses = declared_responses(self.method)
+        self.errors = responses.errors
+        self.status = responses.status or (204 if self.result is None and hints.get("return") is NoneType else 200)
+        self._is_async = inspect.iscoroutinefunction(self.method)
+
+    # Compiling, once.
+
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return get_type_hints(self.method, include_extras=True)
+        except NameError as error:
+            raise SignatureError(f"{self.name}: unknown annotation: {error}") from error
+
+    def _add(self, parameter: inspect.Parameter, hints: dict[str, Any], path_names: Collection[str]) -> None:
+        name = parameter.name
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise SignatureError(f"{self.name}: parameter {name!r} can't be filled by name")
+        if name not in hints:
+            raise SignatureError(f"{self.name}: parameter {name!r} has no annotation")
+        annotation = hints[name]
+        if name == "request" or annotation is Request:
+            if name != "request" or annotation is not Request:
+                raise SignatureError(f"{self.name}: write 'request: Request' (starlette.requests) for the request")
+            self._wants_request = True
+        elif name == "body":
+            self.body = self._adapter(name, annotation)
+            self.body_is_optional = parameter.default is not parameter.empty
+        elif name in path_names:
+            if parameter.default is not parameter.empty:
+                raise SignatureError(f"{self.name}: path parameter {name!r} is always given and can't have a default")
+            self.path[name] = Parameter(self._adapter(name, annotation), annotation, parameter.default)
+        else:
+            found = Parameter(self._adapter(name, annotation), annotation, parameter.default)
+            if found.is_structured:
+                raise SignatureError(
+                    f"{self.name}: query parameter {name!r} can't hold {annotation!r}; "
+                    f"name it 'body' if it is the request's JSON"
+                )
+            self.query[name] = found
+
+    def _adapter(self, name: str, annotation: Any) -> TypeAdapter[Any]:
+        try:
+            return TypeAdapter(annotation)
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            raise SignatureError(f"{self.name}: unknown annotation of {name!r}: {annotation!r}") from error
+
+    def _compile_parameters(self) -> TypeAdapter[Any] | None:
+        """One validator for all path and query parameters, so that they are checked in one call."""
+        parameters = self.path | self.query
+        if not parameters:
+            return None
+        fields: list[Any] = [
+            (name, one.annotation)
+            if one.is_required
+            else (name, one.annotation, dataclasses.field(default_factory=one.make_default))
+            for name, one in parameters.items()
+        ]
+        return TypeAdapter(dataclasses.make_dataclass("Parameters", fields, kw_only=True))
+
+    def _compile_result(self, annotation: Any) -> TypeAdapter[Any] | None:
+        if get_origin(annotation) is Reply:
+            (annotation,) = get_args(annotation)
+        if annotation is Any or annotation in (None, NoneType) or _is_response(annotation):
+            return None
+        return self._adapter("return", annotation)
+
+    # Answering, for each request.
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arguments: dict[str, Any] = {}
+        errors: list[dict[str, Any]] = []
+        if self._parameters is not None:
+            arguments = self._bind_parameters(self._parameters, scope, errors)
+        if self.body is not None:
+            self._bind_body(self.body, scope, await read_body(receive), arguments, errors)
+        if errors:
+            raise Problem(422, "The request has values that are not allowed.", errors=errors)
+        if self._wants_request:
+            arguments["request"] = Request(scope, receive, send)
+        if self._is_async:
+            result = await self.method(**arguments)
+        else:
+            result = await anyio.to_thread.run_sync(lambda: self.method(**arguments), abandon_on_cancel=True)
+        await self._answer(result, scope, receive, send)
+
+    def _bind_parameters(
+        self, validator: TypeAdapter[Any], scope: Scope, errors: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = {**scope["path_params"]} if self.path else {}
+        if self.query and scope["query_string"]:
+            self._read_query(scope["query_string"], values, errors)
+        try:
+            bound: dict[str, Any] = validator.validator.validate_python(values).__dict__
+        except ValidationError as error:
+            for one in error.errors(include_url=False, include_context=False, include_input=False):
+                name = str(one["loc"][0])
+                where = "path" if name in self.path else "query"
+                errors.append({"in": where, "name": name, "detail": one["msg"]})
+            return {}
+        return bound
+
+    def _read_query(self, query: bytes, values: dict[str, Any], errors: list[dict[str, Any]]) -> None:
+        try:
+            fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError as error:
+            raise Problem(400, f"The query has more than {MAX_QUERY_FIELDS} fields.") from error
+        for name, value in fields:
+            if name not in self.query:
+                continue
+            if name in self._repeated:
+                values.setdefault(name, []).append(value)
+            elif name in values:
+                errors.append({"in": "query", "name": name, "detail": "Given more than once."})
+            else:
+                values[name] = value
+
+    def _bind_body(
+        self,
+        body: TypeAdapter[Any],
+        scope: Scope,
+        content: bytes,
+        arguments: dict[str, Any],
+        errors: list[dict[str, Any]],
+    ) -> None:
+        if not content and self.body_is_optional:
+            return
+        require_json(scope)
+        try:
+            arguments["body"] = body.validator.validate_json(content)
+        except ValidationError as error:
+            for one in error.errors(include_url=False, include_context=False, include_input=False):
+                if one["type"] == "json_invalid":
+                    raise Problem(400, f"The body is not JSON. {one['msg']}") from error
+                pointer = "".join(f"/{_escape(part)}" for part in one["loc"])
+                errors.append({"in": "body", "pointer": f"#{pointer}", "detail": one["msg"]})
+
+    async def _answer(self, result: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: list[tuple[bytes, bytes]] = []
+        if isinstance(result, Response):
+            await result(scope, receive, send)
+            return
+        if isinstance(result, Reply):
+            headers = [
+                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in result.headers.items()
+            ]
+            result = result.result
+        if self.status == 204:
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if self.result is not None:
+            # A result that isn't what the signature says is an error, not a surprise for the client.
+            body = self.result.serializer.to_json(result, warnings="error")
+        else:
+            body = pydantic_core.to_json(result)
+        headers += (JSON_HEADER, (b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        # To HEAD the length is told and the content left out (RFC 9110, 9.3.2).
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+class Parameter:
+    """A path or query parameter: its type, and what stands for it when it isn't given."""
+
+    def __init__(self, adapter: TypeAdapter[Any], annotation: Any, default: Any) -> None:
+        self.adapter = adapter
+        self.annotation = annotation
+        self._default = default
+        self.is_required = default is inspect.Parameter.empty
+        core = adapter.core_schema["type"]
+        plain = _plain(annotation)
+        self.is_list = get_origin(plain) in (list, tuple, set, frozenset) or plain in (list, tuple, set, frozenset)
+        self.is_structured = core in ("model", "dataclass", "typed-dict", "dict", "definitions", "call") or (
+            get_origin(plain) is dict or plain is dict
+        )
+
+    def make_default(self) -> Any:
+        return self._default
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body; raises `ClientDisconnect` when the client leaves before its end."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+
+def require_json(scope: Scope) -> None:
+    """415 unless the body is called JSON (RFC 8259, or a `+json` type of RFC 6839)."""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+            if kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json")):
+                return
+            break
+    raise Problem(415, "Send the body as application/json.", headers={"accept-post": "application/json"})
+
+
+def _escape(part: int | str) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")  # RFC 6901, section 3
+
+
+def _plain(annotation: Any) -> Any:
+    """The type inside of `Annotated[…]` and `… | None`."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        rest = [one for one in get_args(annotation) if one is not NoneType]
+        if len(rest) == 1:
+            return _plain(rest[0])
+    return annotation
+
+
+def _is_response(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Response)

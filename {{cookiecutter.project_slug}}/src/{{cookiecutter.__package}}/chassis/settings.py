@@ -1,0 +1,132 @@
+"""Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
+
+import os
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "APP_"
+SECRETS_DIR = "APP_SECRETS_DIR"
+DEFAULT_SECRETS_DIR = "/run/secrets"
+
+
+class ChassisSettings(BaseSettings):
+    """What every service can be told; add yours in a subclass beside the chassis.
+
+    A setting comes from the environment, else `.env` in the working directory, else a file of its name
+    (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container listens on all
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for health, readiness, metrics and info; unset, they are on `APP_PORT`."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses, comma separated, whose `X-Forwarded-For` and `-Proto` are believed; `*` for all."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="The least level that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
+    )
+    log_redact: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Keys, comma separated, whose values are never logged, beside passwords, tokens and cookies."
+    )
+    commit: str = Field("unknown", description="The commit that was built, for `/info` and `build_info`.")
+    max_body_bytes: int = Field(1_048_576, ge=0, description="The largest request body; beyond it 413.")
+    deadline_seconds: float = Field(
+        30.0, gt=0, description="Time until an answer begins; beyond it the handler is cancelled and the answer is 504."
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="Time an idle connection is kept; longer than any load balancer in front keeps it."
+    )
+    readiness_cache_seconds: float = Field(
+        1.0, ge=0, description="Time for which the result of a check answers further readiness probes."
+    )
+    drain_seconds: float = Field(
+        5.0, ge=0, description="Time after SIGTERM in which requests are still accepted, until balancers have noticed."
+    )
+    shutdown_seconds: float = Field(
+        20.0, ge=0, description="Time after that for requests and background tasks under way to finish."
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_redact", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+
+
+Settings = TypeVar("Settings", bound=ChassisSettings)
+
+
+def load_settings(kind: type[Settings]) -> Settings:
+    """Read `kind`, or end the process with status 2 and a line on standard error for each wrong value.
+
+    The line names the variable, the value (unless it is a secret) and what is allowed. A variable that
+    looks like a setting but is none is reported and ignored, since other tools may share the prefix.
+    """
+    for unknown, close in unknown_variables(kind):
+        hint = f"; did you mean {close}?" if close else ""
+        sys.stderr.write(f"warning: {unknown} is not a setting of this service{hint}\n")
+    directory = os.environ.get(SECRETS_DIR, DEFAULT_SECRETS_DIR)
+    if SECRETS_DIR in os.environ and not Path(directory).is_dir():
+        sys.exit(_fail(f"{SECRETS_DIR}={directory!r}: not a directory"))
+    try:
+        return kind(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
+    except ValidationError as error:
+        sys.exit(_fail(*explain(kind, error)))
+
+
+def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
+    """One line for each wrong setting."""
+    lines = []
+    for one in error.errors(include_url=False, include_context=False):
+        name = str(one["loc"][0]) if one["loc"] else ""
+        variable = f"{PREFIX}{name.upper()}"
+        if one["type"] == "missing":
+            lines.append(f"{variable} is not set: {_allowed(kind, name)}")
+            continue
+        given = "=[secret]" if _is_secret(kind, name) else f"={one['input']!r}"
+        lines.append(f"{variable}{given}: {one['msg']}; {_allowed(kind, name)}")
+    return lines
+
+
+def unknown_variables(kind: type[ChassisSettings]) -> list[tuple[str, str | None]]:
+    """The `APP_*` variables that are no settings, each with the setting whose name is close."""
+    known = {f"{PREFIX}{name.upper()}" for name in kind.model_fields} | {SECRETS_DIR}
+    found = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
+    return [(name, next(iter(get_close_matches(name.upper(), known, 1)), None)) for name in sorted(found)]
+
+
+def _allowed(kind: type[ChassisSettings], name: str) -> str:
+    field = kind.model_fields.get(name)
+    if field is None or not field.description:
+        return "see the settings in the README"
+    return field.description.rstrip(".").replace("`", "")
+
+
+def _is_secret(kind: type[ChassisSettings], name: str) -> bool:
+    field = kind.model_fields.get(name)
+    if field is None:
+        return True  # better to hide one too many
+    annotation = field.annotation
+    return any(one in (SecretStr, SecretBytes) for one in (annotation, *get_args(annotation)))
+
+
+def _fail(*lines: str) -> int:
+    for line in lines:
+        sys.stderr.write(f"error: {line}\n")
+    return 2

@@ -1,0 +1,86 @@
+"""Logs, metrics and traces of one service, configured together and ended together."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from importlib import metadata
+from typing import Self
+
+import structlog
+
+from .logs import Logs
+from .metrics import Metrics
+from .settings import ChassisSettings
+from .tracing import Tracing
+from .version import __version__
+
+LAG_PERIOD_SECONDS = 0.25
+
+
+class Telemetry:
+    """What the middleware, the tasks and your code observe with.
+
+    `telemetry.metrics.registry` takes your metrics. Logs come from `structlog.get_logger()` and spans
+    from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
+    """
+
+    def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
+        self.service = service
+        self.version = version
+        self.commit = commit
+        self.logs = logs
+        self.tracing = tracing
+        self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+
+    @classmethod
+    def from_settings(cls, settings: ChassisSettings) -> Self:
+        """The telemetry of the installed package that this chassis lies in."""
+        service = (__package__ or "service").partition(".")[0].replace("_", "-")
+        version = _installed_version(service)
+        return cls(
+            service,
+            version=version,
+            commit=settings.commit,
+            logs=Logs(level=settings.log_level, format=settings.log_format, redact=settings.log_redact),
+            tracing=Tracing(service, version=version),
+        )
+
+    def install(self) -> None:
+        """Become what the whole process logs and traces with."""
+        self.logs.install()
+        self.tracing.install()
+
+    async def watch_loop(self) -> None:
+        """Measure for ever how late the event loop runs its timers; blocking code shows here."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD_SECONDS
+            await asyncio.sleep(LAG_PERIOD_SECONDS)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    async def shutdown(self, seconds: float) -> None:
+        """Send out the last spans, for at most `seconds`, and the last log lines."""
+        loop = asyncio.get_running_loop()
+        flushed = asyncio.Event()
+
+        def flush() -> None:
+            self.tracing.shutdown()
+            with suppress(RuntimeError):  # the loop is closed when this took too long
+                loop.call_soon_threadsafe(flushed.set)
+
+        # An exporter blocks while it sends. A daemon thread, because the end of the process must not
+        # wait for a collector that doesn't answer, as it would for a thread of the loop's executor.
+        threading.Thread(target=flush, name="telemetry-shutdown", daemon=True).start()
+        try:
+            async with asyncio.timeout(seconds):
+                await flushed.wait()
+        except TimeoutError:
+            structlog.get_logger().warning("spans could not be exported in time", seconds=seconds)
+        self.logs.writer.flush()
+
+
+def _installed_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"

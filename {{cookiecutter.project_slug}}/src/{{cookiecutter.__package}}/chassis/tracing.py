@@ -1,0 +1,300 @@
+"""Trace context in and out (W3C), sampling, and the span of a request.
+
+Only a sampled request builds a span. Any other has ids for its logs, and an OpenTelemetry context
+that makes a non-recording span when a handler asks for one.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from random import getrandbits
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context, create_key
+from opentelemetry.propagate import extract
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.span import TraceState
+from opentelemetry.util.types import Attributes, AttributeValue
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+Headers = list[tuple[bytes, bytes]]
+
+# OpenTelemetry's own key for the current span, learned from its public function.
+SPAN_KEY: str = next(iter(set_span_in_context(trace.INVALID_SPAN, Context())))
+REQUEST_KEY = create_key("chassis-request")
+
+DEFAULT_SAMPLE_RATIO = 0.01
+SCOPE = InstrumentationScope("chassis", __version__)
+NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+# Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
+PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+class RequestContext(Context):
+    """OpenTelemetry's current context while a request is handled: its ids, and its span on demand."""
+
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        request_id: str,
+        trace_id: int,
+        span_id: int,
+        flags: TraceFlags,
+        trace_state: TraceState | None,
+    ) -> None:
+        super().__init__(values)
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.trace_id_hex = f"{trace_id:032x}"
+        self.span_id_hex = f"{span_id:016x}"
+        self.request_id = request_id or self.trace_id_hex
+        self.flags = flags
+        self.trace_state = trace_state
+        self._span: Span | None = None
+
+    @property
+    def span(self) -> Span:
+        if self._span is None:
+            self._span = NonRecordingSpan(self.span_context)
+        return self._span
+
+    @property
+    def span_context(self) -> SpanContext:
+        return SpanContext(self.trace_id, self.span_id, False, self.flags, self.trace_state)
+
+    def record(self, span: Span) -> None:
+        """Let `span` be the request's span; called before anybody can have asked for another."""
+        self._span = span
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == SPAN_KEY:
+            return self.span
+        if key == REQUEST_KEY:
+            return self
+        return super().get(key, default)
+
+    def copy(self) -> dict[str, object]:
+        """What OpenTelemetry derives a child's context from."""
+        return {**self, SPAN_KEY: self.span, REQUEST_KEY: self}
+
+
+def request_context(context: Context) -> RequestContext | None:
+    """The request that `context` belongs to, also from below a child span; None outside of one."""
+    found = context.get(REQUEST_KEY)
+    return found if isinstance(found, RequestContext) else None
+
+
+class RequestSpan(Span):
+    """The server span of one sampled request, leaner than the SDK's: no lock, no limits to check.
+
+    It becomes the SDK's `ReadableSpan` when it ends, so that any processor and exporter takes it.
+    """
+
+    def __init__(self, tracing: "Tracing", context: RequestContext, parent: SpanContext | None, start_ns: int) -> None:
+        self._tracing = tracing
+        self._span_context = context.span_context
+        self._parent = parent
+        self._start_ns = start_ns
+        self._name = ""
+        self._attributes: dict[str, AttributeValue] = {}
+        self._events: list[Event] = []
+        self._status = Status()
+        self._ended = False
+
+    def get_span_context(self) -> SpanContext:
+        return self._span_context
+
+    def is_recording(self) -> bool:
+        return not self._ended
+
+    def update_name(self, name: str) -> None:
+        self._name = name
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        # The exporter would drop the whole span for one value that it can't encode.
+        self._attributes[key] = value if isinstance(value, str | int | float | list | tuple) else str(value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        self._events.append(Event(name, attributes, timestamp))
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Add the event of the semantic conventions; the traceback is in the log, under the same ids."""
+        described = {
+            "exception.type": type(exception).__qualname__,
+            "exception.message": str(exception),
+            "exception.escaped": str(escaped),
+        }
+        self.add_event("exception", described | dict(attributes or {}), timestamp)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._status = status if isinstance(status, Status) else Status(status, description)
+
+    def end(self, end_time: int | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._tracing.export(
+            ReadableSpan(
+                self._name,
+                self._span_context,
+                self._parent,
+                self._tracing.resource,
+                self._attributes,
+                self._events,
+                kind=SpanKind.SERVER,
+                status=self._status,
+                start_time=self._start_ns,
+                end_time=end_time or time_ns(),
+                instrumentation_scope=SCOPE,
+            )
+        )
+
+
+class Tracing:
+    """Decides what is sampled, continues remote traces, and hands ended spans to the exporter.
+
+    Configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT` or
+    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` switches the export over HTTP on, `OTEL_TRACES_EXPORTER`
+    (`otlp`, `console`, `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and its `_ARG` replace the
+    default of 1 % of the traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED`
+    switches recording off.
+    """
+
+    def __init__(self, service: str, *, version: str) -> None:
+        self.resource = Resource.create({"service.name": service, "service.version": version}).merge(
+            # The environment's word (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) wins over ours.
+            Resource(_named_by_environment())
+        )
+        exporter = _exporter()
+        self.exporting = exporter is not None
+        self.provider = TracerProvider(sampler=_sampler(), resource=self.resource, shutdown_on_exit=False)
+        self.sampler: Sampler = self.provider.sampler
+        self._processors: list[SpanProcessor] = []
+        if exporter is not None:
+            self._add_exporter(exporter)
+
+    def _add_exporter(self, exporter: "SpanExporter") -> None:
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        self.add_processor(BatchSpanProcessor(exporter))
+
+    def add_processor(self, processor: SpanProcessor) -> None:
+        """Send every ended span to `processor` as well: the requests' own and those of handlers."""
+        self.exporting = True
+        self._processors.append(processor)
+        self.provider.add_span_processor(processor)
+
+    def export(self, span: ReadableSpan) -> None:
+        for processor in self._processors:
+            processor.on_end(span)
+
+    def begin(
+        self, headers: Headers, traceparent: bytes | None, request_id: str, *, propagated: bool
+    ) -> RequestContext:
+        """The context of a new request, its span begun when it is sampled.
+
+        `propagated` says that `headers` has a tracestate or baggage, which only the propagators read.
+        """
+        parent: SpanContext | None = None
+        values: Mapping[str, object] = {}
+        if propagated or traceparent is not None:
+            plain = None if propagated or traceparent is None else PLAIN_TRACEPARENT.fullmatch(traceparent)
+            if plain is not None:
+                parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
+            else:
+                remote = extract(_text(headers), Context())
+                parent = get_current_span(remote).get_span_context()
+                values = {key: value for key, value in remote.items() if key != SPAN_KEY}
+            if not parent.is_valid:
+                parent = None
+        trace_id = parent.trace_id if parent is not None else getrandbits(128) or 1
+        sampled, state = self._sampled(parent, trace_id)
+        flags = SAMPLED if sampled else NOT_SAMPLED
+        context = RequestContext(values, request_id, trace_id, getrandbits(64) or 1, flags, state)
+        if sampled and self.exporting:
+            context.record(RequestSpan(self, context, parent, time_ns()))
+        return context
+
+    def _sampled(self, parent: SpanContext | None, trace_id: int) -> tuple[bool, TraceState | None]:
+        if parent is None and not self.exporting:
+            return False, None  # "sampled" would send others looking for a parent span that nobody exports
+        context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
+        result = self.sampler.should_sample(context, trace_id, "HTTP", SpanKind.SERVER)
+        return result.decision is Decision.RECORD_AND_SAMPLE, result.trace_state
+
+    def install(self) -> None:
+        """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code."""
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            trace.set_tracer_provider(self.provider)
+
+    def shutdown(self) -> None:
+        """Flush what is recorded and end the exporter; blocks until it is out or has timed out."""
+        self.provider.shutdown()
+
+
+def _text(headers: Headers) -> dict[str, list[str]]:
+    carrier: dict[str, list[str]] = {}
+    for name, value in headers:
+        carrier.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    return carrier
+
+
+def _named_by_environment() -> dict[str, str]:
+    name = os.environ.get("OTEL_SERVICE_NAME")
+    return {"service.name": name} if name else {}
+
+
+def _sampler() -> Sampler | None:
+    # None lets the SDK read OTEL_TRACES_SAMPLER itself.
+    return None if os.environ.get("OTEL_TRACES_SAMPLER") else ParentBasedTraceIdRatio(DEFAULT_SAMPLE_RATIO)
+
+
+def _exporter() -> "SpanExporter | None":
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or ("otlp" if endpoint else "none")
+    # Imported here because an exporter costs more to load than the rest of the service.
+    if name == "otlp":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    if name == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        return ConsoleSpanExporter()
+    if name == "none":
+        return None
+    raise ValueError(f"OTEL_TRACES_EXPORTER={name!r}: this service knows 'otlp', 'console' and 'none'")
