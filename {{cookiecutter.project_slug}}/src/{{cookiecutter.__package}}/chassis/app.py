@@ -1,6 +1,6 @@
 """The application: what `app.py` beside the chassis lists, put together."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -66,13 +66,12 @@ class App:
             Router(admin),
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._serve_lifespan(receive, send)
-        elif scope["path"] in self._admin_paths:
-            await self.admin(scope, receive, send)
-        else:
-            await self.public(scope, receive, send)
+            return self._serve_lifespan(receive, send)
+        if scope["path"] in self._admin_paths:
+            return self.admin(scope, receive, send)
+        return self.public(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:
@@ -94,11 +93,11 @@ class App:
             app = cls(app, *args, **kwargs)
         return app
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _route(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if self.health.state is State.STARTING:
             raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
         scope["app"] = self
-        await self._router(scope, receive, send)
+        return self._router(scope, receive, send)
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan protocol, for servers other than ours and for tests."""

@@ -102,13 +102,10 @@ class Logs:
             *self._processors,
         ]
 
-    def access_logger(self) -> structlog.typing.FilteringBoundLogger:
+    def access_logger(self) -> "AccessLogger":
         """A logger for lines that come complete: only your processors and the renderer run."""
-        logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            self.writer,
-            processors=[*self._processors, self._render],
-            wrapper_class=structlog.make_filtering_bound_logger(self.level),
-            context_class=dict,
+        logger: AccessLogger = structlog.wrap_logger(
+            self.writer, processors=[*self._processors, self._render], wrapper_class=AccessLogger, context_class=dict
         ).bind()
         return logger
 
@@ -148,6 +145,19 @@ class Logs:
         atexit.register(self.writer.flush)
 
 
+class AccessLogger(structlog.BoundLoggerBase):
+    """A structlog logger that takes a finished event instead of a dozen keyword arguments."""
+
+    def line(self, level: str, event: EventDict) -> None:
+        """Run the processors on `event` and write it; `level` is the method's name in structlog."""
+        try:
+            for processor in self._processors:
+                event = processor(self._logger, level, event)  # type: ignore[assignment]
+        except structlog.DropEvent:
+            return
+        self._logger.write(event)
+
+
 class Redactor:
     """Replaces the values of secret keys, also inside of dictionaries such as headers."""
 
@@ -183,10 +193,10 @@ def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     """One JSON object without a newline, whatever is in it: what JSON can't say becomes its text."""
     try:
-        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:
-        # Lone surrogates, integers over 64 bits, circular structures: still one line, and readable.
-        return orjson.dumps({str(key): _text(value) for key, value in event.items()})
+        # Keys that aren't text, lone surrogates, integers over 64 bits, circles: still one line, and readable.
+        return orjson.dumps({_text(key): _text(value) for key, value in event.items()})
 
 
 def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

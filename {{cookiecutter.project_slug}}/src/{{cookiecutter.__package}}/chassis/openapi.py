@@ -141,7 +141,7 @@ def _parameter(where: str, name: str, parameter: Any, schemas: dict[tuple[int, s
     if "description" in schema:
         described["description"] = schema.pop("description")
     if not parameter.is_required:
-        schema["default"] = TypeAdapter(Any).dump_python(parameter.make_default(), mode="json")
+        schema["default"] = TypeAdapter(Any).dump_python(parameter.default, mode="json")
     described["schema"] = schema
     return described
 

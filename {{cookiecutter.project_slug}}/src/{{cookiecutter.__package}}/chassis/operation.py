@@ -1,18 +1,18 @@
 """One method of a handler, its signature compiled once: binds a request, calls, and answers."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Collection
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import anyio
 import pydantic_core
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from .handler import Handler, Reply, declared_responses
 from .problem import Problem
@@ -50,6 +50,9 @@ class Operation:
         self._parameters = self._compile_parameters()
         self._repeated = frozenset(name for name, one in self.query.items() if one.is_list)
         self.result: TypeAdapter[Any] | None = self._compile_result(hints.get("return", Any))
+        # A model of exactly the declared class needs no second look at its type, which costs four times as much.
+        self._result_type = hints.get("return") if _is_model(hints.get("return")) else None
+        self._to_json = self.result.serializer.to_json if self.result is not None else pydantic_core.to_json
         responses = declared_responses(self.method)
         self.errors = responses.errors
         self.status = responses.status or (204 if self.result is None and hints.get("return") is NoneType else 200)
@@ -97,17 +100,18 @@ class Operation:
             raise SignatureError(f"{self.name}: unknown annotation of {name!r}: {annotation!r}") from error
 
     def _compile_parameters(self) -> TypeAdapter[Any] | None:
-        """One validator for all path and query parameters, so that they are checked in one call."""
+        """One validator for all path and query parameters, so that they are checked in one call.
+
+        What isn't given and needn't be is left out of its result: the method has the default.
+        """
         parameters = self.path | self.query
         if not parameters:
             return None
-        fields: list[Any] = [
-            (name, one.annotation)
-            if one.is_required
-            else (name, one.annotation, dataclasses.field(default_factory=one.make_default))
+        fields = {
+            name: Required[one.annotation] if one.is_required else NotRequired[one.annotation]
             for name, one in parameters.items()
-        ]
-        return TypeAdapter(dataclasses.make_dataclass("Parameters", fields, kw_only=True))
+        }
+        return TypeAdapter(TypedDict("Parameters", fields))  # type: ignore[operator]
 
     def _compile_result(self, annotation: Any) -> TypeAdapter[Any] | None:
         if get_origin(annotation) is Reply:
@@ -138,11 +142,11 @@ class Operation:
     def _bind_parameters(
         self, validator: TypeAdapter[Any], scope: Scope, errors: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        values: dict[str, Any] = {**scope["path_params"]} if self.path else {}
+        values: dict[str, Any] = scope["path_params"] if not self.query else {**scope["path_params"]}
         if self.query and scope["query_string"]:
             self._read_query(scope["query_string"], values, errors)
         try:
-            bound: dict[str, Any] = validator.validator.validate_python(values).__dict__
+            bound: dict[str, Any] = validator.validator.validate_python(values)
         except ValidationError as error:
             for one in error.errors(include_url=False, include_context=False, include_input=False):
                 name = str(one["loc"][0])
@@ -200,7 +204,9 @@ class Operation:
             await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
-        if self.result is not None:
+        if type(result) is self._result_type:
+            body = self._to_json(result)
+        elif self.result is not None:
             # A result that isn't what the signature says is an error, not a surprise for the client.
             body = self.result.serializer.to_json(result, warnings="error")
         else:
@@ -217,7 +223,7 @@ class Parameter:
     def __init__(self, adapter: TypeAdapter[Any], annotation: Any, default: Any) -> None:
         self.adapter = adapter
         self.annotation = annotation
-        self._default = default
+        self.default = default
         self.is_required = default is inspect.Parameter.empty
         core = adapter.core_schema["type"]
         plain = _plain(annotation)
@@ -225,9 +231,6 @@ class Parameter:
         self.is_structured = core in ("model", "dataclass", "typed-dict", "dict", "definitions", "call") or (
             get_origin(plain) is dict or plain is dict
         )
-
-    def make_default(self) -> Any:
-        return self._default
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -266,6 +269,10 @@ def _plain(annotation: Any) -> Any:
         if len(rest) == 1:
             return _plain(rest[0])
     return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_response(annotation: Any) -> bool:

@@ -49,7 +49,7 @@ async def send_problem(send: Send, error: HTTPException) -> None:
         document |= error.members
     request = request_context(otel_context.get_current())
     if request is not None:
-        document["trace_id"] = request.trace_id_hex
+        document["trace_id"] = request.trace_id
     body = orjson.dumps(document, default=str)
     headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
     for name, value in (error.headers or {}).items():

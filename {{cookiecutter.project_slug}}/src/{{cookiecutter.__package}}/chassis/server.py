@@ -16,6 +16,7 @@ import uvicorn
 
 from .app import App
 from .health import State
+from .protocol import HttpProtocol
 
 log = structlog.get_logger()
 
@@ -152,7 +153,7 @@ class Server:
     def _listener(self, app: Any, port: int) -> "Listener":
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpProtocol,
             ws="websockets-sansio" if self.app.has_websockets else "none",
             lifespan="off",
             interface="asgi3",

@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping
 from random import getrandbits
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context, create_key
 from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -44,6 +44,15 @@ SPAN_KEY: str = next(iter(set_span_in_context(trace.INVALID_SPAN, Context())))
 REQUEST_KEY = create_key("chassis-request")
 
 DEFAULT_SAMPLE_RATIO = 0.01
+# By name, the share of traces recorded; None is for OTEL_TRACES_SAMPLER_ARG to say.
+SAMPLERS: dict[str, float | None] = {
+    "always_on": 1.0,
+    "always_off": 0.0,
+    "traceidratio": None,
+    "parentbased_always_on": 1.0,
+    "parentbased_always_off": 0.0,
+    "parentbased_traceidratio": None,
+}
 SCOPE = InstrumentationScope("chassis", __version__)
 NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -53,36 +62,30 @@ PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 
 
 class RequestContext(Context):
-    """OpenTelemetry's current context while a request is handled: its ids, and its span on demand."""
+    """OpenTelemetry's current context while a request is handled: its ids, and its span on demand.
 
-    def __init__(
-        self,
-        values: Mapping[str, object],
-        request_id: str,
-        trace_id: int,
-        span_id: int,
-        flags: TraceFlags,
-        trace_state: TraceState | None,
-    ) -> None:
-        super().__init__(values)
+    Ids are kept as the lower-case hexadecimal text of W3C Trace Context; most requests need no more.
+    """
+
+    trace_state: TraceState | None = None
+    _span: Span | None = None
+
+    def __init__(self, trace_id: str, span_id: str, request_id: str, *, sampled: bool) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
-        self.trace_id_hex = f"{trace_id:032x}"
-        self.span_id_hex = f"{span_id:016x}"
-        self.request_id = request_id or self.trace_id_hex
-        self.flags = flags
-        self.trace_state = trace_state
-        self._span: Span | None = None
+        self.request_id = request_id or trace_id
+        self.sampled = sampled
 
     @property
     def span(self) -> Span:
+        """The recorded span of a sampled request, else one that only carries the ids to others."""
         if self._span is None:
-            self._span = NonRecordingSpan(self.span_context)
+            self._span = NonRecordingSpan(self.span_context())
         return self._span
 
-    @property
     def span_context(self) -> SpanContext:
-        return SpanContext(self.trace_id, self.span_id, False, self.flags, self.trace_state)
+        flags = SAMPLED if self.sampled else NOT_SAMPLED
+        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, self.trace_state)
 
     def record(self, span: Span) -> None:
         """Let `span` be the request's span; called before anybody can have asked for another."""
@@ -114,7 +117,7 @@ class RequestSpan(Span):
 
     def __init__(self, tracing: "Tracing", context: RequestContext, parent: SpanContext | None, start_ns: int) -> None:
         self._tracing = tracing
-        self._span_context = context.span_context
+        self._span_context = context.span_context()
         self._parent = parent
         self._start_ns = start_ns
         self._name = ""
@@ -182,6 +185,44 @@ class RequestSpan(Span):
         )
 
 
+class Sampling:
+    """The samplers of the specification (OTEL_TRACES_SAMPLER), decided without building anything."""
+
+    def __init__(self, ratio: float, *, parent_based: bool) -> None:
+        self._ratio = ratio
+        self._parent_based = parent_based
+        self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """1 % of the traces that begin here, and what callers have decided, unless the environment says else."""
+        name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or "parentbased_traceidratio"
+        argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+        if name not in SAMPLERS:
+            raise ValueError(f"OTEL_TRACES_SAMPLER={name!r}: this service knows {', '.join(SAMPLERS)}")
+        ratio = SAMPLERS[name]
+        if ratio is None:
+            try:
+                ratio = float(argument) if argument else DEFAULT_SAMPLE_RATIO
+                return cls(ratio, parent_based=name.startswith("parentbased_"))
+            except ValueError:
+                raise ValueError(f"OTEL_TRACES_SAMPLER_ARG={argument!r}: a ratio is from 0.0 to 1.0") from None
+        return cls(ratio, parent_based=name.startswith("parentbased_"))
+
+    def samples_root(self, trace_id: int) -> bool:
+        """Whether a trace that begins here is recorded; the same for all who use the ratio on this id."""
+        return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
+
+    def samples_child(self, parent: SpanContext) -> bool:
+        """Whether a trace that a caller began is recorded."""
+        return parent.trace_flags.sampled if self._parent_based else self.samples_root(parent.trace_id)
+
+    def sampler(self) -> Sampler:
+        """The SDK's sampler that decides the same, for spans begun outside of requests."""
+        root = TraceIdRatioBased(self._ratio)
+        return ParentBased(root) if self._parent_based else root
+
+
 class Tracing:
     """Decides what is sampled, continues remote traces, and hands ended spans to the exporter.
 
@@ -199,8 +240,8 @@ class Tracing:
         )
         exporter = _exporter()
         self.exporting = exporter is not None
-        self.provider = TracerProvider(sampler=_sampler(), resource=self.resource, shutdown_on_exit=False)
-        self.sampler: Sampler = self.provider.sampler
+        self._sampling = Sampling.from_environment()
+        self.provider = TracerProvider(sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False)
         self._processors: list[SpanProcessor] = []
         if exporter is not None:
             self._add_exporter(exporter)
@@ -227,32 +268,41 @@ class Tracing:
 
         `propagated` says that `headers` has a tracestate or baggage, which only the propagators read.
         """
-        parent: SpanContext | None = None
-        values: Mapping[str, object] = {}
-        if propagated or traceparent is not None:
-            plain = None if propagated or traceparent is None else PLAIN_TRACEPARENT.fullmatch(traceparent)
-            if plain is not None:
-                parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
-            else:
-                remote = extract(_text(headers), Context())
-                parent = get_current_span(remote).get_span_context()
-                values = {key: value for key, value in remote.items() if key != SPAN_KEY}
-            if not parent.is_valid:
-                parent = None
-        trace_id = parent.trace_id if parent is not None else getrandbits(128) or 1
-        sampled, state = self._sampled(parent, trace_id)
-        flags = SAMPLED if sampled else NOT_SAMPLED
-        context = RequestContext(values, request_id, trace_id, getrandbits(64) or 1, flags, state)
-        if sampled and self.exporting:
-            context.record(RequestSpan(self, context, parent, time_ns()))
-        return context
+        # One random number for both ids; that either is all zeros is less likely than a broken machine.
+        random = getrandbits(192)
+        ids = random.to_bytes(24).hex()
+        if traceparent is None and not propagated:
+            sampled = self.exporting and self._sampling.samples_root(random >> 64)
+            context = RequestContext(ids[:32], ids[32:], request_id, sampled=sampled)
+            if sampled:
+                context.record(RequestSpan(self, context, None, time_ns()))
+            return context
+        return self._continue(headers, traceparent if not propagated else None, request_id, ids)
 
-    def _sampled(self, parent: SpanContext | None, trace_id: int) -> tuple[bool, TraceState | None]:
-        if parent is None and not self.exporting:
-            return False, None  # "sampled" would send others looking for a parent span that nobody exports
-        context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
-        result = self.sampler.should_sample(context, trace_id, "HTTP", SpanKind.SERVER)
-        return result.decision is Decision.RECORD_AND_SAMPLE, result.trace_state
+    def _continue(self, headers: Headers, traceparent: bytes | None, request_id: str, ids: str) -> RequestContext:
+        """The context of a request that comes with somebody's trace context or baggage."""
+        values: Context | None = None
+        plain = PLAIN_TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
+        if plain is not None:
+            parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
+        else:
+            values = extract(_text(headers), Context())
+            parent = get_current_span(values).get_span_context()
+        if parent.is_valid:
+            trace_id = f"{parent.trace_id:032x}"
+            sampled = self._sampling.samples_child(parent)
+        else:
+            trace_id = ids[:32]
+            # "Sampled" without an exporter would send others looking for a parent span that nobody has.
+            sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
+        context = RequestContext(trace_id, ids[32:], request_id, sampled=sampled)
+        if values is not None:
+            dict.update(context, values)
+        if parent.is_valid:
+            context.trace_state = parent.trace_state
+        if sampled and self.exporting:
+            context.record(RequestSpan(self, context, parent if parent.is_valid else None, time_ns()))
+        return context
 
     def install(self) -> None:
         """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code."""
@@ -274,11 +324,6 @@ def _text(headers: Headers) -> dict[str, list[str]]:
 def _named_by_environment() -> dict[str, str]:
     name = os.environ.get("OTEL_SERVICE_NAME")
     return {"service.name": name} if name else {}
-
-
-def _sampler() -> Sampler | None:
-    # None lets the SDK read OTEL_TRACES_SAMPLER itself.
-    return None if os.environ.get("OTEL_TRACES_SAMPLER") else ParentBasedTraceIdRatio(DEFAULT_SAMPLE_RATIO)
 
 
 def _exporter() -> "SpanExporter | None":

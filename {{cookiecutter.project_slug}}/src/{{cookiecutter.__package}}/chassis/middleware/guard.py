@@ -1,7 +1,7 @@
 """What keeps one request from hurting the service: limits, and an answer for everything that escapes."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import cast
 
 import structlog
@@ -43,12 +43,12 @@ class GuardMiddleware:
         deadlines = self._deadlines
         started = False
 
-        async def send_guarded(message: Message) -> None:
+        def send_guarded(message: Message) -> Awaitable[None]:
             nonlocal started
             if not started:
                 started = True
                 deadlines.clear(task)
-            await send(message)
+            return send(message)
 
         deadlines.set(task)
         try:

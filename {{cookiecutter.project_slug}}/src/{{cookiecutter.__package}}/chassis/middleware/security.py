@@ -1,5 +1,7 @@
 """Response headers that tell browsers to be careful with what an API answers."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # OWASP REST Security Cheat Sheet, "Security Headers". Strict-Transport-Security is for whoever ends TLS.
@@ -19,17 +21,21 @@ class SecurityHeadersMiddleware:
         self.app = app
         merged = DEFAULT_HEADERS | {name.lower(): value for name, value in (headers or {}).items()}
         self._headers = [(name.encode(), value.encode()) for name, value in merged.items() if value]
+        self._names = frozenset(name for name, _ in self._headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                headers = message.get("headers", [])
+                headers = message.get("headers", ())
                 present = [name for name, _ in headers]
-                message["headers"] = [*headers, *[header for header in self._headers if header[0] not in present]]
-            await send(message)
+                if self._names.isdisjoint(present):
+                    message["headers"] = [*headers, *self._headers]
+                else:
+                    message["headers"] = [*headers, *(one for one in self._headers if one[0] not in present)]
+            return send(message)
 
         await self.app(scope, receive, send_with_headers)

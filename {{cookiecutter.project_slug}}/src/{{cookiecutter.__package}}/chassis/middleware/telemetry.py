@@ -1,6 +1,8 @@
 """One pass over each request: one clock, one status, from which span, metrics and access line are made."""
 
+import logging
 import re
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
@@ -10,13 +12,17 @@ from opentelemetry.trace import StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..telemetry import Telemetry
-from ..tracing import RequestContext, RequestSpan
+from ..tracing import Headers, RequestContext, RequestSpan
 
 # RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 OTHER_METHOD = "_OTHER"
 UNMATCHED = "unmatched"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
+
+OBSERVED_HEADERS = frozenset(
+    {b"traceparent", b"tracestate", b"baggage", b"x-request-id", b"content-length", b"transfer-encoding"}
+)
 
 # Safe to put into a header, a log line and a shell; anything else is replaced by an id of ours.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
@@ -33,8 +39,9 @@ class TelemetryMiddleware:
         self.app = app
         self._tracing = telemetry.tracing
         self._requests = telemetry.metrics.requests
-        self._logger = telemetry.logs.access_logger()
-        self._log_success = log_success
+        self._access_log = telemetry.logs.access_logger()
+        # The least status that is logged.
+        self._logged_from = 0 if log_success and telemetry.logs.level <= logging.INFO else 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -45,18 +52,20 @@ class TelemetryMiddleware:
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
         if method not in KNOWN_METHODS:
             method = OTHER_METHOD
-        request = self._begin(scope)
+        request, has_body = self._begin(scope["headers"])
         id_header = (b"x-request-id", request.request_id.encode())
         status = 0
         response_bytes = 0
         request_bytes = 0
 
-        async def send_observed(message: Message) -> None:
+        # Plain functions that return the inner awaitable: a coroutine of their own would cost as much
+        # as all else they do.
+        def send_observed(message: Message) -> Awaitable[None]:
             nonlocal status, response_bytes
             kind = message["type"]
             if kind == "http.response.body":
                 response_bytes += len(message.get("body", b""))
-            elif kind == "http.response.start" or kind == "websocket.http.response.start":
+            elif kind in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), id_header]
             elif kind == "websocket.accept":
@@ -64,13 +73,12 @@ class TelemetryMiddleware:
                 message["headers"] = [*message.get("headers", ()), id_header]
             elif kind == "websocket.close" and not status:
                 status = 403  # what the server answers when the handshake is refused
-            await send(message)
+            return send(message)
 
         async def receive_observed() -> Message:
             nonlocal request_bytes
             message = await receive()
-            if message["type"] == "http.request":
-                request_bytes += len(message.get("body", b""))
+            request_bytes += len(message.get("body", b""))
             return message
 
         active = self._requests.active
@@ -78,7 +86,7 @@ class TelemetryMiddleware:
         token = otel_context.attach(request)
         error: BaseException | None = None
         try:
-            await self.app(scope, receive_observed, send_observed)
+            await self.app(scope, receive_observed if has_body else receive, send_observed)
         except BaseException as raised:
             error = raised
             raise
@@ -88,63 +96,53 @@ class TelemetryMiddleware:
             if not status:
                 status = 500 if isinstance(error, Exception) else CLIENT_CLOSED_REQUEST
             seconds = perf_counter() - began
-            self._end(scope, request, method, status, seconds, request_bytes, response_bytes, error)
+            route = route_template(scope)
+            exemplar = None
+            if request.sampled:
+                exemplar = end_span(request, scope, method, route, status, error)
+            self._requests.observe(method, route, status, seconds, request_bytes, response_bytes, exemplar)
+            if status >= self._logged_from:
+                level = "info" if status < 500 else "error"
+                line = {
+                    "timestamp": datetime.now(UTC),
+                    "level": level,
+                    "event": "request",
+                    "method": scope.get("method", "GET"),
+                    "route": route,
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round(seconds * 1000, 3),
+                    "request_bytes": request_bytes,
+                    "response_bytes": response_bytes,
+                    "client": client[0] if (client := scope.get("client")) else None,
+                    "request_id": request.request_id,
+                    "trace_id": request.trace_id,
+                    "span_id": request.span_id,
+                }
+                if error is not None:
+                    line["error"] = type(error).__qualname__
+                self._access_log.line(level, line)
 
-    def _begin(self, scope: Scope) -> RequestContext:
-        headers = scope["headers"]
+    def _begin(self, headers: Headers) -> tuple[RequestContext, bool]:
+        """The request's context, and whether it has a body (RFC 9112, 6.3), from one look at its headers."""
         traceparent: bytes | None = None
         request_id = ""
-        propagated = False
+        propagated = has_body = False
         for name, value in headers:
-            if name == b"traceparent":
+            if name not in OBSERVED_HEADERS:
+                continue
+            if name == b"content-length" or name == b"transfer-encoding":
+                has_body = True
+            elif name == b"traceparent":
                 # Two of them are as good as none (W3C Trace Context, 3.2).
                 propagated = propagated or traceparent is not None
                 traceparent = value
             elif name == b"x-request-id":
                 if REQUEST_ID.fullmatch(value):
                     request_id = value.decode("ascii")
-            elif name == b"tracestate" or name == b"baggage":
+            else:
                 propagated = True
-        return self._tracing.begin(headers, traceparent, request_id, propagated=propagated)
-
-    def _end(
-        self,
-        scope: Scope,
-        request: RequestContext,
-        method: str,
-        status: int,
-        seconds: float,
-        request_bytes: int,
-        response_bytes: int,
-        error: BaseException | None,
-    ) -> None:
-        route = route_template(scope)
-        sampled = request.span.is_recording() if request.flags.sampled else False
-        self._requests.observe(
-            method, route, status, seconds, request_bytes, response_bytes, request.trace_id_hex if sampled else None
-        )
-        if sampled:
-            _end_span(request, scope, method, route, status, error)
-        if self._log_success or status >= 500:
-            line: dict[str, Any] = {
-                "timestamp": datetime.now(UTC),
-                "level": "info" if status < 500 else "error",
-                "method": scope.get("method", "GET"),
-                "route": route,
-                "path": scope["path"],
-                "status": status,
-                "duration_ms": round(seconds * 1000, 3),
-                "request_bytes": request_bytes,
-                "response_bytes": response_bytes,
-                "client": client[0] if (client := scope.get("client")) else None,
-                "request_id": request.request_id,
-                "trace_id": request.trace_id_hex,
-                "span_id": request.span_id_hex,
-            }
-            if error is not None:
-                line["error"] = type(error).__qualname__
-            log = self._logger.info if status < 500 else self._logger.error
-            log("request", **line)
+        return self._tracing.begin(headers, traceparent, request_id, propagated=propagated), has_body
 
 
 def route_template(scope: Scope) -> str:
@@ -156,12 +154,13 @@ def route_template(scope: Scope) -> str:
     return UNMATCHED if template is None else f"{scope.get('root_path', '')}{template}"
 
 
-def _end_span(
+def end_span(
     request: RequestContext, scope: Scope, method: str, route: str, status: int, error: BaseException | None
-) -> None:
+) -> str | None:
+    """Finish the span of a sampled request; its trace id, when it was recorded."""
     span = request.span
     if not isinstance(span, RequestSpan):
-        return
+        return None
     # Semantic conventions for HTTP spans, server: required attributes, and the recommended ones at hand.
     span.update_name(method if route == UNMATCHED else f"{method} {route}")
     attributes: dict[str, Any] = {
@@ -187,3 +186,4 @@ def _end_span(
         span.set_status(StatusCode.ERROR)
     span.set_attributes(attributes)
     span.end()
+    return request.trace_id

@@ -1,0 +1,179 @@
+"""uvicorn's HTTP/1.1 protocol with a shorter way from request to response.
+
+httptools parses and uvicorn keeps connections, as always. What differs: head and body of a response
+leave in one `write`, and header lines that repeat are checked and encoded once.
+"""
+
+import asyncio
+import re
+from contextvars import Context
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+NO_CONTENT = frozenset({204, 304})
+
+# RFC 9110, sections 5.1 and 5.5: what must not stand in a field's name and value.
+BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
+BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+# Fields that differ from response to response; all others are worth remembering.
+VARYING = frozenset(
+    {b"content-length", b"date", b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"}
+)
+MAX_REMEMBERED_LINES = 1024
+
+
+class FieldLines:
+    """The wire form of header fields, remembered for those that repeat."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+
+    def encode(self, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        """The field's name in lower case, and its line; raises `RuntimeError` for one that would break the message."""
+        known = self._known.get(header)
+        if known is not None:
+            return known
+        name, value = header[0].lower(), header[1]
+        if BAD_NAME.search(name) or not name:
+            raise RuntimeError("Invalid HTTP header name.")
+        if BAD_VALUE.search(value):
+            raise RuntimeError("Invalid HTTP header value.")
+        line = (name, name + b": " + value + b"\r\n")
+        if name not in VARYING:
+            if len(self._known) >= MAX_REMEMBERED_LINES:
+                self._known.clear()
+            self._known[header] = line
+        return line
+
+
+FIELD_LINES = FieldLines()
+
+
+class Exchange(RequestResponseCycle):
+    """One request and its response; the ASGI `send` that holds the head until there is a body to go with it."""
+
+    _head: list[bytes] | None = None
+
+    async def send(self, message: Any) -> None:
+        """The ASGI application's `send`, for HTTP responses."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
+            self.response_started = True
+            self.waiting_for_100_continue = False
+            self._head = self._encode_head(message["status"], message.get("headers", ()))
+        elif not self.response_complete:
+            if kind != "http.response.body":
+                raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
+            self._write_body(message.get("body", b""), message.get("more_body", False))
+        else:
+            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+
+    def _encode_head(self, status: int, headers: Any) -> list[bytes]:
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        encode = FIELD_LINES.encode
+        closes = False
+        for header in (*self.default_headers, *headers):
+            name, line = encode(header)
+            if name == b"content-length":
+                if self.chunked_encoding is None:
+                    self.expected_content_length = int(header[1])
+                    self.chunked_encoding = False
+            elif name == b"transfer-encoding":
+                if header[1].lower() == b"chunked":
+                    self.expected_content_length = 0
+                    self.chunked_encoding = True
+            elif name == b"connection" and b"close" in header[1].lower():
+                closes = True
+                self.keep_alive = False
+            lines.append(line)
+        if not self.keep_alive and not closes:
+            lines.append(b"connection: close\r\n")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in NO_CONTENT:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        return lines
+
+    def _write_body(self, body: bytes, more_body: bool) -> None:
+        lines = self._head or []
+        self._head = None
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+        elif self.chunked_encoding:
+            if body:
+                lines += (b"%x\r\n" % len(body), body, b"\r\n")
+            if not more_body:
+                lines.append(b"0\r\n\r\n")
+        else:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0:
+                raise RuntimeError("Response content longer than Content-Length")
+            lines.append(body)
+        if not more_body and self.expected_content_length != 0:
+            raise RuntimeError("Response content shorter than Content-Length")
+        self.transport.write(b"".join(lines))
+        if not more_body:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """A connection."""
+
+    def on_headers_complete(self) -> None:
+        """httptools' callback: the head of a request is there, so the request begins."""
+        parser = self.parser
+        version = parser.get_http_version()
+        scope: Any = self.scope
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+
+        before = self.cycle
+        self.cycle = cycle = Exchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            # A pipelined request waits for the one before (RFC 9112, section 9.3.2).
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # A context of its own, or a pipelined request would begin with the variables of the one before.
+        task = self.loop.create_task(cycle.run_asgi(app), context=Context())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
