@@ -98,7 +98,7 @@ class Logs:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             Redactor(SECRET_KEYS | {key.lower() for key in redact}),
-            *([] if console else [structlog.processors.format_exc_info]),
+            *([] if console else [structlog.processors.format_exc_info, lead_with_essentials]),
             *self._processors,
         ]
 
@@ -125,7 +125,7 @@ class Logs:
                 processors=[
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                     drop_uvicorn_colour,
-                    self._render,
+                    as_text(self._render),
                 ],
             )
         )
@@ -199,10 +199,26 @@ def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes
         return orjson.dumps({_text(key): _text(value) for key, value in event.items()})
 
 
+def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """When, how grave and what come first on a line, for those who read it as it is."""
+    essentials = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return essentials | event
+
+
 def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """uvicorn says the same twice, the second time in colour."""
     event.pop("color_message", None)
     return event
+
+
+def as_text(render: Processor) -> Processor:
+    """`render` for the standard library's formatter, for which a line of bytes is a mistake to warn of."""
+
+    def render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        line = render(logger, method, event)
+        return line.decode() if isinstance(line, bytes) else str(line)
+
+    return render_text
 
 
 def _text(value: object) -> str:

@@ -49,13 +49,15 @@ class Operation:
             )
         self._parameters = self._compile_parameters()
         self._repeated = frozenset(name for name, one in self.query.items() if one.is_list)
-        self.result: TypeAdapter[Any] | None = self._compile_result(hints.get("return", Any))
+        returned = _result_annotation(hints.get("return", Any))
+        has_schema = not (returned is Any or returned is NoneType or _is_class(returned, Response))
+        self.result = self._adapter("return", returned) if has_schema else None
         # A model of exactly the declared class needs no second look at its type, which costs four times as much.
-        self._result_type = hints.get("return") if _is_model(hints.get("return")) else None
+        self._result_type = returned if _is_class(returned, BaseModel) else None
         self._to_json = self.result.serializer.to_json if self.result is not None else pydantic_core.to_json
         responses = declared_responses(self.method)
         self.errors = responses.errors
-        self.status = responses.status or (204 if self.result is None and hints.get("return") is NoneType else 200)
+        self.status = responses.status or (204 if returned is NoneType else 200)
         self._is_async = inspect.iscoroutinefunction(self.method)
 
     # Compiling, once.
@@ -112,13 +114,6 @@ class Operation:
             for name, one in parameters.items()
         }
         return TypeAdapter(TypedDict("Parameters", fields))  # type: ignore[operator]
-
-    def _compile_result(self, annotation: Any) -> TypeAdapter[Any] | None:
-        if get_origin(annotation) is Reply:
-            (annotation,) = get_args(annotation)
-        if annotation is Any or annotation in (None, NoneType) or _is_response(annotation):
-            return None
-        return self._adapter("return", annotation)
 
     # Answering, for each request.
 
@@ -271,9 +266,10 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _result_annotation(annotation: Any) -> Any:
+    """The type inside of `Reply[…]`."""
+    return get_args(annotation)[0] if get_origin(annotation) is Reply else annotation
 
 
-def _is_response(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Response)
+def _is_class(annotation: Any, base: type) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, base)

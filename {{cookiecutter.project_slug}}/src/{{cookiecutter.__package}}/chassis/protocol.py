@@ -6,6 +6,7 @@ leave in one `write`, and header lines that repeat are checked and encoded once.
 
 import asyncio
 import re
+from collections.abc import Iterable
 from contextvars import Context
 from http import HTTPStatus
 from typing import Any
@@ -21,38 +22,28 @@ NO_CONTENT = frozenset({204, 304})
 BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
-# Fields that differ from response to response; all others are worth remembering.
-VARYING = frozenset(
-    {b"content-length", b"date", b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"}
-)
+# Fields that frame the message are read each time, and those that differ each time aren't worth remembering.
+FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
 MAX_REMEMBERED_LINES = 1024
 
-
-class FieldLines:
-    """The wire form of header fields, remembered for those that repeat."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
-
-    def encode(self, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-        """The field's name in lower case, and its line; raises `RuntimeError` for one that would break the message."""
-        known = self._known.get(header)
-        if known is not None:
-            return known
-        name, value = header[0].lower(), header[1]
-        if BAD_NAME.search(name) or not name:
-            raise RuntimeError("Invalid HTTP header name.")
-        if BAD_VALUE.search(value):
-            raise RuntimeError("Invalid HTTP header value.")
-        line = (name, name + b": " + value + b"\r\n")
-        if name not in VARYING:
-            if len(self._known) >= MAX_REMEMBERED_LINES:
-                self._known.clear()
-            self._known[header] = line
-        return line
+# The checked wire form of header fields that come again and again, such as the security headers.
+remembered_lines: dict[tuple[bytes, bytes], bytes] = {}
 
 
-FIELD_LINES = FieldLines()
+def field_line(name: bytes, value: bytes) -> bytes:
+    """A header field as it is sent; raises `RuntimeError` for one that would break the message."""
+    if not name or BAD_NAME.search(name):
+        raise RuntimeError("Invalid HTTP header name.")
+    if BAD_VALUE.search(value):
+        raise RuntimeError("Invalid HTTP header value.")
+    lower = name.lower()
+    line = lower + b": " + value + b"\r\n"
+    if lower not in FRAMING and lower not in VARYING:
+        if len(remembered_lines) >= MAX_REMEMBERED_LINES:
+            remembered_lines.clear()
+        remembered_lines[name, value] = line
+    return line
 
 
 class Exchange(RequestResponseCycle):
@@ -80,23 +71,16 @@ class Exchange(RequestResponseCycle):
         else:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
 
-    def _encode_head(self, status: int, headers: Any) -> list[bytes]:
+    def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        encode = FIELD_LINES.encode
         closes = False
         for header in (*self.default_headers, *headers):
-            name, line = encode(header)
-            if name == b"content-length":
-                if self.chunked_encoding is None:
-                    self.expected_content_length = int(header[1])
-                    self.chunked_encoding = False
-            elif name == b"transfer-encoding":
-                if header[1].lower() == b"chunked":
-                    self.expected_content_length = 0
-                    self.chunked_encoding = True
-            elif name == b"connection" and b"close" in header[1].lower():
-                closes = True
-                self.keep_alive = False
+            line = remembered_lines.get(header)
+            if line is None:
+                line = field_line(*header)
+                name = line[: len(header[0])]
+                if name in FRAMING:
+                    closes = self._frame(name, header[1].lower()) or closes
             lines.append(line)
         if not self.keep_alive and not closes:
             lines.append(b"connection: close\r\n")
@@ -105,6 +89,21 @@ class Exchange(RequestResponseCycle):
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
         return lines
+
+    def _frame(self, name: bytes, value: bytes) -> bool:
+        """Take the message's framing from a field of its head; whether it closes the connection."""
+        if name == b"content-length":
+            if self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+        elif name == b"transfer-encoding":
+            if value == b"chunked":
+                self.expected_content_length = 0
+                self.chunked_encoding = True
+        elif b"close" in value:
+            self.keep_alive = False
+            return True
+        return False
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
         lines = self._head or []

@@ -23,10 +23,9 @@ class SecurityHeadersMiddleware:
         self._headers = [(name.encode(), value.encode()) for name, value in merged.items() if value]
         self._names = frozenset(name for name, _ in self._headers)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
@@ -38,4 +37,4 @@ class SecurityHeadersMiddleware:
                     message["headers"] = [*headers, *(one for one in self._headers if one[0] not in present)]
             return send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        return self.app(scope, receive, send_with_headers)
