@@ -202,7 +202,7 @@ def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes
 def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """When, how grave and what come first on a line, for those who read it as it is."""
     essentials = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    return essentials | event
+    return {**essentials, **event}
 
 
 def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
