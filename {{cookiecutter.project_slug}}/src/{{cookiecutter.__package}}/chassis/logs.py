@@ -91,6 +91,8 @@ class Logs:
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self._render = _console_renderer() if console else render_json
         self._processors = [*processors]
+        # The console renderer does both by itself.
+        for_json: list[Processor] = [] if console else [structlog.processors.format_exc_info, lead_with_essentials]
         self._shared: list[Processor] = [
             structlog.contextvars.merge_contextvars,
             add_request_ids,
@@ -98,7 +100,7 @@ class Logs:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             Redactor(SECRET_KEYS | {key.lower() for key in redact}),
-            *([] if console else [structlog.processors.format_exc_info, lead_with_essentials]),
+            *for_json,
             *self._processors,
         ]
 

@@ -1,12 +1,13 @@
 """uvicorn's HTTP/1.1 protocol with a shorter way from request to response.
 
 httptools parses and uvicorn keeps connections, as always. What differs: head and body of a response
-leave in one `write`, and header lines that repeat are checked and encoded once.
+leave in one `write`, header lines that repeat are checked and encoded once, and what the event loop
+has to schedule for each request is its task alone.
 """
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Generator, Iterable
 from contextvars import Context
 from http import HTTPStatus
 from typing import Any
@@ -46,17 +47,37 @@ def field_line(name: bytes, value: bytes) -> bytes:
     return line
 
 
+class Done:
+    """What `send` returns when there is nothing to wait for; awaiting it costs less than a coroutine."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return NOTHING
+
+
+NOTHING: Generator[None, None, None] = (one for one in list[None]())
+DONE = Done()
+
+
 class Exchange(RequestResponseCycle):
     """One request and its response; the ASGI `send` that holds the head until there is a body to go with it."""
 
+    tasks: set[asyncio.Task[None]]
     _head: list[bytes] | None = None
 
-    async def send(self, message: Any) -> None:
+    async def run_asgi(self, app: Any) -> None:
+        """Let the application answer; what escapes it is logged by uvicorn, and answered with 500 or a close."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            # Here, and not in a callback of the task, which the event loop would have to schedule.
+            self.tasks.discard(asyncio.current_task())
+
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
         """The ASGI application's `send`, for HTTP responses."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
         if self.disconnected:
-            return
+            return DONE
+        if self.flow.write_paused:
+            return self._send_when_writable(message)
         kind = message["type"]
         if not self.response_started:
             if kind != "http.response.start":
@@ -70,6 +91,11 @@ class Exchange(RequestResponseCycle):
             self._write_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+        return DONE
+
+    async def _send_when_writable(self, message: Any) -> None:
+        await self.flow.drain()
+        await self.send(message)
 
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
@@ -134,6 +160,8 @@ class Exchange(RequestResponseCycle):
 class HttpProtocol(HttpToolsProtocol):
     """A connection."""
 
+    _idle_since: float | None = None
+
     def on_headers_complete(self) -> None:
         """httptools' callback: the head of a request is there, so the request begins."""
         parser = self.parser
@@ -164,6 +192,7 @@ class HttpProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        cycle.tasks = self.tasks
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
@@ -173,6 +202,44 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # A context of its own, or a pipelined request would begin with the variables of the one before.
-        task = self.loop.create_task(cycle.run_asgi(app), context=Context())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.loop.create_task(cycle.run_asgi(app), context=Context()))
+
+    # uvicorn starts and cancels a timer for each request. One for each connection does, which looks
+    # when it is due whether there has been a request since.
+
+    def on_response_complete(self) -> None:
+        """A response is out: begin the pipelined request that waits for it, or be idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_when_idle_for(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, and with it its timer."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+
+    def _close_when_idle_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for the whole time."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None or self.transport.is_closing():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._close_when_idle_for(left)
+        else:
+            self.transport.close()

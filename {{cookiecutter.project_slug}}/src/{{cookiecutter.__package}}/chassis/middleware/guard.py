@@ -63,10 +63,10 @@ class GuardMiddleware:
                 await send_problem(send, Problem(504, "The answer took longer than the service allows."))
                 return
             # Cancelled from outside, which only the server instance does, at its end.
+            # The answer is the end of this task, so there is nothing that the cancellation must still reach.
             await send_problem(
                 send, Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
             )
-            raise
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
