@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from inspect import cleandoc
@@ -55,8 +56,15 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
     operations = operations_of(routes)
     schemas, components = _schemas([operation for _, _, operation in operations])
     paths: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
     for route, method, operation in operations:
-        paths.setdefault(route.path_format, {})[method.lower()] = _operation(route, method, operation, schemas)
+        described = _operation(route, method, operation, schemas)
+        # `/order-lines` and `/order/lines` have one name; the second gets a number.
+        name = described["operationId"]
+        seen[name] += 1
+        if seen[name] > 1:
+            described["operationId"] = f"{name}_{seen[name]}"
+        paths.setdefault(route.path_format, {})[method.lower()] = described
     info = {"title": title, "version": version, **({"description": description} if description else {})}
     return {
         "openapi": OPENAPI_VERSION,

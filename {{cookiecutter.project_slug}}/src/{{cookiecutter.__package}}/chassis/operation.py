@@ -1,7 +1,8 @@
 """One method of a handler, its signature compiled once: binds a request, calls, and answers."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
 from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from .handler import Handler, Reply, declared_responses
 from .problem import Problem
 
 MAX_QUERY_FIELDS = 1000
+STRUCTURED = frozenset({"dataclass", "dict", "model", "typed-dict"})
 JSON_HEADER = (b"content-type", b"application/json")
 
 
@@ -48,13 +50,18 @@ class Operation:
                 f"which the method doesn't take; it takes {', '.join(map(repr, signature.parameters)) or 'nothing'}"
             )
         self._parameters = self._compile_parameters()
+        # A default that a request could change must not reach the next one.
+        self._mutable_defaults = {
+            name: one.default for name, one in self.query.items() if isinstance(one.default, list | set)
+        }
         self._repeated = frozenset(name for name, one in self.query.items() if one.is_list)
         returned = _result_annotation(hints.get("return", Any))
         has_schema = not (returned is Any or returned is NoneType or _is_class(returned, Response))
         self.result = self._adapter("return", returned) if has_schema else None
         # A model of exactly the declared class needs no second look at its type, which costs four times as much.
         self._result_type = returned if _is_class(returned, BaseModel) else None
-        self._to_json = self.result.serializer.to_json if self.result is not None else pydantic_core.to_json
+        self._to_json = self.result.serializer.to_json if self.result is not None else to_json
+        self._has_content = returned is not NoneType
         responses = declared_responses(self.method)
         self.errors = responses.errors
         self.status = responses.status or (204 if returned is NoneType else 200)
@@ -148,6 +155,9 @@ class Operation:
                 where = "path" if name in self.path else "query"
                 errors.append({"in": where, "name": name, "detail": one["msg"]})
             return {}
+        for name, default in self._mutable_defaults.items():
+            if name not in bound:
+                bound[name] = default.copy()
         return bound
 
     def _read_query(self, query: bytes, values: dict[str, Any], errors: list[dict[str, Any]]) -> None:
@@ -195,17 +205,21 @@ class Operation:
                 (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in result.headers.items()
             ]
             result = result.result
-        if self.status == 204:
-            await send({"type": "http.response.start", "status": 204, "headers": headers})
+        if not self._has_content or self.status == HTTPStatus.NO_CONTENT:
+            if self.status != HTTPStatus.NO_CONTENT:
+                headers.append((b"content-length", b"0"))
+            await send({"type": "http.response.start", "status": self.status, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
         if type(result) is self._result_type:
             body = self._to_json(result)
+        elif self._result_type is not None and not isinstance(result, self._result_type):
+            raise TypeError(f"{self.name} returned {type(result).__name__}, not {self._result_type.__name__}")
         elif self.result is not None:
             # A result that isn't what the signature says is an error, not a surprise for the client.
             body = self.result.serializer.to_json(result, warnings="error")
         else:
-            body = pydantic_core.to_json(result)
+            body = to_json(result)
         headers += (JSON_HEADER, (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         # To HEAD the length is told and the content left out (RFC 9110, 9.3.2).
@@ -220,12 +234,14 @@ class Parameter:
         self.annotation = annotation
         self.default = default
         self.is_required = default is inspect.Parameter.empty
-        core = adapter.core_schema["type"]
         plain = _plain(annotation)
         self.is_list = get_origin(plain) in (list, tuple, set, frozenset) or plain in (list, tuple, set, frozenset)
-        self.is_structured = core in ("model", "dataclass", "typed-dict", "dict", "definitions", "call") or (
-            get_origin(plain) is dict or plain is dict
-        )
+        self.is_structured = _has_structure(adapter.core_schema)
+
+
+def to_json(value: object) -> bytes:
+    """Any value as JSON, which has no way to say NaN or infinity (RFC 8259, section 6)."""
+    return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -253,6 +269,15 @@ def require_json(scope: Scope) -> None:
 
 def _escape(part: int | str) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")  # RFC 6901, section 3
+
+
+def _has_structure(schema: Any) -> bool:
+    """Whether a pydantic core schema holds something that a query can't spell."""
+    if isinstance(schema, Mapping):
+        if schema.get("type") in STRUCTURED:
+            return True
+        return any(_has_structure(value) for key, value in schema.items() if key not in ("metadata", "serialization"))
+    return isinstance(schema, list | tuple) and any(_has_structure(one) for one in schema)
 
 
 def _plain(annotation: Any) -> Any:

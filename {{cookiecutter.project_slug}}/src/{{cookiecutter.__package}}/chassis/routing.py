@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.convertors import StringConvertor
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, WebSocketRoute, compile_path
+from starlette.routing import BaseRoute, Match, WebSocketRoute, compile_path
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router as StarletteRouter
 from starlette.types import Receive, Scope, Send
@@ -55,6 +55,8 @@ class Route(StarletteRoute):
             raise SignatureError(
                 f"{path}: {handler!r} is not an instance of Handler; functions go into starlette.routing.Route"
             )
+        # Routes outside of the index that a router lists before this one.
+        self.precursors: tuple[BaseRoute, ...] = ()
         self.names = tuple(compile_path(path)[2])
         self.resource = Endpoint(handler, self.names)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
@@ -64,17 +66,25 @@ class Router(StarletteRouter):
     """Starlette's router with an index in front of it.
 
     Routes of handlers whose parameters are whole segments (`/orders/{order_id}`) are found by one
-    dictionary look-up for each segment; a literal segment wins over a parameter, whatever the order
-    of the list. All other routes, mounts and WebSockets are tried one after the other, as Starlette
-    does. No redirect for a trailing slash: it would drop the body of a POST.
+    dictionary look-up for each segment; among them a literal segment wins over a parameter, whatever
+    the order of the list. All other routes, mounts and WebSockets are tried one after the other, as
+    Starlette does, and come first where they are listed first. No redirect for a trailing slash: it
+    would drop the body of a POST.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         super().__init__(routes, redirect_slashes=False, default=not_found)
         self._root = _Node()
+        others: list[BaseRoute] = []
         for route in routes:
-            if isinstance(route, Route):
-                self._index(route)
+            if isinstance(route, Route) and self._index(route):
+                route.precursors = tuple(others)
+            else:
+                others.append(route)
+        patterns = [route.path_regex.pattern for route in routes if isinstance(route, Route)]
+        for route in routes:
+            if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
+                raise SignatureError(f"two handlers on one path: {route.path}")
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
@@ -83,14 +93,15 @@ class Router(StarletteRouter):
                 path = path.removeprefix(scope["root_path"])
             values: list[str] = []
             route = self._root.find(path.split("/"), 1, values)
-            if route is not None:
+            if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 scope["route"] = route
                 scope["endpoint"] = route.resource
                 scope["path_params"] = dict(zip(route.names, values, strict=False))
                 return route.resource(scope, receive, send)
         return super().__call__(scope, receive, send)
 
-    def _index(self, route: Route) -> None:
+    def _index(self, route: Route) -> bool:
+        """Put `route` into the index; False for one that only a regular expression can match."""
         segments = route.path.split("/")[1:]
         node = self._root
         for segment in segments:
@@ -101,10 +112,11 @@ class Router(StarletteRouter):
                     node.parameter = _Node()
                 node = node.parameter
             else:
-                return  # has a convertor or only part of a segment: left to Starlette's regular expression
+                return False  # it has a convertor, or is only part of a segment
         if node.route is not None:
             raise SignatureError(f"two handlers on one path: {node.route.path} and {route.path}")
         node.route = route
+        return True
 
 
 class _Node:
@@ -133,6 +145,10 @@ class _Node:
         if found is None:
             values.pop()
         return found
+
+
+def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
 
 def has_websockets(routes: Sequence[BaseRoute]) -> bool:

@@ -286,7 +286,11 @@ class Tracing:
         if plain is not None:
             parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
         else:
-            values = extract(_text(headers), Context())
+            carrier = _text(headers)
+            if len(carrier.get("traceparent", ())) > 1:
+                # Two of them are as good as none (W3C Trace Context, section 3.2).
+                del carrier["traceparent"]
+            values = extract(carrier, Context())
             parent = get_current_span(values).get_span_context()
         if parent.is_valid:
             trace_id = f"{parent.trace_id:032x}"

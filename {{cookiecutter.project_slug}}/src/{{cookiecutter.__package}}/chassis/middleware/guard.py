@@ -6,9 +6,10 @@ from typing import cast
 
 import structlog
 from prometheus_client import Counter
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from ..problem import Problem, send_problem
 
@@ -105,6 +106,10 @@ class GuardMiddleware:
     async def _guard_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
+        except WebSocketDisconnect:
+            return  # the client has left, which is its right
+        except WebSocketException as error:
+            await send({"type": "websocket.close", "code": error.code, "reason": error.reason[:123]})
         except HTTPException as error:
             await send({"type": "websocket.close", "code": 1008, "reason": error.detail[:123]})
         except Exception:

@@ -134,8 +134,7 @@ class TelemetryMiddleware:
             if name == b"content-length" or name == b"transfer-encoding":
                 has_body = True
             elif name == b"traceparent":
-                # Two of them are as good as none (W3C Trace Context, 3.2).
-                propagated = propagated or traceparent is not None
+                propagated = propagated or traceparent is not None  # a second one, which needs a closer look
                 traceparent = value
             elif name == b"x-request-id":
                 if REQUEST_ID.fullmatch(value):
