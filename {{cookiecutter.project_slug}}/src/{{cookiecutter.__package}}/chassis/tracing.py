@@ -30,7 +30,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.span import TraceState
-from opentelemetry.util.types import Attributes, AttributeValue
+from opentelemetry.util.types import Attributes
 
 from .version import __version__
 
@@ -56,6 +56,7 @@ SAMPLERS: dict[str, float | None] = {
 SCOPE = InstrumentationScope("chassis", __version__)
 NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+UNSET = Status()
 
 # Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
 PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -109,42 +110,46 @@ def request_context(context: Context) -> RequestContext | None:
     return found if isinstance(found, RequestContext) else None
 
 
-class RequestSpan(Span):
+class RequestSpan(ReadableSpan, Span):
     """The server span of one sampled request, leaner than the SDK's: no lock, no limits to check.
 
-    It becomes the SDK's `ReadableSpan` when it ends, so that any processor and exporter takes it.
+    Handlers find it as the current span; processors and exporters take it as any of the SDK's.
     """
 
-    def __init__(self, tracing: "Tracing", context: RequestContext, parent: SpanContext | None, start_ns: int) -> None:
+    def __init__(self, tracing: "Tracing", context: RequestContext, parent: SpanContext | None) -> None:
+        self._own_attributes: dict[str, Any] = {}
+        self._own_events: list[Event] = []
+        super().__init__(
+            "",
+            context.span_context(),
+            parent,
+            tracing.resource,
+            self._own_attributes,
+            self._own_events,
+            kind=SpanKind.SERVER,
+            status=UNSET,
+            start_time=time_ns(),
+            instrumentation_scope=SCOPE,
+        )
         self._tracing = tracing
-        self._span_context = context.span_context()
-        self._parent = parent
-        self._start_ns = start_ns
-        self._name = ""
-        self._attributes: dict[str, AttributeValue] = {}
-        self._events: list[Event] = []
-        self._status = Status()
-        self._ended = False
 
     def get_span_context(self) -> SpanContext:
-        return self._span_context
+        return self._context  # type: ignore[return-value]
 
     def is_recording(self) -> bool:
-        return not self._ended
+        return self._end_time is None
 
     def update_name(self, name: str) -> None:
         self._name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
-        # The exporter would drop the whole span for one value that it can't encode.
-        self._attributes[key] = value if isinstance(value, str | int | float | list | tuple) else str(value)
+        self._own_attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
+        self._own_attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        self._events.append(Event(name, attributes, timestamp))
+        self._own_events.append(Event(name, attributes, timestamp))
 
     def record_exception(
         self,
@@ -165,24 +170,9 @@ class RequestSpan(Span):
         self._status = status if isinstance(status, Status) else Status(status, description)
 
     def end(self, end_time: int | None = None) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._tracing.export(
-            ReadableSpan(
-                self._name,
-                self._span_context,
-                self._parent,
-                self._tracing.resource,
-                self._attributes,
-                self._events,
-                kind=SpanKind.SERVER,
-                status=self._status,
-                start_time=self._start_ns,
-                end_time=end_time or time_ns(),
-                instrumentation_scope=SCOPE,
-            )
-        )
+        if self._end_time is None:
+            self._end_time = end_time or time_ns()
+            self._tracing.export(self)
 
 
 class Sampling:
@@ -275,7 +265,7 @@ class Tracing:
             sampled = self.exporting and self._sampling.samples_root(random >> 64)
             context = RequestContext(ids[:32], ids[32:], request_id, sampled=sampled)
             if sampled:
-                context.record(RequestSpan(self, context, None, time_ns()))
+                context.record(RequestSpan(self, context, None))
             return context
         return self._continue(headers, traceparent if not propagated else None, request_id, ids)
 
@@ -305,7 +295,7 @@ class Tracing:
         if parent.is_valid:
             context.trace_state = parent.trace_state
         if sampled and self.exporting:
-            context.record(RequestSpan(self, context, parent if parent.is_valid else None, time_ns()))
+            context.record(RequestSpan(self, context, parent if parent.is_valid else None))
         return context
 
     def install(self) -> None:
@@ -337,9 +327,9 @@ def _exporter() -> "SpanExporter | None":
     name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or ("otlp" if endpoint else "none")
     # Imported here because an exporter costs more to load than the rest of the service.
     if name == "otlp":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from .otlp import OtlpExporter
 
-        return OTLPSpanExporter()
+        return OtlpExporter.from_environment()
     if name == "console":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
