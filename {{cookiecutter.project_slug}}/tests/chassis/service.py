@@ -1,0 +1,196 @@
+"""A service under test: handlers in a real server on a free port, with its log lines and its spans."""
+
+import asyncio
+import logging
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+import structlog
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+
+from {{ cookiecutter.__package }}.chassis import App, Check, Server, Telemetry
+from {{ cookiecutter.__package }}.chassis.logs import Logs
+from {{ cookiecutter.__package }}.chassis.middleware import (
+    GuardMiddleware,
+    SecurityHeadersMiddleware,
+    TelemetryMiddleware,
+)
+from {{ cookiecutter.__package }}.chassis.tracing import Tracing
+
+Found = TypeVar("Found")
+Line = dict[str, Any]
+
+# Nothing here speaks TLS, and a default context would load every certificate authority for each client.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+SAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
+UNSAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"}
+
+
+async def until(condition: Callable[[], Found], seconds: float = 5.0) -> Found:
+    """What `condition` returns, as soon as it is true; fails when it isn't within `seconds`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if found := condition():
+                return found
+            await asyncio.sleep(0.002)
+
+
+class Observed:
+    """A telemetry whose log lines and spans can be read."""
+
+    def __init__(self, path: Path, fd: int, logs: dict[str, Any]) -> None:
+        self._path = path
+        self._exporter = InMemorySpanExporter()
+        tracing = Tracing("test-service", version="1.2.3")
+        tracing.add_processor(SimpleSpanProcessor(self._exporter))
+        options = {"format": "json"} | logs
+        self.telemetry = Telemetry(
+            "test-service", version="1.2.3", commit="c0ffee", logs=Logs(fd=fd, **options), tracing=tracing
+        )
+
+    @property
+    def output(self) -> bytes:
+        """Everything that was logged, as it was written."""
+        self.telemetry.logs.writer.flush()
+        return self._path.read_bytes()
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every log line; each must be a JSON object."""
+        lines = [orjson.loads(line) for line in self.output.splitlines()]
+        assert all(isinstance(line, dict) for line in lines)
+        return lines
+
+    def events(self, event: str) -> list[Line]:
+        """The log lines that say `event`."""
+        return [line for line in self.lines if line.get("event") == event]
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """Every span that has ended."""
+        return list(self._exporter.get_finished_spans())
+
+
+@contextmanager
+def observed(**logs: Any) -> Iterator[Observed]:
+    """A telemetry that is the process's configuration inside of the block, and gone after it."""
+    structlog_config = structlog.get_config()
+    root = logging.getLogger()
+    root_handlers, root_level, hook = root.handlers, root.level, sys.excepthook
+    with tempfile.NamedTemporaryFile() as file:
+        seen = Observed(Path(file.name), file.fileno(), logs)
+        seen.telemetry.install()
+        try:
+            yield seen
+        finally:
+            seen.telemetry.logs.writer.flush()
+            structlog.configure(**structlog_config)
+            root.handlers = root_handlers
+            root.setLevel(root_level)
+            logging.captureWarnings(False)
+            sys.excepthook = hook
+
+
+@dataclass(frozen=True)
+class Service:
+    """What `serve` gives."""
+
+    app: App
+    server: Server
+    client: httpx.AsyncClient
+    seen: Observed
+
+    async def access_lines(self, count: int = 1) -> list[Line]:
+        """The access lines, once there are `count`: they are written when the client has its answer already."""
+        return await until(lambda: lines if len(lines := self.seen.events("request")) >= count else [])
+
+    async def access_line(self) -> Line:
+        """The only access line."""
+        (line,) = await self.access_lines()
+        return line
+
+    async def spans(self, count: int = 1) -> list[ReadableSpan]:
+        """The spans, once there are `count`."""
+        return await until(lambda: spans if len(spans := self.seen.spans) >= count else [])
+
+    async def sample(self, name: str, **labels: str) -> float | None:
+        """The value of a metric, as a scraper sees it."""
+        text = (await self.client.get("/metrics")).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return sample.value
+        return None
+
+
+def make_app(
+    telemetry: Telemetry,
+    *routes: BaseRoute,
+    max_body_bytes: int = 100_000,
+    deadline_seconds: float = 20.0,
+    inner: Sequence[Middleware] = (),
+    checks: Sequence[Check] = (),
+    resources: Sequence[AbstractAsyncContextManager[Any]] = (),
+    readiness_cache_seconds: float = 0.0,
+) -> App:
+    """Routes behind the middlewares that a generated service has."""
+    return App(
+        telemetry=telemetry,
+        routes=routes,
+        middleware=[
+            Middleware(TelemetryMiddleware, telemetry=telemetry),
+            Middleware(SecurityHeadersMiddleware),
+            Middleware(
+                GuardMiddleware,
+                max_body_bytes=max_body_bytes,
+                deadline_seconds=deadline_seconds,
+                timed_out=telemetry.metrics.timed_out_requests,
+            ),
+            *inner,
+        ],
+        checks=checks,
+        resources=resources,
+        readiness_cache_seconds=readiness_cache_seconds,
+        description="A service for tests.",
+    )
+
+
+@asynccontextmanager
+async def serve(*routes: BaseRoute, server: dict[str, Any] | None = None, **app: Any) -> AsyncIterator[Service]:
+    """Run `routes` in a server on a free port; `app` goes to `make_app`, `server` to `Server`."""
+    with observed() as seen:
+        made = make_app(seen.telemetry, *routes, **app)
+        async with Server(made, port=0, **(server or {})) as running, connect(running.port) as client:
+            yield Service(made, running, client, seen)
+
+
+def connect(port: int) -> httpx.AsyncClient:
+    """A client for a service on this machine."""
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=NO_TLS, trust_env=False, timeout=10.0)
+
+
+async def exchange(port: int, sent: bytes) -> bytes:
+    """Send bytes and return everything that comes until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(5.0):
+            return await reader.read()
+    finally:
+        writer.close()
