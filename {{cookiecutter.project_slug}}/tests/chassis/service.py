@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import orjson
@@ -56,6 +56,7 @@ class Observed:
 
     def __init__(self, path: Path, fd: int, logs: dict[str, Any]) -> None:
         self._path = path
+        self._forgotten_bytes = 0
         self._exporter = InMemorySpanExporter()
         tracing = Tracing("test-service", version="1.2.3")
         tracing.add_processor(SimpleSpanProcessor(self._exporter))
@@ -68,7 +69,7 @@ class Observed:
     def output(self) -> bytes:
         """Everything that was logged, as it was written."""
         self.telemetry.logs.writer.flush()
-        return self._path.read_bytes()
+        return self._path.read_bytes()[self._forgotten_bytes :]
 
     @property
     def lines(self) -> list[Line]:
@@ -85,6 +86,11 @@ class Observed:
     def spans(self) -> list[ReadableSpan]:
         """Every span that has ended."""
         return list(self._exporter.get_finished_spans())
+
+    def forget(self) -> None:
+        """Begin anew: what was seen until now belongs to another test."""
+        self._forgotten_bytes += len(self.output)
+        self._exporter.clear()
 
 
 @contextmanager
@@ -129,14 +135,23 @@ class Service:
         """The spans, once there are `count`."""
         return await until(lambda: spans if len(spans := self.seen.spans) >= count else [])
 
-    async def sample(self, name: str, **labels: str) -> float | None:
-        """The value of a metric, as a scraper sees it."""
+    async def sample(self, name: str, **labels: str) -> float:
+        """The value of a metric as a scraper sees it, summed up over the labels that aren't given."""
         text = (await self.client.get("/metrics")).text
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and labels.items() <= sample.labels.items():
-                    return sample.value
-        return None
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+
+    async def under_way(self, count: int) -> None:
+        """Wait until `count` requests are under way."""
+        async with asyncio.timeout(5.0):
+            while await self.sample("http_server_active_requests") != count + 1:  # the scrape is one as well
+                await asyncio.sleep(0.002)
+
+    async def fresh(self) -> Self:
+        """This service, for the next test: idle, and nothing seen."""
+        await self.under_way(0)
+        self.seen.forget()
+        return self
 
 
 def make_app(
@@ -172,9 +187,11 @@ def make_app(
 
 
 @asynccontextmanager
-async def serve(*routes: BaseRoute, server: dict[str, Any] | None = None, **app: Any) -> AsyncIterator[Service]:
-    """Run `routes` in a server on a free port; `app` goes to `make_app`, `server` to `Server`."""
-    with observed() as seen:
+async def serve(
+    *routes: BaseRoute, server: dict[str, Any] | None = None, logs: dict[str, Any] | None = None, **app: Any
+) -> AsyncIterator[Service]:
+    """Run `routes` in a server on a free port; `app` goes to `make_app`, `server` to `Server`, `logs` to `Logs`."""
+    with observed(**(logs or {})) as seen:
         made = make_app(seen.telemetry, *routes, **app)
         async with Server(made, port=0, **(server or {})) as running, connect(running.port) as client:
             yield Service(made, running, client, seen)
