@@ -60,9 +60,9 @@ class Observed:
         self._exporter = InMemorySpanExporter()
         tracing = Tracing("test-service", version="1.2.3")
         tracing.add_processor(SimpleSpanProcessor(self._exporter))
-        options = {"format": "json"} | logs
+        options: dict[str, Any] = {"format": "json", "fd": fd} | logs
         self.telemetry = Telemetry(
-            "test-service", version="1.2.3", commit="c0ffee", logs=Logs(fd=fd, **options), tracing=tracing
+            "test-service", version="1.2.3", commit="c0ffee", logs=Logs(**options), tracing=tracing
         )
 
     @property
@@ -193,7 +193,8 @@ async def serve(
     """Run `routes` in a server on a free port; `app` goes to `make_app`, `server` to `Server`, `logs` to `Logs`."""
     with observed(**(logs or {})) as seen:
         made = make_app(seen.telemetry, *routes, **app)
-        async with Server(made, port=0, **(server or {})) as running, connect(running.port) as client:
+        options: dict[str, Any] = {"port": 0, "drain_seconds": 0.0} | (server or {})
+        async with Server(made, **options) as running, connect(running.port) as client:
             yield Service(made, running, client, seen)
 
 

@@ -1,0 +1,92 @@
+"""A service in a process of its own, to be sent signals and read line by line."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from {{ cookiecutter.__package }}.chassis import Server
+
+from .service import connect
+
+PACKAGE = Server.__module__.partition(".")[0]
+PROGRAM = f"{__package__}.program"
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A running Python; every line on its standard output is JSON."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._client: httpx.AsyncClient | None = None
+        self.lines: list[dict[str, Any]] = []
+
+    async def line(self, event: str) -> dict[str, Any]:
+        """The next line that says `event`; fails when the process ends before it."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(10.0):
+            while raw := await self._process.stdout.readline():
+                self.lines.append(line := orjson.loads(raw))
+                if line["event"] == event:
+                    return dict(line)
+        raise AssertionError(f"ended without {event!r}: {self.lines}")
+
+    async def client(self) -> httpx.AsyncClient:
+        """A client, as soon as the service is ready."""
+        port = (await self.line("listening"))["port"]
+        await self.line("ready")
+        self._client = connect(port)
+        return self._client
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        if self._client is not None:
+            await self._client.aclose()
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.communicate()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    async def end(self) -> tuple[int, str]:
+        """Wait for the end: the exit status, and what was written to standard error."""
+        async with asyncio.timeout(10.0):
+            out, err = await self._process.communicate()
+        self.lines += [orjson.loads(line) for line in out.splitlines()]
+        assert self._process.returncode is not None
+        return self._process.returncode, err.decode()
+
+    @property
+    def events(self) -> list[str]:
+        """What the lines say, in order."""
+        return [line["event"] for line in self.lines]
+
+
+@asynccontextmanager
+async def run(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+    """Run Python with `arguments`, and kill it at the end of the block if it still runs; warnings are errors."""
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error"),
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_LOG_FORMAT": "json", **environment},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    process = Process(started)
+    try:
+        yield process
+    finally:
+        await process.close()
