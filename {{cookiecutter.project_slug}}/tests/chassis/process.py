@@ -8,14 +8,13 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import orjson
 
 from {{ cookiecutter.__package }}.chassis import Server
 
-from .service import connect
+from .service import Line, connect
 
 PACKAGE = Server.__module__.partition(".")[0]
 PROGRAM = f"{__package__}.program"
@@ -23,22 +22,22 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """A running Python; every line on its standard output is JSON."""
+    """A running Python, and what it has written to its standard output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._client: httpx.AsyncClient | None = None
-        self.lines: list[dict[str, Any]] = []
+        self.output = b""
 
-    async def line(self, event: str) -> dict[str, Any]:
+    async def line(self, event: str) -> Line:
         """The next line that says `event`; fails when the process ends before it."""
         assert self._process.stdout is not None
         async with asyncio.timeout(10.0):
             while raw := await self._process.stdout.readline():
-                self.lines.append(line := orjson.loads(raw))
-                if line["event"] == event:
-                    return dict(line)
-        raise AssertionError(f"ended without {event!r}: {self.lines}")
+                self.output += raw
+                if (line := self.lines[-1])["event"] == event:
+                    return line
+        raise AssertionError(f"ended without {event!r}: {self.output!r}")
 
     async def client(self) -> httpx.AsyncClient:
         """A client, as soon as the service is ready."""
@@ -63,9 +62,14 @@ class Process:
         """Wait for the end: the exit status, and what was written to standard error."""
         async with asyncio.timeout(10.0):
             out, err = await self._process.communicate()
-        self.lines += [orjson.loads(line) for line in out.splitlines()]
+        self.output += out
         assert self._process.returncode is not None
         return self._process.returncode, err.decode()
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every log line until now."""
+        return [orjson.loads(line) for line in self.output.splitlines()]
 
     @property
     def events(self) -> list[str]:

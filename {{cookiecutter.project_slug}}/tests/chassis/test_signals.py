@@ -73,7 +73,8 @@ async def test_request_that_takes_too_long_is_told_so() -> None:
         await process.line("waiting for ever")
         process.send(signal.SIGTERM)
         answer = await waiting
-        assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (503, "1", "close")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "close" in answer.headers["connection"]
         assert await process.end() == (0, "")
         (line,) = [line for line in process.lines if line["event"] == "request"]
         assert line["status"] == 503
