@@ -58,11 +58,17 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
+    def catches(self, number: signal.Signals) -> bool:
+        """Whether it has a handler for this signal."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        mask = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(mask >> (number - 1) & 1)
+
     async def end(self) -> tuple[int, str]:
         """Wait for the end: the exit status, and what was written to standard error."""
         async with asyncio.timeout(10.0):
             out, err = await self._process.communicate()
-        self.output += out
+        self.output += out or b""
         assert self._process.returncode is not None
         return self._process.returncode, err.decode()
 
@@ -78,7 +84,7 @@ class Process:
 
 
 @asynccontextmanager
-async def run(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+async def run(*arguments: str, stdout: int = PIPE, **environment: str) -> AsyncIterator[Process]:
     """Run Python with `arguments`, and kill it at the end of the block if it still runs; warnings are errors."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -86,7 +92,7 @@ async def run(*arguments: str, **environment: str) -> AsyncIterator[Process]:
         *arguments,
         cwd=ROOT,
         env={**os.environ, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_LOG_FORMAT": "json", **environment},
-        stdout=PIPE,
+        stdout=stdout,
         stderr=PIPE,
     )
     process = Process(started)

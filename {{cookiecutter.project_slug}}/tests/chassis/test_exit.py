@@ -1,8 +1,11 @@
 """What reaches standard output when a process ends, however it ends."""
 
+import sys
+
 import pytest
 
 from .process import PACKAGE, run
+from .service import observed
 
 SETUP = f"import structlog, asyncio, sys; from {PACKAGE}.chassis.logs import Logs; Logs(format='json').install(); "
 
@@ -22,23 +25,16 @@ async def test_uncaught_exception_is_a_line() -> None:
     assert line["exception"].endswith("RuntimeError: broken")
 
 
-@pytest.mark.parametrize("code", ["sys.exit(3)", "raise SystemExit(3)"])
-async def test_exit_is_no_exception(code: str) -> None:
-    async with run("-c", SETUP + code) as process:
-        assert await process.end() == (3, "")
-    assert process.lines == []
-
-
-async def test_interrupt_is_no_line() -> None:
-    async with run("-c", SETUP + "raise KeyboardInterrupt") as process:
-        _, error = await process.end()
-    assert process.lines == []
-    assert error.endswith("KeyboardInterrupt\n")
-
-
 async def test_uncaught_exception_of_a_thread_is_a_line() -> None:
     code = "import threading; thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()"
     async with run("-c", SETUP + code) as process:
         assert await process.end() == (0, "")
     (line,) = process.lines
     assert "ZeroDivisionError" in line["exception"]
+
+
+def test_interrupt_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with observed() as seen:
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert seen.lines == []
+    assert capsys.readouterr().err == "KeyboardInterrupt\n"

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 
 from {{ cookiecutter.__package }}.chassis import Check, Server
-from {{ cookiecutter.__package }}.chassis.health import Health
+from {{ cookiecutter.__package }}.chassis.health import Health, State
 
 from .service import connect, make_app, observed, serve, until
 
@@ -34,10 +33,17 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def ready(client: httpx.AsyncClient) -> tuple[int, dict[str, object]]:
-    """The status of `/readyz`, and that of each check."""
-    answer = await client.get("/readyz")
-    return answer.status_code, {name: one["status"] for name, one in answer.json()["checks"].items()}
+def health(*checks: Check, cache_seconds: float = 0.0) -> Health:
+    """The health of a service that has started."""
+    made = Health(checks, cache_seconds=cache_seconds)
+    made.state = State.READY
+    return made
+
+
+async def ask(asked: Health) -> tuple[bool, dict[str, str]]:
+    """Whether it is ready, and the status of each check."""
+    ready, document = await asked.report()
+    return ready, {name: one["status"] for name, one in document["checks"].items()}
 
 
 async def test_liveness_asks_nothing() -> None:
@@ -77,13 +83,12 @@ async def test_failing_check_is_503_without_the_error_text() -> None:
 async def test_check_that_is_not_required_is_only_shown() -> None:
     probe = Probe()
     probe.error = RuntimeError()
-    async with serve(checks=[Check("mail", probe, required=False)]) as service:
-        assert await ready(service.client) == (200, {"mail": "fail"})
+    assert await ask(health(Check("mail", probe, required=False))) == (True, {"mail": "fail"})
 
 
 async def test_check_is_timed_out() -> None:
-    async with serve(checks=[Check("database", never, timeout=0.02), Check("queue", Probe())]) as service:
-        assert await ready(service.client) == (503, {"database": "timeout", "queue": "pass"})
+    asked = health(Check("database", never, timeout=0.02), Check("queue", Probe()))
+    assert await ask(asked) == (False, {"database": "timeout", "queue": "pass"})
 
 
 async def test_checks_run_at_the_same_time() -> None:
@@ -92,86 +97,79 @@ async def test_checks_run_at_the_same_time() -> None:
     async def meet() -> None:
         await meeting.wait()
 
-    async with serve(checks=[Check(name, meet, timeout=5) for name in "abc"]) as service:
-        assert (await ready(service.client))[0] == 200
+    assert (await ask(health(*(Check(name, meet, timeout=5) for name in "abc"))))[0]
 
 
-async def test_result_is_kept_for_the_cache_time() -> None:
+@pytest.mark.parametrize(("cache_seconds", "times"), [(60, 1), (0, 5)])
+async def test_result_is_kept_for_the_cache_time(cache_seconds: float, times: int) -> None:
     probe = Probe()
-    async with serve(checks=[Check("database", probe)], readiness_cache_seconds=60) as service:
-        for _ in range(5):
-            await ready(service.client)
-    assert probe.asked == 1
-
-
-async def test_result_is_asked_again_after_the_cache_time() -> None:
-    probe = Probe()
-    async with serve(checks=[Check("database", probe)], readiness_cache_seconds=0) as service:
-        for _ in range(5):
-            await ready(service.client)
-    assert probe.asked == 5
+    asked = health(Check("database", probe), cache_seconds=cache_seconds)
+    for _ in range(5):
+        await ask(asked)
+    assert probe.asked == times
 
 
 async def test_storm_of_probes_asks_once() -> None:
     probe = Probe()
     probe.gate.clear()
     async with serve(checks=[Check("database", probe, timeout=5)], readiness_cache_seconds=60) as service:
-        storm = [asyncio.create_task(ready(service.client)) for _ in range(20)]
+        storm = [asyncio.create_task(service.client.get("/readyz")) for _ in range(20)]
         await service.under_way(20)
         probe.gate.set()
-        assert [status for status, _ in await asyncio.gather(*storm)] == [200] * 20
+        assert [answer.status_code for answer in await asyncio.gather(*storm)] == [200] * 20
     assert probe.asked == 1
 
 
 async def test_probe_that_leaves_does_not_stop_the_check_for_others() -> None:
     probe = Probe()
     probe.gate.clear()
-    async with serve(checks=[Check("database", probe, timeout=5)], readiness_cache_seconds=60) as service:
-        impatient = asyncio.create_task(ready(service.client))
-        patient = asyncio.create_task(ready(service.client))
-        await service.under_way(2)
-        impatient.cancel()
-        probe.gate.set()
-        assert (await patient)[0] == 200
+    asked = health(Check("database", probe, timeout=5))
+    impatient, patient = (asyncio.create_task(ask(asked)) for _ in range(2))
+    await until(lambda: probe.asked)
+    impatient.cancel()
+    probe.gate.set()
+    assert (await patient)[0]
 
 
 async def test_check_that_ignores_its_cancellation_is_not_started_twice() -> None:
     release = asyncio.Event()
-    asked = 0
+    begun = 0
 
     async def stubborn() -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal begun
+        begun += 1
         while not release.is_set():
             try:
                 await release.wait()
             except asyncio.CancelledError:
                 continue
 
-    async with serve(checks=[Check("database", stubborn, timeout=0.02)]) as service:
-        for _ in range(3):
-            assert await ready(service.client) == (503, {"database": "timeout"})
-        assert asked == 1
-        release.set()
-        assert await ready(service.client) == (200, {"database": "pass"})
+    asked = health(Check("database", stubborn, timeout=0.02))
+    for _ in range(3):
+        assert await ask(asked) == (False, {"database": "timeout"})
+    assert begun == 1
+    release.set()
+    assert await ask(asked) == (True, {"database": "pass"})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), ExceptionGroup("x", [OSError()]), asyncio.CancelledError()])
 async def test_check_may_raise_whatever_it_likes(error: BaseException) -> None:
     probe = Probe()
     probe.error = error  # a pool that is closed cancels whoever waits for it
-    async with serve(checks=[Check("database", probe)]) as service:
-        assert (await ready(service.client))[0] == 503
-        assert await ready(service.client) == (503, {"database": "fail"})
+    asked = health(Check("database", probe))
+    for _ in range(2):
+        assert await ask(asked) == (False, {"database": "fail"})
 
 
 async def test_change_is_logged_once_with_its_error() -> None:
     probe = Probe()
-    async with serve(checks=[Check("database", probe)]) as service:
+    asked = health(Check("database", probe))
+    with observed() as seen:
         for error in (None, RuntimeError("no route"), RuntimeError("no route"), None, None):
             probe.error = error
-            await ready(service.client)
-        lines = service.seen.events("check changed")
+            await ask(asked)
+        await until(lambda: seen.lines)
+        lines = seen.events("check changed")
     assert [(line["level"], line["check"], line["status"]) for line in lines] == [
         ("warning", "database", "fail"),
         ("info", "database", "pass"),

@@ -108,6 +108,18 @@ async def test_idle_connection_does_not_hold_up_the_end() -> None:
         silent_writer.close()
 
 
+async def test_request_that_takes_too_long_is_told_so() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"shutdown_seconds": 0.0}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop()
+        answer = await asked
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "close" in answer.headers["connection"]
+        assert (await service.access_line())["status"] == 503
+
+
 async def test_stop_may_be_called_again() -> None:
     async with serve() as service:
         for _ in range(3):

@@ -8,7 +8,7 @@ import pytest
 from .service import Service, serve, until
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def service() -> AsyncIterator[Service]:
     async with serve(server={"shutdown_seconds": 5.0}) as service:
         yield service
