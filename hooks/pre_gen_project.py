@@ -15,39 +15,56 @@ ANSWERS = r"""
 {{ cookiecutter.__package | tojson }}
 """
 
-# Names that the service imports; a package of this name would hide the library or be hidden by it.
-LIBRARIES = frozenset(
-    "anyio click dotenv google h11 httpcore httptools httpx idna opentelemetry orjson prometheus_client pydantic "
-    "pydantic_core pydantic_settings requests starlette structlog typing_extensions uvicorn uvloop websockets "
-    "mypy pytest ruff coverage hatchling watchfiles jsonschema tests test src site".split()
+# Control characters, line and paragraph separators, halves of characters, and what turns the direction of
+# the text around it: TOML and terminals don't take them, or show something else than what is there.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# What the service and its tools import or are installed as: a package, a distribution or a command of
+# this name would hide the other, or be hidden by it.
+TAKEN = frozenset(
+    "activate annotated-types anyio ast-serialize attr attrs certifi charset-normalizer click coverage deactivate "
+    "dmypy dotenv google googleapis-common-protos h11 hatchling httpcore httptools httpx idna iniconfig jsonschema "
+    "jsonschema-path jsonschema-specifications lazy-object-proxy librt mypy mypy-extensions mypyc normalizer "
+    "openapi-schema-validator openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client "
+    "protobuf py pydantic pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv "
+    "python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools site six src starlette "
+    "structlog stubgen stubtest test tests typing-extensions typing-inspection urllib3 uv uvicorn uvloop venv "
+    "watchfiles websockets wheel yaml".split()
 )
+# Modules that another Python's standard library has than the one which runs this.
+STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())
+# Windows keeps these names for devices, in any folder.
+DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 
 
-def refusal(project_name: str, slug: str, description: str, owner: str, package: str) -> "str | None":
+def refusal(project_name: str, slug: str, description: str, owner: str, package: str) -> str | None:
     """Why these answers can't be used, or None."""
-    for question, answer, most in (
-        ("project_name", project_name, 80),
-        ("description", description, 200),
+    for question, answer, most, example in (
+        ("project_name", project_name, 80, "Order Service"),
+        ("description", description, 200, "Takes orders over HTTP."),
     ):
         if not answer.strip():
-            return f"{question} is empty; write a few words, such as: Order Service"
+            return f"{question} is empty; write a few words, such as: {example}"
         if len(answer) > most:
-            return f"{question} has {len(answer)} characters; at most {most} fit"
-        if any(ord(character) < 32 or 127 <= ord(character) < 160 or character in "\u2028\u2029" for character in answer):
-            return f"{question} has a line break or another control character; write it on one line"
-        if any(0xD800 <= ord(character) <= 0xDFFF for character in answer):
-            return f"{question} has half of a character; write it as plain text"
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
+            return f"{question} has {len(answer)} characters and at most {most} fit; say it shorter, such as: {example}"
+        if UNPRINTABLE.search(answer):
+            return f"{question} has a line break or a character that can't be shown; write one line, such as: {example}"
+    another = f"add a word, such as: {slug}-service"
+    if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
         return f"project_slug {slug!r} is not lower case letters, digits and single hyphens, such as: order-service"
     if len(slug) > 40:
-        return f"project_slug has {len(slug)} characters; Kubernetes adds to the name, so at most 40 fit"
+        return f"project_slug has {len(slug)} characters and Kubernetes leaves room for 40, such as: order-service"
+    if package != slug.replace("-", "_"):
+        return f"__package {package!r} is not a question; answer project_slug, such as: order-service"
     if keyword.iskeyword(package) or keyword.issoftkeyword(package):
-        return f"project_slug {slug!r} is a word of the Python language; add one, such as: {slug}-service"
-    if package in sys.stdlib_module_names:
-        return f"project_slug {slug!r} is a module of Python's standard library; add a word, such as: {slug}-service"
-    if package in LIBRARIES:
-        return f"project_slug {slug!r} is the name of a library that the service uses; add a word, such as: {slug}-service"
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):
+        return f"project_slug {slug!r} is a word of the Python language; {another}"
+    if package in STANDARD:
+        return f"project_slug {slug!r} is a module of Python's standard library; {another}"
+    if slug in TAKEN or slug.startswith("opentelemetry"):
+        return f"project_slug {slug!r} is the name of a library or tool that the service uses; {another}"
+    if DEVICES.fullmatch(slug):
+        return f"project_slug {slug!r} is a device on Windows, where nobody could check it out; {another}"
+    if not re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):
         return f"owner {owner!r} is not a GitHub name (letters, digits and hyphens, at most 39), such as: acme"
     return None
 
