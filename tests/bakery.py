@@ -1,0 +1,78 @@
+"""Renders the template, and changes what it rendered as a user would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).parents[1]
+SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
+TOOLS = Path(sys.executable).parent  # cookiecutter, uv
+
+
+def render(folder: Path, answers: dict[str, str]) -> Path:
+    """Render into `folder` by cookiecutter's Python interface; returns the project."""
+    return Path(
+        cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(folder),
+            config_file=str(own_config(folder)),
+        )
+    )
+
+
+def own_config(folder: Path) -> Path:
+    """A configuration for cookiecutter that keeps its hands off the home of whoever runs the tests."""
+    config = folder.with_name(f"{folder.name}.cookiecutterrc")
+    store = folder.with_name(f"{folder.name}.cookiecutter")
+    config.write_text(f"cookiecutters_dir: '{store}/templates'\nreplay_dir: '{store}/replay'\n")
+    return config
+
+
+def package_of(project: Path) -> str:
+    """The name of the rendered package."""
+    (package,) = (one.name for one in (project / "src").iterdir() if one.is_dir())
+    return package
+
+
+def files_of(folder: Path) -> list[str]:
+    """Every file in `folder`, by its path."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def add_handler(project: Path, module: str, source: str, import_line: str, route_line: str) -> None:
+    """The three steps of the README: a module, an import, a route."""
+    package = project / "src" / package_of(project)
+    (package / "handlers" / f"{module}.py").write_text(source)
+    app = package / "app.py"
+    text = app.read_text()
+    last_import = re.findall(r"^from \.handlers\..*\n", text, re.MULTILINE)[-1]
+    # In alphabetical order, as the linter wants it.
+    both = "".join(sorted([last_import, f"{import_line}\n"]))
+    text = text.replace(last_import, both, 1).replace("routes=[\n", f"routes=[\n            {route_line}\n", 1)
+    app.write_text(text)
+
+
+def clean_environment(home: Path, **variables: str) -> dict[str, str]:
+    """The environment of a process that inherits nothing of these tests but where programs are."""
+    kept = {name: value for name, value in os.environ.items() if re.match(r"PATH$|UV_|PIP_|SSL_|REQUESTS_|LANG$", name)}
+    return {**kept, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a clean environment; its output is one text."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environment(cwd, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )

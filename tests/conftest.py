@@ -1,0 +1,68 @@
+"""What the tests share: baked projects, one environment for all of them, and running services."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from bakery import render, run
+from collector import Collector
+from running import Service, running
+
+Bake = Callable[..., Path]
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def bake(tmp_path: Path) -> Bake:
+    """`bake(**answers)` renders the template and returns the project."""
+
+    def render_here(**answers: str) -> Path:
+        return render(tmp_path / "baked", answers)
+
+    return render_here
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "installed"
+    done = folder.with_suffix(".done")
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            made = run("make", "install", cwd=render(folder, {}))
+            assert made.returncode == 0, made.stdout
+            done.touch()
+    return folder / "order-service"
+
+
+@pytest.fixture(scope="session")
+def python(installed: Path) -> Path:
+    """A Python that has everything a service needs."""
+    return installed / ".venv/bin/python"
+
+
+@pytest.fixture
+def start(python: Path, tmp_path: Path) -> Iterator[Start]:
+    """`start(project, **environment)` runs a service, which ends with the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with ExitStack() as stack:
+        yield lambda project, **variables: stack.enter_context(running(python, project, home, **variables))
+
+
+@pytest.fixture(scope="module")
+def service(installed: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The default service, running with its defaults, for all tests of a module that only ask."""
+    with running(python, installed, tmp_path_factory.mktemp("home")) as one:
+        yield one.ready()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A place that receives spans by OTLP over HTTP."""
+    with Collector() as one:
+        yield one
