@@ -61,7 +61,8 @@ def add_handler(project: Path, module: str, source: str, import_line: str, route
 def clean_environment(home: Path, **variables: str) -> dict[str, str]:
     """The environment of a process that inherits nothing of these tests but where programs are."""
     kept = {name: value for name, value in os.environ.items() if re.match(r"PATH$|UV_|PIP_|SSL_|REQUESTS_|LANG$", name)}
-    return {**kept, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    path = f"{TOOLS}{os.pathsep}{kept['PATH']}"
+    return {**kept, "PATH": path, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **variables}
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

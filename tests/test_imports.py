@@ -1,21 +1,21 @@
-"""What is heavy and not used is not imported."""
+"""What is heavy and not used is not imported, and importing does nothing."""
 
-import re
 from pathlib import Path
 
 from bakery import run
 
-HEAVY = re.compile(
-    r"\| +(opentelemetry\.exporter|grpc|requests|google\.protobuf|opentelemetry\.proto|rich|fastapi|urllib3)\b"
-)
+HEAVY = ("opentelemetry.exporter", "opentelemetry.proto", "google.protobuf", "grpc", "requests", "urllib3", "rich")
 
 
 def test_application_imports_no_exporter(installed: Path, python: Path) -> None:
-    imported = run(python, "-X", "importtime", "-c", "import order_service.app", cwd=installed, PYTHONPATH="src")
+    # `-X importtime` would also list what was looked for and not found.
+    script = "import sys, order_service.app; print(*sys.modules, sep='\\n')"
+    imported = run(python, "-c", script, cwd=installed, PYTHONPATH="src")
 
     assert imported.returncode == 0, imported.stdout
-    assert "starlette" in imported.stdout
-    assert HEAVY.findall(imported.stdout) == []
+    modules = imported.stdout.splitlines()
+    assert "starlette" in modules
+    assert [one for one in modules if one.startswith(HEAVY)] == []
 
 
 def test_nothing_happens_at_import(installed: Path, python: Path) -> None:

@@ -1,0 +1,91 @@
+"""The ways to a service: plain, by its answers again, from a local path, from a git URL, asked one by one."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bakery import TEMPLATE, TOOLS, files_of, own_config, run
+from conftest import Bake
+
+
+def cookiecutter(out: Path, *arguments: str | Path, answers: str | None = None) -> str:
+    command = [TOOLS / "cookiecutter", "--config-file", own_config(out), "--output-dir", out, *arguments]
+    made = subprocess.run(command, input=answers, capture_output=True, text=True, check=False, cwd=out.parent)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return made.stdout
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert files_of(one) == files_of(other)
+    for path in files_of(one):
+        assert (one / path).read_bytes() == (other / path).read_bytes(), path
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The working tree as a git repository of its own."""
+    copy = tmp_path / "cookiecutter-chassis"
+    copy.mkdir()
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, copy / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
+        done = run("git", *command, cwd=copy)
+        assert done.returncode == 0, done.stdout
+    return copy
+
+
+def test_local_path(tmp_path: Path, bake: Bake) -> None:
+    out = tmp_path / "out"
+    cookiecutter(out, "--no-input", TEMPLATE)
+
+    assert_same(out / "order-service", bake())
+
+
+def test_git_url(tmp_path: Path, bake: Bake, repository: Path) -> None:
+    out = tmp_path / "out"
+    cookiecutter(out, "--no-input", repository.as_uri(), "project_slug=from-git")
+
+    assert_same(out / "from-git", bake(project_slug="from-git"))
+
+
+def test_uvx(tmp_path: Path, bake: Bake) -> None:
+    out = tmp_path / "out"
+    made = run("uvx", "--quiet", "cookiecutter", "--no-input", "-o", out, TEMPLATE, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stdout
+    assert_same(out / "order-service", bake())
+
+
+def test_replay_gives_the_same_service_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    cookiecutter(first, "--no-input", TEMPLATE, "project_name=Größe 7", "description=Says \"it\" \\ 'so'.")
+
+    shutil.copytree(f"{first}.cookiecutter", f"{second}.cookiecutter")
+    cookiecutter(second, "--replay", TEMPLATE)
+
+    assert_same(first / "grosse-7", second / "grosse-7")
+
+
+def test_questions_are_few_and_readable(tmp_path: Path, bake: Bake) -> None:
+    out = tmp_path / "out"
+    asked = cookiecutter(out, TEMPLATE, answers="Invoice Service\n\nWrites invoices.\nacme\n3\n")
+
+    assert asked.count("[") >= 5
+    for words in ("What is the service called?", "Name of its folder and package", "Who owns it?"):
+        assert words in " ".join(asked.split())
+    answers = {"project_name": "Invoice Service", "description": "Writes invoices.", "python_version": "3.13"}
+    assert_same(out / "invoice-service", bake(**answers))
+
+
+def test_hooks_are_python_as_they_stand() -> None:
+    for hook in (TEMPLATE / "hooks").glob("*.py"):
+        compile(hook.read_text(), hook.name, "exec")
+        checked = run(sys.executable, "-W", "error", "-c", f"import {hook.stem}", cwd=hook.parent)
+        assert (checked.returncode, checked.stdout) == (0, "")
