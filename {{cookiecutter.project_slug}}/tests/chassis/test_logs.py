@@ -192,7 +192,7 @@ async def test_lines_are_written_without_being_asked_for(seen: Observed) -> None
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     logs = Logs(format="json", fd=writer)
-    logs.access_logger().info("request")
+    logs.access_logger().line("info", {"event": "request"})
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert orjson.loads(os.read(reader, 1000)) == {"event": "request"}
@@ -237,7 +237,7 @@ def test_processors_of_yours_see_every_event() -> None:
     with observed(processors=[add_region]) as seen:
         structlog.get_logger().info("one")
         logging.getLogger("some.library").warning("two")
-        seen.telemetry.logs.access_logger().info("request")
+        seen.telemetry.logs.access_logger().line("info", {"event": "request"})
         assert [line["region"] for line in seen.lines] == ["north"] * 3
 
 
@@ -251,7 +251,8 @@ def test_context_variables_of_structlog_are_on_the_line(seen: Observed) -> None:
 def test_console_is_for_people() -> None:
     with observed(format="console") as seen:
         structlog.get_logger().info("order confirmed", number=7)
-        seen.telemetry.logs.access_logger().info("request", timestamp=datetime.now(UTC), level="info", status=200)
+        line = {"timestamp": datetime.now(UTC), "level": "info", "event": "request", "status": 200}
+        seen.telemetry.logs.access_logger().line("info", line)
         try:
             raise RuntimeError("broken")
         except RuntimeError:
@@ -267,7 +268,7 @@ def test_console_is_for_people() -> None:
 def test_format_is_found_by_what_reads_it(terminal: bool, json: bool) -> None:
     reader, writer = pty.openpty() if terminal else os.pipe()
     logs = Logs(format="auto", fd=writer)
-    logs.access_logger().info("request", level="info")
+    logs.access_logger().line("info", {"event": "request", "level": "info"})
     logs.writer.flush()
     assert os.read(reader, 1000).startswith(b"{") is json
     os.close(reader)

@@ -1,6 +1,6 @@
 """The application: what `app.py` beside the chassis lists, put together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from .tasks import Tasks
 from .telemetry import Telemetry
 
 ADMIN_DEADLINE_SECONDS = 30.0
+FLUSH_SECONDS = 5.0
 
 
 class App:
@@ -66,12 +67,13 @@ class App:
             Router(admin),
         )
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return self._serve_lifespan(receive, send)
-        if scope["path"] in self._admin_paths:
-            return self.admin(scope, receive, send)
-        return self.public(scope, receive, send)
+            await self._serve_lifespan(receive, send)
+        elif scope["path"] in self._admin_paths:
+            await self.admin(scope, receive, send)
+        else:
+            await self.public(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:
@@ -103,12 +105,15 @@ class App:
         """The ASGI lifespan protocol, for servers other than ours and for tests."""
         await receive()
         self.telemetry.install()
+        stage = "startup"
         try:
             async with self.lifespan():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
+                stage = "shutdown"
         except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": repr(error)})
+            await send({"type": f"lifespan.{stage}.failed", "message": repr(error)})
             raise
-        await self.telemetry.shutdown(5.0)
+        finally:
+            await self.telemetry.shutdown(FLUSH_SECONDS)
         await send({"type": "lifespan.shutdown.complete"})

@@ -94,6 +94,9 @@ class Health:
             task.add_done_callback(lambda _: self._running.pop(check.name, None))
         # Not `wait_for`, which waits for a task that ignores its cancellation.
         await asyncio.wait({task}, timeout=check.timeout)
+        if task.done() and task.cancelled() and self._outcomes.get(check.name) is outcome:
+            # Not by us: such as a pool that is closed and cancels whoever waits for it.
+            self._note(check, Outcome("fail", time.monotonic() - began, time.monotonic(), "CancelledError"))
         if not task.done():
             task.cancel("check timeout")
             self._note(check, Outcome("timeout", time.monotonic() - began, time.monotonic(), "timed out"))

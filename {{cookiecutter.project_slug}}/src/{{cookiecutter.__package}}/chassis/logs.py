@@ -4,9 +4,10 @@ import asyncio
 import atexit
 import logging
 import os
+import select
 import sys
 import threading
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -20,6 +21,9 @@ from .tracing import request_context
 LogFormat = Literal["auto", "json", "console"]
 
 REDACTED = "[redacted]"
+TOO_DEEP = "[too deep]"
+MAX_DEPTH = 20
+PAIR = 2
 SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
 
 
@@ -62,11 +66,14 @@ class LineWriter:
                 return
             data = memoryview(b"\n".join(self._lines[:count]) + b"\n")
             del self._lines[:count]
-            try:
-                while data:
+            while data:
+                try:
                     data = data[os.write(self._fd, data) :]
-            except OSError:
-                return
+                except BlockingIOError:
+                    # Somebody who shares our output has made it non-blocking.
+                    select.select([], [self._fd], [])
+                except OSError:
+                    return
 
 
 class Logs:
@@ -99,8 +106,8 @@ class Logs:
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            Redactor(SECRET_KEYS | {key.lower() for key in redact}),
             *for_json,
+            Redactor(SECRET_KEYS | set(redact)),
             *self._processors,
         ]
 
@@ -144,6 +151,9 @@ class Logs:
             logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
+        threading.excepthook = lambda hook: _log_uncaught(
+            hook.exc_type, hook.exc_value or hook.exc_type(), hook.exc_traceback
+        )
         atexit.register(self.writer.flush)
 
 
@@ -161,22 +171,42 @@ class AccessLogger(structlog.BoundLoggerBase):
 
 
 class Redactor:
-    """Replaces the values of secret keys, also inside of dictionaries such as headers."""
+    """Replaces the values of secret keys, however deep: in dictionaries, lists and pairs such as headers.
+
+    Works on a copy, which has only text for keys, as JSON wants it.
+    """
 
     def __init__(self, keys: Collection[str]) -> None:
-        self._keys = frozenset(keys)
+        self._keys = frozenset(key.lower().replace("_", "-") for key in keys)
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        self._redact(event)
-        return event
+        exception = event.pop("exc_info", None)  # the console renderer's, which shows it by itself
+        redacted = self._redact_mapping(event, 0)
+        return redacted if exception is None else {**redacted, "exc_info": exception}
 
-    def _redact(self, values: MutableMapping[str, Any]) -> None:
-        for key, value in values.items():
-            if str(key).lower().replace("_", "-") in self._keys or str(key).lower() in self._keys:
-                values[key] = REDACTED
-            elif isinstance(value, dict):
-                values[key] = copy = dict(value)
-                self._redact(copy)
+    def _redact_mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        return {
+            key if isinstance(key, str) else _text(key): REDACTED
+            if self._is_secret(key)
+            else self._redact(value, depth)
+            for key, value in values.items()
+        }
+
+    def _redact(self, value: Any, depth: int) -> Any:
+        if not isinstance(value, dict | list | tuple):
+            return value
+        if depth >= MAX_DEPTH:
+            return TOO_DEEP
+        if isinstance(value, dict):
+            return self._redact_mapping(value, depth + 1)
+        if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
+            return (_text(value[0]), REDACTED)
+        return [self._redact(one, depth + 1) for one in value]
+
+    def _is_secret(self, key: Any) -> bool:
+        if isinstance(key, bytes):
+            key = key.decode("latin-1")
+        return isinstance(key, str) and key.lower().replace("_", "-") in self._keys
 
 
 def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -224,7 +254,10 @@ def as_text(render: Processor) -> Processor:
 
 
 def _text(value: object) -> str:
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - whatever it is, the line must come out
+        return f"<{type(value).__qualname__} that can't be shown>"
 
 
 def _console_renderer() -> Processor:

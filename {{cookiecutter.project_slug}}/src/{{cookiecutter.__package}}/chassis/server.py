@@ -14,15 +14,15 @@ from typing import Any
 import structlog
 import uvicorn
 
-from .app import App
+from .app import FLUSH_SECONDS, App
 from .health import State
 from .protocol import HttpProtocol
 
 log = structlog.get_logger()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 2048
 CLOSE = (b"connection", b"close")
-FLUSH_SECONDS = 5.0
 
 
 class Server:
@@ -67,7 +67,7 @@ class Server:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._run_until_signal())
-        except OSError as error:
+        except ListenError as error:
             log.error("cannot listen", host=self.host, port=self.port, admin_port=self.admin_port, error=str(error))
             return 1
         except Exception:
@@ -144,7 +144,7 @@ class Server:
         public = self._listener(app.public, self.port)
         try:
             admin = self._listener(app.admin, self.admin_port)
-        except OSError:
+        except ListenError:
             public.socket.close()
             raise
         self.port, self.admin_port = public.port, admin.port
@@ -157,6 +157,7 @@ class Server:
             ws="websockets-sansio" if self.app.has_websockets else "none",
             lifespan="off",
             interface="asgi3",
+            backlog=BACKLOG,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -182,7 +183,7 @@ class Server:
         def handle(number: int, _frame: FrameType | None) -> None:
             seen.append(number)
             if len(seen) > 1:
-                self.app.telemetry.logs.writer.flush()
+                # Not even a flush: whoever reads our output may be why the first signal isn't enough.
                 os._exit(128 + number)
             loop.call_soon_threadsafe(lambda: self.stop(drain=number == signal.SIGTERM))
 
@@ -238,15 +239,20 @@ class Listener(uvicorn.Server):
         self.server_state.default_headers.append(CLOSE)
 
 
+class ListenError(OSError):
+    """An address can't be bound."""
+
+
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-    except OSError:
+        sock.listen(BACKLOG)  # from here on clients wait rather than being refused
+    except OSError as error:
         sock.close()
-        raise
+        raise ListenError(f"{host}:{port}: {error.strerror}") from error
     sock.setblocking(False)
     return sock
 

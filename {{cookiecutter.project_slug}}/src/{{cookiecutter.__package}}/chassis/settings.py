@@ -1,13 +1,14 @@
 """Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
 
 import os
+import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 PREFIX = "APP_"
 SECRETS_DIR = "APP_SECRETS_DIR"
@@ -83,11 +84,13 @@ def load_settings(kind: type[Settings]) -> Settings:
         sys.stderr.write(f"warning: {unknown} is not a setting of this service{hint}\n")
     directory = os.environ.get(SECRETS_DIR, DEFAULT_SECRETS_DIR)
     if SECRETS_DIR in os.environ and not Path(directory).is_dir():
-        sys.exit(_fail(f"{SECRETS_DIR}={directory!r}: not a directory"))
+        refuse(f"{SECRETS_DIR}={directory!r}: not a directory")
     try:
         return kind(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
     except ValidationError as error:
-        sys.exit(_fail(*explain(kind, error)))
+        refuse(*explain(kind, error))
+    except SettingsError as error:
+        refuse(explain_syntax(kind, error))
 
 
 def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
@@ -102,6 +105,15 @@ def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
         given = "=[secret]" if _is_secret(kind, name) else f"={one['input']!r}"
         lines.append(f"{variable}{given}: {one['msg']}; {_allowed(kind, name)}")
     return lines
+
+
+def explain_syntax(kind: type[ChassisSettings], error: SettingsError) -> str:
+    """The line for a value that should be JSON and isn't; pydantic-settings tells only the field's name."""
+    named = re.search(r'field "(\w+)"', str(error))
+    name = named[1] if named else ""
+    variable = f"{PREFIX}{name.upper()}"
+    given = "=[secret]" if _is_secret(kind, name) else f"={os.environ.get(variable, '')!r}"
+    return f"{variable}{given}: not JSON; {_allowed(kind, name)}"
 
 
 def unknown_variables(kind: type[ChassisSettings]) -> list[tuple[str, str | None]]:
@@ -126,7 +138,8 @@ def _is_secret(kind: type[ChassisSettings], name: str) -> bool:
     return any(one in (SecretStr, SecretBytes) for one in (annotation, *get_args(annotation)))
 
 
-def _fail(*lines: str) -> int:
+def refuse(*lines: str) -> NoReturn:
+    """End the process with status 2 and what is wrong with its configuration."""
     for line in lines:
         sys.stderr.write(f"error: {line}\n")
-    return 2
+    sys.exit(2)

@@ -10,7 +10,7 @@ import structlog
 
 from .logs import Logs
 from .metrics import Metrics
-from .settings import ChassisSettings
+from .settings import ChassisSettings, refuse
 from .tracing import Tracing
 from .version import __version__
 
@@ -37,13 +37,12 @@ class Telemetry:
         """The telemetry of the installed package that this chassis lies in."""
         service = (__package__ or "service").partition(".")[0].replace("_", "-")
         version = _installed_version(service)
-        return cls(
-            service,
-            version=version,
-            commit=settings.commit,
-            logs=Logs(level=settings.log_level, format=settings.log_format, redact=settings.log_redact),
-            tracing=Tracing(service, version=version),
-        )
+        logs = Logs(level=settings.log_level, format=settings.log_format, redact=settings.log_redact)
+        try:
+            tracing = Tracing(service, version=version)
+        except ValueError as error:  # of an OTEL_* variable
+            refuse(str(error))
+        return cls(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
     def install(self) -> None:
         """Become what the whole process logs and traces with."""
