@@ -19,7 +19,7 @@ from {{ cookiecutter.__package }}.chassis import (
 )
 from {{ cookiecutter.__package }}.chassis.health import State
 
-from .service import make_app
+from .application import make_app
 
 log = structlog.get_logger()
 

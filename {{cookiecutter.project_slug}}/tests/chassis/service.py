@@ -5,8 +5,9 @@ import logging
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,17 +19,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from {{ cookiecutter.__package }}.chassis import App, Check, Server, Telemetry
+from {{ cookiecutter.__package }}.chassis import App, Server, Telemetry
 from {{ cookiecutter.__package }}.chassis.logs import Logs
-from {{ cookiecutter.__package }}.chassis.middleware import (
-    GuardMiddleware,
-    SecurityHeadersMiddleware,
-    TelemetryMiddleware,
-)
 from {{ cookiecutter.__package }}.chassis.tracing import Tracing
+
+from .application import make_app
 
 Found = TypeVar("Found")
 Line = dict[str, Any]
@@ -98,7 +95,8 @@ def observed(**logs: Any) -> Iterator[Observed]:
     """A telemetry that is the process's configuration inside of the block, and gone after it."""
     structlog_config = structlog.get_config()
     root = logging.getLogger()
-    root_handlers, root_level, hook = root.handlers, root.level, sys.excepthook
+    root_handlers, root_level = root.handlers, root.level
+    hook, thread_hook = sys.excepthook, threading.excepthook
     with tempfile.NamedTemporaryFile() as file:
         seen = Observed(Path(file.name), file.fileno(), logs)
         seen.telemetry.install()
@@ -110,7 +108,7 @@ def observed(**logs: Any) -> Iterator[Observed]:
             root.handlers = root_handlers
             root.setLevel(root_level)
             logging.captureWarnings(False)
-            sys.excepthook = hook
+            sys.excepthook, threading.excepthook = hook, thread_hook
 
 
 @dataclass(frozen=True)
@@ -137,53 +135,26 @@ class Service:
 
     async def sample(self, name: str, **labels: str) -> float:
         """The value of a metric as a scraper sees it, summed up over the labels that aren't given."""
-        text = (await self.client.get("/metrics")).text
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        lines = (await self.client.get("/metrics")).text.splitlines(keepends=True)
+        found = "".join(line for line in lines if line.startswith(name))  # parsing everything would take its time
+        samples = [sample for family in text_string_to_metric_families(found) for sample in family.samples]
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
     async def under_way(self, count: int) -> None:
         """Wait until `count` requests are under way."""
-        async with asyncio.timeout(5.0):
-            while await self.sample("http_server_active_requests") != count + 1:  # the scrape is one as well
-                await asyncio.sleep(0.002)
+
+        def is_so() -> bool:
+            families = self.app.telemetry.metrics.registry.collect()
+            active = next(one for one in families if one.name == "http_server_active_requests")
+            return sum(sample.value for sample in active.samples) == count
+
+        await until(is_so)
 
     async def fresh(self) -> Self:
         """This service, for the next test: idle, and nothing seen."""
         await self.under_way(0)
         self.seen.forget()
         return self
-
-
-def make_app(
-    telemetry: Telemetry,
-    *routes: BaseRoute,
-    max_body_bytes: int = 100_000,
-    deadline_seconds: float = 20.0,
-    inner: Sequence[Middleware] = (),
-    checks: Sequence[Check] = (),
-    resources: Sequence[AbstractAsyncContextManager[Any]] = (),
-    readiness_cache_seconds: float = 0.0,
-) -> App:
-    """Routes behind the middlewares that a generated service has."""
-    return App(
-        telemetry=telemetry,
-        routes=routes,
-        middleware=[
-            Middleware(TelemetryMiddleware, telemetry=telemetry),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(
-                GuardMiddleware,
-                max_body_bytes=max_body_bytes,
-                deadline_seconds=deadline_seconds,
-                timed_out=telemetry.metrics.timed_out_requests,
-            ),
-            *inner,
-        ],
-        checks=checks,
-        resources=resources,
-        readiness_cache_seconds=readiness_cache_seconds,
-        description="A service for tests.",
-    )
 
 
 @asynccontextmanager

@@ -78,6 +78,12 @@ async def test_line_counts_the_bytes_of_the_body(service: Service) -> None:
     assert (line["request_bytes"], line["response_bytes"], line["status"]) == (len(b"[1,2,3]"), 0, 204)
 
 
+@pytest.mark.parametrize("path", ["/items/7", "/openapi.json", "/none"])
+async def test_line_of_head_counts_no_bytes_that_are_not_sent(service: Service, path: str) -> None:
+    await service.client.head(path)
+    assert (await service.access_line())["response_bytes"] == 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "route"),
     [

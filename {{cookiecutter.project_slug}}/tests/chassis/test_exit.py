@@ -1,35 +1,41 @@
-"""What reaches standard output when a process ends, however it ends."""
+"""What reaches the log when a process or a thread ends by an exception."""
 
 import sys
+import threading
 
 import pytest
 
 from .process import PACKAGE, run
 from .service import observed
 
-SETUP = f"import structlog, asyncio, sys; from {PACKAGE}.chassis.logs import Logs; Logs(format='json').install(); "
+CODE = f"""if True:
+    import asyncio, structlog
+    from {PACKAGE}.chassis.logs import Logs
+
+    async def work():
+        structlog.get_logger().info("last words")
+
+    Logs(format="json").install()
+    asyncio.run(work())
+    raise RuntimeError("broken")
+"""
 
 
-async def test_last_lines_are_written_at_the_exit() -> None:
-    work = "async def work(): structlog.get_logger().info('last')\nasyncio.run(work())"
-    async with run("-c", f"{SETUP}\n{work}") as process:
-        assert await process.end() == (0, "")
-    assert process.events == ["last"]
-
-
-async def test_uncaught_exception_is_a_line() -> None:
-    async with run("-c", f"{SETUP} raise RuntimeError('broken')") as process:
+async def test_last_line_of_a_process_is_its_uncaught_exception() -> None:
+    async with run("-c", CODE) as process:
         assert await process.end() == (1, "")
-    (line,) = process.lines
-    assert (line["event"], line["level"]) == ("uncaught exception", "critical")
+    words, line = process.lines
+    assert (words["event"], line["event"], line["level"]) == ("last words", "uncaught exception", "critical")
     assert line["exception"].endswith("RuntimeError: broken")
 
 
-async def test_uncaught_exception_of_a_thread_is_a_line() -> None:
-    code = "import threading; thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()"
-    async with run("-c", SETUP + code) as process:
-        assert await process.end() == (0, "")
-    (line,) = process.lines
+def test_uncaught_exception_of_a_thread_is_a_line() -> None:
+    thread = threading.Thread(target=lambda: 1 / 0)
+    with observed() as seen:
+        thread.start()
+        thread.join()
+        (line,) = seen.lines
+    assert line["level"] == "error"
     assert "ZeroDivisionError" in line["exception"]
 
 

@@ -9,7 +9,8 @@ import pytest
 from {{ cookiecutter.__package }}.chassis import Check, Server
 from {{ cookiecutter.__package }}.chassis.health import Health, State
 
-from .service import connect, make_app, observed, serve, until
+from .application import make_app
+from .service import connect, observed, serve, until
 
 
 class Probe:

@@ -10,7 +10,8 @@ from starlette.types import Message
 
 from {{ cookiecutter.__package }}.chassis import App
 
-from .service import connect, make_app, observed, until
+from .application import make_app
+from .service import connect, observed, until
 
 
 async def drive(app: App) -> tuple[list[str], BaseException | None]:

@@ -1,19 +1,14 @@
 """Log lines: one JSON object each, whoever logs and whatever is in it."""
 
-import asyncio
 import logging
 import math
 import os
 import pty
-import select
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import pytest
 import structlog
 from structlog.typing import EventDict
@@ -164,72 +159,6 @@ def test_control_characters_cannot_forge_a_line(seen: Observed) -> None:
     assert b"\x1b" not in seen.output
 
 
-def test_lines_of_threads_are_whole(seen: Observed) -> None:
-    def work(number: int) -> None:
-        for step in range(100):
-            structlog.get_logger().info("step", thread=number, step=step, padding="x" * 500)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    lines = seen.lines
-    assert len(lines) == 800
-    for number in range(8):
-        assert [line["step"] for line in lines if line["thread"] == number] == list(range(100))
-
-
-async def test_lines_of_the_loop_and_of_threads_keep_their_order(seen: Observed) -> None:
-    log = structlog.get_logger()
-    for number in range(10):
-        log.info("count", number=2 * number)
-        await asyncio.to_thread(log.info, "count", number=2 * number + 1)
-    assert [line["number"] for line in seen.lines] == list(range(20))
-
-
-async def test_lines_are_written_without_being_asked_for(seen: Observed) -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    logs = Logs(format="json", fd=writer)
-    logs.access_logger().line("info", {"event": "request"})
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert orjson.loads(os.read(reader, 1000)) == {"event": "request"}
-    os.close(reader)
-    os.close(writer)
-
-
-def test_reader_that_has_gone_away_is_not_an_error() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with observed(fd=writer):
-        structlog.get_logger().info("nobody listens")
-    os.close(writer)
-
-
-def test_slow_reader_of_a_pipe_that_does_not_block_loses_nothing() -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # as any process that shares our standard output may set it
-    received = bytearray()
-
-    def read() -> None:
-        while select.select([], [writer], [], 0)[1]:  # until the pipe is full
-            time.sleep(0.001)
-        while part := os.read(reader, 4096):
-            received.extend(part)
-
-    thread = threading.Thread(target=read)
-    with observed(fd=writer):
-        thread.start()
-        for number in range(400):
-            structlog.get_logger().info("count", number=number, padding="x" * 1000)
-    os.close(writer)
-    thread.join(5)
-    os.close(reader)
-    assert [orjson.loads(line)["number"] for line in received.splitlines()] == list(range(400))
-
-
 def test_processors_of_yours_see_every_event() -> None:
     def add_region(_logger: object, _method: str, event: EventDict) -> EventDict:
         return {**event, "region": "north"}
@@ -251,8 +180,7 @@ def test_context_variables_of_structlog_are_on_the_line(seen: Observed) -> None:
 def test_console_is_for_people() -> None:
     with observed(format="console") as seen:
         structlog.get_logger().info("order confirmed", number=7)
-        line = {"timestamp": datetime.now(UTC), "level": "info", "event": "request", "status": 200}
-        seen.telemetry.logs.access_logger().line("info", line)
+        seen.telemetry.logs.access_logger().info("request", timestamp=datetime.now(UTC), level="info", status=200)
         try:
             raise RuntimeError("broken")
         except RuntimeError:

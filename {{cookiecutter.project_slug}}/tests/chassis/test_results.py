@@ -77,6 +77,13 @@ class Replies(Handler):
     async def delete(self) -> None: ...
 
 
+class Splitting(Handler):
+    """Puts what a client sent into a header."""
+
+    async def post(self, body: str) -> Reply[str]:
+        return Reply("", headers={"location": body})
+
+
 class Events(Handler):
     """Server-sent events."""
 
@@ -108,6 +115,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         Route("/typed", typed),
         Route("/replies", Replies()),
         Route("/events", Events()),
+        Route("/splitting", Splitting()),
     ]
     async with serve(*routes) as service:
         yield service.client
@@ -152,6 +160,14 @@ async def test_reply_of_none_is_204(client: httpx.AsyncClient) -> None:
 async def test_none_with_a_declared_status_has_no_content(client: httpx.AsyncClient) -> None:
     answer = await client.delete("/replies")
     assert (answer.status_code, answer.content) == (202, b"")
+
+
+@pytest.mark.parametrize("value", ["/x\r\nset-cookie: a=b", "/x\x00", "/\N{SNOWMAN}"])
+async def test_header_that_is_none_is_500(client: httpx.AsyncClient, value: str) -> None:
+    answer = await client.post("/splitting", json=value)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "set-cookie" not in answer.headers
 
 
 async def test_server_sent_events_are_streamed(client: httpx.AsyncClient) -> None:

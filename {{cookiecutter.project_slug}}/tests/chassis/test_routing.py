@@ -171,7 +171,7 @@ async def test_method_that_a_starlette_function_lacks_is_405(client: httpx.Async
 
 
 async def test_thousand_routes_are_found() -> None:
-    routes = [Route(f"/r{number}/" + "{name}", Named(str(number))) for number in range(1000)]
+    routes = [Route(f"/r{number}/" + "{name}", Named(str(number)), in_openapi=False) for number in range(1000)]
     async with serve(*routes) as service:
         for number in (0, 500, 999):
             assert (await service.client.get(f"/r{number}/x")).json() == [str(number), {"name": "x"}]

@@ -5,12 +5,12 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 
 from {{ cookiecutter.__package }}.chassis import Handler, Route, Server
 
-from .service import connect, exchange, make_app, observed, serve, until
+from .application import make_app
+from .service import connect, exchange, observed, serve, until
 
 
 class Gate(Handler):
@@ -49,17 +49,11 @@ def refuses(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
-async def test_port_0_is_any_port_that_is_free() -> None:
-    async with serve() as one, serve() as other:
-        assert 0 not in (one.server.port, other.server.port)
-        assert one.server.port != other.server.port
-
-
-async def test_port_is_free_after_the_end() -> None:
+async def test_port_0_is_any_port_until_the_end() -> None:
     async with serve() as service:
-        port = service.server.port
-        assert not refuses(port)
-    assert refuses(port)
+        assert service.server.port != 0
+        assert not refuses(service.server.port)
+    assert refuses(service.server.port)
 
 
 async def test_resources_are_entered_in_order_and_left_in_reverse_after_the_last_request() -> None:
@@ -188,12 +182,11 @@ async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
         assert (await asked).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", *(["::1"] if socket.has_ipv6 else [])])
-async def test_host_may_be_of_either_family(host: str) -> None:
-    async with serve(server={"host": host}) as service:
-        address = f"http://[{host}]" if ":" in host else f"http://{host}"
-        async with httpx.AsyncClient(trust_env=False) as client:
-            assert (await client.get(f"{address}:{service.server.port}/healthz")).status_code == 200
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_host_may_be_an_ipv6_address() -> None:
+    async with serve(server={"host": "::1"}) as service:
+        answer = await service.client.get(f"http://[::1]:{service.server.port}/healthz")
+    assert answer.status_code == 200
 
 
 async def test_answer_does_not_name_the_software() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr
 
-from {{ cookiecutter.__package }}.__main__ import main
 from {{ cookiecutter.__package }}.chassis import ChassisSettings, load_settings
 
 
@@ -152,15 +151,3 @@ def test_setting_without_description_points_to_the_readme(
     monkeypatch.setenv("APP_SIZE", "big")
     (line,) = refusal(Silent, capsys)
     assert line.endswith("see the settings in the README")
-
-
-@pytest.mark.parametrize(("variable", "value"), [("APP_PORT", "http"), ("OTEL_TRACES_EXPORTER", "carrier-pigeon")])
-def test_service_does_not_start_with_a_wrong_value(
-    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {variable}='{value}': ")

@@ -82,9 +82,10 @@ class Exchange(RequestResponseCycle):
         if not self.response_started:
             if kind != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
+            # First the head: if it is refused, another answer can still be given.
+            self._head = self._encode_head(message["status"], message.get("headers", ()))
             self.response_started = True
             self.waiting_for_100_continue = False
-            self._head = self._encode_head(message["status"], message.get("headers", ()))
         elif not self.response_complete:
             if kind != "http.response.body":
                 raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")

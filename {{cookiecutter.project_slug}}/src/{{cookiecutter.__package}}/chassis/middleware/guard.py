@@ -46,10 +46,11 @@ class GuardMiddleware:
 
         def send_guarded(message: Message) -> Awaitable[None]:
             nonlocal started
+            sent = send(message)  # first, because our server refuses a broken head right here
             if not started:
                 started = True
                 deadlines.clear(task)
-            return send(message)
+            return sent
 
         deadlines.set(task)
         try:

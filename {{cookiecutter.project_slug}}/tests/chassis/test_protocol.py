@@ -1,0 +1,156 @@
+"""HTTP/1.1 on the wire: framing, fields, and one connection for many requests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from {{ cookiecutter.__package }}.chassis.protocol import MAX_REMEMBERED_LINES, field_line, remembered_lines
+
+from .service import Service, serve, until
+
+
+class Raw:
+    """An ASGI application that sends what it was given."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks = [b"one", b"", b"two"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        for chunk in self.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+@pytest.fixture
+def raw() -> Raw:
+    return Raw()
+
+
+@pytest.fixture
+async def service(raw: Raw) -> AsyncIterator[Service]:
+    from starlette.routing import Mount
+
+    async with serve(Mount("/raw", raw)) as service:
+        yield service
+
+
+async def exchange(service: Service, request: bytes) -> bytes:
+    """Everything that comes back until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return answer
+
+
+CLOSE = b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+async def test_body_without_a_length_is_chunked(service: Service) -> None:
+    head, _, body = (await exchange(service, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+
+
+async def test_declared_chunks_are_not_declared_twice(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"Transfer-Encoding", b"chunked")]
+    head, _, body = (await exchange(service, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert head.count(b"transfer-encoding") == 1
+    assert body.endswith(b"0\r\n\r\n")
+
+
+async def test_head_has_the_length_and_no_body(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"content-length", b"6")]
+    head, _, body = (await exchange(service, b"HEAD /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert b"content-length: 6" in head
+    assert body == b""
+
+
+async def test_application_may_close_the_connection(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"connection", b"Close")]
+    answer = await exchange(service, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert answer.count(b"connection: Close") == 1
+
+
+async def test_status_without_a_name_is_sent(raw: Raw, service: Service) -> None:
+    raw.status = 299
+    assert (await exchange(service, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
+
+
+async def test_http_1_0_is_closed_after_the_answer(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"content-length", b"6")]
+    answer = await exchange(service, b"GET /raw/ HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"onetwo")
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("length", [b"5", b"7"])
+async def test_wrong_length_closes_the_connection(raw: Raw, service: Service, length: bytes) -> None:
+    raw.headers = [(b"content-length", length)]
+    answer = await exchange(service, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"HTTP/1.1 500" not in answer.partition(b"\r\n\r\n")[2]  # no second answer in the first one's body
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"x-bad", b"a\r\nset-cookie: b"),
+        (b"x-bad", b"a\nb"),
+        (b"x-bad", b"\x00"),
+        (b"x\r\n", b"a"),
+        (b"x y", b"a"),
+        (b"x:", b"a"),
+        (b"", b"a"),
+    ],
+)
+async def test_field_that_would_break_the_message_is_500(
+    raw: Raw, service: Service, field: tuple[bytes, bytes]
+) -> None:
+    raw.headers = [field]
+    answer = await exchange(service, b"GET /raw/" + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"set-cookie" not in answer
+    assert field not in remembered_lines
+
+
+def test_remembered_fields_are_bounded() -> None:
+    for number in range(3 * MAX_REMEMBERED_LINES):
+        assert field_line(b"X-Number", b"%d" % number) == b"x-number: %d\r\n" % number
+    assert len(remembered_lines) <= MAX_REMEMBERED_LINES
+
+
+def test_fields_that_always_differ_are_not_remembered() -> None:
+    field_line(b"Set-Cookie", b"session=1")
+    assert (b"Set-Cookie", b"session=1") not in remembered_lines
+
+
+async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:
+    from starlette.routing import Mount
+
+    raw.headers = [(b"content-length", b"6")]
+    async with serve(Mount("/raw", raw), keep_alive_seconds=1) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        for _ in range(3):  # requests put it off
+            writer.write(b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"onetwo")).startswith(b"HTTP/1.1 200")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_slow_reader_gets_everything(raw: Raw, service: Service) -> None:
+    raw.chunks = [b"x" * 1_000_000] * 20
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port, limit=1000)
+    writer.write(b"GET /raw/" + CLOSE)
+    await reader.readuntil(b"\r\n\r\n")
+    active = service.app.telemetry.metrics.requests.active
+    assert await until(lambda: active["GET"] == 1)  # the application waits for the reader
+    received = 0
+    while part := await reader.read(65536):
+        received += part.count(b"x")
+    assert received == 20_000_000
+    writer.close()
