@@ -129,7 +129,15 @@ def test_rendering_needs_no_network(tmp_path: Path) -> None:
     assert "network: socket." in refused.stderr
 
     out = tmp_path / "out"
-    command: list[str | Path] = [TOOLS / "cookiecutter", "--no-input", "--config-file", own_config(out), "-o", out, TEMPLATE]
+    command: list[str | Path] = [
+        TOOLS / "cookiecutter",
+        "--no-input",
+        "--config-file",
+        own_config(out),
+        "-o",
+        out,
+        TEMPLATE,
+    ]
     began = time.monotonic()
     rendered = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     print(f"rendered in {time.monotonic() - began:.2f} s")
