@@ -11,6 +11,9 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).parents[1]
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 TOOLS = Path(sys.executable).parent  # cookiecutter, uv
+HOME = Path.home()
+# What uv has fetched before may stay in every environment: no test is about the network.
+UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
 
 
 def render(folder: Path, answers: dict[str, str]) -> Path:
@@ -62,7 +65,14 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
     """The environment of a process that inherits nothing of these tests but where programs are."""
     kept = {name: value for name, value in os.environ.items() if re.match(r"PATH$|UV_|PIP_|SSL_|REQUESTS_|LANG$", name)}
     path = f"{TOOLS}{os.pathsep}{kept['PATH']}"
-    return {**kept, "PATH": path, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    return {
+        **kept,
+        "PATH": path,
+        "HOME": str(home),
+        "UV_CACHE_DIR": UV_CACHE,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **variables,
+    }
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +80,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
     return subprocess.run(
         command,
         cwd=cwd,
-        env=clean_environment(cwd, **variables),
+        env=clean_environment(HOME, **variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """What the tests share: baked projects, one environment for all of them, and running services."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from bakery import render, run
+from bakery import TEMPLATE, render, run
 from collector import Collector
 from running import Service, running
 
@@ -23,6 +24,23 @@ def bake(tmp_path: Path) -> Bake:
         return render(tmp_path / "baked", answers)
 
     return render_here
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The working tree as a git repository of its own."""
+    copy = tmp_path / "cookiecutter-chassis"
+    copy.mkdir()
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, copy / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
+        done = run("git", *command, cwd=copy)
+        assert done.returncode == 0, done.stdout
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from bakery import TEMPLATE, TOOLS, files_of, own_config, run
 from conftest import Bake
 
@@ -22,23 +20,6 @@ def assert_same(one: Path, other: Path) -> None:
     assert files_of(one) == files_of(other)
     for path in files_of(one):
         assert (one / path).read_bytes() == (other / path).read_bytes(), path
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """The working tree as a git repository of its own."""
-    copy = tmp_path / "cookiecutter-chassis"
-    copy.mkdir()
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (TEMPLATE / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TEMPLATE / name, copy / name)
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
-        done = run("git", *command, cwd=copy)
-        assert done.returncode == 0, done.stdout
-    return copy
 
 
 def test_local_path(tmp_path: Path, bake: Bake) -> None:
@@ -57,7 +38,7 @@ def test_git_url(tmp_path: Path, bake: Bake, repository: Path) -> None:
 
 def test_uvx(tmp_path: Path, bake: Bake) -> None:
     out = tmp_path / "out"
-    made = run("uvx", "--quiet", "cookiecutter", "--no-input", "-o", out, TEMPLATE, cwd=tmp_path)
+    made = run("uvx", "--quiet", "cookiecutter", "--no-input", "-o", out, TEMPLATE, cwd=tmp_path, HOME=str(tmp_path))
 
     assert made.returncode == 0, made.stdout
     assert_same(out / "order-service", bake())

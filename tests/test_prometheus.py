@@ -1,0 +1,122 @@
+"""Debian's Prometheus scrapes the running service, and promtool has nothing to say."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from bakery import clean_environment
+from collector import Collector
+from conftest import Start
+from running import PATIENCE_SECONDS, Service
+
+
+@pytest.fixture
+def sampled(start: Start, installed: Path, collector: Collector) -> Service:
+    """A service that has answered this and that, each time with an exemplar."""
+    service = start(installed, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_SAMPLER="always_on").ready()
+    for path in ("/orders", "/orders?limit=0", "/orders/1", "/nowhere"):
+        service.http.get(path)
+    service.http.post("/orders", json={"customer": "Ada", "lines": [{"sku": "tea", "quantity": 1}]})
+    return service
+
+
+@pytest.fixture
+def prometheus(sampled: Service, tmp_path: Path) -> Iterator[httpx.Client]:
+    """Its HTTP interface, while it scrapes `sampled` every second."""
+    needs("prometheus")
+    config = tmp_path / "prometheus.yml"
+    job = {"job_name": "service", "static_configs": [{"targets": [f"127.0.0.1:{sampled.port}"]}]}
+    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (tmp_path / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+                f"--web.listen-address={address}",
+                "--enable-feature=exemplar-storage",
+            ],
+            env=clean_environment(tmp_path),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            with httpx.Client(base_url=f"http://{address}/api/v1", trust_env=False) as client:
+                yield client
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+            print((tmp_path / "prometheus.log").read_text())
+
+
+def needs(program: str) -> None:
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} is not installed, and .ci/run should have done so"
+        pytest.skip(f"{program} is not installed; .ci/run installs it")
+
+
+def eventually(ask: Callable[[], Any]) -> Any:
+    """The first answer that isn't empty."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        try:
+            if answer := ask():
+                return answer
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("nothing came")
+
+
+def data(client: httpx.Client, path: str, **query: str) -> Any:
+    answer = client.get(path, params=query)
+    return answer.json()["data"] if answer.status_code == 200 else None
+
+
+def test_prometheus_scrapes_the_service_without_an_error(prometheus: httpx.Client, sampled: Service) -> None:
+    count = 'http_server_request_duration_seconds_count{http_route="/orders",http_response_status_code="200"}'
+    (series,) = eventually(lambda: (data(prometheus, "query", query=count) or {}).get("result"))
+    (target,) = data(prometheus, "targets")["activeTargets"]
+    (up,) = data(prometheus, "query", query="up")["result"]
+    (exemplars,) = eventually(
+        lambda: data(
+            prometheus,
+            "query_exemplars",
+            query='http_server_request_duration_seconds_bucket{http_route="/nowhere"} or '
+            'http_server_request_duration_seconds_bucket{http_route="unmatched"}',
+            start=str(time.time() - 60),
+            end=str(time.time() + 60),
+        )
+    )
+
+    assert series["value"][1] == "1"
+    assert (target["health"], target["lastError"]) == ("up", "")
+    assert up["value"][1] == "1"
+    assert exemplars["exemplars"][0]["labels"]["trace_id"] == sampled.event("request", path="/nowhere")["trace_id"]
+
+
+def test_promtool_has_nothing_to_say(sampled: Service) -> None:
+    needs("promtool")
+
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=sampled.admin.get("/metrics").text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stdout) == (0, "")
