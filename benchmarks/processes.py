@@ -94,6 +94,15 @@ class Child:
         }
 
 
+def core_seconds(core: int) -> float:
+    """Time for which anybody's program ran on a core, without interrupts, and what the hypervisor stole."""
+    found = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    if found is None:
+        return 0.0
+    user, nice, system, _idle, _wait, _irq, _softirq, steal, *_ = (int(one) for one in found[1].split())
+    return (user + nice + system + steal) / TICKS_PER_SECOND
+
+
 def run_quietly(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, **options: Any) -> str:
     """Run to the end and give its standard output, or raise with the end of what it said."""
     done = subprocess.run(

@@ -30,6 +30,10 @@ def main() -> int:
     """Run it; the exit status is 0 when everything was measured and every check held."""
     arguments = parse()
     stop_on_signals()
+    folder: Path = arguments.output or (WORK / "results" if arguments.quick or arguments.only else HERE / "results")
+    if arguments.report:
+        write(json.loads((folder / "results.json").read_text()), folder)
+        return 0
     began = time.monotonic()
     try:
         with ExitStack() as stack:
@@ -40,10 +44,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     results["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    folder: Path = arguments.output or (WORK / "results" if arguments.quick or arguments.only else HERE / "results")
     write(results, folder)
     print((folder / "RESULTS.md").read_text())
-    print(f"written to {folder}", file=sys.stderr)
+    print(f"written to {folder.resolve()}", file=sys.stderr)
     return 0 if all(one["holds"] for one in results["checks"]) else 1
 
 

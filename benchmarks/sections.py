@@ -206,6 +206,8 @@ class Sections:
             "cpu_us": spread([one.cpu_us for one in loads]),
             "p50_us": spread([one.answered.p50_us for one in loads]),
             "p99_us": spread([one.answered.p99_us for one in loads]),
+            "busy": spread([one.busy for one in loads]),
+            "foreign": spread([one.foreign for one in loads]),
         }
 
     def _row(self, candidate: Candidate, loads: list[Loaded], to: list[Loaded] | None) -> Results:

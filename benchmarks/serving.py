@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, Self
 from .catalogue import ACCESS_MARKER, Candidate
 from .load import ITEM, Answered, Request, run_open_loop, run_wrk
 from .machine import Cores
-from .processes import BenchError, Child
+from .processes import BenchError, Child, core_seconds
 
 START_SECONDS = 30.0
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
@@ -42,11 +43,17 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One load on one candidate: what wrk saw, and what it cost the server in microseconds of CPU a request."""
+    """One load on one candidate: what wrk saw, and what it cost the server in microseconds of CPU a request.
+
+    `busy` is the share of the time in which the server ran: well below 1, the load was what limited.
+    `foreign` is what others took of its core meanwhile: above a few hundredths, the figures are rough.
+    """
 
     answered: Answered
     cpu_us: float
     connections: int
+    busy: float
+    foreign: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +155,20 @@ class Running:
 
     def load(self, request: Request = ITEM, *, connections: int = 64, seconds: float = 1.0) -> Loaded:
         """Ask as fast as answers come."""
-        cpu = self.server.cpu_seconds()
+        core = min(self._bench.cores.server)
+        cpu, all_cpu, began = self.server.cpu_seconds(), core_seconds(core), time.perf_counter()
         try:
             answered = run_wrk(
                 self.port, request, connections=connections, seconds=seconds, cores=self._bench.cores.load
             )
         except BenchError as error:
             raise BenchError(f"{self.candidate.name}: {error}\n{self.said()}") from None
+        seconds = time.perf_counter() - began
         cpu = self.server.cpu_seconds() - cpu
+        foreign = max(0.0, core_seconds(core) - all_cpu - cpu) / seconds
         self._requests += answered.requests
         self._in_flight += connections
-        return Loaded(answered, cpu / answered.requests * 1e6, connections)
+        return Loaded(answered, cpu / answered.requests * 1e6, connections, cpu / answered.seconds, foreign)
 
     def load_at(self, rate: float, *, connections: int = 64, seconds: float = 1.0) -> dict[str, Any]:
         """Ask at a constant rate."""
@@ -184,6 +194,8 @@ class Running:
         # The reader ends when the last writer has.
         out, _ = self._reader.process.communicate(timeout=30)
         lines: int = json.loads(out)["marked"]
+        if counted is not None and candidate.group != "ours":
+            lines -= 1  # the usual stack logs that its metrics were asked for
         return Tally(
             requests=self._requests,
             in_flight=self._in_flight,
@@ -215,8 +227,6 @@ def fetch(
 
 def free_port() -> int:
     """A port that nobody has just now."""
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
