@@ -76,7 +76,7 @@ def throughput(rows: dict[str, Any], below: str) -> Drawing:
                 value=row["ratio"]["median"],
                 least=row["ratio"]["min"],
                 most=row["ratio"]["max"],
-                text=f"{share(row['ratio']['median'])}   {row['rate']['median']:,.0f}/s",
+                text=f"{share(row['ratio']['median'])} · {row['rate']['median']:,.0f}/s",
             )
             for row in rows.values()
         ],
@@ -134,7 +134,7 @@ def routes(rows: dict[str, Any], below: str) -> Drawing:
 
 def bars(title: str, below: str, shown: list[Bar]) -> Drawing:
     """Horizontal bars from nought, with whiskers from the least to the most."""
-    left, right, top = 265, 150, 70
+    left, right, top = 30 + max(len(one.label) for one in shown) * 7.6, 150, 70
     drawing = Drawing(WIDTH, top + BAR_STEP * len(shown) + 16, title, below)
     scale = (WIDTH - left - right) / max(max(one.most, one.value) for one in shown)
     for index, one in enumerate(shown):
@@ -187,7 +187,7 @@ def _panel(drawing: Drawing, panel: Panel, x1: float, x2: float, y1: float, y2: 
 
 def ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 of each power of ten between two logarithms; only whole powers when they are far apart."""
-    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    steps = (1, 2, 5) if high - low < 2.8 else (1,)
     every = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     return [tick for tick in every if low <= math.log10(tick) <= high]
 

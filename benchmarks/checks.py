@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from .catalogue import Candidate
-from .load import ITEM, NEW_ITEM, Request
+from .load import ITEM, Request
 from .processes import BenchError
 from .serving import ADMIN, Bench, Running, Tally, fetch
 
@@ -92,7 +92,7 @@ def check_each_line(bench: Bench, candidate: Candidate, *, seconds: float) -> li
     access = [line for line in lines if line.get("event") == "request"]
     bound = round((candidate.sampled or 0.0) * 2**64)
     sampled = {line["trace_id"] for line in access if int(line["trace_id"][LOWER_HALF], 16) < bound}
-    complete = sum(MEMBERS <= line.keys() for line in access)
+    complete = sum(line.keys() >= MEMBERS for line in access)
     different = len({line["trace_id"] for line in access})
     name = candidate.name
     return [

@@ -52,7 +52,10 @@ class EnvironmentMaker:
         self._uv = uv
         self._folder = folder
         self._env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
-        ask = "import json, platform, sys; print(json.dumps([sys.executable, platform.python_version(), sys.version_info[:2]]))"
+        ask = (
+            "import json, platform, sys; "
+            "print(json.dumps([sys.executable, platform.python_version(), sys.version_info[:2]]))"
+        )
         self._python, self.version, short = json.loads(run_quietly([python, "-c", ask]))
         if tuple(short) < (3, 11):
             raise BenchError(f"Python {self.version} is too old: the service needs 3.11; choose another with --python")

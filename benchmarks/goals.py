@@ -1,7 +1,7 @@
 """The goals of the template's speed, beside what a run found."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 Results = dict[str, Any]
@@ -22,7 +22,7 @@ class Goal:
 
 def goals(results: Results) -> list[Goal]:
     """Those that can be told from the sections that were run."""
-    makers: dict[str, Callable[[Results], list[Goal]]] = {
+    makers = {
         "main": _main,
         "routes": _routes,
         "post": _post,
@@ -40,12 +40,11 @@ def _main(rows: Results) -> list[Goal]:
     ]
     for ours, usual, share in (("ours", "usual", "1 %"), ("ours_100", "usual_100", "100 %")):
         times = [
-            one / other
-            for one, other in zip(rows[ours]["rate"]["rounds"], rows[usual]["rate"]["rounds"], strict=True)
+            one / other for one, other in zip(rows[ours]["rate"]["rounds"], rows[usual]["rate"]["rounds"], strict=True)
         ]
-        middle = sorted(times)[len(times) // 2] if len(times) % 2 else sum(times) / len(times)
-        text = f"{middle:.1f} × ({min(times):.1f} to {max(times):.1f})"
-        found.append(Goal(f"to the usual stack, {share} sampled both", "≥ 15 ×", text, middle >= 15))
+        middle = median(times)
+        text = f"{middle:.1f} times ({min(times):.1f} to {max(times):.1f})"
+        found.append(Goal(f"to the usual stack, {share} sampled both", "≥ 15 times", text, middle >= 15))
     return found
 
 
@@ -73,7 +72,7 @@ def _startup(rows: Results) -> list[Goal]:
     share = ours["median"] / usual["median"]
     return [
         Goal("start of the process to the first 200 on /readyz", "≤ 0.6 s", f"{_range(ours)} s", ours["median"] <= 0.6),
-        Goal("the same, to the usual stack's first answer", "≤ 0.6", f"{share:.2f} (of {_range(usual)} s)", share <= 0.6),
+        Goal("the same, to the usual stack's first answer", "≤ 0.6", f"{share:.2f} of {_range(usual)} s", share <= 0.6),
     ]
 
 
@@ -91,7 +90,10 @@ def _memory(found: Results) -> list[Goal]:
             first["rss"] <= 75,
         ),
         Goal(
-            f"and from then on to {last['requests']:,}", f"flat, ± {FLAT_MB:g} MB", f"± {strayed:.1f} MB", strayed <= FLAT_MB
+            f"and from then on to {last['requests']:,}",
+            f"flat, ± {FLAT_MB:g} MB",
+            f"± {strayed:.1f} MB",
+            strayed <= FLAT_MB,
         ),
     ]
 

@@ -72,9 +72,7 @@ def run_wrk(port: int, request: Request, *, connections: int, seconds: float, co
     wrong = {name: report[name] for name in ERRORS if report[name]}
     if wrong:
         raise BenchError(f"wrk saw errors: {wrong}")
-    return Answered(
-        report["requests"], report["microseconds"] / 1e6, float(report["p50"]), float(report["p99"])
-    )
+    return Answered(report["requests"], report["microseconds"] / 1e6, float(report["p50"]), float(report["p99"]))
 
 
 def run_open_loop(

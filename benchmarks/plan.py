@@ -7,13 +7,14 @@ SECTIONS = ("main", "parts", "post", "latency", "routes", "concurrency", "bodies
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rounds and seconds; wrk takes whole seconds only."""
+    """Rounds and seconds, many for the first table, few for the others; wrk takes whole seconds only."""
 
     name: str
     rounds: int
     few_rounds: int
     growth_rounds: int
     seconds: int
+    few_seconds: int
     growth_seconds: int
     warm_up_seconds: int
     latency_seconds: float
@@ -30,6 +31,7 @@ FULL = Plan(
     few_rounds=3,
     growth_rounds=2,
     seconds=4,
+    few_seconds=3,
     growth_seconds=2,
     warm_up_seconds=1,
     latency_seconds=6.0,
@@ -43,10 +45,13 @@ QUICK = Plan(
     few_rounds=1,
     growth_rounds=1,
     seconds=1,
+    few_seconds=1,
     growth_seconds=1,
     warm_up_seconds=1,
     latency_seconds=2.5,
     starts=3,
-    memory_requests=200_000,
+    memory_requests=150_000,
+    connections=(1, 64, 1024),
+    routes=(1, 500),
 )
 LONG_MEMORY_REQUESTS = 1_000_000

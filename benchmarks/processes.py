@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 PR_SET_PDEATHSIG = 1
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -72,6 +72,12 @@ class Child:
             if stream is not None:
                 stream.close()
 
+    def read_line(self) -> bytes:
+        """The next line of its standard output, which must be a pipe."""
+        if self.process.stdout is None:
+            raise ValueError("standard output is not a pipe")
+        return self.process.stdout.readline()
+
     def stop(self, number: int, seconds: float = 30.0) -> int:
         """Send a signal and wait for the end; the exit status."""
         self.process.send_signal(number)
@@ -103,10 +109,12 @@ def core_seconds(core: int) -> float:
     return (user + nice + system + steal) / TICKS_PER_SECOND
 
 
-def run_quietly(arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, **options: Any) -> str:
+def run_quietly(
+    arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> str:
     """Run to the end and give its standard output, or raise with the end of what it said."""
     done = subprocess.run(
-        [str(one) for one in arguments], env=env, capture_output=True, text=True, check=False, **options
+        [str(one) for one in arguments], env=env, capture_output=True, text=True, check=False, cwd=cwd
     )
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-1500:]

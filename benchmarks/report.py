@@ -64,15 +64,20 @@ def _warnings(results: Results) -> str:
     foreign = max(row["foreign"]["max"] for row in rows)
     said = f"Others took at most {foreign:.0%} of the server's core while it was timed."
     if foreign > NOISY_SHARE:
-        said = f"**The machine was not quiet**: others took up to {foreign:.0%} of the server's core. Figures are rough."
-    starved = [row["label"] for row in rows if row["busy"]["min"] < STARVED_SHARE]
+        said = f"**The machine was not quiet**: others took up to {foreign:.0%} of the server's core."
+    starved = {row["label"]: None for row in rows if _least_used(row) < STARVED_SHARE}
     if starved:
-        said += f" **The load was too weak** at times (the server idled more than a tenth) for: {', '.join(starved)}."
+        said += f" **The load was too weak** at times, so that the server's core idled, for: {'; '.join(starved)}."
     return said + "\n"
 
 
+def _least_used(row: Results) -> float:
+    """The share of its core's time that the server and others used, in the round where it was least."""
+    return min(float(one + other) for one, other in zip(row["busy"]["rounds"], row["foreign"]["rounds"], strict=True))
+
+
 def _main(rows: Results) -> str:
-    head = ["candidate", "requests/s", "least to most", "ratio", "least to most", "CPU µs/request", "p99, 64 at once"]
+    head = ["candidate", "requests/s", "least to most", "ratio", "least to most", "CPU µs/request", "ratio by CPU"]
     return table(
         head,
         (
@@ -83,7 +88,7 @@ def _main(rows: Results) -> str:
                 share(row["ratio"]["median"]),
                 f"{share(row['ratio']['min'])} to {share(row['ratio']['max'])}",
                 f"{row['cpu_us']['median']:.1f}",
-                f"{row['p99_us']['median'] / 1000:.1f} ms",
+                share(row["cpu_ratio"]["median"]),
             ]
             for row in rows.values()
         ),

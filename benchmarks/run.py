@@ -58,7 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python", default=sys.executable, help="the Python that all candidates run on, 3.11 or newer")
     parser.add_argument("--uv", default=shutil.which("uv") or "uv", help="where uv is, if it isn't on PATH")
     parser.add_argument(
-        "--output", type=Path, help="folder of the results (else benchmarks/results, or .work/results if not all is run)"
+        "--output",
+        type=Path,
+        help="folder of the results (else benchmarks/results, or .work/results if not all is run)",
     )
     parser.add_argument("--report", action="store_true", help="write table and charts again from the last results.json")
     arguments = parser.parse_args()
@@ -84,11 +86,8 @@ def measure(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     variants = make_variants(service, WORK / "service" / "variants")
     environments = maker.all(service, tools)
     cores = machine.Cores.share_out()
-    collector = stack.enter_context(
-        Child([tools, HERE / "collector.py"], cores=cores.others, stdout=subprocess.PIPE)
-    )
-    assert collector.process.stdout is not None
-    port = int(collector.process.stdout.readline())
+    collector = stack.enter_context(Child([tools, HERE / "collector.py"], cores=cores.others, stdout=subprocess.PIPE))
+    port = int(collector.read_line())
     catalogue = Catalogue(environments, variants, port)
     sections = Sections(Bench(cores, port, tools, WORK), catalogue, plan)
     for name in SECTIONS:
@@ -119,8 +118,11 @@ def commit() -> str:
     """The template's commit, with a plus when files differ from it."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude", "*"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout.strip() or "unknown"
 
 

@@ -38,12 +38,12 @@ class Sections:
             candidate = self._catalogue.named(name)
             self.findings += check_each_line(self._bench, candidate, seconds=self._plan.warm_up_seconds)
         candidates = self._catalogue.main()
-        loads = self._rounds(candidates, self._plan.rounds, ITEM)
+        loads = self._rounds(candidates, ITEM, self._plan.rounds, self._plan.seconds)
         return {one.name: self._row(one, loads[one.name], loads["bare_asgi"]) for one in candidates}
 
     def _parts(self) -> Results:
         parts = self._catalogue.parts()
-        loads = self._rounds([one for one, _ in parts], self._plan.few_rounds, ITEM)
+        loads = self._few_rounds([one for one, _ in parts], ITEM)
         rows = {}
         for candidate, part in parts:
             row = self._row(candidate, loads[candidate.name], None)
@@ -56,7 +56,7 @@ class Sections:
 
     def _post(self) -> Results:
         candidates = [self._catalogue.named(name) for name in ("bare_fastapi", "ours", "usual")]
-        loads = self._rounds(candidates, self._plan.few_rounds, NEW_ITEM)
+        loads = self._few_rounds(candidates, NEW_ITEM)
         return {one.name: self._row(one, loads[one.name], loads["bare_fastapi"]) for one in candidates}
 
     def _latency(self) -> Results:
@@ -81,7 +81,7 @@ class Sections:
                     "p99.9_us": spread([one["latency_us"]["p99.9"] for one in reports]),
                     "sent_late_p99_us": spread([one["sent_late_us"]["p99"] for one in reports]),
                 }
-            own, bare = ([one["latency_us"]["p99"] for one in found[f"{which} at {name}"]] for which in (name, "bare_asgi"))
+            own, bare = (rows[f"{which} at half of {name}"]["p99_us"]["rounds"] for which in (name, "bare_asgi"))
             rows[f"{name} at half of {name}"]["p99_ratio"] = ratios(own, bare)
         return rows
 
@@ -166,13 +166,18 @@ class Sections:
             theirs = {"requests": done, **running.server.memory_mb()}
         return {"ours": points, "usual": [theirs]}
 
-    def _rounds(self, candidates: Iterable[Candidate], rounds: int, request: Request) -> dict[str, list[Loaded]]:
+    def _few_rounds(self, candidates: Iterable[Candidate], request: Request) -> dict[str, list[Loaded]]:
+        return self._rounds(candidates, request, self._plan.few_rounds, self._plan.few_seconds)
+
+    def _rounds(
+        self, candidates: Iterable[Candidate], request: Request, rounds: int, seconds: int
+    ) -> dict[str, list[Loaded]]:
         """All candidates once in each round, each in a process of its own every time."""
         loads: dict[str, list[Loaded]] = defaultdict(list)
         every = list(candidates)
         for _ in range(rounds):
             for candidate in every:
-                loads[candidate.name].append(self._once(candidate, request, self._plan.seconds))
+                loads[candidate.name].append(self._once(candidate, request, seconds))
         return loads
 
     def _once(self, candidate: Candidate, request: Request, seconds: int) -> Loaded:
@@ -212,7 +217,10 @@ class Sections:
 
     def _row(self, candidate: Candidate, loads: list[Loaded], to: list[Loaded] | None) -> Results:
         row = {"label": candidate.label, "group": candidate.group, **self._figures(loads)}
-        return row | ({"ratio": _rate_ratios(loads, to)} if to else {})
+        if to is None:
+            return row
+        by_cpu = ratios([one.cpu_us for one in to], [one.cpu_us for one in loads])
+        return row | {"ratio": _rate_ratios(loads, to), "cpu_ratio": by_cpu}
 
     def as_json(self) -> Results:
         """Everything that was found."""

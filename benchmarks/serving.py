@@ -88,7 +88,7 @@ class Running:
         bench, candidate = self._bench, self.candidate
         self._spans_before = sum(bench.collected().values())
         out, into = os.pipe()
-        reading = [sys.executable, Path(__file__).with_name("reader.py"), ACCESS_MARKER]
+        reading: list[str | Path] = [sys.executable, Path(__file__).with_name("reader.py"), ACCESS_MARKER]
         self._errors = (bench.folder / "stderr.txt").open("wb+")
         self._stack.callback(self._errors.close)
         try:

@@ -33,9 +33,7 @@ class Drawing:
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
         """`anchor` is start, middle or end."""
-        self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
-        )
+        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
         """A straight line."""
@@ -43,9 +41,8 @@ class Drawing:
 
     def bar(self, x: float, y: float, width: float, height: float, kind: str) -> None:
         """A filled rectangle."""
-        self._parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="2" class="{kind} bar"/>'
-        )
+        place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}"'
+        self._parts.append(f'<rect {place} rx="2" class="{kind} bar"/>')
 
     def whisker(self, x1: float, x2: float, y: float) -> None:
         """From the least to the most, across a bar's end."""

@@ -1,4 +1,4 @@
-"""FastAPI with OpenTelemetry's instrumentation, spans batched and exported as OTLP over HTTP, as its documentation says."""
+"""FastAPI with OpenTelemetry's instrumentation as it is documented: spans in batches, OTLP over HTTP."""
 
 from fastapi import FastAPI
 from opentelemetry import trace

@@ -1,4 +1,4 @@
-"""The one way in which every peer is served: uvicorn with httptools and uvloop, one process, no access log of its own."""
+"""The one way in which every peer is served: uvicorn with httptools and uvloop, one process."""
 
 import os
 from collections.abc import Callable

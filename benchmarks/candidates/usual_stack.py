@@ -1,4 +1,4 @@
-"""What templates ship today: FastAPI with OpenTelemetry, a Prometheus instrumentator and an access line by structlog."""
+"""What templates ship today: FastAPI with OpenTelemetry, a Prometheus instrumentator and structlog."""
 
 from .bare_fastapi import create_app
 from .part_opentelemetry import add_opentelemetry
