@@ -48,6 +48,14 @@ bake: install ## render the default service into build/
 baked: bake
 	@cd $(BAKED) && $(UV) sync --quiet
 
+# The Python that all candidates run on.
+BENCH_PYTHON ?= $(PYTHON)
+.PHONY: bench
+bench: $(UV) ## measure the service beside its peers (ARGS=--quick for four minutes)
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet=2 wrk >/dev/null; } \
+		|| { echo "wrk is missing; on Debian and Ubuntu: sudo apt-get install wrk"; exit 1; }
+	@$(PYTHON) -m benchmarks.run --uv $(UV) --python $(BENCH_PYTHON) $(ARGS)
+
 .PHONY: clean
 clean: ## remove what the other targets made
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .uv .venv build uv.lock

@@ -180,7 +180,8 @@ def test_context_variables_of_structlog_are_on_the_line(seen: Observed) -> None:
 def test_console_is_for_people() -> None:
     with observed(format="console") as seen:
         structlog.get_logger().info("order confirmed", number=7)
-        seen.telemetry.logs.access_logger().info("request", timestamp=datetime.now(UTC), level="info", status=200)
+        line = {"timestamp": datetime.now(UTC), "level": "info", "event": "request", "status": 200}
+        seen.telemetry.logs.access_logger().line("info", line)
         try:
             raise RuntimeError("broken")
         except RuntimeError:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from {{ cookiecutter.__package }}.chassis.protocol import MAX_REMEMBERED_LINES, field_line, remembered_lines
@@ -33,8 +34,6 @@ def raw() -> Raw:
 
 @pytest.fixture
 async def service(raw: Raw) -> AsyncIterator[Service]:
-    from starlette.routing import Mount
-
     async with serve(Mount("/raw", raw)) as service:
         yield service
 
@@ -130,16 +129,22 @@ def test_fields_that_always_differ_are_not_remembered() -> None:
 
 
 async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:
-    from starlette.routing import Mount
-
     raw.headers = [(b"content-length", b"6")]
-    async with serve(Mount("/raw", raw), keep_alive_seconds=1) as service:
+    async with serve(Mount("/raw", raw), server={"keep_alive_seconds": 1}) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
         for _ in range(3):  # requests put it off
             writer.write(b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.readuntil(b"onetwo")).startswith(b"HTTP/1.1 200")
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
+
+
+@pytest.mark.parametrize("request_line", [b"BREW / HTTP/1.1", b"GET  / HTTP/1.1", b"GET / HTTP/1.x"])
+async def test_what_is_no_request_is_a_problem(service: Service, request_line: bytes) -> None:
+    head, _, body = (await exchange(service, request_line + b"\r\nhost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert b'"status":400' in body
 
 
 async def test_slow_reader_gets_everything(raw: Raw, service: Service) -> None:

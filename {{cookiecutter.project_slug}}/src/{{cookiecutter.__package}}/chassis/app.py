@@ -17,6 +17,7 @@ from .routing import Route, Router, has_websockets
 from .tasks import Tasks
 from .telemetry import Telemetry
 
+ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 
@@ -62,7 +63,7 @@ class App:
             [
                 Middleware(TelemetryMiddleware, telemetry=telemetry, log_success=False),
                 Middleware(SecurityHeadersMiddleware),
-                Middleware(GuardMiddleware, max_body_bytes=0, deadline_seconds=ADMIN_DEADLINE_SECONDS),
+                Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
             ],
             Router(admin),
         )

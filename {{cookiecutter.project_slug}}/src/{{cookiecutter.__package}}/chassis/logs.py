@@ -151,9 +151,7 @@ class Logs:
             logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
-        threading.excepthook = lambda hook: _log_uncaught(
-            hook.exc_type, hook.exc_value or hook.exc_type(), hook.exc_traceback
-        )
+        threading.excepthook = _log_uncaught_in_thread
         atexit.register(self.writer.flush)
 
 
@@ -287,3 +285,10 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: An
         return
     log: Callable[..., Any] = structlog.get_logger().critical
     log("uncaught exception", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
+    error = hook.exc_value or hook.exc_type()
+    name = hook.thread.name if hook.thread else None
+    log: Callable[..., Any] = structlog.get_logger().error
+    log("uncaught exception in a thread", thread=name, exc_info=(hook.exc_type, error, hook.exc_traceback))

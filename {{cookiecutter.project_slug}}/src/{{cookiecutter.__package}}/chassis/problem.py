@@ -11,6 +11,8 @@ from starlette.types import Send
 
 from .tracing import request_context
 
+# RFC 9110 gave new names to some; Python has them from 3.13 on.
+RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 PROBLEM_JSON = b"application/problem+json"
 
 
@@ -61,6 +63,6 @@ async def send_problem(send: Send, error: HTTPException) -> None:
 def phrase(status: int) -> str:
     """The reason phrase of RFC 9110, or `Unknown` for a status that has none."""
     try:
-        return HTTPStatus(status).phrase
+        return RENAMED.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Unknown"

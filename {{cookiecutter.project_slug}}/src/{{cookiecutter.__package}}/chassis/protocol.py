@@ -205,6 +205,13 @@ class HttpProtocol(HttpToolsProtocol):
         # A context of its own, or a pipelined request would begin with the variables of the one before.
         self.tasks.add(self.loop.create_task(cycle.run_asgi(app), context=Context()))
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what httptools refused to read, and close; no application has seen it."""
+        body = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"%b"}' % msg.encode()
+        head = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINES[400] + head + body)
+        self.transport.close()
+
     # uvicorn starts and cancels a timer for each request. One for each connection does, which looks
     # when it is due whether there has been a request since.
 

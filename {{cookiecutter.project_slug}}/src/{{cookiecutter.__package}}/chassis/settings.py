@@ -102,7 +102,8 @@ def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
         if one["type"] == "missing":
             lines.append(f"{variable} is not set: {_allowed(kind, name)}")
             continue
-        given = "=[secret]" if _is_secret(kind, name) else f"={one['input']!r}"
+        # As it was given, where it is known: a validator may have changed it already.
+        given = "=[secret]" if _is_secret(kind, name) else f"={os.environ.get(variable, one['input'])!r}"
         lines.append(f"{variable}{given}: {one['msg']}; {_allowed(kind, name)}")
     return lines
 

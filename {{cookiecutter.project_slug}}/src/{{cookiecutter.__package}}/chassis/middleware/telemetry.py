@@ -64,6 +64,8 @@ class TelemetryMiddleware:
             nonlocal status, response_bytes
             kind = message["type"]
             if kind == "http.response.body":
+                if method == "HEAD":  # the server leaves the content out
+                    message = {**message, "body": b""}
                 response_bytes += len(message.get("body", b""))
             elif kind in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
@@ -102,7 +104,8 @@ class TelemetryMiddleware:
                 exemplar = end_span(request, scope, method, route, status, error)
             self._requests.observe(method, route, status, seconds, request_bytes, response_bytes, exemplar)
             if status >= self._logged_from:
-                level = "info" if status < 500 else "error"
+                # 503 is said on purpose, by what drains, sheds or isn't ready; other 5xx are failures.
+                level = "info" if status < 500 else "warning" if status == 503 else "error"
                 line = {
                     "timestamp": datetime.now(UTC),
                     "level": level,
@@ -179,7 +182,12 @@ def end_span(
         if name == b"user-agent":
             attributes["user_agent.original"] = value.decode("latin-1")
         elif name == b"host":
-            attributes["server.address"] = value.decode("latin-1")
+            address, colon, port = value.decode("latin-1").rpartition(":")
+            if colon and port.isdigit():
+                attributes["server.address"] = address
+                attributes["server.port"] = int(port)
+            else:
+                attributes["server.address"] = value.decode("latin-1")
     if status >= 500:
         attributes["error.type"] = type(error).__qualname__ if error is not None else str(status)
         span.set_status(StatusCode.ERROR)
