@@ -15,10 +15,7 @@ from conftest import Bake, Start
         ("APP_PORT", "http", "Port to listen on"),
         ("APP_ADMIN_PORT", "-1", "greater than or equal to 0"),
         ("APP_LOG_LEVEL", "LOUD", "'WARNING'"),
-        pytest.param(
-            *("APP_LOG_LEVEL", "loud", "'WARNING'"),
-            marks=pytest.mark.xfail(strict=True, reason="the chassis shows the value in upper case"),
-        ),
+        ("APP_LOG_LEVEL", "loud", "'WARNING'"),
         ("APP_LOG_FORMAT", "xml", "'console'"),
         ("APP_DEADLINE_SECONDS", "0", "greater than 0"),
         ("APP_MAX_ORDERS", "many", "Orders that the store holds"),
@@ -94,7 +91,6 @@ def test_secrets_directory_that_is_none_stops_the_start(start: Start, installed:
     assert service.errors.all() == ["error: APP_SECRETS_DIR='/nowhere': not a directory"]
 
 
-@pytest.mark.xfail(strict=True, reason="the chassis shows a traceback")
 def test_wrong_opentelemetry_exporter_stops_the_start_with_one_line(start: Start, installed: Path) -> None:
     service = start(installed, OTEL_TRACES_EXPORTER="zipkin")
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from bakery import add_handler
@@ -69,7 +68,6 @@ def test_span_has_the_name_and_attributes_of_the_conventions(
     assert received.resource["service.version"] == "0.1.0"
 
 
-@pytest.mark.xfail(strict=True, reason="the chassis puts the port into server.address")
 def test_span_tells_server_and_port_apart(start: Start, installed: Path, collector: Collector) -> None:
     service = always_sampling(start, installed, collector)
     service.http.get("/orders")
