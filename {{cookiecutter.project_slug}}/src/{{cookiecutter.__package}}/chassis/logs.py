@@ -1,10 +1,8 @@
 """One JSON line per event on standard output, for our records and every library's; colour on a terminal."""
 
-import asyncio
 import atexit
 import logging
 import os
-import select
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +14,8 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from .tracing import request_context
+from .log_writer import LineWriter
+from .spans import request_context
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -25,55 +24,6 @@ TOO_DEEP = "[too deep]"
 MAX_DEPTH = 20
 PAIR = 2
 SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
-
-
-class LineWriter:
-    """Writes lines to a file descriptor, all of one turn of the event loop in a single `write`.
-
-    A `write` per line is what makes logging expensive on a pipe. Lines from other threads, or while
-    no loop runs, are written at once; at the end of the process `flush` runs a last time.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._lines: list[bytes] = []
-        self._flush_is_due = False
-        self._lock = threading.Lock()
-
-    def write(self, line: bytes | str) -> None:
-        """Add one line, without its newline."""
-        self._lines.append(line if isinstance(line, bytes) else line.encode())
-        if self._flush_is_due:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-        else:
-            self._flush_is_due = True
-            loop.call_soon(self.flush)
-
-    # structlog calls its logger by the level's name.
-    msg = debug = info = warning = warn = error = critical = exception = log = write
-
-    def flush(self) -> None:
-        """Write what has gathered; a reader that has gone away is not an error of the service."""
-        self._flush_is_due = False
-        with self._lock:
-            # Other threads only append, so what is counted here is what may be taken away.
-            count = len(self._lines)
-            if not count:
-                return
-            data = memoryview(b"\n".join(self._lines[:count]) + b"\n")
-            del self._lines[:count]
-            while data:
-                try:
-                    data = data[os.write(self._fd, data) :]
-                except BlockingIOError:
-                    # Somebody who shares our output has made it non-blocking.
-                    select.select([], [self._fd], [])
-                except OSError:
-                    return
 
 
 class Logs:

@@ -9,7 +9,7 @@ from opentelemetry import context as otel_context
 from starlette.exceptions import HTTPException
 from starlette.types import Send
 
-from .tracing import request_context
+from .spans import request_context
 
 # RFC 9110 gave new names to some; Python has them from 3.13 on.
 RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}

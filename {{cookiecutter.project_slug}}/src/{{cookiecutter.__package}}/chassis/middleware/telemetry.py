@@ -11,8 +11,9 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..spans import RequestContext, RequestSpan
 from ..telemetry import Telemetry
-from ..tracing import Headers, RequestContext, RequestSpan
+from ..tracing import Headers
 
 # RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
