@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from typing import Any, Literal
 
 import orjson
@@ -212,7 +213,10 @@ def _console_renderer() -> Processor:
     renderer = structlog.dev.ConsoleRenderer(colors=True)
 
     def render_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        return renderer(logger, method, {**event, "timestamp": str(event.get("timestamp", ""))})
+        moment = event.get("timestamp", "")
+        if isinstance(moment, datetime):
+            moment = moment.isoformat().replace("+00:00", "Z")
+        return renderer(logger, method, {**event, "timestamp": moment})
 
     return render_console
 
