@@ -1,6 +1,6 @@
 """The goals of the template's speed, beside what a run found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -18,6 +18,7 @@ class Goal:
     goal: str
     found: str
     met: bool
+    sections: tuple[str, ...] = ()
 
 
 def goals(results: Results) -> list[Goal]:
@@ -30,7 +31,12 @@ def goals(results: Results) -> list[Goal]:
         "startup": _startup,
         "memory": _memory,
     }
-    return [goal for section, make in makers.items() if section in results for goal in make(results[section])]
+    return [
+        replace(goal, sections=(section,))
+        for section, make in makers.items()
+        if section in results
+        for goal in make(results[section])
+    ]
 
 
 def _main(rows: Results) -> list[Goal]:

@@ -5,10 +5,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from .machine import Cores
 
 PR_SET_PDEATHSIG = 1
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -100,6 +104,25 @@ class Child:
         }
 
 
+class CoreWatch:
+    """What a server, and whoever else, takes of the server's core from now on."""
+
+    def __init__(self, server: Child, cores: Cores) -> None:
+        self._server = server
+        self._core = min(cores.server)
+        self._cpu = server.cpu_seconds()
+        self._all = core_seconds(self._core)
+        self._began = time.perf_counter()
+
+    def used(self) -> tuple[float, float]:
+        """CPU seconds of the server, and the share of the time that others had the core."""
+        seconds = time.perf_counter() - self._began
+        cpu = self._server.cpu_seconds() - self._cpu
+        # The kernel counts in ticks: two of them, one for each count, may be nobody's.
+        foreign = core_seconds(self._core) - self._all - cpu - 2 / TICKS_PER_SECOND
+        return cpu, max(0.0, foreign) / seconds
+
+
 def core_seconds(core: int) -> float:
     """Time for which anybody's program ran on a core, without interrupts, and what the hypervisor stole."""
     found = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)
@@ -120,3 +143,13 @@ def run_quietly(
         said = (done.stderr or done.stdout).strip()[-1500:]
         raise BenchError(f"{Path(arguments[0]).name} {arguments[1]} ended with {done.returncode}:\n{said}")
     return done.stdout
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that contexts are left and children are ended."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .charts import LABELS, all_charts, duration, share, size
-from .goals import goals
+from .goals import Goal, goals
 
 Results = dict[str, Any]
 NOISY_SHARE = 0.03
@@ -18,7 +18,10 @@ def markdown(results: Results) -> str:
     charts = all_charts(results)
     parts = ["# Results\n", _about(about), _warnings(results)]
     if found := goals(results):
-        rows = ([goal.case, goal.goal, goal.found, "met" if goal.met else "**missed**"] for goal in found)
+        noisy = {name for name, worst in results["foreign"].items() if worst > NOISY_SHARE}
+        rows = (
+            [goal.case, goal.goal, goal.found, verdict(goal, rough=bool(noisy & {*goal.sections}))] for goal in found
+        )
         parts.append("## Goals\n\n" + table(["case", "goal", "found, median (least to most)", ""], rows))
     sections = {
         "main": ("Throughput", _main, "throughput.svg"),
@@ -39,6 +42,11 @@ def markdown(results: Results) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def verdict(goal: Goal, *, rough: bool) -> str:
+    """Met or missed, and whether the machine was quiet enough to say so."""
+    return ("met" if goal.met else "**missed**") + (", rough" if rough else "")
+
+
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
     """A table whose first column is text and whose others are figures."""
     rule = ["---", *["---:"] * (len(head) - 1)]
@@ -57,22 +65,28 @@ def _about(about: Results) -> str:
 
 
 def _warnings(results: Results) -> str:
-    """Whether the machine was quiet enough, and the load strong enough."""
+    """Whether the machine was quiet enough in every section, and the load strong enough in those at full speed."""
+    foreign = results["foreign"]
+    noisy = [f"{name} {worst:.0%}" for name, worst in foreign.items() if worst > NOISY_SHARE]
+    said = f"Others took at most {max(foreign.values()):.0%} of the server's core."
+    if noisy:
+        said = (
+            "**The machine was not quiet.** Others took, at the worst moment of a section, this share of the "
+            f"server's core: {', '.join(noisy)}. Figures of these sections are rough."
+        )
     rows = [row for name in ("main", "parts", "post") for row in results.get(name, {}).values()]
-    if not rows:
-        return ""
-    foreign = max(row["foreign"]["max"] for row in rows)
-    said = f"Others took at most {foreign:.0%} of the server's core while it was timed."
-    if foreign > NOISY_SHARE:
-        said = f"**The machine was not quiet**: others took up to {foreign:.0%} of the server's core."
     starved = {row["label"]: None for row in rows if _least_used(row) < STARVED_SHARE}
     if starved:
-        said += f" **The load was too weak** at times, so that the server's core idled, for: {'; '.join(starved)}."
+        said += f"\n\n**The load was too weak** at times, so that the server's core idled, for: {'; '.join(starved)}."
+        if _least_used(results.get("main", {}).get("bare_asgi")) < STARVED_SHARE:
+            said += " Ratios to the bare function of such a round are too high."
     return said + "\n"
 
 
-def _least_used(row: Results) -> float:
+def _least_used(row: Results | None) -> float:
     """The share of its core's time that the server and others used, in the round where it was least."""
+    if row is None:
+        return 1.0
     return min(float(one + other) for one, other in zip(row["busy"]["rounds"], row["foreign"]["rounds"], strict=True))
 
 

@@ -17,10 +17,10 @@ from .catalogue import Catalogue
 from .environment import EnvironmentMaker
 from .load import find_wrk, wrk_version
 from .plan import FULL, LONG_MEMORY_REQUESTS, QUICK, SECTIONS
-from .processes import BenchError, Child
+from .processes import BenchError, Child, stop_on_signals
 from .sections import Sections
 from .service import ROOT, make_variants, render
-from .serving import Bench, stop_on_signals
+from .serving import Bench
 
 HERE = Path(__file__).parent
 WORK = HERE / ".work"

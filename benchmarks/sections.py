@@ -25,12 +25,15 @@ class Sections:
         self._plan = plan
         self.findings: list[Finding] = []
         self.results: Results = {}
+        self._foreign: dict[str, float] = {}
 
     def run(self, name: str) -> None:
         """Measure one section; what it finds is in `results` and `findings`."""
         section: Callable[[], Results] = getattr(self, f"_{name}")
         print(f"{name}:", end=" ", file=sys.stderr, flush=True)
+        self._bench.foreign.clear()
         self.results[name] = section()
+        self._foreign[name] = round(max(self._bench.foreign), 3)
         print(file=sys.stderr)
 
     def _main(self) -> Results:
@@ -224,7 +227,7 @@ class Sections:
 
     def as_json(self) -> Results:
         """Everything that was found."""
-        return {**self.results, "checks": [asdict(one) for one in self.findings]}
+        return {**self.results, "foreign": self._foreign, "checks": [asdict(one) for one in self.findings]}
 
 
 def _rate_ratios(loads: list[Loaded], to: list[Loaded]) -> Any:

@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +17,7 @@ from typing import Any, Self
 from .catalogue import ACCESS_MARKER, Candidate
 from .load import ITEM, Answered, Request, run_open_loop, run_wrk
 from .machine import Cores
-from .processes import BenchError, Child, core_seconds
+from .processes import BenchError, Child, CoreWatch
 
 START_SECONDS = 30.0
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
@@ -27,12 +26,16 @@ SERVER_KIND = 2
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where everything runs: cores, the collector's port, the tools' Python, a folder for what is kept."""
+    """Where everything runs: cores, the collector's port, the tools' Python, a folder for what is kept.
+
+    `foreign` gathers the share of the server's core that others took, at every start and load.
+    """
 
     cores: Cores
     collector_port: int
     tools: Path
     folder: Path
+    foreign: list[float] = field(default_factory=list)
 
     def collected(self) -> dict[str, int]:
         """Server spans that have arrived since the collector began, without those of probes."""
@@ -111,9 +114,11 @@ class Running:
                     stderr=self._errors,
                 )
             )
+            watch = CoreWatch(self.server, bench.cores)
             os.close(into)
             os.close(out)
             self._wait(began)
+            bench.foreign.append(watch.used()[1])
         except BaseException:
             self._stack.close()
             raise
@@ -155,23 +160,22 @@ class Running:
 
     def load(self, request: Request = ITEM, *, connections: int = 64, seconds: float = 1.0) -> Loaded:
         """Ask as fast as answers come."""
-        core = min(self._bench.cores.server)
-        cpu, all_cpu, began = self.server.cpu_seconds(), core_seconds(core), time.perf_counter()
+        watch = CoreWatch(self.server, self._bench.cores)
         try:
             answered = run_wrk(
                 self.port, request, connections=connections, seconds=seconds, cores=self._bench.cores.load
             )
         except BenchError as error:
             raise BenchError(f"{self.candidate.name}: {error}\n{self.said()}") from None
-        seconds = time.perf_counter() - began
-        cpu = self.server.cpu_seconds() - cpu
-        foreign = max(0.0, core_seconds(core) - all_cpu - cpu) / seconds
+        cpu, foreign = watch.used()
+        self._bench.foreign.append(foreign)
         self._requests += answered.requests
         self._in_flight += connections
         return Loaded(answered, cpu / answered.requests * 1e6, connections, cpu / answered.seconds, foreign)
 
     def load_at(self, rate: float, *, connections: int = 64, seconds: float = 1.0) -> dict[str, Any]:
         """Ask at a constant rate."""
+        watch = CoreWatch(self.server, self._bench.cores)
         report = run_open_loop(
             self._bench.tools,
             self.port,
@@ -180,6 +184,7 @@ class Running:
             connections=connections,
             cores=self._bench.cores.load,
         )
+        self._bench.foreign.append(watch.used()[1])
         self._requests += report["requests"]
         return report
 
@@ -231,13 +236,3 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def stop_on_signals() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, so that contexts are left and children are ended."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
