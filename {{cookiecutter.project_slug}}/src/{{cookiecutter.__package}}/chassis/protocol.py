@@ -27,6 +27,7 @@ BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
 MAX_REMEMBERED_LINES = 1024
+LARGE_BODY_BYTES = 65_536
 
 # The checked wire form of header fields that come again and again, such as the security headers.
 remembered_lines: dict[tuple[bytes, bytes], bytes] = {}
@@ -149,7 +150,10 @@ class Exchange(RequestResponseCycle):
             lines.append(body)
         if not more_body and self.expected_content_length != 0:
             raise RuntimeError("Response content shorter than Content-Length")
-        self.transport.write(b"".join(lines))
+        if len(body) < LARGE_BODY_BYTES:
+            self.transport.write(b"".join(lines))
+        else:
+            self.transport.writelines(lines)  # copying this much costs more than it saves
         if not more_body:
             self.response_complete = True
             self.message_event.set()
