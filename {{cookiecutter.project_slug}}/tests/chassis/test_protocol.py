@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from {{ cookiecutter.__package }}.chassis.protocol import MAX_REMEMBERED_LINES, field_line, remembered_lines
+from {{ cookiecutter.__package }}.chassis.exchange import MAX_REMEMBERED, remembered_lines, remembered_names
 
 from .service import Service, exchange, serve, until
 
@@ -64,7 +64,7 @@ async def test_head_has_the_length_and_no_body(raw: Raw, service: Service) -> No
 async def test_application_may_close_the_connection(raw: Raw, service: Service) -> None:
     raw.headers = [(b"connection", b"Close")]
     answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert answer.count(b"connection: Close") == 1
+    assert answer.lower().count(b"connection: close") == 1
 
 
 async def test_status_without_a_name_is_sent(raw: Raw, service: Service) -> None:
@@ -108,14 +108,18 @@ async def test_field_that_would_break_the_message_is_500(
     assert field not in remembered_lines
 
 
-def test_remembered_fields_are_bounded() -> None:
-    for number in range(3 * MAX_REMEMBERED_LINES):
-        assert field_line(b"X-Number", b"%d" % number) == b"x-number: %d\r\n" % number
-    assert len(remembered_lines) <= MAX_REMEMBERED_LINES
+async def test_what_is_remembered_of_fields_is_bounded(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_REMEMBERED)]
+    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    for number in range(3 * MAX_REMEMBERED):
+        assert b"\r\nx-number-%d: %d\r\n" % (number, number) in answer
+    assert len(remembered_lines) <= MAX_REMEMBERED
+    assert len(remembered_names) <= MAX_REMEMBERED
 
 
-def test_fields_that_always_differ_are_not_remembered() -> None:
-    field_line(b"Set-Cookie", b"session=1")
+async def test_fields_that_always_differ_are_not_remembered(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"Set-Cookie", b"session=1")]
+    assert b"\r\nset-cookie: session=1\r\n" in await exchange(service.server.port, b"GET /raw/" + CLOSE)
     assert (b"Set-Cookie", b"session=1") not in remembered_lines
 
 
@@ -150,3 +154,55 @@ async def test_slow_reader_gets_everything(raw: Raw, service: Service) -> None:
         received += part.count(b"x")
     assert received == 20_000_000
     writer.close()
+
+
+class Waiting:
+    """An ASGI application that asks for more messages than there are, until the client has gone."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while not self.messages or self.messages[-1]["type"] != "http.disconnect":
+            self.messages.append(await receive())
+
+
+async def test_disconnect_comes_after_the_body_and_once_the_client_has_gone() -> None:
+    waiting = Waiting()
+    async with serve(Mount("/wait", waiting)) as service:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        writer.write(b"POST /wait/ HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        assert await until(lambda: len(waiting.messages) == 1)
+        writer.write(b"def")
+        assert await until(lambda: len(waiting.messages) == 2)
+        writer.close()
+        assert await until(lambda: len(waiting.messages) == 3)
+    assert waiting.messages == [
+        {"type": "http.request", "body": b"abc", "more_body": True},
+        {"type": "http.request", "body": b"def", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+
+async def test_request_in_absolute_form_is_routed_by_its_path(service: Service) -> None:
+    answer = await exchange(service.server.port, b"GET http://x/raw/?q=1#part" + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_fragment_is_no_part_of_the_path(service: Service) -> None:
+    await exchange(service.server.port, b"GET /raw/a#b?c" + CLOSE)
+    assert (await service.access_line())["path"] == "/raw/a"
+
+
+class Failing:
+    """An ASGI application that no guard stands around, and that ends without an answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+async def test_application_that_never_answers_is_500() -> None:
+    async with serve(Mount("/none", Failing())) as service:
+        head, _, body = (await exchange(service.server.port, b"GET /none/" + CLOSE)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert b'"status":500' in body

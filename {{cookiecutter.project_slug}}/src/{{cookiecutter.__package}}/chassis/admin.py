@@ -46,11 +46,12 @@ class MetricsPage(Handler):
     """The metrics as Prometheus text, or as OpenMetrics with exemplars when the scraper takes it."""
 
     def __init__(self, telemetry: Telemetry) -> None:
-        self._registry = telemetry.metrics.registry
+        self._telemetry = telemetry
 
     async def get(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), headers={"content-type": content_type})
+        self._telemetry.ended_requests.observe()
+        return Response(encode(self._telemetry.metrics.registry), headers={"content-type": content_type})
 
 
 class Info(Handler):

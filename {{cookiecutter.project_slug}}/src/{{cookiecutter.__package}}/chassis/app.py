@@ -1,6 +1,6 @@
 """The application: what `app.py` beside the chassis lists, put together."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -71,10 +71,14 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
-        elif scope["path"] in self._admin_paths:
-            await self.admin(scope, receive, send)
         else:
-            await self.public(scope, receive, send)
+            await self.dispatch(scope, receive, send)
+
+    # This and `_route` are plain functions that return a coroutine, which saves a coroutine each.
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Requests and WebSockets of both parts, for a server that needs no lifespan protocol."""
+        part = self.admin if scope["path"] in self._admin_paths else self.public
+        return part(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:

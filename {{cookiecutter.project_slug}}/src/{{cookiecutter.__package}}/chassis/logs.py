@@ -62,6 +62,11 @@ class Logs:
             *self._processors,
         ]
 
+    @property
+    def has_processors(self) -> bool:
+        """Whether people have added processors of their own."""
+        return bool(self._processors)
+
     def access_logger(self) -> "AccessLogger":
         """A logger for lines that come complete: only your processors and the renderer run."""
         logger: AccessLogger = structlog.wrap_logger(

@@ -6,7 +6,6 @@ and prometheus-client still does the exposition.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from time import time
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.metrics import Counter, Gauge, Histogram
@@ -49,8 +48,9 @@ class RequestMetrics(Collector):
         request_bytes: int,
         response_bytes: int,
         sampled_trace_id: str | None,
+        timestamp: float,
     ) -> None:
-        """Count a request that has ended; the trace id of a sampled one becomes its bucket's exemplar."""
+        """Count a request that ended at `timestamp`; the trace id of a sampled one becomes its bucket's exemplar."""
         key = (method, route, status)
         series = self._series.get(key)
         if series is None:
@@ -64,7 +64,7 @@ class RequestMetrics(Collector):
         sums[1] += request_bytes
         sums[2] += response_bytes
         if sampled_trace_id is not None:
-            series.exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, time())
+            series.exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, timestamp)
 
     def collect(self) -> Iterable[Metric]:
         """What prometheus-client exposes."""

@@ -58,13 +58,14 @@ class Operation:
         returned = _result_annotation(hints.get("return", Any))
         has_schema = not (returned is Any or returned is NoneType or _is_class(returned, Response))
         self.result = self._adapter("return", returned) if has_schema else None
-        # A model of exactly the declared class needs no second look at its type, which costs four times as much.
-        self._result_type = returned if _is_class(returned, BaseModel) else None
         self._to_json = self.result.serializer.to_json if self.result is not None else to_json
-        self._has_content = returned is not NoneType
         responses = declared_responses(self.method)
         self.errors = responses.errors
         self.status = responses.status or (204 if returned is NoneType else 200)
+        self._tells_length = self.status != HTTPStatus.NO_CONTENT
+        self._has_content = self._tells_length and returned is not NoneType
+        # A model of exactly the declared class needs no second look at its type, which costs four times as much.
+        self._result_type = returned if self._has_content and _is_class(returned, BaseModel) else None
         self._is_async = inspect.iscoroutinefunction(self.method)
 
     # Compiling, once.
@@ -139,7 +140,38 @@ class Operation:
             result = await self.method(**arguments)
         else:
             result = await anyio.to_thread.run_sync(lambda: self.method(**arguments), abandon_on_cancel=True)
-        await self._answer(result, scope, receive, send)
+        headers: list[tuple[bytes, bytes]] = []
+        if type(result) is self._result_type:  # what most handlers do
+            body = self._to_json(result)
+        elif isinstance(result, Response):
+            await result(scope, receive, send)
+            return
+        elif isinstance(result, Reply):
+            headers = [
+                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in result.headers.items()
+            ]
+            body = self._content(result.result)
+        else:
+            body = self._content(result)
+        if self._has_content:
+            headers.append(JSON_HEADER)
+        if self._tells_length:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        # To HEAD the length is told and the content left out (RFC 9110, 9.3.2).
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _content(self, result: Any) -> bytes:
+        """`result` as JSON. One that isn't what the signature says is an error, not a surprise for the client."""
+        if not self._has_content:
+            return b""
+        if type(result) is self._result_type:
+            return self._to_json(result)
+        if self._result_type is not None and not isinstance(result, self._result_type):
+            raise TypeError(f"{self.name} returned {type(result).__name__}, not {self._result_type.__name__}")
+        if self.result is not None:
+            return self.result.serializer.to_json(result, warnings="error")
+        return to_json(result)
 
     def _bind_parameters(
         self, validator: TypeAdapter[Any], scope: Scope, errors: list[dict[str, Any]]
@@ -194,36 +226,6 @@ class Operation:
                     raise Problem(400, f"The body is not JSON. {one['msg']}") from error
                 pointer = "".join(f"/{_escape(part)}" for part in one["loc"])
                 errors.append({"in": "body", "pointer": f"#{pointer}", "detail": one["msg"]})
-
-    async def _answer(self, result: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: list[tuple[bytes, bytes]] = []
-        if isinstance(result, Response):
-            await result(scope, receive, send)
-            return
-        if isinstance(result, Reply):
-            headers = [
-                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in result.headers.items()
-            ]
-            result = result.result
-        if not self._has_content or self.status == HTTPStatus.NO_CONTENT:
-            if self.status != HTTPStatus.NO_CONTENT:
-                headers.append((b"content-length", b"0"))
-            await send({"type": "http.response.start", "status": self.status, "headers": headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        if type(result) is self._result_type:
-            body = self._to_json(result)
-        elif self._result_type is not None and not isinstance(result, self._result_type):
-            raise TypeError(f"{self.name} returned {type(result).__name__}, not {self._result_type.__name__}")
-        elif self.result is not None:
-            # A result that isn't what the signature says is an error, not a surprise for the client.
-            body = self.result.serializer.to_json(result, warnings="error")
-        else:
-            body = to_json(result)
-        headers += (JSON_HEADER, (b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        # To HEAD the length is told and the content left out (RFC 9110, 9.3.2).
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 class Parameter:

@@ -6,214 +6,109 @@ has to schedule for each request is its task alone.
 """
 
 import asyncio
-import re
-from collections.abc import Awaitable, Generator, Iterable
 from contextvars import Context
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import orjson
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-NO_CONTENT = frozenset({204, 304})
-
-# RFC 9110, sections 5.1 and 5.5: what must not stand in a field's name and value.
-BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
-BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-# Fields that frame the message are read each time, and those that differ each time aren't worth remembering.
-FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
-MAX_REMEMBERED_LINES = 1024
-LARGE_BODY_BYTES = 65_536
-
-# The checked wire form of header fields that come again and again, such as the security headers.
-remembered_lines: dict[tuple[bytes, bytes], bytes] = {}
-
-
-def field_line(name: bytes, value: bytes) -> bytes:
-    """A header field as it is sent; raises `RuntimeError` for one that would break the message."""
-    if not name or BAD_NAME.search(name):
-        raise RuntimeError("Invalid HTTP header name.")
-    if BAD_VALUE.search(value):
-        raise RuntimeError("Invalid HTTP header value.")
-    lower = name.lower()
-    line = lower + b": " + value + b"\r\n"
-    if lower not in FRAMING and lower not in VARYING:
-        if len(remembered_lines) >= MAX_REMEMBERED_LINES:
-            remembered_lines.clear()
-        remembered_lines[name, value] = line
-    return line
-
-
-class Done:
-    """What `send` returns when there is nothing to wait for; awaiting it costs less than a coroutine."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return NOTHING
-
-
-NOTHING: Generator[None, None, None] = (one for one in list[None]())
-DONE = Done()
-
-
-class Exchange(RequestResponseCycle):
-    """One request and its response; the ASGI `send` that holds the head until there is a body to go with it."""
-
-    tasks: set[asyncio.Task[None]]
-    _head: list[bytes] | None = None
-
-    async def run_asgi(self, app: Any) -> None:
-        """Let the application answer; what escapes it is logged by uvicorn, and answered with 500 or a close."""
-        try:
-            await super().run_asgi(app)
-        finally:
-            # Here, and not in a callback of the task, which the event loop would have to schedule.
-            self.tasks.discard(asyncio.current_task())
-
-    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
-        """The ASGI application's `send`, for HTTP responses."""
-        if self.disconnected:
-            return DONE
-        if self.flow.write_paused:
-            return self._send_when_writable(message)
-        kind = message["type"]
-        if not self.response_started:
-            if kind != "http.response.start":
-                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
-            # First the head: if it is refused, another answer can still be given.
-            self._head = self._encode_head(message["status"], message.get("headers", ()))
-            self.response_started = True
-            self.waiting_for_100_continue = False
-        elif not self.response_complete:
-            if kind != "http.response.body":
-                raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
-            self._write_body(message.get("body", b""), message.get("more_body", False))
-        else:
-            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
-        return DONE
-
-    async def _send_when_writable(self, message: Any) -> None:
-        await self.flow.drain()
-        await self.send(message)
-
-    def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        closes = False
-        for header in (*self.default_headers, *headers):
-            line = remembered_lines.get(header)
-            if line is None:
-                line = field_line(*header)
-                name = line[: len(header[0])]
-                if name in FRAMING:
-                    closes = self._frame(name, header[1].lower()) or closes
-            lines.append(line)
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close\r\n")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in NO_CONTENT:
-            self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return lines
-
-    def _frame(self, name: bytes, value: bytes) -> bool:
-        """Take the message's framing from a field of its head; whether it closes the connection."""
-        if name == b"content-length":
-            if self.chunked_encoding is None:
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-        elif name == b"transfer-encoding":
-            if value == b"chunked":
-                self.expected_content_length = 0
-                self.chunked_encoding = True
-        elif b"close" in value:
-            self.keep_alive = False
-            return True
-        return False
-
-    def _write_body(self, body: bytes, more_body: bool) -> None:
-        lines = self._head or []
-        self._head = None
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-        elif self.chunked_encoding:
-            if body:
-                lines += (b"%x\r\n" % len(body), body, b"\r\n")
-            if not more_body:
-                lines.append(b"0\r\n\r\n")
-        else:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-            lines.append(body)
-        if not more_body and self.expected_content_length != 0:
-            raise RuntimeError("Response content shorter than Content-Length")
-        if len(body) < LARGE_BODY_BYTES:
-            self.transport.write(b"".join(lines))
-        else:
-            self.transport.writelines(lines)  # copying this much costs more than it saves
-        if not more_body:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+from .exchange import STATUS_LINES, Exchange
 
 
 class HttpProtocol(HttpToolsProtocol):
     """A connection."""
 
     _idle_since: float | None = None
+    _upgrades = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.message_event = asyncio.Event()
+
+    def on_message_begin(self) -> None:
+        """httptools' callback: the first bytes of a request are there."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         """httptools' callback: the head of a request is there, so the request begins."""
         parser = self.parser
         version = parser.get_http_version()
-        scope: Any = self.scope
-        scope["method"] = parser.get_method().decode("ascii")
-        if version != "1.1":
-            scope["http_version"] = version
-        if parser.should_upgrade() and self._should_upgrade():
+        self._upgrades = parser.should_upgrade() and self._should_upgrade()
+        if self.url.startswith(b"/") and b"#" not in self.url:
+            raw_path, _, query = self.url.partition(b"?")
+        else:  # absolute form (RFC 9112, section 3.2.2)
+            url = httptools.parse_url(self.url)
+            raw_path, query = url.path, url.query or b""
+        path = raw_path.decode("ascii")
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "state": {},
+        }
+        self.scope = scope
+        if self._upgrades:
             return
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
 
-        before = self.cycle
-        self.cycle = cycle = Exchange(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        cycle.tasks = self.tasks
+        before: Any = self.cycle
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        exchange: Any = Exchange(self, scope, keep_alive, self.expect_100_continue)
+        self.cycle = exchange
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            self._start_asgi_task(exchange, self.app)
         else:
             # A pipelined request waits for the one before (RFC 9112, section 9.3.2).
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((exchange, self.app))
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def on_body(self, body: bytes) -> None:
+        """httptools' callback: a piece of a request's body."""
+        exchange = self.cycle
+        if self._upgrades or exchange.response_complete:
+            return
+        exchange.body += body
+        if len(exchange.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        exchange.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """httptools' callback: the request is there as a whole."""
+        exchange = self.cycle
+        if not self._upgrades and not exchange.response_complete:
+            exchange.more_body = False
+            exchange.message_event.set()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         # A context of its own, or a pipelined request would begin with the variables of the one before.
-        self.tasks.add(self.loop.create_task(cycle.run_asgi(app), context=Context()))
+        self.tasks.add(self.loop.create_task(cycle.run(app), context=Context()))
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what httptools refused to read, and close; no application has seen it."""
-        body = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"%b"}' % msg.encode()
+        """Answer what httptools refused to read; no application has seen it."""
+        self.refuse(400, msg)
+
+    def refuse(self, status: int, detail: str | None = None) -> None:
+        """Answer with a problem document that no application has written, and close."""
+        problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+        if detail is not None:
+            problem["detail"] = detail
+        body = orjson.dumps(problem)
         head = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINES[400] + head + body)
+        self.transport.write(STATUS_LINES[status] + head + body)
         self.transport.close()
 
     # uvicorn starts and cancels a timer for each request. One for each connection does, which looks

@@ -138,7 +138,7 @@ class Server:
     def _listen(self) -> list["Listener"]:
         app = self.app
         if self.admin_port is None:
-            only = self._listener(app, self.port)
+            only = self._listener(app.dispatch, self.port)
             self.port = only.port
             return [only]
         public = self._listener(app.public, self.port)

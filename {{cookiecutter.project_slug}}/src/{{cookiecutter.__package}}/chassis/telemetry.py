@@ -1,6 +1,7 @@
 """Logs, metrics and traces of one service, configured together and ended together."""
 
 import asyncio
+import atexit
 import threading
 from contextlib import suppress
 from importlib import metadata
@@ -8,6 +9,7 @@ from typing import Self
 
 import structlog
 
+from .ended import EndedRequests
 from .logs import Logs
 from .metrics import Metrics
 from .settings import ChassisSettings, refuse
@@ -31,6 +33,7 @@ class Telemetry:
         self.logs = logs
         self.tracing = tracing
         self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        self.ended_requests = EndedRequests(logs, self.metrics.requests)
 
     @classmethod
     def from_settings(cls, settings: ChassisSettings) -> Self:
@@ -48,6 +51,7 @@ class Telemetry:
         """Become what the whole process logs and traces with."""
         self.logs.install()
         self.tracing.install()
+        atexit.register(self.ended_requests.observe)
 
     async def watch_loop(self) -> None:
         """Measure for ever how late the event loop runs its timers; blocking code shows here."""
@@ -59,6 +63,7 @@ class Telemetry:
 
     async def shutdown(self, seconds: float) -> None:
         """Send out the last spans, for at most `seconds`, and the last log lines."""
+        self.ended_requests.observe()
         loop = asyncio.get_running_loop()
         flushed = asyncio.Event()
 

@@ -78,7 +78,7 @@ class Tracing:
         ids = random.to_bytes(24).hex()
         if traceparent is None and not propagated:
             sampled = self.exporting and self._sampling.samples_root(random >> 64)
-            context = RequestContext(ids[:32], ids[32:], request_id, sampled=sampled)
+            context = RequestContext(ids[:32], ids[32:], request_id, sampled)
             if sampled:
                 context.record(self._span(context, None))
             return context
@@ -104,7 +104,7 @@ class Tracing:
             trace_id = ids[:32]
             # "Sampled" without an exporter would send others looking for a parent span that nobody has.
             sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
-        context = RequestContext(trace_id, ids[32:], request_id, sampled=sampled)
+        context = RequestContext(trace_id, ids[32:], request_id, sampled)
         if values is not None:
             dict.update(context, values)
         if parent.is_valid:

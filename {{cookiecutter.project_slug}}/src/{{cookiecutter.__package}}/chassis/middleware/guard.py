@@ -1,8 +1,7 @@
 """What keeps one request from hurting the service: limits, and an answer for everything that escapes."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from typing import cast
+from collections.abc import Iterator
 
 import structlog
 from prometheus_client import Counter
@@ -11,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from ..outgoing import Outgoing
 from ..problem import Problem, send_problem
 
 log = structlog.get_logger()
@@ -40,41 +40,32 @@ class GuardMiddleware:
             await self._guard_websocket(scope, receive, send)
             return
 
-        task = cast("asyncio.Task[object]", asyncio.current_task())
+        outgoing = Outgoing.of(send)
         deadlines = self._deadlines
-        started = False
-
-        def send_guarded(message: Message) -> Awaitable[None]:
-            nonlocal started
-            sent = send(message)  # first, because our server refuses a broken head right here
-            if not started:
-                started = True
-                deadlines.clear(task)
-            return sent
-
-        deadlines.set(task)
+        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
+        deadlines.set(task, outgoing)
         try:
-            await self.app(scope, self._limit_body(scope, receive), send_guarded)
+            await self.app(scope, self._limit_body(scope, receive), outgoing)
         except asyncio.CancelledError:
-            if started:
+            if outgoing.status:
                 raise
             if deadlines.passed(task):
                 task.uncancel()
                 if self._timed_out is not None:
                     self._timed_out.inc()
-                await send_problem(send, Problem(504, "The answer took longer than the service allows."))
+                await send_problem(outgoing, Problem(504, "The answer took longer than the service allows."))
                 return
             # Cancelled from outside, which only the server instance does, at its end.
             # The answer is the end of this task, so there is nothing that the cancellation must still reach.
             await send_problem(
-                send, Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
+                outgoing, Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
             )
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
-            if started:
+            if outgoing.status:
                 raise  # half an answer can't be mended: the server closes the connection and logs the error
-            await send_problem(send, answer_to(error))
+            await send_problem(outgoing, answer_to(error))
         finally:
             deadlines.clear(task)
 
@@ -123,19 +114,21 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._due: dict[asyncio.Task[object], float] = {}
+        self._due: dict[asyncio.Task[object], tuple[float, Outgoing]] = {}
         self._passed: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, task: asyncio.Task[object]) -> None:
+    def set(self, task: asyncio.Task[object], outgoing: Outgoing) -> None:
+        """Cancel `task` when its time is up, unless its answer has begun by then."""
         loop = asyncio.get_running_loop()
-        due = self._due[task] = loop.time() + self._seconds
+        due = loop.time() + self._seconds
+        self._due[task] = (due, outgoing)
         if self._timer is None:
             self._timer = loop.call_at(due, self._cancel_overdue)
 
     def clear(self, task: asyncio.Task[object]) -> None:
-        self._due.pop(task, None)
-        self._passed.discard(task)
+        if self._due.pop(task, None) is None:
+            self._passed.discard(task)
 
     def passed(self, task: asyncio.Task[object]) -> bool:
         """Whether `task` was cancelled by its deadline."""
@@ -146,13 +139,14 @@ class Deadlines:
         now = loop.time()
         self._timer = None
         while self._due:
-            task, due = next(iter(self._due.items()))
+            task, (due, outgoing) = next(iter(self._due.items()))
             if due > now:
                 self._timer = loop.call_at(due, self._cancel_overdue)
                 return
             del self._due[task]
-            self._passed.add(task)
-            task.cancel("deadline")
+            if not outgoing.status:
+                self._passed.add(task)
+                task.cancel("deadline")
 
 
 def body_too_large(max_body_bytes: int) -> Problem:

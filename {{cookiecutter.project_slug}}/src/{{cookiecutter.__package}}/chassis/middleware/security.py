@@ -2,7 +2,9 @@
 
 from collections.abc import Awaitable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..outgoing import Outgoing
 
 # OWASP REST Security Cheat Sheet, "Security Headers". Strict-Transport-Security is for whoever ends TLS.
 DEFAULT_HEADERS = {
@@ -20,21 +22,11 @@ class SecurityHeadersMiddleware:
     def __init__(self, app: ASGIApp, *, headers: dict[str, str] | None = None) -> None:
         self.app = app
         merged = DEFAULT_HEADERS | {name.lower(): value for name, value in (headers or {}).items()}
-        self._headers = [(name.encode(), value.encode()) for name, value in merged.items() if value]
-        self._names = frozenset(name for name, _ in self._headers)
+        self._headers = {name.encode(): (name.encode(), value.encode()) for name, value in merged.items() if value}
 
+    # A plain function that returns the inner awaitable, which saves a coroutine.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                headers = message.get("headers", ())
-                present = [name for name, _ in headers]
-                if self._names.isdisjoint(present):
-                    message["headers"] = [*headers, *self._headers]
-                else:
-                    message["headers"] = [*headers, *(one for one in self._headers if one[0] not in present)]
-            return send(message)
-
-        return self.app(scope, receive, send_with_headers)
+        if scope["type"] == "http":
+            send = Outgoing.of(send)
+            send.default_headers = {**send.default_headers, **self._headers} if send.default_headers else self._headers
+        return self.app(scope, receive, send)

@@ -1,0 +1,133 @@
+"""What is told of a request that has ended: its metrics, its span, its access line."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry.trace import StatusCode
+from starlette.types import Scope
+
+from .logs import Logs
+from .metrics import RequestMetrics
+from .outgoing import Outgoing
+from .spans import RequestContext, RequestSpan
+
+UNMATCHED = "unmatched"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
+
+# Scope, context, answer, method for labels, seconds, bytes of the request, least status that is logged, error.
+Ended = tuple[Scope, RequestContext, Outgoing, str, float, int, int, BaseException | None]
+
+
+class EndedRequests:
+    """Observes all requests that ended in one turn of the event loop together, which takes half the time.
+
+    Processors of the access line that people have added may want the request's context variables, so
+    with them each request is observed by itself, before its task ends.
+    """
+
+    def __init__(self, logs: Logs, metrics: RequestMetrics) -> None:
+        self._logs = logs
+        self._metrics = metrics
+        self._access_log = logs.access_logger()
+        self._at_once = logs.has_processors
+        self._ended: list[Ended] = []
+
+    def add(self, *ended: *Ended) -> None:
+        """Observe a request at the end of this turn; called on the event loop."""
+        self._ended.append(ended)
+        if self._at_once:
+            self.observe()
+        elif len(self._ended) == 1:
+            asyncio.get_running_loop().call_soon(self.observe)
+
+    def observe(self) -> None:
+        """Observe what has ended by now."""
+        ended, self._ended = self._ended, []
+        now = datetime.now(UTC)
+        seconds_now = now.timestamp()
+        for scope, request, outgoing, method, seconds, request_bytes, logged_from, error in ended:
+            status = outgoing.status or (500 if isinstance(error, Exception) else CLIENT_CLOSED_REQUEST)
+            # To HEAD the server leaves the content out.
+            response_bytes = outgoing.body_bytes if method != "HEAD" else 0
+            route = route_template(scope)
+            exemplar = end_span(request, scope, method, route, status, seconds, error) if request.sampled else None
+            self._metrics.observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, seconds_now)
+            if status < logged_from:
+                continue
+            # 503 is said on purpose, by what drains, sheds or isn't ready; other 5xx are failures.
+            level = "info" if status < 500 else "warning" if status == 503 else "error"
+            line = {
+                "timestamp": now,
+                "level": level,
+                "event": "request",
+                "method": scope.get("method", "GET"),
+                "route": route,
+                "path": scope["path"],
+                "status": status,
+                "duration_ms": int(seconds * 1_000_000) / 1000,  # `round` takes four times as long
+                "request_bytes": request_bytes,
+                "response_bytes": response_bytes,
+                "client": client[0] if (client := scope.get("client")) else None,
+                "request_id": request.request_id,
+                "trace_id": request.trace_id,
+                "span_id": request.span_id,
+            }
+            if error is not None:
+                line["error"] = type(error).__qualname__
+            self._access_log.line(level, line)
+
+
+def route_template(scope: Scope) -> str:
+    """The template that matched, with what it is mounted under; one name for all that match nothing."""
+    route = scope.get("route")
+    if route is None:
+        return UNMATCHED
+    template: str | None = getattr(route, "path_format", None)
+    return UNMATCHED if template is None else f"{scope.get('root_path', '')}{template}"
+
+
+def end_span(
+    request: RequestContext,
+    scope: Scope,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    error: BaseException | None,
+) -> str | None:
+    """Finish the span of a sampled request; its trace id, when it was recorded."""
+    span = request.span
+    if not isinstance(span, RequestSpan):
+        return None
+    # Semantic conventions for HTTP spans, server: required attributes, and the recommended ones at hand.
+    span.update_name(method if route == UNMATCHED else f"{method} {route}")
+    attributes: dict[str, Any] = {
+        "http.request.method": method,
+        "url.scheme": scope.get("scheme", "http"),
+        "url.path": scope["path"],
+        "http.response.status_code": status,
+        "network.protocol.version": scope.get("http_version", "1.1"),
+    }
+    if method != scope.get("method", "GET"):
+        attributes["http.request.method_original"] = scope["method"]
+    if route != UNMATCHED:
+        attributes["http.route"] = route
+    if client := scope.get("client"):
+        attributes["client.address"] = client[0]
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            attributes["user_agent.original"] = value.decode("latin-1")
+        elif name == b"host":
+            address, colon, port = value.decode("latin-1").rpartition(":")
+            if colon and port.isdigit():
+                attributes["server.address"] = address
+                attributes["server.port"] = int(port)
+            else:
+                attributes["server.address"] = value.decode("latin-1")
+    if status >= 500:
+        attributes["error.type"] = type(error).__qualname__ if error is not None else str(status)
+        span.set_status(StatusCode.ERROR)
+    span.set_attributes(attributes)
+    span.end_after(seconds)
+    return request.trace_id
