@@ -1,17 +1,15 @@
-"""OTLP over HTTP: what is written is what OpenTelemetry's own encoder writes, and what the environment asks for."""
+"""OTLP: what is written is what OpenTelemetry's own encoder writes."""
 
-import asyncio
-import gzip
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_by_opentelemetry
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import (
     Link,
@@ -23,13 +21,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.span import TraceState
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route as StarletteRoute
 
-from {{ cookiecutter.__package }}.chassis.otlp import OtlpExporter, encode_spans, varint
+from {{ cookiecutter.__package }}.chassis import Handler, Route
+from {{ cookiecutter.__package }}.chassis.otlp import encode_request, encode_span, varint
 
-from .service import Service, serve
+from .service import SAMPLED, serve
 
 REMOTE = SpanContext(5, 6, True, TraceFlags(TraceFlags.SAMPLED), TraceState([("vendor", "a"), ("other", "b")]))
 VALUES: dict[str, Any] = {
@@ -65,6 +61,10 @@ def spans() -> list[ReadableSpan]:
     return list(exporter.get_finished_spans())
 
 
+def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
+    return encode_request([((span.resource, span.instrumentation_scope), [encode_span(span)]) for span in spans])
+
+
 def normal(request: ExportTraceServiceRequest) -> list[str]:
     """Each span with its resource and scope, without what has no meaning or OpenTelemetry's encoder leaves out."""
     found = []
@@ -85,6 +85,26 @@ def test_encoding_is_that_of_opentelemetry() -> None:
         assert normal(ExportTraceServiceRequest.FromString(encode_spans(made))) == normal(encode_by_opentelemetry(made))
 
 
+class Item(Handler):
+    """Says something of its own, and something that the request's span says as well."""
+
+    async def get(self, number: int) -> None:
+        trace.get_current_span().set_attributes({"item": number, "mine": True} if number else {"http.route": "mine"})
+
+
+async def test_encoding_of_a_requests_span_is_that_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    async with serve(Route("/item", Item())) as service:
+        for number in (0, 1, 2, 1):
+            for headers in ({}, SAMPLED | {"tracestate": "vendor=a", "user-agent": f"browser/{number}"}):
+                await service.client.get("/item", params={"number": number}, headers=headers)
+        await service.client.get("/item", params={"number": "none"})
+        await service.client.get("/nothing")
+        spans = await service.spans(10)
+    assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == normal(encode_by_opentelemetry(spans))
+    assert all(span.attributes and span.attributes["url.path"] for span in spans)
+
+
 def test_link_keeps_its_trace_state() -> None:
     request = ExportTraceServiceRequest.FromString(encode_spans(spans()))
     found = [
@@ -103,92 +123,3 @@ def test_link_keeps_its_trace_state() -> None:
 )
 def test_varint(value: int, encoded: bytes) -> None:
     assert varint(value) == encoded
-
-
-class Collector:
-    """Answers with `statuses` one after the other, the last for ever, and keeps what it got."""
-
-    def __init__(self) -> None:
-        self.statuses = [200]
-        self.headers: dict[str, str] = {}
-        self.got: list[Request] = []
-        self.bodies: list[bytes] = []
-
-    async def take(self, request: Request) -> Response:
-        self.got.append(request)
-        self.bodies.append(await request.body())
-        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return Response(status_code=status, headers=self.headers)
-
-
-@pytest.fixture
-async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    made = Collector()
-    async with serve(StarletteRoute("/v1/traces", made.take, methods=["POST"])) as service:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address(service))
-        yield made
-
-
-def address(service: Service) -> str:
-    return f"http://127.0.0.1:{service.server.port}"
-
-
-async def export() -> SpanExportResult:
-    exporter = OtlpExporter.from_environment()
-    try:
-        return await asyncio.to_thread(exporter.export, spans())
-    finally:
-        exporter.shutdown()
-
-
-async def test_headers_and_compression_are_as_asked(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, tenant = north")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")
-    assert await export() is SpanExportResult.SUCCESS
-    headers = collector.got[0].headers
-    assert (headers["api-key"], headers["tenant"]) == ("a b", "north")
-    assert (headers["content-type"], headers["content-encoding"]) == ("application/x-protobuf", "gzip")
-    assert ExportTraceServiceRequest.FromString(gzip.decompress(collector.bodies[0])).resource_spans
-
-
-async def test_failure_that_may_pass_is_tried_again(collector: Collector) -> None:
-    collector.statuses = [503, 429, 200]
-    collector.headers = {"retry-after": "0"}
-    assert await export() is SpanExportResult.SUCCESS
-    assert len(collector.got) == 3
-    assert len(set(collector.bodies[0:1])) == 1
-
-
-async def test_failure_that_stays_is_not_tried_again(collector: Collector) -> None:
-    collector.statuses = [400]
-    assert await export() is SpanExportResult.FAILURE
-    assert len(collector.got) == 1
-
-
-async def test_row_of_failures_is_logged_once_and_its_end(
-    collector: Collector, caplog: pytest.LogCaptureFixture
-) -> None:
-    collector.statuses = [400, 400, 200]
-    exporter = OtlpExporter.from_environment()
-    with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            await asyncio.to_thread(exporter.export, spans())
-    exporter.shutdown()
-    said = [record.getMessage() for record in caplog.records if record.name.endswith("otlp")]
-    assert [message.partition(" to ")[0] for message in said] == ["spans can't be exported", "spans are exported again"]
-
-
-async def test_absent_collector_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
-    assert await export() is SpanExportResult.FAILURE
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("PROTOCOL", "grpc"), ("COMPRESSION", "brotli"), ("TIMEOUT", "soon"), ("TRACES_PROTOCOL", "json")],
-)
-def test_what_it_cannot_do_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
-    with pytest.raises(ValueError, match=f"='{value}': "):
-        OtlpExporter.from_environment()

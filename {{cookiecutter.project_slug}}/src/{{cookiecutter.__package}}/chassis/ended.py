@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.trace import StatusCode
 from starlette.types import Scope
@@ -10,10 +10,12 @@ from starlette.types import Scope
 from .logs import Logs
 from .metrics import RequestMetrics
 from .outgoing import Outgoing
-from .spans import RequestContext, RequestSpan
+from .spans import RememberedAttributes, RequestContext, RequestSpan
 
 UNMATCHED = "unmatched"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
+
+MAX_REMEMBERED = 1024
 
 # Scope, context, answer, method for labels, seconds, bytes of the request, least status that is logged, error.
 Ended = tuple[Scope, RequestContext, Outgoing, str, float, int, int, BaseException | None]
@@ -100,34 +102,86 @@ def end_span(
     span = request.span
     if not isinstance(span, RequestSpan):
         return None
-    # Semantic conventions for HTTP spans, server: required attributes, and the recommended ones at hand.
     span.update_name(method if route == UNMATCHED else f"{method} {route}")
-    attributes: dict[str, Any] = {
-        "http.request.method": method,
-        "url.scheme": scope.get("scheme", "http"),
-        "url.path": scope["path"],
-        "http.response.status_code": status,
-        "network.protocol.version": scope.get("http_version", "1.1"),
-    }
-    if method != scope.get("method", "GET"):
-        attributes["http.request.method_original"] = scope["method"]
-    if route != UNMATCHED:
-        attributes["http.route"] = route
-    if client := scope.get("client"):
-        attributes["client.address"] = client[0]
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
-            attributes["user_agent.original"] = value.decode("latin-1")
-        elif name == b"host":
-            address, colon, port = value.decode("latin-1").rpartition(":")
-            if colon and port.isdigit():
-                attributes["server.address"] = address
-                attributes["server.port"] = int(port)
-            else:
-                attributes["server.address"] = value.decode("latin-1")
+    span.set_attribute("url.path", scope["path"])
+    span.described = described(scope, method, route, status, error)
     if status >= 500:
-        attributes["error.type"] = type(error).__qualname__ if error is not None else str(status)
         span.set_status(StatusCode.ERROR)
-    span.set_attributes(attributes)
     span.end_after(seconds)
     return request.trace_id
+
+
+def described(scope: Scope, method: str, route: str, status: int, error: BaseException | None) -> RememberedAttributes:
+    """The attributes that a span has in common with others.
+
+    Semantic conventions for HTTP spans, server: the required ones, and the recommended ones at hand.
+    """
+    host = user_agent = b""
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            user_agent = value
+        elif name == b"host":
+            host = value
+    client = scope.get("client")
+    facts = Facts(
+        method,
+        scope.get("method", "GET"),
+        route,
+        status,
+        error if error is None else type(error).__qualname__,
+        scope.get("scheme", "http"),
+        scope.get("http_version", "1.1"),
+        client[0] if client else None,
+        host,
+        user_agent,
+    )
+    found = remembered_attributes.get(facts)
+    if found is None:
+        if len(remembered_attributes) >= MAX_REMEMBERED:
+            remembered_attributes.clear()
+        found = remembered_attributes[facts] = RememberedAttributes(facts.attributes())
+    return found
+
+
+class Facts(NamedTuple):
+    """What those attributes are made from."""
+
+    method: str
+    original_method: str
+    route: str
+    status: int
+    error: str | None
+    scheme: str
+    http_version: str
+    client: str | None
+    host: bytes
+    user_agent: bytes
+
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "http.request.method": self.method,
+            "url.scheme": self.scheme,
+            "http.response.status_code": self.status,
+            "network.protocol.version": self.http_version,
+        }
+        if self.method != self.original_method:
+            found["http.request.method_original"] = self.original_method
+        if self.route != UNMATCHED:
+            found["http.route"] = self.route
+        if self.client:
+            found["client.address"] = self.client
+        if self.user_agent:
+            found["user_agent.original"] = self.user_agent.decode("latin-1")
+        if self.host:
+            address, colon, port = self.host.decode("latin-1").rpartition(":")
+            if colon and port.isdigit():
+                found["server.address"] = address
+                found["server.port"] = int(port)
+            else:
+                found["server.address"] = self.host.decode("latin-1")
+        if self.status >= 500:
+            found["error.type"] = self.error or str(self.status)
+        return found
+
+
+remembered_attributes: dict[Facts, RememberedAttributes] = {}

@@ -84,38 +84,68 @@ def request_context(context: Context) -> RequestContext | None:
     return found if isinstance(found, RequestContext) else None
 
 
+class RememberedAttributes(dict[str, Any]):
+    """Attributes that many spans have in common, with the form in which they are exported once that is known."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__(attributes)
+        self.encoded: bytes | None = None
+
+
+NO_ATTRIBUTES = RememberedAttributes({})
+
+
 class RequestSpan(ReadableSpan, Span):
     """The server span of one sampled request, leaner than the SDK's: no lock, no limits to check.
 
     Handlers find it as the current span; processors and exporters take it as any of the SDK's.
     """
 
+    # What is the same for all of them; the names are those that ReadableSpan's properties read.
+    _kind = SpanKind.SERVER
+    _instrumentation_info = None
+    _instrumentation_scope = SCOPE
+    _links = ()
+    _name = ""
+    _status = UNSET
+    _end_time: int | None = None
+    _span_context: SpanContext | None = None
+
+    # Without the base's, which sets each of these for each span.
     def __init__(
         self,
-        context: RequestContext,
+        request: RequestContext,
         parent: SpanContext | None,
         *,
         resource: Resource,
         export: Callable[[ReadableSpan], None],
     ) -> None:
-        self._own_attributes: dict[str, Any] = {}
-        self._own_events: list[Event] = []
-        super().__init__(
-            "",
-            context.span_context(),
-            parent,
-            resource,
-            self._own_attributes,
-            self._own_events,
-            kind=SpanKind.SERVER,
-            status=UNSET,
-            start_time=time_ns(),
-            instrumentation_scope=SCOPE,
-        )
+        self.request = request
+        self._parent = parent
+        self._resource = resource
         self._export = export
+        self.own_attributes: dict[str, Any] = {}
+        self.described = NO_ATTRIBUTES
+        self._events: list[Event] = []
+        self._start_time = time_ns()
+
+    # What costs something is made when it is asked for, under the names that the base reads.
+
+    @property
+    def _context(self) -> SpanContext:  # type: ignore[override]
+        if self._span_context is None:
+            self._span_context = self.request.span_context()
+        return self._span_context
+
+    @property
+    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
+        # The order in which they are exported; where both say something, the request is right.
+        return {**self.described, **self.own_attributes, **self.described}
 
     def get_span_context(self) -> SpanContext:
-        return self._context  # type: ignore[return-value]
+        return self._context
 
     def is_recording(self) -> bool:
         return self._end_time is None
@@ -124,13 +154,13 @@ class RequestSpan(ReadableSpan, Span):
         self._name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
-        self._own_attributes[key] = value
+        self.own_attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        self._own_attributes.update(attributes)
+        self.own_attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        self._own_events.append(Event(name, attributes, timestamp))
+        self._events.append(Event(name, attributes, timestamp))
 
     def record_exception(
         self,

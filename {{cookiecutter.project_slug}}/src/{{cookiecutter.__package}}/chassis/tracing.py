@@ -7,7 +7,6 @@ that makes a non-recording span when a handler asks for one.
 import os
 import re
 from random import getrandbits
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -18,9 +17,6 @@ from opentelemetry.trace import SpanContext, TraceFlags, get_current_span
 
 from .sampling import Sampling
 from .spans import RequestContext, RequestSpan
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -43,18 +39,13 @@ class Tracing:
             # The environment's word (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) wins over ours.
             Resource(_named_by_environment())
         )
-        exporter = _exporter()
-        self.exporting = exporter is not None
+        processor = _exporting_processor()
+        self.exporting = False
         self._sampling = Sampling.from_environment()
         self.provider = TracerProvider(sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False)
         self._processors: list[SpanProcessor] = []
-        if exporter is not None:
-            self._add_exporter(exporter)
-
-    def _add_exporter(self, exporter: "SpanExporter") -> None:
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        self.add_processor(BatchSpanProcessor(exporter))
+        if processor is not None:
+            self.add_processor(processor)
 
     def add_processor(self, processor: SpanProcessor) -> None:
         """Send every ended span to `processor` as well: the requests' own and those of handlers."""
@@ -138,20 +129,20 @@ def _named_by_environment() -> dict[str, str]:
     return {"service.name": name} if name else {}
 
 
-def _exporter() -> "SpanExporter | None":
+def _exporting_processor() -> SpanProcessor | None:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or ("otlp" if endpoint else "none")
     # Imported here because an exporter costs more to load than the rest of the service.
     if name == "otlp":
-        from .otlp import OtlpExporter
+        from .exporter import OtlpExporter
 
         return OtlpExporter.from_environment()
     if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-        return ConsoleSpanExporter()
+        return SimpleSpanProcessor(ConsoleSpanExporter())
     if name == "none":
         return None
     raise ValueError(f"OTEL_TRACES_EXPORTER={name!r}: this service knows 'otlp', 'console' and 'none'")

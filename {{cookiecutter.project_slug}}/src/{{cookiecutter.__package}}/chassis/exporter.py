@@ -1,0 +1,216 @@
+"""Spans on their way to a collector: OTLP over HTTP, in batches.
+
+Follows the OTLP specification 1.x ("OTLP/HTTP") and OpenTelemetry's environment variables for its
+exporter (`OTEL_EXPORTER_OTLP_*`, those for traces before those for all signals) and its batches
+(`OTEL_BSP_*`).
+"""
+
+import gzip
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping
+from random import uniform
+from time import monotonic
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from .otlp import Source, encode_request, encode_span
+from .spans import RequestSpan
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger(__name__)
+
+RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
+
+
+class OtlpExporter(SpanProcessor):
+    """Takes ended spans and posts them in batches from a thread of its own.
+
+    A span is encoded when it ends, while it is at hand: bytes that wait cost the garbage collector
+    nothing. At most `max_queued` of a scope wait; when the collector can't keep up, further ones are dropped,
+    which is logged once. A failure that may pass is tried again until `timeout_seconds` are over; the
+    first of a row of failures is logged, and its end.
+    """
+
+    def __init__(
+        self,
+        client: "httpx.Client",
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout_seconds: float = 10.0,
+        max_queued: int = 2048,
+        batch_size: int = 512,
+        delay_seconds: float = 5.0,
+    ) -> None:
+        self._client = client
+        self._url = url
+        self._headers = {"content-type": "application/x-protobuf", **headers}
+        self._compresses = headers.get("content-encoding") == "gzip"
+        self._timeout_seconds = timeout_seconds
+        self._max_queued = max_queued
+        self._batch_size = batch_size
+        self._delay_seconds = delay_seconds
+        # By name and version of the instrumentation scope: to hash an SDK's resource takes longer than all else.
+        self._queues: dict[tuple[str, str | None], tuple[Source, deque[bytes]]] = {}
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._dropping = False
+        self._failing = False
+        self._posting = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="span-export", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_environment(cls) -> "OtlpExporter":
+        """The exporter that the environment asks for; raises `ValueError` for what it can't do."""
+        import httpx
+
+        protocol = _variable("PROTOCOL") or "http/protobuf"
+        if protocol != "http/protobuf":
+            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: this service exports over 'http/protobuf'")
+        compression = _variable("COMPRESSION") or "none"
+        if compression not in ("none", "gzip"):
+            raise ValueError(f"OTEL_EXPORTER_OTLP_COMPRESSION={compression!r}: this service knows 'none' and 'gzip'")
+        timeout = _variable("TIMEOUT") or "10"
+        try:
+            timeout_seconds = float(timeout)
+        except ValueError:
+            raise ValueError(f"OTEL_EXPORTER_OTLP_TIMEOUT={timeout!r}: a number of seconds, such as 10") from None
+        max_queued = _whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+        verify = httpx.create_ssl_context(verify=_variable("CERTIFICATE") or True)
+        if certificate := _variable("CLIENT_CERTIFICATE"):
+            verify.load_cert_chain(certificate, _variable("CLIENT_KEY") or None)
+        headers = dict(_parse_header(one) for one in (_variable("HEADERS") or "").split(",") if "=" in one)
+        if compression == "gzip":
+            headers["content-encoding"] = "gzip"
+        client = httpx.Client(verify=verify, timeout=timeout_seconds)
+        return cls(
+            client,
+            _url(),
+            headers=headers,
+            timeout_seconds=timeout_seconds,
+            max_queued=max_queued,
+            batch_size=min(_whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), max_queued),
+            delay_seconds=_whole("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+        )
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Keep `span` until its batch is sent; called in the thread in which it ends."""
+        if not isinstance(span, RequestSpan) and not (span.context and span.context.trace_flags.sampled):
+            return
+        scope = span.instrumentation_scope
+        key = (scope.name, scope.version) if scope is not None else ("", None)
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues.setdefault(key, ((span.resource, scope), deque()))
+        queue = found[1]
+        waiting = len(queue)
+        if waiting >= self._max_queued:
+            if not self._dropping:
+                self._dropping = True
+                log.warning("spans are dropped: %d wait to be exported to %s", waiting, self._url)
+            return
+        queue.append(encode_span(span))
+        if waiting + 1 >= self._batch_size and not self._wake.is_set():
+            self._wake.set()
+
+    def shutdown(self) -> None:
+        """Send what waits, and close the connection; blocks until then."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        self._client.close()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Send what waits now; blocks until then, and is True when nothing failed."""
+        self._export()
+        return not self._failing
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._delay_seconds)
+            self._wake.clear()
+            self._export()
+        self._export()
+
+    def _export(self) -> None:
+        with self._posting:
+            while batch := self._next_batch():
+                body = encode_request(batch)
+                if self._compresses:
+                    body = gzip.compress(body)
+                failure = self._post(body)
+                self._dropping = False
+                if failure and not self._failing:
+                    log.warning("spans can't be exported to %s: %s", self._url, failure)
+                elif self._failing and not failure:
+                    log.warning("spans are exported again")
+                self._failing = bool(failure)
+
+    def _next_batch(self) -> list[tuple[Source, list[bytes]]]:
+        batch: list[tuple[Source, list[bytes]]] = []
+        left = self._batch_size
+        for source, queue in [*self._queues.values()]:
+            count = min(len(queue), left)
+            if count:
+                # Others only append, so what is counted may be taken.
+                batch.append((source, [queue.popleft() for _ in range(count)]))
+                left -= count
+        return batch
+
+    def _post(self, body: bytes) -> str | None:
+        """What went wrong, or None."""
+        import httpx
+
+        give_up = monotonic() + self._timeout_seconds
+        pause = 0.5
+        while True:
+            retry_after = ""
+            try:
+                response = self._client.post(self._url, content=body, headers=self._headers)
+            except httpx.HTTPError as error:
+                failure = f"{type(error).__name__}: {error}"
+            else:
+                if response.is_success:
+                    return None
+                failure = f"status {response.status_code}"
+                if response.status_code not in RETRIED:
+                    return failure
+                retry_after = response.headers.get("retry-after", "")
+            wait = float(retry_after) if retry_after.isdigit() else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter
+            if monotonic() + wait > give_up or self._stopping.wait(wait):
+                return failure
+            pause *= 2
+
+
+def _variable(name: str) -> str:
+    specific = os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "").strip()
+    return specific or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+
+
+def _url() -> str:
+    # The one for traces is used as it is, the one for all signals gets the signal's path.
+    specific = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
+    general = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
+    return specific or f"{general.rstrip('/')}/v1/traces"
+
+
+def _parse_header(pair: str) -> tuple[str, str]:
+    name, _, value = pair.partition("=")
+    return name.strip().lower(), unquote(value.strip())
+
+
+def _whole(name: str, default: int) -> int:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    if not value.isdigit() or int(value) < 1:
+        raise ValueError(f"{name}={value!r}: a whole number above 0, such as {default}")
+    return int(value)
