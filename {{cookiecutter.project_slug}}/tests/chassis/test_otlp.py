@@ -22,8 +22,15 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.span import TraceState
 
-from {{ cookiecutter.__package }}.chassis import Handler, Route
-from {{ cookiecutter.__package }}.chassis.otlp import encode_request, encode_span, varint
+from {{ cookiecutter.__package }}.chassis import Handler, Route, ended
+from {{ cookiecutter.__package }}.chassis.otlp import (
+    MAX_REMEMBERED,
+    encode_attributes,
+    encode_request,
+    encode_span,
+    remembered,
+    varint,
+)
 
 from .service import SAMPLED, serve
 
@@ -103,6 +110,25 @@ async def test_encoding_of_a_requests_span_is_that_of_opentelemetry(monkeypatch:
         spans = await service.spans(10)
     assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == normal(encode_by_opentelemetry(spans))
     assert all(span.attributes and span.attributes["url.path"] for span in spans)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(2 * MAX_REMEMBERED):
+        encode_attributes(9, {"number": str(number)})
+    assert len(remembered) <= MAX_REMEMBERED
+    encode_attributes(9, {"long": "x" * 1000})
+    assert ("long", "x" * 1000) not in remembered
+
+
+async def test_what_is_remembered_of_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ended, "MAX_REMEMBERED", 3)
+    async with serve(Route("/item", Item())) as service:
+        for number in range(9):
+            headers = SAMPLED | {"user-agent": f"browser/{number}" * (1 if number < 8 else 100)}
+            await service.client.get("/item", params={"number": 1}, headers=headers)
+        spans = await service.spans(9)
+    assert len({dict(span.attributes or {})["user_agent.original"] for span in spans}) == 9
+    assert len(ended.remembered_attributes) <= 3
 
 
 def test_link_keeps_its_trace_state() -> None:

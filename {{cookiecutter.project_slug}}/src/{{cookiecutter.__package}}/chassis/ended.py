@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentelemetry.trace import StatusCode
 from starlette.types import Scope
@@ -16,6 +16,10 @@ UNMATCHED = "unmatched"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
 
 MAX_REMEMBERED = 1024
+MAX_REMEMBERED_BYTES = 500
+
+Facts = tuple[str, str, str, int, str | None, str, str, str | None, bytes, bytes]
+remembered_attributes: dict[Facts, RememberedAttributes] = {}
 
 # Scope, context, answer, method for labels, seconds, bytes of the request, least status that is logged, error.
 Ended = tuple[Scope, RequestContext, Outgoing, str, float, int, int, BaseException | None]
@@ -112,10 +116,7 @@ def end_span(
 
 
 def described(scope: Scope, method: str, route: str, status: int, error: BaseException | None) -> RememberedAttributes:
-    """The attributes that a span has in common with others.
-
-    Semantic conventions for HTTP spans, server: the required ones, and the recommended ones at hand.
-    """
+    """The attributes that the span has in common with others."""
     host = user_agent = b""
     for name, value in scope["headers"]:
         if name == b"user-agent":
@@ -123,7 +124,7 @@ def described(scope: Scope, method: str, route: str, status: int, error: BaseExc
         elif name == b"host":
             host = value
     client = scope.get("client")
-    facts = Facts(
+    facts: Facts = (
         method,
         scope.get("method", "GET"),
         route,
@@ -137,51 +138,48 @@ def described(scope: Scope, method: str, route: str, status: int, error: BaseExc
     )
     found = remembered_attributes.get(facts)
     if found is None:
-        if len(remembered_attributes) >= MAX_REMEMBERED:
-            remembered_attributes.clear()
-        found = remembered_attributes[facts] = RememberedAttributes(facts.attributes())
+        found = RememberedAttributes(attributes_of(*facts))
+        if len(host) + len(user_agent) <= MAX_REMEMBERED_BYTES:
+            if len(remembered_attributes) >= MAX_REMEMBERED:
+                remembered_attributes.clear()
+            remembered_attributes[facts] = found
     return found
 
 
-class Facts(NamedTuple):
-    """What those attributes are made from."""
-
-    method: str
-    original_method: str
-    route: str
-    status: int
-    error: str | None
-    scheme: str
-    http_version: str
-    client: str | None
-    host: bytes
-    user_agent: bytes
-
-    def attributes(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "http.request.method": self.method,
-            "url.scheme": self.scheme,
-            "http.response.status_code": self.status,
-            "network.protocol.version": self.http_version,
-        }
-        if self.method != self.original_method:
-            found["http.request.method_original"] = self.original_method
-        if self.route != UNMATCHED:
-            found["http.route"] = self.route
-        if self.client:
-            found["client.address"] = self.client
-        if self.user_agent:
-            found["user_agent.original"] = self.user_agent.decode("latin-1")
-        if self.host:
-            address, colon, port = self.host.decode("latin-1").rpartition(":")
-            if colon and port.isdigit():
-                found["server.address"] = address
-                found["server.port"] = int(port)
-            else:
-                found["server.address"] = self.host.decode("latin-1")
-        if self.status >= 500:
-            found["error.type"] = self.error or str(self.status)
-        return found
-
-
-remembered_attributes: dict[Facts, RememberedAttributes] = {}
+def attributes_of(
+    method: str,
+    original_method: str,
+    route: str,
+    status: int,
+    error: str | None,
+    scheme: str,
+    http_version: str,
+    client: str | None,
+    host: bytes,
+    user_agent: bytes,
+) -> dict[str, Any]:
+    """Semantic conventions for HTTP spans, server: the required attributes, and the recommended ones at hand."""
+    found: dict[str, Any] = {
+        "http.request.method": method,
+        "url.scheme": scheme,
+        "http.response.status_code": status,
+        "network.protocol.version": http_version,
+    }
+    if method != original_method:
+        found["http.request.method_original"] = original_method
+    if route != UNMATCHED:
+        found["http.route"] = route
+    if client:
+        found["client.address"] = client
+    if user_agent:
+        found["user_agent.original"] = user_agent.decode("latin-1")
+    if host:
+        address, colon, port = host.decode("latin-1").rpartition(":")
+        if colon and port.isdigit():
+            found["server.address"] = address
+            found["server.port"] = int(port)
+        else:
+            found["server.address"] = host.decode("latin-1")
+    if status >= 500:
+        found["error.type"] = error or str(status)
+    return found

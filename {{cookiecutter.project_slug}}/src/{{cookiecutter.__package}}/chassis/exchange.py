@@ -24,6 +24,7 @@ BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
 MAX_REMEMBERED = 1024
+MAX_REMEMBERED_BYTES = 500
 LARGE_BODY_BYTES = 65_536
 
 # The checked wire form of what comes again and again: whole fields such as the security headers, and names.
@@ -148,7 +149,7 @@ class Exchange:
         line = b"%b: %b\r\n" % (lower, value)
         if lower in FRAMING:
             return line if self._frame(lower, value.lower()) else b""
-        if lower not in VARYING:
+        if lower not in VARYING and len(line) <= MAX_REMEMBERED_BYTES:
             if len(remembered_lines) >= MAX_REMEMBERED:
                 remembered_lines.clear()
             remembered_lines[header] = line

@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, SpanKind
 from .spans import RequestSpan
 
 MAX_REMEMBERED = 4096
+MAX_REMEMBERED_BYTES = 500
 PLAIN = (str, int)
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200  # SpanFlags
 
@@ -114,7 +115,7 @@ def encode_attributes(number: int, attributes: Mapping[str, Any] | None) -> byte
         if encoded is None:
             pair = text(1, item[0]) + field(2, encode_value(item[1]))
             encoded = varint(len(pair)) + pair
-            if is_plain:
+            if is_plain and len(encoded) <= MAX_REMEMBERED_BYTES:
                 if len(remembered) >= MAX_REMEMBERED:
                     remembered.clear()
                 remembered[item] = encoded
@@ -149,6 +150,7 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
+@lru_cache(MAX_REMEMBERED)
 def varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first."""
     if value < 0x80:
