@@ -28,14 +28,14 @@ class Plan:
 FULL = Plan(
     name="full",
     rounds=5,
-    few_rounds=3,
-    growth_rounds=2,
-    seconds=4,
-    few_seconds=3,
-    growth_seconds=2,
+    few_rounds=2,
+    growth_rounds=1,
+    seconds=2,
+    few_seconds=2,
+    growth_seconds=1,
     warm_up_seconds=1,
-    latency_seconds=6.0,
-    starts=9,
+    latency_seconds=4.0,
+    starts=7,
     memory_requests=300_000,
 )
 
