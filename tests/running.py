@@ -1,6 +1,8 @@
 """A rendered service as a process, held by a test."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,12 +12,21 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bakery import clean_environment, package_of
 
 Event = dict[str, Any]
 PATIENCE_SECONDS = 20.0
+SHOWN_LINES = 500
+
+
+def needs(program: str) -> None:
+    """Skip the test when a program is not installed; in CI that is a failure."""
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} is not installed, and .ci/run should have done so"
+        pytest.skip(f"{program} is not installed; .ci/run installs it")
 
 
 class Lines:
@@ -140,10 +151,10 @@ class Service:
 
 @contextmanager
 def running(python: Path, project: Path, home: Path, **variables: str) -> Iterator[Service]:
-    """Run `project`; what it wrote is shown when the test fails."""
+    """Run `project`; the last of what it wrote is shown when the test fails."""
     service = Service(python, project, home, variables)
     try:
         yield service
     finally:
         service.close()
-        print("\n".join([*service.output, *service.errors]))
+        print("\n".join([*[*service.output][-SHOWN_LINES:], *service.errors]))

@@ -1,7 +1,5 @@
 """Debian's Prometheus scrapes the running service, and promtool has nothing to say."""
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,7 +14,7 @@ import yaml
 from bakery import clean_environment
 from collector import Collector
 from conftest import Start
-from running import PATIENCE_SECONDS, Service
+from running import PATIENCE_SECONDS, Service, needs
 
 
 @pytest.fixture
@@ -59,12 +57,6 @@ def prometheus(sampled: Service, tmp_path: Path) -> Iterator[httpx.Client]:
             process.terminate()
             process.wait(PATIENCE_SECONDS)
             print((tmp_path / "prometheus.log").read_text())
-
-
-def needs(program: str) -> None:
-    if shutil.which(program) is None:
-        assert not os.environ.get("CI"), f"{program} is not installed, and .ci/run should have done so"
-        pytest.skip(f"{program} is not installed; .ci/run installs it")
 
 
 def eventually(ask: Callable[[], Any]) -> Any:
