@@ -185,6 +185,18 @@ def test_signal_during_a_slow_start_ends_it(bake: Bake, start: Start, number: si
     assert service.errors.all() == []
 
 
+def test_sigterm_while_modules_are_imported_ends_it(bake: Bake, start: Start) -> None:
+    project = bake()
+    app = project / "src" / package_of(project) / "app.py"
+    app.write_text('import time\n\nprint("importing", flush=True)\ntime.sleep(60)\n' + app.read_text())
+    service = start(project)
+    service.output.wait_for(lambda line: line == "importing")
+
+    # Not by the signal's default, which a container's first process doesn't have.
+    assert service.end() == 0
+    assert service.errors.all() == []
+
+
 def test_start_that_fails_is_logged_and_has_a_status(bake: Bake, start: Start) -> None:
     project = bake()
     app = project / "src" / package_of(project) / "app.py"
