@@ -89,6 +89,21 @@ async def test_drain_goes_on_accepting_and_asks_clients_to_leave() -> None:
         await until(lambda: refuses(service.server.port))
 
 
+async def test_drain_also_asks_clients_whose_requests_began_long_before() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"drain_seconds": 0.4}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        # The server renews the fields of every answer together with the date.
+        date = (await service.client.get("/docs")).headers["date"]
+        while (await service.client.get("/docs")).headers["date"] == date:
+            await asyncio.sleep(0.05)
+        service.server.stop()
+        await until(lambda: service.seen.events("draining"))
+        gate.released.set()
+        assert (await asked).headers["connection"] == "close"
+
+
 async def test_idle_connection_does_not_hold_up_the_end() -> None:
     async with asyncio.timeout(5):
         async with serve(server={"shutdown_seconds": 60.0}) as service:
@@ -112,6 +127,16 @@ async def test_request_that_takes_too_long_is_told_so() -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "close" in answer.headers["connection"]
         assert (await service.access_line())["status"] == 503
+
+
+async def test_request_has_its_time_to_the_fraction_of_a_second() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"shutdown_seconds": 1.45}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop()
+        asyncio.get_running_loop().call_later(1.3, gate.released.set)
+        assert (await asked).status_code == 200
 
 
 async def test_stop_may_be_called_again() -> None:

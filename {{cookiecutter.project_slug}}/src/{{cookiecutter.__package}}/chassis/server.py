@@ -164,8 +164,8 @@ class Server:
             proxy_headers=bool(self._trusted_proxies),
             forwarded_allow_ips=self._trusted_proxies,
             timeout_keep_alive=self._keep_alive_seconds,
-            # None waits for ever, 0 not at all.
-            timeout_graceful_shutdown=max(1, round(self.shutdown_seconds)),
+            # None waits for ever, 0 not at all. Declared as whole seconds, but only handed to asyncio.
+            timeout_graceful_shutdown=max(0.1, self.shutdown_seconds),  # type: ignore[arg-type]
             # Without it a pipelined request would begin with the context variables of the one before.
             reset_contextvars=True,
         )
@@ -237,6 +237,10 @@ class Listener(uvicorn.Server):
         """Ask clients to leave: `Connection: close` on each answer from now on, also to requests under way."""
         self.config.encoded_headers.append(CLOSE)
         self.server_state.default_headers.append(CLOSE)
+        # uvicorn replaces that list every second, and a request under way keeps the one that it began with.
+        for connection in self.server_state.connections:
+            if isinstance(connection, HttpProtocol) and connection.cycle and not connection.cycle.response_started:
+                connection.cycle.keep_alive = False
 
 
 class ListenError(OSError):
