@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from {{ cookiecutter.__package }}.chassis import Handler, Route
+
 from .service import Service, serve, until
 
 
@@ -92,6 +94,25 @@ async def test_task_that_takes_too_long_is_cancelled_and_named() -> None:
         (line,) = await until(lambda: service.seen.events("background tasks cancelled at the end"), seconds=10)
     assert cleaned.is_set()
     assert (line["tasks"], line["count"]) == (["work"], 1)
+
+
+async def test_tasks_get_what_the_requests_leave_of_the_time() -> None:
+    entered = asyncio.Event()
+
+    class Endless(Handler):
+        async def get(self) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+    async with serve(Route("/", Endless()), server={"shutdown_seconds": 2.0}) as service:
+        service.app.tasks.start(asyncio.Event().wait(), name="endless")
+        asked = asyncio.create_task(service.client.get("/"))
+        await entered.wait()
+        async with asyncio.timeout(3.5):
+            service.server.stop()
+            await until(lambda: service.seen.events("stopped"), seconds=5)
+        assert (await asked).status_code == 503
+        assert service.seen.events("background tasks cancelled at the end")[0]["tasks"] == ["endless"]
 
 
 async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None:

@@ -1,5 +1,6 @@
 """WebSockets: passed to Starlette, observed like requests, and closed when something fails."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -151,6 +152,21 @@ async def test_websocket_has_a_span(service: Service) -> None:
         pass
     (span,) = await service.spans()
     assert span.name == "GET /echo/{name}"
+
+
+async def test_end_of_the_service_closes_with_1012_and_does_not_wait() -> None:
+    async with asyncio.timeout(10):
+        async with serve(WebSocketRoute("/echo", echo), server={"shutdown_seconds": 60.0}) as service:
+            async with dial(service, "/echo") as connection:
+                await connection.send("hello")
+                assert await connection.recv() == "hello"
+                service.server.stop()
+                # RFC 6455's registry: "Service Restart"; clients may come back.
+                assert (await close_code(connection))[0] == 1012
+            await until(lambda: service.seen.events("stopped"))
+            line = await service.access_line()
+            assert (line["status"], line["level"]) == (101, "info")
+            assert tracebacks(service) == []
 
 
 async def test_upgrade_to_a_service_without_websockets_is_an_ordinary_request() -> None:
