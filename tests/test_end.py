@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -42,6 +43,36 @@ class Gate(Handler):
     async def post(self) -> None:
         """Open the gate."""
         self._open.set()
+'''
+
+LAST = '''"""Requests that are answered when the door is closed already, and leave work behind."""
+
+import asyncio
+
+import structlog
+from starlette.requests import Request
+
+from ..chassis import Handler
+from ..chassis.health import State
+
+log = structlog.get_logger()
+
+
+class Last(Handler):
+    """GET waits for the end."""
+
+    async def get(self, request: Request) -> str:
+        """Answer after the end has begun."""
+        log.info("waiting")
+        while request.app.health.state is not State.DRAINING:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.3)
+        request.app.tasks.start(self._work(), name="work")
+        return "at last"
+
+    async def _work(self) -> None:
+        await asyncio.sleep(1)
+        log.info("worked")
 '''
 
 SLOW_START = """
@@ -131,6 +162,40 @@ def test_request_that_outlasts_the_shutdown_is_told_503(
     answer = waiting.result()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_last_spans_metrics_and_lines_are_out(bake: Bake, start: Start, collector: Collector) -> None:
+    project = bake()
+    add_handler(project, "last", LAST, "from .handlers.last import Last", 'Route("/last", Last()),')
+    service = start(
+        project,
+        APP_ADMIN_PORT="0",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        OTEL_TRACES_SAMPLER="always_on",
+    ).ready()
+    count, scraped = 30, 0.0
+
+    with ThreadPoolExecutor(count) as pool:
+        address = f"{service.http.base_url}/last"
+        waiting = [pool.submit(httpx.get, address, timeout=30, trust_env=False) for _ in range(count)]
+        service.wait("waiting", count, {})
+        service.process.send_signal(signal.SIGTERM)
+        with suppress(httpx.TransportError):  # until nobody is there to be asked
+            while True:
+                scraped = service.metric("http_server_request_duration_seconds_count", http_route="/last")
+        answers = [one.result() for one in waiting]
+
+    assert service.process.wait(20) == 0
+    assert [one.status_code for one in answers] == [200] * count
+    assert scraped == count
+    service.output.all()
+    events = service.events()
+    assert [event["event"] for event in events].count("worked") == count
+    lines = [event for event in events if event["event"] == "request"]
+    assert sorted(one["request_id"] for one in lines) == sorted(one.headers["x-request-id"] for one in answers)
+    traced = [one.trace_id for one in collector.now() if one.span.name == "GET /last"]
+    assert sorted(traced) == sorted(one["trace_id"] for one in lines)
+    assert service.errors.all() == []
 
 
 def test_two_ports_end_in_order(gated: Path, start: Start, elsewhere: ThreadPoolExecutor) -> None:
