@@ -36,21 +36,26 @@ SLOW = '''"""What takes its time: an answer, and an upload."""
 import asyncio
 import hashlib
 
+import structlog
 from starlette.requests import Request
 
 from ..chassis import Handler
+
+log = structlog.get_logger()
 
 
 class Slow(Handler):
     """GET answers after two seconds; POST reads whatever comes."""
 
-    async def get(self) -> str:
+    async def get(self, seconds: float = 2) -> str:
         """Answer late."""
-        await asyncio.sleep(2)
+        log.info("begun")
+        await asyncio.sleep(seconds)
         return "at last"
 
     async def post(self, request: Request) -> str:
         """Answer with the digest of the body."""
+        log.info("begun")
         digest = hashlib.sha256()
         async for chunk in request.stream():
             digest.update(chunk)
@@ -233,6 +238,30 @@ def test_ten_rolling_restarts_lose_nothing(
     # The test's own proof: at the signals there was something to lose.
     assert under_way["GET"] >= RESTARTS
     assert under_way["POST"] >= 1
+
+
+def test_what_outlasts_the_shutdown_is_told_503_through_the_balancer(slow: Path, start: Start, tmp_path: Path) -> None:
+    service = start(slow, APP_DRAIN_SECONDS="0.5", APP_SHUTDOWN_SECONDS="1", APP_MAX_BODY_BYTES=str(2**30)).ready()
+
+    def body() -> Iterator[bytes]:
+        while service.process.poll() is None:
+            yield CHUNK
+            time.sleep(0.025)
+
+    with Balancer(tmp_path, [service.port], check_seconds=0.1) as balancer, ThreadPoolExecutor() as pool:
+        address = f"{balancer.url}/slow"
+        waiting = pool.submit(httpx.get, f"{address}?seconds=60", timeout=PATIENCE_SECONDS, trust_env=False)
+        uploading = pool.submit(httpx.post, address, content=body(), timeout=PATIENCE_SECONDS, trust_env=False)
+        service.wait("begun", 2, {})
+
+        assert service.end() == 0
+
+        for answer in (waiting.result(), uploading.result()):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert (answer.headers["content-type"], answer.json()["status"]) == ("application/problem+json", 503)
+            # The service's answer, not the balancer's.
+            assert service.event("request", request_id=answer.headers["x-request-id"])["status"] == 503
+        assert [(one.status, one.server) for one in balancer.handed()] == [(503, server_name(service.port))] * 2
 
 
 def events_of(service: Service) -> list[Event]:
