@@ -34,6 +34,7 @@ defaults
     mode http
     log global
     log-format "%ID %s %ST %ts %B"
+    option dontlognull
     option http-keep-alive
     http-reuse safe
     retries 0
@@ -41,6 +42,7 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout http-request 60s
+    timeout check 10s
 
 frontend clients
     bind fd@{clients}
@@ -69,7 +71,8 @@ class Handed:
 class Balancer:
     """HAProxy, keeping connections to services on these ports alive and asking for their readiness.
 
-    It asks each that is up every `check_seconds`, which is the time that it may notice too late.
+    It asks each that is up every `check_seconds`, which is the time that it may notice too late. An answer may take
+    longer: on a busy machine a slow one must not take a healthy service out.
     """
 
     def __init__(self, folder: Path, ports: Sequence[int], *, check_seconds: float) -> None:
