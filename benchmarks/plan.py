@@ -17,6 +17,7 @@ class Plan:
     few_seconds: int
     growth_seconds: int
     warm_up_seconds: int
+    latency_rounds: int
     latency_seconds: float
     starts: int
     memory_requests: int
@@ -34,7 +35,8 @@ FULL = Plan(
     few_seconds=2,
     growth_seconds=1,
     warm_up_seconds=1,
-    latency_seconds=4.0,
+    latency_rounds=7,
+    latency_seconds=2.5,
     starts=7,
     memory_requests=300_000,
 )
@@ -48,6 +50,7 @@ QUICK = Plan(
     few_seconds=1,
     growth_seconds=1,
     warm_up_seconds=1,
+    latency_rounds=2,
     latency_seconds=2.5,
     starts=3,
     memory_requests=150_000,

@@ -75,12 +75,19 @@ class Tally:
 
 
 class Running:
-    """A candidate that runs; leaving the context ends it."""
+    """A candidate that runs; leaving the context ends it.
 
-    def __init__(self, bench: Bench, candidate: Candidate, *, keep_lines: Path | None = None) -> None:
+    `read_every_seconds` other than 0 lets what it says lie in the pipe for so long, for loads that the
+    reader's waking would disturb.
+    """
+
+    def __init__(
+        self, bench: Bench, candidate: Candidate, *, keep_lines: Path | None = None, read_every_seconds: float = 0.0
+    ) -> None:
         self.candidate = candidate
         self._bench = bench
         self._keep = keep_lines
+        self._read_every = read_every_seconds
         self._stack = ExitStack()
         self.port = free_port()
         self.startup_seconds = 0.0
@@ -91,7 +98,8 @@ class Running:
         bench, candidate = self._bench, self.candidate
         self._spans_before = sum(bench.collected().values())
         out, into = os.pipe()
-        reading: list[str | Path] = [sys.executable, Path(__file__).with_name("reader.py"), ACCESS_MARKER]
+        reader = Path(__file__).with_name("reader.py")
+        reading: list[str | Path] = [sys.executable, reader, ACCESS_MARKER, str(self._read_every)]
         self._errors = (bench.folder / "stderr.txt").open("wb+")
         self._stack.callback(self._errors.close)
         try:

@@ -1,6 +1,7 @@
 """HTTP/1.1 on the wire: framing, fields, and one connection for many requests."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +9,7 @@ from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from {{ cookiecutter.__package }}.chassis.exchange import MAX_REMEMBERED, remembered_lines, remembered_names
+from {{ cookiecutter.__package }}.chassis.protocol import HttpProtocol
 
 from .service import Service, exchange, serve, until
 
@@ -206,3 +208,13 @@ async def test_application_that_never_answers_is_500() -> None:
         head, _, body = (await exchange(service.server.port, b"GET /none/" + CLOSE)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500 ")
     assert b'"status":500' in body
+
+
+async def test_closed_connection_leaves_nothing_to_the_garbage_collector(raw: Raw, service: Service) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        await exchange(service.server.port, b"GET /raw/" + CLOSE)
+        await until(lambda: not any(isinstance(one, HttpProtocol) for one in gc.get_objects()))
+    finally:
+        gc.enable()

@@ -132,10 +132,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, and with it its timer."""
+        """The connection is gone, and with it its timer; nothing is left for the garbage collector to find."""
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        # What holds this connection, and is held by it.
+        del self.timeout_keep_alive_task, self.cycle
+        self.pipeline.clear()
 
     def _close_when_idle_for(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
