@@ -11,6 +11,7 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).parents[1]
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 TOOLS = Path(sys.executable).parent  # cookiecutter, uv
+NOTE = ".cruft.json"  # written by the hook
 HOME = Path.home()
 # What uv has fetched before may stay in every environment: no test is about the network.
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))

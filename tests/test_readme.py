@@ -89,7 +89,9 @@ def test_endpoints_of_the_readme_answer(service: Service, installed: Path) -> No
 
 
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
-    targets = set(re.findall(r"`make (\w+)`", (SOURCE / "README.md").read_text()))
+    told = set(re.findall(r"`make (\w+)`", (SOURCE / "README.md").read_text()))
 
-    assert targets == {"run", "dev", "check", "fix"}
-    assert targets <= set(re.findall(r"^(\w+):", (SOURCE / "Makefile").read_text(), re.MULTILINE))
+    assert told == set(re.findall(r"^(\w+):.* ## ", (SOURCE / "Makefile").read_text(), re.MULTILINE)) - {
+        "help",
+        "install",
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bakery import SOURCE, TEMPLATE, TOOLS, clean_environment, files_of, own_config, package_of
+from bakery import NOTE, SOURCE, TEMPLATE, TOOLS, clean_environment, files_of, own_config, package_of
 from conftest import Bake
 
 OTHER = {
@@ -26,9 +26,9 @@ JINJA = re.compile(r"(?<!\$)\{\{|\{%|\{#|cookiecutter\b")
 
 
 def test_files_are_exactly_these(bake: Bake) -> None:
-    expected = (Path(__file__).parent / "rendered_files.txt").read_text().splitlines()
+    rendered = (Path(__file__).parent / "rendered_files.txt").read_text().splitlines()
 
-    assert files_of(bake()) == expected
+    assert files_of(bake()) == sorted([*rendered, NOTE])
 
 
 def test_files_have_the_same_names_for_other_answers(bake: Bake) -> None:
@@ -41,7 +41,7 @@ def test_files_have_the_same_names_for_other_answers(bake: Bake) -> None:
 def test_no_jinja_is_left(bake: Bake, answers: dict[str, str]) -> None:
     project = bake(**answers)
 
-    left = {path: JINJA.findall((project / path).read_text()) for path in files_of(project)}
+    left = {path: JINJA.findall((project / path).read_text()) for path in files_of(project) if path != NOTE}
     python = {path: found for path, found in left.items() if path.endswith(".py") and found != []}
     assert {path: found for path, found in left.items() if found and path not in python} == {}
     # In Python two braces are an f-string's; nothing else of Jinja looks like Python.

@@ -1,0 +1,293 @@
+"""A service follows its template: real repositories, cruft, and people's edits in between."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bakery import add_handler, files_of, run
+
+IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
+CHASSIS = "src/order_service/chassis"
+ORDERS = "src/order_service/handlers/orders.py"
+LAST_SETTING = "| `APP_MAX_ORDERS` | `10000` | Orders that the store holds before it is full. |"
+INVOICES_ROUTE = 'Route("/invoices", Invoices()),'
+INVOICES = '''"""Invoices."""
+
+from ..chassis import Handler
+
+
+class Invoices(Handler):
+    """All of them."""
+
+    async def get(self) -> list[str]:
+        """None yet."""
+        return []
+'''
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder under git."""
+
+    folder: Path
+
+    def git(self, *arguments: str) -> str:
+        done = run("git", *arguments, cwd=self.folder, **IDENTITY)
+        assert done.returncode == 0, done.stdout
+        return done.stdout.strip()
+
+    def commit(self, message: str) -> str:
+        """Commit everything; returns the commit."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
+    def path(self, path: str) -> Path:
+        """One of its files; in the template, of what it renders."""
+        return self.folder / path
+
+    def edit(self, path: str, old: str, new: str, *, first: bool = False) -> None:
+        text = self.path(path).read_text()
+        assert text.count(old) == 1 or (first and old in text), (path, old)
+        self.path(path).write_text(text.replace(old, new, 1))
+
+    def add(self, path: str, text: str) -> None:
+        with self.path(path).open("a") as file:
+            file.write(text)
+
+
+class Template(Repository):
+    """The template, which can move on."""
+
+    def path(self, path: str) -> Path:
+        package = path.replace("src/order_service", "src/{{cookiecutter.__package}}")
+        return self.folder / "{{cookiecutter.project_slug}}" / package
+
+
+class Service(Repository):
+    """A service made from it."""
+
+    def make(self, *arguments: str, fails: bool = False) -> str:
+        done = run("make", *arguments, cwd=self.folder, **IDENTITY)
+        assert bool(done.returncode) is fails, done.stdout
+        return done.stdout
+
+    def noted_commit(self) -> str:
+        return str(json.loads(self.path(".cruft.json").read_text())["commit"])
+
+
+def bake(template: Template, out: Path) -> Path:
+    """What the template renders now, as people render it."""
+    address = f"git+{template.folder.as_uri()}"
+    made = run("cookiecutter", "--no-input", "-o", out, address, cwd=out.parent, HOME=str(out.parent))
+    assert made.returncode == 0, made.stdout
+    return out / "order-service"
+
+
+def cruft(cwd: Path, *arguments: str | Path) -> tuple[int, str]:
+    done = run("uv", "tool", "run", "--quiet", "cruft", *arguments, cwd=cwd)
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def template(repository: Path) -> Template:
+    return Template(repository)
+
+
+@pytest.fixture
+def service(template: Template, tmp_path: Path) -> Service:
+    service = Service(bake(template, tmp_path / "services"))
+    service.git("init", "--quiet", "--initial-branch", "main")
+    service.commit("From the template")
+    return service
+
+
+def test_cruft_knows_the_service_from_its_first_day(service: Service, template: Template) -> None:
+    note = json.loads(service.path(".cruft.json").read_text())
+
+    assert note["template"] == template.folder.as_uri()
+    assert note["commit"] == template.git("rev-parse", "HEAD")
+    assert note["context"]["cookiecutter"]["project_slug"] == "order-service"
+    assert str(service.folder) not in str(note)
+    assert cruft(service.folder, "check")[0] == 0
+    assert cruft(service.folder, "diff", "--exit-code") == (0, "")
+    assert "up to date" in service.make("update")
+
+
+def test_cruft_itself_writes_the_same_note(service: Service, template: Template, tmp_path: Path) -> None:
+    assert cruft(tmp_path, "create", template.folder.as_uri(), "--no-input", "--output-dir", tmp_path / "cruft")[0] == 0
+
+    ours, theirs = (
+        json.loads((one / ".cruft.json").read_text()) for one in (service.folder, tmp_path / "cruft/order-service")
+    )
+    assert (ours.pop("template"), theirs.pop("template")) == (template.folder.as_uri(), str(template.folder))
+    ours_known, theirs_known = (note["context"].pop("cookiecutter") for note in (ours, theirs))
+    assert ours == theirs
+    assert ours_known.pop("_template")
+    assert ours_known.items() <= theirs_known.items()
+    # What cruft notes besides is derived, and left out when it renders again.
+    assert all(name.startswith("_") for name in theirs_known.keys() - ours_known.keys())
+
+
+def test_update_brings_what_is_new_and_keeps_what_people_wrote(
+    service: Service, template: Template, tmp_path: Path
+) -> None:
+    add_handler(service.folder, "invoices", INVOICES, "from .handlers.invoices import Invoices", INVOICES_ROUTE)
+    service.edit("pyproject.toml", '    "websockets>=14",\n', '    "websockets>=14",\n    "tomli-w>=1",\n')
+    service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
+    service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
+    service.edit(
+        "README.md", f"{LAST_SETTING}\n", f"{LAST_SETTING}\n| `APP_INVOICE_DAYS` | `30` | Until one is due. |\n"
+    )
+    service.commit("Invoices")
+    room = {path for path in service.git("ls-files", "src").splitlines() if "/chassis/" not in path}
+    theirs = {path: service.path(path).read_bytes() for path in room}
+
+    template.edit(f"{CHASSIS}/problem.py", '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
+    template.path(f"{CHASSIS}/novelty.py").write_text('"""Something new."""\n')
+    template.add("README.md", "\n## What is new\n\nNovelty.\n")
+    template.add("Makefile", "\n.PHONY: novelty\nnovelty: ## try what is new\n\t@echo new\n")
+    template.edit("pyproject.toml", '"anyio>=4.11"', '"anyio>=4.12"')
+    newest = template.commit("Novelty")
+    said = service.make("update")
+
+    assert "Updated: " in said
+    assert service.noted_commit() == newest
+    fresh = bake(template, tmp_path / "fresh") / CHASSIS
+    assert files_of(service.folder / CHASSIS) == files_of(fresh)
+    assert "novelty.py" in files_of(fresh)
+    assert all(
+        (service.folder / CHASSIS / path).read_bytes() == (fresh / path).read_bytes() for path in files_of(fresh)
+    )
+    assert {path: service.path(path).read_bytes() for path in room} == theirs
+    for path, both in (
+        ("README.md", ("## What is new", "Call Ada")),
+        ("pyproject.toml", ('"anyio>=4.12"', '"tomli-w>=1"')),
+    ):
+        assert all(one in service.path(path).read_text() for one in both)
+    assert service.make("novelty") == "new\n"
+    service.commit("Update")
+    assert "up to date" in service.make("update")
+    assert "warning" not in service.make("check")
+
+
+def test_deleted_example_stays_deleted(service: Service, template: Template) -> None:
+    service.git("rm", "--quiet", ORDERS)
+    service.commit("No orders")
+    template.edit(ORDERS, '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
+    template.edit("Makefile", "# `make` explains the targets.", "# `make` alone explains the targets.")
+    template.commit("Better orders")
+
+    service.make("update")
+
+    assert not service.path(ORDERS).exists()
+    assert "`make` alone" in service.path("Makefile").read_text()
+
+
+def test_renamed_file_keeps_what_people_wrote_in_it(service: Service, template: Template) -> None:
+    service.add(ORDERS, "\n# Ours.\n")
+    service.commit("A remark")
+    new = ORDERS.replace("orders", "purchases")
+    template.path(ORDERS).rename(template.path(new))
+    template.commit("Purchases")
+
+    service.make("update")
+
+    assert not service.path(ORDERS).exists()
+    assert service.path(new).read_text().endswith("\n# Ours.\n")
+
+
+def test_edited_chassis_is_told_and_merged(service: Service, template: Template) -> None:
+    service.add(f"{CHASSIS}/problem.py", "\n# Ours.\n")
+    service.commit("In the template's room")
+    template.edit(f"{CHASSIS}/problem.py", '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
+    template.commit("Better problems")
+
+    said = service.make("update")
+
+    assert "warning: your changes" in said
+    assert f"{CHASSIS}/problem.py: edited here" in said
+    merged = service.path(f"{CHASSIS}/problem.py").read_text()
+    assert "# Better than ever." in merged
+    assert merged.endswith("\n# Ours.\n")
+
+
+def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
+    service.edit("README.md", "\n## Run it\n", "\n## Start it\n")
+    service.commit("Other words")
+    template.edit("README.md", "\n## Run it\n", "\n## Run it at your desk\n")
+    template.commit("Other words, too")
+
+    for _ in range(2):
+        assert "README.md: choose between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
+    service.git("add", "README.md")  # as it is, with its markers
+    assert "README.md: choose" in service.make("update", fails=True)
+
+    conflict = re.compile(r"<<<<<<< .*?\n(.*?)=======\n.*?>>>>>>> .*?\n", re.DOTALL)
+    service.path("README.md").write_text(conflict.sub(r"\1", service.path("README.md").read_text()))
+    service.commit("Ours")
+    assert "up to date" in service.make("update")
+
+
+def test_file_that_both_have_begun_is_told(service: Service, template: Template) -> None:
+    for one, text in ((service, "ours\n"), (template, "theirs\n")):
+        one.path("SECURITY.md").write_text(text)
+        one.commit("Security")
+
+    said = service.make("update", fails=True)
+
+    assert "SECURITY.md" in said
+    assert "ours\n" in service.path("SECURITY.md").read_text()
+
+
+def test_update_wants_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
+    service.add("README.md", "\nNot committed.\n")
+    assert "commit or stash your changes first" in service.make("update", fails=True)
+
+    new = Service(bake(template, tmp_path / "new"))
+    assert "git init" in new.make("update", fails=True)
+    new.path(".cruft.json").unlink()
+    assert "no .cruft.json" in new.make("update", fails=True)
+
+
+def test_update_to_a_tag(service: Service, template: Template) -> None:
+    template.add("README.md", "\nOne.\n")
+    first = template.commit("One")
+    template.git("tag", "v1")
+    template.add("README.md", "\nTwo.\n")
+    template.commit("Two")
+
+    service.make("update", "TO=v1")
+
+    assert service.noted_commit() == first
+    assert service.path("README.md").read_text().endswith("\nOne.\n")
+
+
+def test_service_that_is_behind_is_told_without_a_network(template: Template, tmp_path: Path) -> None:
+    made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
+    assert made.returncode == 0, made.stdout
+    service = tmp_path / "order-service"
+    tell = (sys.executable, service / "scripts/update.py", "tell")
+    assert run(*tell, cwd=service).stdout == ""
+
+    template.add("README.md", "\nMore.\n")
+    template.commit("More")
+
+    assert (
+        run(*tell, cwd=service).stdout == "warning: the template has 1 newer commits; to take them over: make update\n"
+    )
+
+
+def test_template_without_a_history_is_said(template: Template, tmp_path: Path) -> None:
+    shutil.rmtree(template.folder / ".git")
+
+    made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
+
+    assert made.returncode == 0
+    assert "can't follow its template, since the template is no git repository" in made.stdout
+    assert not (tmp_path / "order-service/.cruft.json").exists()
