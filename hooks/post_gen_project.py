@@ -1,6 +1,7 @@
-"""Notes where the service comes from, so that it can follow its template, and says what to do next."""
+"""Takes away what was not asked for, notes where the service comes from, and says what to do next."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,32 @@ from typing import Any
 CONTEXT = r"""
 {{ cookiecutter | tojson }}
 """
+
+
+# The files of each answer; those of the others go.
+CHOICES = {
+    "ci": {"github": ".github", "gitlab": ".gitlab-ci.yml"},
+}
+
+
+def choose(context: dict[str, Any]) -> list[str]:
+    """Remove the files of answers that were not given; returns what is left out, in words."""
+    for question, files in CHOICES.items():
+        for answer, path in files.items():
+            if answer != context[question]:
+                remove(Path(path))
+    if context["license"] != "none":
+        Path("licenses", context["license"]).rename("LICENSE")
+    remove(Path("licenses"))
+    return [word for question, word in (("license", "a licence"), ("ci", "CI")) if context[question] == "none"]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def git(folder: str, *arguments: str) -> str:
@@ -48,10 +75,14 @@ def note_origin(context: dict[str, Any]) -> str | None:
 
 if __name__ == "__main__":
     context = json.loads(CONTEXT)
-    # cruft, which knows the commit, writes the file itself, and renders twice for an update: nothing to say then.
+    left_out = choose(context)
+    # cruft, which knows the commit, writes the note itself, and renders twice for an update: nothing to say then.
     if "_commit" not in context:
         reason = note_origin(context)
         slug = context["project_slug"]
-        print(f"\nA service is in {slug}/. Next:\n\n    cd {slug}\n    make run     # or: make check\n")
+        print(f"\n{context['project_name']} is in {slug}/: a service with its tests.")
+        if left_out:
+            print(f"Left out: {', '.join(left_out)}.")
         if reason is not None:
-            print(f"It can't follow its template, since {reason}: `make update` will have nothing to go by.\n")
+            print(f"It can't follow its template by `make update`, since {reason}.")
+        print(f"\n    cd {slug}\n    make run     # or: make check\n")

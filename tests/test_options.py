@@ -1,0 +1,110 @@
+"""Every answer to a question of choice, alone and beside every other: what is rendered passes its checks and runs."""
+
+import itertools
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bakery import TEMPLATE, files_of, run
+from conftest import Bake, Start
+
+OPTIONS = {
+    "license": ("none", "MIT", "Apache-2.0"),
+    "package": ("private", "public"),
+    "ci": ("github", "gitlab", "none"),
+}
+# Each pair of answers stands in one of these rows at least, the defaults in the first.
+ROWS = [
+    ("none", "private", "github"),
+    ("none", "public", "gitlab"),
+    ("none", "private", "none"),
+    ("MIT", "public", "github"),
+    ("MIT", "private", "gitlab"),
+    ("MIT", "public", "none"),
+    ("Apache-2.0", "private", "github"),
+    ("Apache-2.0", "public", "gitlab"),
+    ("Apache-2.0", "private", "none"),
+]
+# What is there for this answer and for no other of the question.
+FILES = {
+    ("ci", "github"): {".github/workflows/checks.yml"},
+    ("ci", "gitlab"): {".gitlab-ci.yml"},
+    ("license", "MIT"): {"LICENSE"},
+    ("license", "Apache-2.0"): {"LICENSE"},
+}
+# Words that nobody should meet who has said no.
+WORDS = {("ci", "github"): r"github actions|\.github", ("ci", "gitlab"): "gitlab"}
+
+
+def test_rows_have_every_pair_of_answers() -> None:
+    questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+    choices = {name: tuple(value) for name, value in questions.items() if isinstance(value, list) and name[0] != "_"}
+    assert {name: value for name, value in choices.items() if name != "python_version"} == OPTIONS
+    for one, other in itertools.combinations(range(len(OPTIONS)), 2):
+        wanted = set(itertools.product(*(tuple(OPTIONS.values())[number] for number in (one, other))))
+        assert {(row[one], row[other]) for row in ROWS} == wanted
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_rendered_service_passes_its_checks_and_runs(
+    bake: Bake, start: Start, installed: Path, row: tuple[str, ...]
+) -> None:
+    answers = dict(zip(OPTIONS, row, strict=True))
+    project = bake(**answers)
+
+    rendered = set(files_of(project))
+    given = set(answers.items())
+    assert rendered >= set().union(*(files for answer, files in FILES.items() if answer in given))
+    absent = set().union(*(files for answer, files in FILES.items() if answer not in given))
+    absent -= set().union(*(files for answer, files in FILES.items() if answer in given))
+    assert rendered & absent == set()
+    assert {path for path in rendered if path.startswith("licenses")} == set()
+    for answer, words in WORDS.items():
+        if answer not in given:
+            found = [path for path in rendered if re.search(words, (project / path).read_text(), re.IGNORECASE)]
+            assert found in ([], [".cruft.json"]), words
+
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        checked = run(installed / ".venv/bin" / command[0], *command[1:], cwd=project)
+        assert checked.returncode == 0, checked.stdout
+    service = start(project).ready()
+    assert service.http.get("/orders").json() == []
+
+
+@pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])
+def test_metadata_say_what_was_answered(bake: Bake, license: str, package: str) -> None:  # noqa: A002 - the question's name
+    project = bake(license=license, package=package, owner="acme")
+
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert metadata.get("license", "none") == license
+    assert ("Private :: Do Not Upload" in metadata.get("classifiers", [])) is (package == "private")
+    if license == "none":
+        return
+    text = (project / "LICENSE").read_text()
+    assert {"MIT": "Copyright (c) acme", "Apache-2.0": "Version 2.0, January 2004"}[license] in text
+    built = run("uv", "build", "--quiet", "--wheel", cwd=project)
+    assert built.returncode == 0, built.stdout
+
+
+def test_gitlab_runs_the_same_command(bake: Bake) -> None:
+    project = bake(ci="gitlab", python_version="3.12")
+
+    schema = ("uv", "tool", "run", "--quiet", "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci")
+    checked = run(*schema, ".gitlab-ci.yml", cwd=project)
+    assert checked.returncode == 0, checked.stdout
+    job = yaml.safe_load((project / ".gitlab-ci.yml").read_text())["check"]
+    assert (job["image"], job["script"]) == ("python:3.12", ["make check"])
+
+
+def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
+    command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
+    made = run(*command, "ci=none", cwd=tmp_path).stdout
+
+    assert "Order Service is in order-service/: a service with its tests." in made
+    assert "Left out: a licence, CI." in made
+    assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
+    assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout
