@@ -268,6 +268,21 @@ def test_update_to_a_tag(service: Service, template: Template) -> None:
     assert service.path("README.md").read_text().endswith("\nOne.\n")
 
 
+def test_option_is_switched_on_later(service: Service) -> None:
+    service.add("README.md", "\nOurs.\n")
+    service.commit("A remark")
+
+    assert "Updated: " in service.make("update", "SET=license=MIT ci=gitlab")
+
+    assert "MIT License" in service.path("LICENSE").read_text()
+    assert 'license = "MIT"' in service.path("pyproject.toml").read_text()
+    assert service.path(".gitlab-ci.yml").exists()
+    assert not service.path(".github").exists()
+    assert service.path("README.md").read_text().endswith("\nOurs.\n")
+    service.commit("A licence, and GitLab")
+    assert "up to date" in service.make("update")
+
+
 def test_service_that_is_behind_is_told_without_a_network(template: Template, tmp_path: Path) -> None:
     made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
     assert made.returncode == 0, made.stdout
@@ -289,5 +304,5 @@ def test_template_without_a_history_is_said(template: Template, tmp_path: Path) 
     made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
 
     assert made.returncode == 0
-    assert "can't follow its template, since the template is no git repository" in made.stdout
+    assert "can't follow its template by `make update`, since the template is no git repository" in made.stdout
     assert not (tmp_path / "order-service/.cruft.json").exists()

@@ -1,6 +1,6 @@
 """Takes over what the template has changed since this service was made from it, or last updated.
 
-    python scripts/update.py update [<tag, branch or commit>]
+    python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
     python scripts/update.py tell
 
 cruft does the work: it renders the template as it was then and as it is now, and applies the difference
@@ -56,8 +56,8 @@ def edited() -> set[str]:
     return {header[-1].partition("/")[2] for header in headers}
 
 
-def update(revision: str | None) -> None:
-    """Update, or say what is in the way."""
+def update(revision: str | None, answers: dict[str, str]) -> None:
+    """Update, also to other answers, or say what is in the way."""
     if not NOTE.is_file():
         sys.exit("error: there is no .cruft.json, so nobody knows the template; the README says how to write one")
     if not succeeds("git", "rev-parse", "--verify", "HEAD"):
@@ -71,7 +71,9 @@ def update(revision: str | None) -> None:
     if room := {path: "edited here, though it is the template's" for path in sorted(ours) if ROOM in path}:
         print(listed("warning: your changes to these files are merged, and will be in the way each time:", room))
     before = NOTE.read_text(encoding="utf-8")
-    cruft("update", "--skip-apply-ask", *(["--checkout", revision] if revision else []))
+    options = ["--checkout", revision] if revision else []
+    options += ["--variables-to-update", json.dumps(answers)] if answers else []
+    cruft("update", "--skip-apply-ask", *options)
     if NOTE.read_text(encoding="utf-8") == before:
         print("The service is up to date with its template.")
         return
@@ -114,7 +116,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["tell"]:
             tell()
-        case ["update", *revision] if len(revision) < 2:
-            update(revision[0] if revision else None)
+        case ["update", *words] if len(revision := [word for word in words if "=" not in word]) < 2:
+            pairs = (word.partition("=") for word in words if "=" in word)
+            update(revision[0] if revision else None, {question: answer for question, _, answer in pairs})
         case _:
             sys.exit(f"error: one of these was expected:\n{__doc__}")
