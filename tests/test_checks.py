@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bakery import files_of, run
+from conftest import Bake
 
 
 def test_default_service_passes_its_own_checks(installed: Path) -> None:
@@ -12,6 +13,20 @@ def test_default_service_passes_its_own_checks(installed: Path) -> None:
 
     assert checked.returncode == 0, checked.stdout
     assert {path: (installed / path).read_bytes() for path in tracked(installed)} == before
+
+
+def test_floors_are_true(bake: Bake) -> None:
+    """The oldest libraries that pyproject.toml allows, all at once."""
+    project = bake()
+    for command in (
+        ("uv", "sync", "--quiet", "--resolution", "lowest-direct"),
+        (".venv/bin/ruff", "check"),
+        (".venv/bin/ruff", "format", "--check"),
+        (".venv/bin/mypy",),
+        (".venv/bin/pytest", "--quiet"),
+    ):
+        checked = run(*command, cwd=project)
+        assert checked.returncode == 0, checked.stdout
 
 
 def tracked(project: Path) -> list[str]:

@@ -138,7 +138,7 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     service: Service, template: Template, tmp_path: Path
 ) -> None:
     add_handler(service.folder, "invoices", INVOICES, "from .handlers.invoices import Invoices", INVOICES_ROUTE)
-    service.edit("pyproject.toml", '    "websockets>=14",\n', '    "websockets>=14",\n    "tomli-w>=1",\n')
+    service.edit("pyproject.toml", '    "websockets>=15",\n', '    "websockets>=14",\n    "tomli-w>=1",\n')
     service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
     service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
     service.edit(

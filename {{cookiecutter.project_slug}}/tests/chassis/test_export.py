@@ -3,6 +3,7 @@
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -24,7 +25,8 @@ class Item(Handler):
 
     async def get(self, request: Request) -> None:
         span = trace.get_current_span()
-        span.set_attribute("odd", [object(), None])  # type: ignore[list-item]
+        odd: Any = [object(), None]
+        span.set_attribute("odd", odd)
         span.add_event("looked")
         with request.app.telemetry.tracing.provider.get_tracer("test").start_as_current_span("child"):
             pass
