@@ -64,6 +64,7 @@ def test_operation_is_tried_out_and_answers(page: Page, complaints: list[str], t
     expect(form.get_by_role("status")).to_contain_text("201")
     order = json.loads(form.get_by_role("region", name="Response body").inner_text())
     assert (order["customer"], order["lines"]) == ("Ada", [{"sku": "tea", "quantity": 2}])
+    expect(page.locator("details[open]")).to_contain_text("not allowed; errors says which")
     page.screenshot(path=tmp_path / "docs.png", full_page=True)
     print(tmp_path / "docs.png")
     assert complaints == []
