@@ -3,6 +3,9 @@
 import asyncio
 import os
 import select
+import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +14,11 @@ import orjson
 import pytest
 import structlog
 
+from {{ cookiecutter.__package }}.chassis.log_writer import LineWriter
 from {{ cookiecutter.__package }}.chassis.logs import Logs
 
-from .service import Observed, observed
+from .process import PROGRAM, run
+from .service import Line, Observed, observed
 
 
 @pytest.fixture
@@ -78,11 +83,97 @@ def test_slow_reader_of_a_pipe_that_does_not_block_loses_nothing() -> None:
             received.extend(part)
 
     thread = threading.Thread(target=read)
-    with observed(fd=writer):
+    with observed(fd=writer) as seen:
         thread.start()
         for number in range(400):
             structlog.get_logger().info("count", number=number, padding="x" * 1000)
+        seen.telemetry.logs.writer.flush(5.0)
     os.close(writer)
     thread.join(5)
     os.close(reader)
     assert [orjson.loads(line)["number"] for line in received.splitlines()] == list(range(400))
+
+
+LINE_BYTES = 1000
+BUFFER_BYTES = 100_000
+
+
+async def test_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_missed() -> None:
+    reader, writer = os.pipe()
+    with observed(fd=writer, buffer_bytes=BUFFER_BYTES) as seen:
+        log = structlog.get_logger()
+        for number in range(400):
+            log.info("count", number=number, padding="x" * LINE_BYTES)
+            if number % 10 == 9:
+                await asyncio.sleep(0)
+        dropped = seen.telemetry.metrics.registry.get_sample_value("log_lines_dropped_total")
+        assert dropped is not None
+        kept = 400 - int(dropped)
+        # What a pipe of Linux takes, and the buffer.
+        assert BUFFER_BYTES < kept * LINE_BYTES < 65_536 + BUFFER_BYTES
+
+        lines = await asyncio.to_thread(read_lines, reader, kept + 1)
+        log.info("count", number=400)
+        lines += await asyncio.to_thread(read_lines, reader, 1)
+    assert [line["number"] for line in lines if line["event"] == "count"] == [*range(kept), 400]
+    (told,) = (line for line in lines if line["event"] != "count")
+    assert (told["event"], told["level"], told["count"]) == (
+        "log lines were dropped, since nobody read them",
+        "warning",
+        dropped,
+    )
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+def read_lines(fd: int, count: int) -> list[Line]:
+    """Read until there are so many lines."""
+    data = b""
+    while data.count(b"\n") < count:
+        data += os.read(fd, 65_536)
+    return [orjson.loads(line) for line in data.splitlines()]
+
+
+async def test_line_of_any_length_is_whole() -> None:
+    reader, writer = os.pipe()
+    with observed(fd=writer):
+        for size in (1, 4094, 4095, 4096, 4097, 8192, 300_000, 1):
+            structlog.get_logger().info("long", padding="x" * size)
+        lines = await asyncio.to_thread(read_lines, reader, 8)
+    assert [len(line["padding"]) for line in lines] == [1, 4094, 4095, 4096, 4097, 8192, 300_000, 1]
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such promise")
+async def test_writes_hold_whole_lines_and_no_more_than_a_pipe_takes_at_once() -> None:
+    # A socket of this kind keeps the borders between writes.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        writer = LineWriter(ours.fileno())
+        for _ in range(20):
+            writer.write(b"x" * 999)
+        await asyncio.sleep(0)
+        parts = [theirs.recv(100_000) for _ in range(5)]
+    assert [len(part) for part in parts] == [4000] * 5
+    assert all(part.endswith(b"x\n") for part in parts)
+
+
+REQUESTS = 2000
+
+
+@pytest.mark.parametrize("buffer_bytes", [65_536, 8_388_608])
+async def test_service_goes_on_while_nobody_reads_its_log(buffer_bytes: int) -> None:
+    async with run("-m", PROGRAM, APP_LOG_BUFFER_BYTES=str(buffer_bytes), APP_DRAIN_SECONDS="0") as process:
+        client = await process.client()
+        # From here on nobody reads but asyncio, which stops at some kilobytes.
+        for _ in range(REQUESTS // 100):
+            answers = await asyncio.gather(*(client.get("/nowhere") for _ in range(100)))
+            assert {answer.status_code for answer in answers} == {404}
+        metrics = (await client.get("/metrics")).text
+        dropped = int(float(metrics.partition("\nlog_lines_dropped_total ")[2].partition("\n")[0]))
+        process.send(signal.SIGTERM)
+        assert await process.end() == (0, "")
+        lines = sum(line["event"] == "request" for line in process.lines)
+    assert lines + dropped == REQUESTS
+    assert (dropped > 0) is (buffer_bytes == 65_536)

@@ -3,53 +3,149 @@
 import asyncio
 import os
 import select
+import stat
+import sys
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+MAX_HELD_BYTES = 8_388_608
+RETRY_SECONDS = 0.05
+PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
 
 
 class LineWriter:
-    """Writes lines to a file descriptor, all of one turn of the event loop in a single `write`.
+    """Writes lines to a file descriptor and never waits for whoever reads them.
 
-    A `write` per line is what makes logging expensive on a pipe. Lines from other threads, or while
-    no loop runs, are written at once; at the end of the process `flush` runs a last time.
+    Lines of one turn of the event loop leave together: a `write` for each is what makes logging expensive
+    on a pipe. What a full pipe doesn't take is held, up to `max_held_bytes`, and written when there is room
+    again; lines beyond that are dropped, `on_drop` is called for each, and `on_recovery` with their number
+    when the reader is back.
+
+    Where poll(2) says that there is room, a write of at most PIPE_BUF bytes doesn't block, and isn't mixed
+    with what others write to the same pipe (POSIX.1-2017, write). So the descriptor, which our children
+    share, needn't be made non-blocking.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
+        self.on_drop: Callable[[], object] = lambda: None
+        self.on_recovery: Callable[[int], object] = lambda dropped: None
         self._fd = fd
+        self._max_held_bytes = max_held_bytes
+        self._has_room = _room(fd)
+        self._most = max_held_bytes if _is_file(fd) else PIPE_BUF
         self._lines: list[bytes] = []
+        self._data = b""  # lines that are being written, up to `_written`
+        self._written = 0
         self._flush_is_due = False
+        self._is_full = False
+        self._held_bytes = 0  # while it is full, else of no meaning
+        self._dropped = 0  # since it is full
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
     def write(self, line: bytes | str) -> None:
         """Add one line, without its newline."""
-        self._lines.append(line if isinstance(line, bytes) else line.encode())
+        data = line if isinstance(line, bytes) else line.encode()
+        if self._is_full and not self._hold(len(data) + 1):
+            return
+        self._lines.append(data)
         if self._flush_is_due:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self.flush()
+            self.flush()  # of another thread, or there is no loop
         else:
+            self._loop = loop
             self._flush_is_due = True
             loop.call_soon(self.flush)
 
     # structlog calls its logger by the level's name.
     msg = debug = info = warning = warn = error = critical = exception = log = write
 
-    def flush(self) -> None:
-        """Write what has gathered; a reader that has gone away is not an error of the service."""
-        self._flush_is_due = False
+    def flush(self, seconds: float = 0.0) -> None:
+        """Write what has gathered as far as there is room, and wait for room for at most `seconds`."""
+        deadline = time.monotonic() + seconds if seconds else 0.0
+        dropped = 0
         with self._lock:
-            # Other threads only append, so what is counted here is what may be taken away.
-            count = len(self._lines)
-            if not count:
-                return
-            data = memoryview(b"\n".join(self._lines[:count]) + b"\n")
-            del self._lines[:count]
-            while data:
-                try:
-                    data = data[os.write(self._fd, data) :]
-                except BlockingIOError:
-                    # Somebody who shares our output has made it non-blocking.
-                    select.select([], [self._fd], [])
-                except OSError:
-                    return
+            self._flush_is_due = False
+            if self._drain(deadline):
+                if self._is_full:
+                    self._is_full = False
+                    dropped, self._dropped = self._dropped, 0
+            else:
+                self._note_full()
+        if dropped:
+            self.on_recovery(dropped)
+
+    def _drain(self, deadline: float) -> bool:
+        """Whether everything could be written."""
+        while True:
+            if self._written == len(self._data):
+                # Other threads only append, so what is counted here is what may be taken away.
+                count = len(self._lines)
+                if not count:
+                    self._data, self._written = b"", 0
+                    return True
+                self._data, self._written = b"\n".join(self._lines[:count]) + b"\n", 0
+                del self._lines[:count]
+            wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
+            if not self._has_room(wait_ms):
+                return False
+            end = self._written + self._most
+            # Whole lines, where one isn't too long by itself.
+            part = self._data[self._written : self._data.rfind(b"\n", self._written, end) + 1 or end]
+            try:
+                size = os.write(self._fd, part)
+            except BlockingIOError:
+                # Somebody who shares our output has made it non-blocking, and was faster.
+                return False
+            except OSError:
+                # A reader that has gone away is not an error of the service.
+                self._lines.clear()
+                self._data, self._written = b"", 0
+                return True
+            self._written += size
+            self._held_bytes -= size
+
+    def _note_full(self) -> None:
+        """Try again after a while; a watch by the event loop would make the descriptor non-blocking for all."""
+        if not self._is_full:
+            self._is_full = True
+            self._held_bytes = len(self._data) - self._written + sum(len(line) + 1 for line in self._lines)
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it is closed: the last flush is still to come
+                loop.call_soon_threadsafe(lambda: loop.call_later(RETRY_SECONDS, self.flush))
+                self._flush_is_due = True
+
+    def _hold(self, size: int) -> bool:
+        """Whether there is room to hold a line of this size."""
+        with self._lock:
+            if not self._is_full:
+                return True
+            if self._held_bytes + size <= self._max_held_bytes:
+                self._held_bytes += size
+                return True
+            self._dropped += 1
+        self.on_drop()
+        return False
+
+
+def _is_file(fd: int) -> bool:
+    """Whether it takes everything at any time."""
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:  # closed, which is no error of the service either
+        return False
+
+
+def _room(fd: int) -> Callable[[float], object]:
+    """What waits for room for so many milliseconds, and tells whether there is some."""
+    if sys.platform == "win32":
+        return lambda milliseconds: True
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return poll.poll

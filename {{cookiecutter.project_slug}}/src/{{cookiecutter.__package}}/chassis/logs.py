@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from .log_writer import LineWriter
+from .log_writer import MAX_HELD_BYTES, LineWriter
 from .spans import request_context
 
 LogFormat = Literal["auto", "json", "console"]
@@ -23,6 +23,7 @@ LogFormat = Literal["auto", "json", "console"]
 REDACTED = "[redacted]"
 TOO_DEEP = "[too deep]"
 MAX_DEPTH = 20
+LAST_FLUSH_SECONDS = 1.0
 PAIR = 2
 SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
 
@@ -32,7 +33,7 @@ class Logs:
 
     `level` is a standard name such as `INFO`. `redact` names keys whose values are never shown,
     beside `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
-    before it is rendered.
+    before it is rendered. `buffer_bytes` of lines wait for a reader that has stopped.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Logs:
         format: LogFormat = "auto",  # noqa: A002 - the setting's name
         redact: Collection[str] = (),
         processors: Collection[Processor] = (),
+        buffer_bytes: int = MAX_HELD_BYTES,
         fd: int = 1,
     ) -> None:
         self.level = logging.getLevelNamesMapping()[level]
-        self.writer = LineWriter(fd)
+        self.writer = LineWriter(fd, max_held_bytes=buffer_bytes)
+        self.writer.on_recovery = _log_dropped
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self._render = _console_renderer() if console else render_json
         self._processors = [*processors]
@@ -108,7 +111,7 @@ class Logs:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
-        atexit.register(self.writer.flush)
+        atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
 
 
 class AccessLogger(structlog.BoundLoggerBase):
@@ -236,6 +239,11 @@ class _Handler(logging.Handler):
             self._writer.write(self.format(record))
         except Exception:  # noqa: BLE001 - logging must not raise; this is how the standard library reports it
             self.handleError(record)
+
+
+def _log_dropped(count: int) -> None:
+    log: Callable[..., Any] = structlog.get_logger().warning
+    log("log lines were dropped, since nobody read them", count=count)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:

@@ -118,6 +118,9 @@ class Metrics:
         self.timed_out_requests = Counter(
             "http_server_timed_out_requests", "Requests that passed their deadline.", registry=self.registry
         )
+        self.dropped_log_lines = Counter(
+            "log_lines_dropped", "Log lines that found no room while nobody read them.", registry=self.registry
+        )
         self.loop_lag = Histogram(
             "event_loop_lag_seconds",
             "How much later than asked for the event loop ran a timer.",

@@ -41,6 +41,9 @@ class ChassisSettings(BaseSettings):
     log_redact: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Keys, comma separated, whose values are never logged, beside passwords, tokens and cookies."
     )
+    log_buffer_bytes: int = Field(
+        8_388_608, ge=65_536, description="Log lines that wait while nobody reads them; beyond it they are dropped."
+    )
     commit: str = Field("unknown", description="The commit that was built, for `/info` and `build_info`.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="The largest request body; beyond it 413.")
     deadline_seconds: float = Field(

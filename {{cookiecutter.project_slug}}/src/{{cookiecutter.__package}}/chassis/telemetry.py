@@ -33,6 +33,7 @@ class Telemetry:
         self.logs = logs
         self.tracing = tracing
         self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        logs.writer.on_drop = self.metrics.dropped_log_lines.inc
         self.ended_requests = EndedRequests(logs, self.metrics.requests)
 
     @classmethod
@@ -40,7 +41,12 @@ class Telemetry:
         """The telemetry of the installed package that this chassis lies in."""
         service = (__package__ or "service").partition(".")[0].replace("_", "-")
         version = _installed_version(service)
-        logs = Logs(level=settings.log_level, format=settings.log_format, redact=settings.log_redact)
+        logs = Logs(
+            level=settings.log_level,
+            format=settings.log_format,
+            redact=settings.log_redact,
+            buffer_bytes=settings.log_buffer_bytes,
+        )
         try:
             tracing = Tracing(service, version=version)
         except ValueError as error:  # of an OTEL_* variable
