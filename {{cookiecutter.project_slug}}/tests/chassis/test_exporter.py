@@ -109,6 +109,7 @@ async def test_spans_that_cannot_be_sent_are_bounded_and_their_loss_is_logged_on
     collector.gate.set()
     await asyncio.to_thread(exporter.shutdown)
     assert len(names(collector)) == 20
+    assert exporter.dropped == {"queue_full": 20, "export_failed": 0}
     (said,) = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
     assert said.startswith("spans are dropped: 10 wait to be exported to ")
 
@@ -144,8 +145,9 @@ async def test_row_of_failures_is_logged_once_and_its_end(
     exporter = OtlpExporter.from_environment()
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            end_spans(exporter)
+            end_spans(exporter, 3)
             await asyncio.to_thread(exporter.force_flush)
+    assert exporter.dropped == {"queue_full": 0, "export_failed": 6}
     await asyncio.to_thread(exporter.shutdown)
     said = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
     assert [message.partition(" to ")[0] for message in said] == ["spans can't be exported", "spans are exported again"]

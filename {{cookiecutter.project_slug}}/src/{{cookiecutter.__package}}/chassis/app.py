@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
 from .health import Check, Health, State
+from .loop_watch import LoopWatch
 from .middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
 from .openapi import Docs, OpenApi, openapi_document
 from .problem import Problem
@@ -86,7 +87,8 @@ class App:
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
-            self.tasks.start(self.telemetry.watch_loop(), name="event loop watch", until_stopped=True)
+            watch = LoopWatch(self.telemetry.metrics.loop_lag)
+            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
             self.health.state = State.READY
             try:
                 yield

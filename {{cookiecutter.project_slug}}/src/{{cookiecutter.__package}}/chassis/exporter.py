@@ -61,6 +61,8 @@ class OtlpExporter(SpanProcessor):
         self._queues: dict[tuple[str, str | None], tuple[Source, deque[bytes]]] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        # Spans that nobody will see, by the reason.
+        self.dropped = {"queue_full": 0, "export_failed": 0}
         self._dropping = False
         self._failing = False
         self._posting = threading.Lock()
@@ -113,6 +115,7 @@ class OtlpExporter(SpanProcessor):
         queue = found[1]
         waiting = len(queue)
         if waiting >= self._max_queued:
+            self.dropped["queue_full"] += 1
             if not self._dropping:
                 self._dropping = True
                 log.warning("spans are dropped: %d wait to be exported to %s", waiting, self._url)
@@ -147,7 +150,9 @@ class OtlpExporter(SpanProcessor):
                 if self._compresses:
                     body = gzip.compress(body)
                 failure = self._post(body)
-                self._dropping = False
+                if failure:
+                    self.dropped["export_failed"] += sum(len(spans) for _, spans in batch)
+                self._dropping = self._dropping and bool(failure)
                 if failure and not self._failing:
                     log.warning("spans can't be exported to %s: %s", self._url, failure)
                 elif self._failing and not failure:

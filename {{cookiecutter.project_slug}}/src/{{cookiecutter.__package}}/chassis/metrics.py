@@ -5,11 +5,11 @@ and prometheus-client still does the exposition.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.metrics import Counter, Gauge, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
@@ -89,6 +89,23 @@ class RequestMetrics(Collector):
         for method, count in self.active.items():
             active.add_metric((method,), count)
         return (duration, request_size, response_size, active)
+
+
+class Tally(Collector):
+    """A counter that somebody else keeps: `read` gives its count for each value of `label`."""
+
+    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._label = label
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """What prometheus-client exposes."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
+        for value, count in self._read().items():
+            family.add_metric((value,), count)
+        return (family,)
 
 
 def cumulate(

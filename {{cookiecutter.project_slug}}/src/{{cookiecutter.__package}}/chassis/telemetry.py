@@ -11,12 +11,10 @@ import structlog
 
 from .ended import EndedRequests
 from .logs import Logs
-from .metrics import Metrics
+from .metrics import Metrics, Tally
 from .settings import ChassisSettings, refuse
 from .tracing import Tracing
 from .version import __version__
-
-LAG_PERIOD_SECONDS = 0.25
 
 
 class Telemetry:
@@ -34,6 +32,8 @@ class Telemetry:
         self.tracing = tracing
         self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc
+        drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
+        self.metrics.registry.register(drops)
         self.ended_requests = EndedRequests(logs, self.metrics.requests)
 
     @classmethod
@@ -58,14 +58,6 @@ class Telemetry:
         self.logs.install()
         self.tracing.install()
         atexit.register(self.ended_requests.observe)
-
-    async def watch_loop(self) -> None:
-        """Measure for ever how late the event loop runs its timers; blocking code shows here."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + LAG_PERIOD_SECONDS
-            await asyncio.sleep(LAG_PERIOD_SECONDS)
-            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
     async def shutdown(self, seconds: float) -> None:
         """Send out the last spans, for at most `seconds`, and the last log lines."""

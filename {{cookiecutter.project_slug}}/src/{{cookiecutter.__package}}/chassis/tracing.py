@@ -47,6 +47,12 @@ class Tracing:
         if processor is not None:
             self.add_processor(processor)
 
+    @property
+    def dropped_spans(self) -> dict[str, int]:
+        """Spans that were not exported, by the reason; empty without an exporter of ours."""
+        counted = [getattr(processor, "dropped", {}) for processor in self._processors]
+        return {reason: count for drops in counted for reason, count in drops.items()}
+
     def add_processor(self, processor: SpanProcessor) -> None:
         """Send every ended span to `processor` as well: the requests' own and those of handlers."""
         self.exporting = True
