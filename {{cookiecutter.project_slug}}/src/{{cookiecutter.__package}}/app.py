@@ -2,7 +2,7 @@
 
 from starlette.middleware import Middleware
 
-from .chassis import App, Check, Route, Tasks, Telemetry
+from .chassis import App, Check, LoadControl, Route, Tasks, Telemetry
 from .chassis.middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
 from .handlers.orders import Catalogue, OrderItem, Orders, OrderStore
 from .settings import Settings
@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> App:
                 max_body_bytes=settings.max_body_bytes,
                 deadline_seconds=settings.deadline_seconds,
                 timed_out=telemetry.metrics.timed_out_requests,
+                load=LoadControl(settings.max_requests, telemetry.metrics),
             ),
         ],
         checks=[Check("order store", store.check)],

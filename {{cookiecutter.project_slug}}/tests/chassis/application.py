@@ -7,7 +7,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from {{ cookiecutter.__package }}.chassis import App, Check, Telemetry
+from {{ cookiecutter.__package }}.chassis import App, Check, LoadControl, Telemetry
 from {{ cookiecutter.__package }}.chassis.middleware import (
     GuardMiddleware,
     SecurityHeadersMiddleware,
@@ -19,6 +19,7 @@ def make_app(
     telemetry: Telemetry,
     *routes: BaseRoute,
     max_body_bytes: int = 100_000,
+    max_requests: int | None = None,
     deadline_seconds: float = 20.0,
     inner: Sequence[Middleware] = (),
     checks: Sequence[Check] = (),
@@ -37,6 +38,7 @@ def make_app(
                 max_body_bytes=max_body_bytes,
                 deadline_seconds=deadline_seconds,
                 timed_out=telemetry.metrics.timed_out_requests,
+                load=LoadControl(max_requests, telemetry.metrics),
             ),
             *inner,
         ],

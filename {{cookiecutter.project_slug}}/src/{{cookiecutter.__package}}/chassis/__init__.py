@@ -6,6 +6,7 @@ This folder belongs to the template and is replaced whole by an update; write yo
 from .app import App
 from .handler import Handler, Reply, responds
 from .health import Check
+from .load import LoadControl
 from .problem import Problem
 from .routing import Route
 from .server import Server
@@ -19,6 +20,7 @@ __all__ = [
     "ChassisSettings",
     "Check",
     "Handler",
+    "LoadControl",
     "Problem",
     "Reply",
     "Route",

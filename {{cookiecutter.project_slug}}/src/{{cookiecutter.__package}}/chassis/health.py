@@ -25,7 +25,8 @@ class Check:
     """A question to a dependency, asked for readiness.
 
     `probe` fails by raising; what it returns is ignored. It is cancelled after `timeout` seconds; a
-    thread that it started can't be, and needs a timeout of its own. A check that is not `required` is shown, and doesn't take the service out of the balancer.
+    thread that it started can't be, and needs a timeout of its own. A check that is not `required` is
+    shown, and doesn't take the service out of the balancer.
     """
 
     name: str

@@ -135,6 +135,12 @@ class Metrics:
         self.timed_out_requests = Counter(
             "http_server_timed_out_requests", "Requests that passed their deadline.", registry=self.registry
         )
+        self.shed_requests = Counter(
+            "http_server_shed_requests", "Requests turned away by load control.", ["reason"], registry=self.registry
+        )
+        self.max_requests = Gauge(
+            "http_server_max_requests", "Requests allowed under way at once, 0 without a limit.", registry=self.registry
+        )
         self.dropped_log_lines = Counter(
             "log_lines_dropped", "Log lines that found no room while nobody read them.", registry=self.registry
         )

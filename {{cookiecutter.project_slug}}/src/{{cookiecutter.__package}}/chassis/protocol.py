@@ -8,6 +8,7 @@ has to schedule for each request is its task alone.
 import asyncio
 from contextvars import Context
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .exchange import STATUS_LINES, Exchange
+from .load import READ_AT
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -94,6 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
             exchange.message_event.set()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.scope[READ_AT] = monotonic()
         # A context of its own, or a pipelined request would begin with the variables of the one before.
         self.tasks.add(self.loop.create_task(cycle.run(app), context=Context()))
 

@@ -46,6 +46,11 @@ class ChassisSettings(BaseSettings):
     )
     commit: str = Field("unknown", description="The commit that was built, for `/info` and `build_info`.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="The largest request body; beyond it 413.")
+    max_requests: int | None = Field(
+        None,
+        ge=1,
+        description="Requests under way at the same time; beyond it 503. Unset, only a busy processor counts.",
+    )
     deadline_seconds: float = Field(
         30.0, gt=0, description="Time until an answer begins; beyond it the handler is cancelled and the answer is 504."
     )

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from ..load import READ_AT, LoadControl
 from ..outgoing import Outgoing
 from ..problem import Problem, send_problem
 
@@ -22,15 +23,23 @@ class GuardMiddleware:
     `max_body_bytes` limits the request's body, declared or sent in chunks (413). `deadline_seconds`
     is the time until the answer begins: past it the handler is cancelled, its cleanup runs, and the
     client gets 504; an answer that has begun, such as a stream, may go on. `timed_out` counts them.
+    `load` turns requests away when there are too many (503).
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, deadline_seconds: float, timed_out: Counter | None = None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        deadline_seconds: float,
+        timed_out: Counter | None = None,
+        load: LoadControl | None = None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self._deadlines = Deadlines(deadline_seconds)
         self._timed_out = timed_out
+        self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,6 +50,13 @@ class GuardMiddleware:
             return
 
         outgoing = Outgoing.of(send)
+        load = self._load
+        if load is not None:
+            try:
+                load.enter(scope.get(READ_AT))
+            except Problem as problem:
+                await send_problem(outgoing, problem)
+                return
         deadlines = self._deadlines
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         deadlines.set(task, outgoing)
@@ -68,6 +84,8 @@ class GuardMiddleware:
             await send_problem(outgoing, answer_to(error))
         finally:
             deadlines.clear(task)
+            if load is not None:
+                load.under_way -= 1
 
     def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Refuse a body that says it is too large, and watch one that doesn't say."""

@@ -1,0 +1,90 @@
+"""Load control: whom to turn away so that the others are answered in time."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from .metrics import Metrics
+from .problem import Problem
+
+READ_AT = "chassis.read_at"  # in an ASGI scope: when the server instance read the request, monotonic seconds
+TARGET_SECONDS = 0.02
+TARGET_REQUESTS = 5
+MOST_SECONDS = 0.5
+INTERVAL_SECONDS = 0.5
+
+
+class LoadControl:
+    """Admits a request or raises a `Problem` of 503, at a fraction of what answering costs.
+
+    `max_requests` bounds how many are under way. It is for handlers that wait, and known to whoever
+    knows what they wait for: more than a pool of N connections can serve at once only queue.
+
+    Handlers that compute need no number. All requests that came in while the event loop was busy begin
+    in its next turn, one after the other, and the later ones wait for the processor. That wait is seen
+    here, and it says nothing of how long handlers take, so that quick and slow routes may be mixed, as
+    limits that go by latency or by the number under way don't allow. The rule is that of controlled
+    delay (CoDel, RFC 8289): a burst may queue, a queue that stays may not. A request is queued when it
+    has waited for more than `TARGET_SECONDS` behind `TARGET_REQUESTS` others. When for `INTERVAL_SECONDS`
+    no turn was without one, those that are queued are turned away, until for as long nobody had to be. So
+    the processor always has work, and nobody who is admitted waits for much longer than the target. Who
+    has waited for `MOST_SECONDS` is turned away in any case.
+
+    The server instance notes when a request was read; behind another server there is no wait to be seen.
+    """
+
+    def __init__(self, max_requests: int | None, metrics: Metrics, *, clock: Callable[[], float] = monotonic) -> None:
+        self.under_way = 0
+        self._max_requests = max_requests
+        self._clock = clock
+        self._concurrency = metrics.shed_requests.labels("concurrency")
+        self._delay = metrics.shed_requests.labels("delay")
+        if max_requests is not None:
+            metrics.max_requests.set(max_requests)
+        self._began_at = 0.0  # the request before
+        # Of this turn: how many requests were admitted, and whether one was queued.
+        self._admitted = 0
+        self._queued = False
+        self._calm_at = 0.0  # the last turn in which nobody was
+        self._shed_at = 0.0
+        self._shedding = False
+
+    def enter(self, read_at: float | None) -> None:
+        """A request begins that was read at that time (monotonic seconds), or it is turned away.
+
+        Who has entered takes itself out of `under_way` at its end.
+        """
+        if read_at is not None:
+            now = self._clock()
+            if read_at > self._began_at:
+                self._begin_turn(now)
+            self._began_at = now
+            waited = now - read_at
+            if waited > TARGET_SECONDS and self._admitted >= TARGET_REQUESTS:
+                self._queued = True
+                if self._shedding or waited > MOST_SECONDS:
+                    self._shed_at = now
+                    self._delay.inc()
+                    raise overloaded()
+        if self._max_requests is not None and self.under_way >= self._max_requests:
+            self._concurrency.inc()
+            raise overloaded()
+        self._admitted += 1
+        self.under_way += 1
+
+    def _begin_turn(self, now: float) -> None:
+        """This request was read after the one before had begun: nobody is left of those that were read before."""
+        paused = now - self._began_at > INTERVAL_SECONDS
+        if paused or not self._queued:
+            self._calm_at = now
+        if self._shedding:
+            self._shedding = now - self._shed_at < INTERVAL_SECONDS
+        elif now - self._calm_at > INTERVAL_SECONDS:
+            self._shedding = True
+            self._shed_at = now
+        self._admitted = 0
+        self._queued = False
+
+
+def overloaded() -> Problem:
+    """503 (RFC 9110, section 15.6.4), which a client may try again, preferably elsewhere."""
+    return Problem(503, "The service has more to do than it can.", headers={"retry-after": "1"})
