@@ -12,7 +12,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
     from .app import create_app
-    from .chassis import Server, load_settings
+    from .chassis import Limits, Server, load_settings
     from .settings import Settings
 
     settings = load_settings(Settings)
@@ -24,6 +24,14 @@ def main() -> int:
         drain_seconds=settings.drain_seconds,
         shutdown_seconds=settings.shutdown_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
+        limits=Limits(
+            max_connections=settings.max_connections,
+            max_target_bytes=settings.max_target_bytes,
+            max_head_bytes=settings.max_head_bytes,
+            head_seconds=settings.head_seconds,
+            body_seconds=settings.body_seconds,
+            min_bytes_per_second=settings.min_bytes_per_second,
+        ),
         trusted_proxies=settings.trusted_proxies,
     )
     return server.run()

@@ -7,6 +7,7 @@ from .app import App
 from .handler import Handler, Reply, responds
 from .health import Check
 from .load import LoadControl
+from .limits import Limits
 from .problem import Problem
 from .routing import Route
 from .server import Server
@@ -21,6 +22,7 @@ __all__ = [
     "Check",
     "Handler",
     "LoadControl",
+    "Limits",
     "Problem",
     "Reply",
     "Route",

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
+from .connection import answer_refused
 from .health import Check, Health, State
 from .loop_watch import LoopWatch
 from .middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
@@ -67,6 +68,12 @@ class App:
                 Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
             ],
             Router(admin),
+        )
+
+        # What was refused before it could be dispatched, to be observed like everything else.
+        self.refusals = self._stack(
+            [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeadersMiddleware)],
+            answer_refused,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

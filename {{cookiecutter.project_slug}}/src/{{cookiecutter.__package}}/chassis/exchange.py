@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from .problem import Problem
+
 if TYPE_CHECKING:
-    from .protocol import HttpProtocol
+    from .connection import Connection
 
 log = structlog.get_logger()
 
@@ -52,11 +54,12 @@ class Exchange:
     response_started = False
     response_complete = False
     _body_is_delivered = False
+    _problem: Problem | None = None
     _head: list[bytes] | None = None
     _chunked: bool | None = None  # until the head tells
     _length = 0  # of the content that is still to come
 
-    def __init__(self, connection: "HttpProtocol", scope: Any, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(self, connection: "Connection", scope: Any, keep_alive: bool, expects_continue: bool) -> None:
         self._connection = connection
         self.scope = scope
         self.keep_alive = keep_alive
@@ -81,17 +84,30 @@ class Exchange:
         if self.response_started:
             self._connection.transport.close()  # the client sees that it has only half
         elif not self.disconnected:
-            self._connection.refuse(500)
             self.response_started = self.response_complete = True
+            self._connection.write_problem(500)
+
+    def fail(self, problem: Problem) -> None:
+        """The rest of the body won't come: `receive` raises `problem`, unless it is too late for another answer."""
+        self.keep_alive = False
+        if self.response_complete:
+            self._connection.finish()
+        elif self.response_started:
+            self._connection.transport.close()
+        else:
+            self._problem = problem
+            self.message_event.set()
 
     async def receive(self) -> dict[str, Any]:
         """The ASGI application's `receive`."""
         connection = self._connection
         if self._expects_continue and not self.response_started:
             self._expects_continue = False
-            if not connection.transport.is_closing():
+            if self.more_body and not self.body and not connection.transport.is_closing():
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self.disconnected and not self.response_complete:
+            if self._problem is not None:
+                raise self._problem
             if self.body or not (self.more_body or self._body_is_delivered):
                 body, self.body = bytes(self.body), bytearray()
                 self._body_is_delivered = not self.more_body
@@ -132,6 +148,10 @@ class Exchange:
         for header in (*self._connection.server_state.default_headers, *headers):
             line = remembered_lines.get(header)
             lines.append(self._line(header) if line is None else line)
+        if self._expects_continue and self.more_body:
+            # The client waits for leave to send the body, and may send its next request instead: there is no telling
+            # the one from the other.
+            self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         if self._chunked is None and self.scope["method"] != "HEAD" and status not in NO_CONTENT:
@@ -195,9 +215,10 @@ class Exchange:
         if not more_body:
             self.response_complete = True
             self.message_event.set()
-            if not self.keep_alive:
-                transport.close()
-            self._connection.on_response_complete()
+            if self.keep_alive:
+                self._connection.on_response_complete()
+            else:
+                self._connection.finish()
 
 
 def _checked(name: bytes) -> bytes:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 
 from .app import FLUSH_SECONDS, App
 from .health import State
+from .limits import Limits
 from .protocol import HttpProtocol
 
 log = structlog.get_logger()
@@ -46,6 +48,7 @@ class Server:
         drain_seconds: float = 5.0,
         shutdown_seconds: float = 20.0,
         keep_alive_seconds: int = 75,
+        limits: Limits | None = None,
         trusted_proxies: str = "",
     ) -> None:
         self.app = app
@@ -55,6 +58,7 @@ class Server:
         self.drain_seconds = drain_seconds
         self.shutdown_seconds = shutdown_seconds
         self._keep_alive_seconds = keep_alive_seconds
+        self._limits = limits or Limits()
         self._trusted_proxies = trusted_proxies
         self._stopping = asyncio.Event()
         self._drains = True
@@ -153,7 +157,8 @@ class Server:
     def _listener(self, app: Any, port: int) -> "Listener":
         config = uvicorn.Config(
             app,
-            http=HttpProtocol,
+            # Declared as a class, but only called.
+            http=partial(HttpProtocol, limits=self._limits, refusals=self.app.refusals),  # type: ignore[arg-type]
             ws="websockets-sansio" if self.app.has_websockets else "none",
             lifespan="off",
             interface="asgi3",

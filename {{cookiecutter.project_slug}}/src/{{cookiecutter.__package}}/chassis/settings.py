@@ -45,6 +45,26 @@ class ChassisSettings(BaseSettings):
         8_388_608, ge=65_536, description="Log lines that wait while nobody reads them; beyond it they are dropped."
     )
     commit: str = Field("unknown", description="The commit that was built, for `/info` and `build_info`.")
+    max_connections: int = Field(
+        10_000, ge=1, description="Connections open at the same time; beyond it 503 and a close."
+    )
+    max_target_bytes: int = Field(8_192, ge=1, description="The longest request target; beyond it 414.")
+    max_head_bytes: int = Field(
+        32_768, ge=1, description="The largest request line and fields together; beyond it 431."
+    )
+    head_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Time for a request's head, from its first byte or the connection's begin; beyond it 408.",
+    )
+    body_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Time over which the pace of a body or an answer is measured; too slow is 408, or a close.",
+    )
+    min_bytes_per_second: int = Field(
+        500, ge=0, description="The least pace at which a body comes or an answer is taken."
+    )
     max_body_bytes: int = Field(1_048_576, ge=0, description="The largest request body; beyond it 413.")
     max_requests: int | None = Field(
         None,
