@@ -248,8 +248,10 @@ class Connection(HttpToolsProtocol):
     def _look_at_body(self) -> None:
         self._body_due = NEVER
         came = self._body_bytes - self._body_bytes_before
-        # What waits for the application is not the client's fault.
-        if came >= self._least_bytes or self.cycle.body or self.flow.read_paused:
+        reading = self.cycle
+        # What the application hasn't taken yet is not the client's fault.
+        waits = self.flow.read_paused or (reading.body and not reading.response_complete)
+        if came >= self._least_bytes or waits:
             self._body_bytes_before = self._body_bytes
             self._body_due = self._wake_in(self._limits.body_seconds)
         else:
