@@ -1,6 +1,7 @@
 """What is refused before it reaches a handler, on the wire: size, time, and what is no HTTP."""
 
 import asyncio
+import gc
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from {{ cookiecutter.__package }}.chassis import Handler, Limits, Route
+from {{ cookiecutter.__package }}.chassis.protocol import HttpProtocol
 
 from .service import Service, connect, exchange, serve, until
 
@@ -349,6 +351,38 @@ async def test_client_that_takes_no_answer_is_cut_off(service: Service, method: 
         await until(lambda: open_connections(service) == 1)
         await until(lambda: open_connections(service) == 0)
     assert (await service.access_line())["path"] == "/large"
+
+
+class Unsent:
+    """An ASGI application that ends when some of its answer is left in the server, but not enough for it to wait."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Its own connection, the only one that is answered.
+        connection = next(one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.cycle)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not connection.transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 8192, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("field", [b"", b"connection: close\r\n"])
+async def test_client_that_does_not_take_the_rest_is_cut_off(field: bytes) -> None:
+    server = {"limits": SHORT, "keep_alive_seconds": 1}
+    async with serve(Mount("/unsent", Unsent()), server=server) as service:
+        with socket.create_connection(("127.0.0.1", service.server.port)) as client:
+            client.sendall(b"GET /unsent/ HTTP/1.1\r\nhost: x\r\n%b\r\n" % field)
+            assert (await service.access_line())["status"] == 200
+            assert open_connections(service) == 1
+            await until(lambda: open_connections(service) == 0)
+
+
+async def test_many_bodies_on_a_connection_are_no_large_head(service: Service) -> None:
+    async with connected(service) as (reader, writer):
+        for _ in range(5):
+            writer.write(POST + b"content-length: 1500\r\n\r\n" + b"x" * 1000)
+            await asyncio.sleep(0.02)
+            writer.write(b"x" * 500)
+            assert statuses(await reader.readuntil(b"}")) == [200]
 
 
 async def test_connection_too_many_is_503() -> None:

@@ -52,6 +52,7 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self._limits = limits
         self._refusals = refusals
+        self._small_bytes = min(limits.max_target_bytes, limits.max_head_bytes)  # what needs no closer look
         self._least_bytes = max(1, round(limits.min_bytes_per_second * limits.body_seconds))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

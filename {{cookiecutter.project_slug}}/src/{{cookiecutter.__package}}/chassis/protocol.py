@@ -24,15 +24,11 @@ VERSIONS = frozenset({"1.0", "1.1"})
 WIRE_BYTES_PER_BYTE = 9
 
 
-class AfterTheEnd(Exception):  # noqa: N818 - not an error: the connection's last request has been read
-    """A request after one that closes the connection (RFC 9112, section 9.6)."""
-
-
 class HttpProtocol(Connection):
     """Reads requests from a connection."""
 
     _upgrades = False
-    _head_is_read = False  # since data came last
+    _got_on = False  # a head or a message is complete since data came last
     _segment_bytes = 0
     _head_bytes = 0  # of a head that came in several segments, before the last of them
     _wire_bytes = 0
@@ -46,7 +42,7 @@ class HttpProtocol(Connection):
             return
         self._idle_due = NEVER
         self._segment_bytes = len(data)
-        self._head_is_read = False
+        self._got_on = False
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -54,7 +50,7 @@ class HttpProtocol(Connection):
             return
         # Nothing of this for a request that came as a whole.
         reading = self.cycle
-        if self._in_head or not self._head_is_read or (reading is not None and reading.more_body):
+        if self._in_head or not self._got_on or (reading is not None and reading.more_body):
             self._read_on()
 
     def _feed(self, data: bytes) -> None:
@@ -76,12 +72,9 @@ class HttpProtocol(Connection):
 
     def _refuse(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
-        if isinstance(cause, AfterTheEnd):
-            self._deaf = True
-        elif isinstance(cause, Problem):
-            self.fail(cause)
-        else:
-            self.fail(Problem(400, "This is not an HTTP/1.1 request.", headers={"connection": "close"}))
+        if not isinstance(cause, Problem):
+            cause = Problem(400, "This is no HTTP/1.1.", headers={"connection": "close"})
+        self.fail(cause)
 
     def _read_on(self) -> None:
         """Something has begun and isn't there yet: hold the client to size and time."""
@@ -92,8 +85,8 @@ class HttpProtocol(Connection):
             if self._wire_bytes > self._limits.max_head_bytes + WIRE_BYTES_PER_BYTE * self._body_bytes:
                 self.fail(Problem(400, "The request's body is more framing than content."))
             return
-        # Where a head begins inside of a segment is not known, so that one isn't counted.
-        self._head_bytes = 0 if self._head_is_read else self._head_bytes + self._segment_bytes
+        # Where a head begins inside of a segment is not known, so such a segment isn't counted.
+        self._head_bytes = 0 if self._got_on else self._head_bytes + self._segment_bytes
         if len(self.url) > self._limits.max_target_bytes:
             self.fail(self._target_too_long())
         elif self._head_bytes > self._limits.max_head_bytes:
@@ -105,9 +98,6 @@ class HttpProtocol(Connection):
 
     def on_message_begin(self) -> None:
         """The first bytes of a request are there."""
-        before = self.cycle
-        if before is not None and not before.keep_alive:
-            raise AfterTheEnd
         self._in_head = True
         self.url = b""
         self.expect_100_continue = False
@@ -159,7 +149,7 @@ class HttpProtocol(Connection):
         }
         self.scope = scope
         self._in_head = False
-        self._head_is_read = True
+        self._got_on = True
         self._head_bytes = 0
         self._head_due = NEVER
         if self._upgrades:
@@ -187,6 +177,7 @@ class HttpProtocol(Connection):
             return  # a head that comes again, or the last that is read here
         exchange = self.cycle
         exchange.more_body = False
+        self._got_on = True
         self._body_due = NEVER
         if exchange.response_complete:
             self._await_request()
@@ -196,8 +187,7 @@ class HttpProtocol(Connection):
     # What httptools lets through.
 
     def _check_head(self, version: str) -> None:
-        limits = self._limits
-        if self._head_bytes + self._segment_bytes > limits.max_target_bytes:
+        if self._head_bytes + self._segment_bytes > self._small_bytes:
             self._check_size()
         host = self._host
         if host != self._good_host:
