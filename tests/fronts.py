@@ -21,6 +21,7 @@ defaults
     log global
     log-format "%HM %HU"
     option http-keep-alive
+{options}
     http-reuse always
     retries 0
     timeout connect 5s
@@ -34,6 +35,8 @@ frontend clients
 backend service
     server service 127.0.0.1:{port}
 """
+
+LAX = "    option accept-invalid-http-request"
 
 NGINX = """
 daemon off;
@@ -72,17 +75,20 @@ http {{
 
 
 class Front:
-    """A server between clients and the service on `port`: `haproxy` or `nginx`."""
+    """A server between clients and the service on `port`: `haproxy` or `nginx`, or `lax haproxy`.
 
-    def __init__(self, program: str, folder: Path, port: int) -> None:
+    The last hands on what the others refuse, as far as HAProxy can be made to.
+    """
+
+    def __init__(self, name: str, folder: Path, port: int) -> None:
+        lax, _, program = name.rpartition(" ")
         needs(program)
-        self.program = program
         self._log = folder / f"{program}.log"
         config = folder / f"{program}.conf"
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = int(self._socket.getsockname()[1])
         if program == "haproxy":
-            config.write_text(HAPROXY.format(socket=self._socket.fileno(), port=port))
+            config.write_text(HAPROXY.format(socket=self._socket.fileno(), port=port, options=LAX if lax else ""))
             self._command = ["haproxy", "-db", "-f", str(config)]
         else:
             config.write_text(NGINX.format(folder=folder, log=self._log, listen=self.port, port=port))
