@@ -142,7 +142,7 @@ async def test_concurrent_requests_have_a_line_each(service: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/%0A%22%7B%7D", "/%F0%9F%90%8D", "/%ff%fe", "/a%00b", "/%1b[31m"])
 async def test_hostile_path_stays_one_line(service: Service, path: str) -> None:
-    await exchange(service.server.port, b"GET %s HTTP/1.1\r\nconnection: close\r\n\r\n" % path.encode())
+    await exchange(service.server.port, b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode())
     assert (await service.access_line())["status"] == 404
     assert b"\x1b" not in service.seen.output
 

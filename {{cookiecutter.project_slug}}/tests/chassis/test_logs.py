@@ -15,7 +15,7 @@ from structlog.typing import EventDict
 
 from {{ cookiecutter.__package }}.chassis.logs import Logs
 
-from .service import Line, Observed, exchange, observed, serve
+from .service import Line, Observed, observed
 
 
 @pytest.fixture
@@ -60,11 +60,10 @@ def test_warning_is_a_line(seen: Observed) -> None:
     assert "DeprecationWarning: old ways" in line["event"]
 
 
-async def test_record_of_uvicorn_is_a_line() -> None:
-    async with serve() as service:
-        assert b" 400 " in await exchange(service.server.port, b"this is not HTTP\r\n\r\n")
-        (line,) = (one for one in service.seen.lines if one.get("logger") == "uvicorn.error")
-    assert (line["level"], line["event"]) == ("warning", "Invalid HTTP request received.")
+def test_record_of_uvicorn_is_a_line(seen: Observed) -> None:
+    logging.getLogger("uvicorn.error").warning("Cancel %d tasks", 2, extra={"color_message": "Cancel \x1b[1m%d"})
+    line = only(seen)
+    assert (line["logger"], line["level"], line["event"]) == ("uvicorn.error", "warning", "Cancel 2 tasks")
     assert "color_message" not in line
 
 

@@ -164,12 +164,14 @@ async def test_head_that_trickles_is_408(service: Service) -> None:
         assert statuses(answered.result()) == [408]
 
 
-async def test_later_head_that_does_not_come_is_408(service: Service) -> None:
+@pytest.mark.parametrize(("sent", "path"), [(b"GET /", "/"), (b"\r\n", "")])
+async def test_later_head_that_does_not_come_is_408(service: Service, sent: bytes, path: str) -> None:
     async with connected(service) as (reader, writer):
         writer.write(HEAD + b"\r\n")
         await reader.readuntil(b"]")
-        writer.write(b"GET /")
+        writer.write(sent)
         assert statuses(await reader.read()) == [408]
+    assert (await service.access_lines(2))[-1]["path"] == path
 
 
 async def test_later_head_that_began_before_the_answer_is_408(service: Service) -> None:
@@ -248,7 +250,7 @@ async def test_client_that_was_not_asked_for_its_body_is_closed(service: Service
 
 async def test_expectation_of_http_1_0_is_ignored(service: Service) -> None:
     answer = await exchange(
-        service.server.port, b"POST /sink HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\nabc"
+        service.server.port, b"POST /sink HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\n"
     )
     assert statuses(answer) == [408]
 

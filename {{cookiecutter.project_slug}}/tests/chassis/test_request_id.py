@@ -54,7 +54,7 @@ async def test_sane_id_is_kept(service: Service, sent: str) -> None:
 )
 async def test_hostile_id_is_replaced(service: Service, sent: bytes) -> None:
     answer = await exchange(
-        service.server.port, b"GET / HTTP/1.1\r\nx-request-id: %s\r\nconnection: close\r\n\r\n" % sent
+        service.server.port, b"GET / HTTP/1.1\r\nhost: x\r\nx-request-id: %s\r\nconnection: close\r\n\r\n" % sent
     )
     if answer.startswith(b"HTTP/1.1 400 "):
         return  # the parser takes no control characters
