@@ -91,15 +91,18 @@ def test_record_of_a_handler_carries_the_ids_of_its_request(service: Service) ->
 
 
 def test_record_of_a_library_has_the_form_of_ours(start: Start, installed: Path) -> None:
-    service = start(installed).ready()
+    service = start(installed, APP_SHUTDOWN_SECONDS="0.2").ready()
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
-        connection.sendall(b"BREW / HTTP/1.1\r\n\r\n")
-        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+        connection.sendall(
+            b"POST /orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n"
+            b"content-length: 9\r\n\r\n"
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # now it waits
 
-    assert service.end() == 0
+        assert service.end() == 0
     service.output.all()
-    record = service.event("Invalid HTTP request received.")
-    assert (record["level"], record["logger"]) == ("warning", "uvicorn.error")
+    record = service.event("Cancel 1 running task(s), timeout graceful shutdown exceeded")
+    assert (record["level"], record["logger"]) == ("error", "uvicorn.error")
     assert service.errors.all() == []
 
 
