@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2048
+LAST_MOMENT_SECONDS = 0.5
 CLOSE = (b"connection", b"close")
 
 
@@ -230,8 +231,21 @@ class Listener(uvicorn.Server):
             # uvicorn cancels what is left when the time is up and leaves without waiting for its last words.
             if self.server_state.tasks:
                 await asyncio.wait(self.server_state.tasks, timeout=1.0)
+            await self._let_go()
         finally:
             self.finished.set()
+
+    async def _let_go(self) -> None:
+        """Give clients that still send a moment to take their last answer; the event loop can't end before they go."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_MOMENT_SECONDS
+        connections: Any = self.server_state.connections
+        while connections and loop.time() < until:
+            await asyncio.sleep(0.02)
+        for connection in list(connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
