@@ -6,8 +6,8 @@ This folder belongs to the template and is replaced whole by an update; write yo
 from .app import App
 from .handler import Handler, Reply, responds
 from .health import Check
-from .load import LoadControl
 from .limits import Limits
+from .load import LoadControl
 from .problem import Problem
 from .routing import Route
 from .server import Server
@@ -21,8 +21,8 @@ __all__ = [
     "ChassisSettings",
     "Check",
     "Handler",
-    "LoadControl",
     "Limits",
+    "LoadControl",
     "Problem",
     "Reply",
     "Route",
