@@ -9,7 +9,7 @@ unexport VIRTUAL_ENV
 
 .PHONY: help
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: install
 install: $(UV)
@@ -55,6 +55,10 @@ bench: $(UV) ## measure the service beside its peers (ARGS=--quick for four minu
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet=2 wrk >/dev/null; } \
 		|| { echo "wrk is missing; on Debian and Ubuntu: sudo apt-get install wrk"; exit 1; }
 	@$(PYTHON) -m benchmarks.run --uv $(UV) --python $(BENCH_PYTHON) $(ARGS)
+
+.PHONY: bench-overload
+bench-overload: install ## measure how ten times the load that can be served is borne
+	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/test_overload.py | grep -v '^{"timestamp"'
 
 .PHONY: clean
 clean: ## remove what the other targets made

@@ -9,8 +9,9 @@ from .problem import Problem
 READ_AT = "chassis.read_at"  # in an ASGI scope: when the server instance read the request, monotonic seconds
 TARGET_SECONDS = 0.02
 TARGET_REQUESTS = 5
-MOST_SECONDS = 0.5
-INTERVAL_SECONDS = 0.5
+MOST_SECONDS = 0.2
+INTERVAL_SECONDS = 0.1
+CALM_SECONDS = 0.5
 
 
 class LoadControl:
@@ -25,9 +26,9 @@ class LoadControl:
     limits that go by latency or by the number under way don't allow. The rule is that of controlled
     delay (CoDel, RFC 8289): a burst may queue, a queue that stays may not. A request is queued when it
     has waited for more than `TARGET_SECONDS` behind `TARGET_REQUESTS` others. When for `INTERVAL_SECONDS`
-    no turn was without one, those that are queued are turned away, until for as long nobody had to be. So
-    the processor always has work, and nobody who is admitted waits for much longer than the target. Who
-    has waited for `MOST_SECONDS` is turned away in any case.
+    no turn was without one, those that are queued are turned away, until for `CALM_SECONDS` nobody had to
+    be. So the processor always has work, and nobody who is admitted waits for much longer than the target.
+    Who has waited for `MOST_SECONDS` behind so many is turned away in any case.
 
     The server instance notes when a request was read; behind another server there is no wait to be seen.
     """
@@ -73,11 +74,11 @@ class LoadControl:
 
     def _begin_turn(self, now: float) -> None:
         """This request was read after the one before had begun: nobody is left of those that were read before."""
-        paused = now - self._began_at > INTERVAL_SECONDS
+        paused = now - self._began_at > CALM_SECONDS
         if paused or not self._queued:
             self._calm_at = now
         if self._shedding:
-            self._shedding = now - self._shed_at < INTERVAL_SECONDS
+            self._shedding = now - self._shed_at < CALM_SECONDS
         elif now - self._calm_at > INTERVAL_SECONDS:
             self._shedding = True
             self._shed_at = now
