@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from {{ cookiecutter.__package }}.chassis import Handler, Problem, Route
@@ -187,6 +189,89 @@ async def test_client_that_leaves_while_sending_is_499(service: Service) -> None
         line = await other.access_line()
         assert (line["status"], line["level"], line["request_bytes"]) == (499, "info", 10)
         assert not [one for one in other.seen.lines if "exception" in one]
+
+
+class Leaving(Handler):
+    """Whose client doesn't wait for the answer."""
+
+    def __init__(self) -> None:
+        self.cleaned = asyncio.Event()
+        self.finished = asyncio.Event()
+
+    async def get(self) -> str:
+        try:
+            await asyncio.sleep(20)
+        finally:
+            await asyncio.sleep(0)  # cleanup may await
+            self.cleaned.set()
+        return "done"
+
+    async def put(self) -> Response:
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"more"
+                    await asyncio.sleep(0.01)
+            finally:
+                self.cleaned.set()
+
+        return StreamingResponse(stream())
+
+    async def delete(self, request: Request) -> None:
+        async def go_on() -> None:
+            await self.cleaned.wait()
+            self.finished.set()
+
+        request.app.tasks.start(go_on(), name="go on")
+        await self.get()
+
+    async def patch(self) -> Response:
+        return Response(b"sent", background=BackgroundTask(self.go_on))
+
+    async def go_on(self) -> None:
+        await asyncio.sleep(0.2)
+        self.finished.set()
+
+
+async def leave(service: Service, method: str) -> None:
+    """Ask, and be gone as soon as the request is under way."""
+    _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+    writer.write(f"{method} / HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    await service.under_way(1)
+    writer.close()
+    await service.under_way(0)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_request_whose_client_has_gone_is_cancelled_and_cleans_up(method: str) -> None:
+    leaving = Leaving()
+    async with serve(Route("/", leaving)) as service:
+        await leave(service, method)
+        assert leaving.cleaned.is_set()
+        line = await service.access_line()
+        assert (line["status"], line["level"], "error" in line) == (499, "info", False)
+        assert [one for one in service.seen.lines if one["level"] != "info"] == []
+        if method == "DELETE":  # what must be done in any case is a task of its own
+            await asyncio.wait_for(leaving.finished.wait(), 5)
+
+
+async def test_stream_whose_client_has_gone_is_ended_and_cleans_up() -> None:
+    leaving = Leaving()
+    async with serve(Route("/", leaving)) as service:
+        await leave(service, "PUT")
+        await asyncio.wait_for(leaving.cleaned.wait(), 5)
+        assert (await service.access_line())["status"] == 200
+        assert [one for one in service.seen.lines if one["level"] != "info"] == []
+
+
+async def test_work_after_the_answer_is_done_although_the_client_has_gone() -> None:
+    leaving = Leaving()
+    async with serve(Route("/", leaving)) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        writer.write(b"PATCH / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"sent")
+        writer.close()
+        await asyncio.wait_for(leaving.finished.wait(), 5)
 
 
 async def test_phrases_are_those_of_the_standard_on_every_python(service: Service) -> None:

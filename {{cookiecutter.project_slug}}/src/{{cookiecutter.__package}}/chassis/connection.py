@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
         # The request that is being answered. uvicorn tells only the one that was read last.
         running = self._running
         if running is not None and not running.response_complete:
-            running.disconnected = True
+            running.leave()
         super().connection_lost(exc)
         self._forget()
 
@@ -104,7 +104,8 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         cycle.scope[READ_AT] = monotonic()
         # A context of its own, or a pipelined request would begin with the variables of the one before.
-        self.tasks.add(self.loop.create_task(cycle.run(app), context=Context()))
+        cycle.task = task = self.loop.create_task(cycle.run(app), context=Context())
+        self.tasks.add(task)
 
     def on_response_complete(self) -> None:
         """A response is out: begin the pipelined request that waits for it, or wait for the client."""

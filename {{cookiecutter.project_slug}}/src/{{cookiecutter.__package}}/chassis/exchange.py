@@ -28,6 +28,7 @@ VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-
 MAX_REMEMBERED = 1024
 MAX_REMEMBERED_BYTES = 500
 LARGE_BODY_BYTES = 65_536
+CLIENT_HAS_GONE = "the client has gone"  # why a task is cancelled
 
 # The checked wire form of what comes again and again: whole fields such as the security headers, and names.
 remembered_lines: dict[tuple[bytes, bytes], bytes] = {}
@@ -53,6 +54,8 @@ class Exchange:
     more_body = True
     response_started = False
     response_complete = False
+    task: asyncio.Task[None]
+    _receiving = False
     _body_is_delivered = False
     _problem: Problem | None = None
     _head: list[bytes] | None = None
@@ -73,11 +76,20 @@ class Exchange:
             await app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
                 self._give_up("ASGI callable returned without completing response")
+        except asyncio.CancelledError as error:
+            if not self.disconnected:
+                self._give_up("ASGI application was cancelled", error)
         except BaseException as error:  # noqa: BLE001 - a task that nobody awaits; it must not end in silence
             self._give_up("Exception in ASGI application", error)
         finally:
             # Here, and not in a callback of the task, which the event loop would have to schedule.
             self._connection.tasks.discard(asyncio.current_task())
+
+    def leave(self) -> None:
+        """The client has gone: an application that waits for it is told so, any other is cancelled."""
+        self.disconnected = True
+        if not self._receiving:
+            self.task.cancel(CLIENT_HAS_GONE)
 
     def _give_up(self, event: str, error: BaseException | None = None) -> None:
         log.error(event, exc_info=error)
@@ -114,7 +126,11 @@ class Exchange:
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
             connection.flow.resume_reading()
             # The connection's, which may be set for another of its requests.
-            await self.message_event.wait()
+            self._receiving = True
+            try:
+                await self.message_event.wait()
+            finally:
+                self._receiving = False
             self.message_event.clear()
         return {"type": "http.disconnect"}
 

@@ -240,7 +240,7 @@ class Listener(uvicorn.Server):
         loop = asyncio.get_running_loop()
         until = loop.time() + LAST_MOMENT_SECONDS
         connections: Any = self.server_state.connections
-        while connections and loop.time() < until:
+        while connections and loop.time() < until:  # noqa: ASYNC110 - nothing tells when one has gone
             await asyncio.sleep(0.02)
         for connection in list(connections):
             if connection.transport is not None:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from ..exchange import CLIENT_HAS_GONE
 from ..load import READ_AT, LoadControl
 from ..outgoing import Outgoing
 from ..problem import Problem, send_problem
@@ -22,7 +23,8 @@ class GuardMiddleware:
 
     `max_body_bytes` limits the request's body, declared or sent in chunks (413). `deadline_seconds`
     is the time until the answer begins: past it the handler is cancelled, its cleanup runs, and the
-    client gets 504; an answer that has begun, such as a stream, may go on. `timed_out` counts them.
+    client gets 504; an answer that has begun, such as a stream, may go on. `timed_out` counts them. A
+    request whose client has gone is cancelled as well, by the server instance, and has status 499.
     `load` turns requests away when there are too many (503).
     """
 
@@ -62,16 +64,19 @@ class GuardMiddleware:
         deadlines.set(task, outgoing)
         try:
             await self.app(scope, self._limit_body(scope, receive), outgoing)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if outgoing.status:
                 raise
+            if cancelled.args == (CLIENT_HAS_GONE,):
+                task.uncancel()
+                return  # nobody is left to answer
             if deadlines.passed(task):
                 task.uncancel()
                 if self._timed_out is not None:
                     self._timed_out.inc()
                 await send_problem(outgoing, Problem(504, "The answer took longer than the service allows."))
                 return
-            # Cancelled from outside, which only the server instance does, at its end.
+            # Cancelled by the server instance, at its end.
             # The answer is the end of this task, so there is nothing that the cancellation must still reach.
             await send_problem(
                 outgoing, Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
