@@ -119,7 +119,9 @@ class Connection(HttpToolsProtocol):
         elif self._in_head:
             self._await_head()
         elif not self.cycle.more_body:  # else the rest of the body must come first
-            self._await_request()
+            self._idle_due = self.loop.time() + self.timeout_keep_alive
+            if self._timer_due > self._idle_due:
+                self._wake_in(self.timeout_keep_alive)
 
     def fail(self, problem: Problem) -> None:
         """Answer what can't be read on with `problem`, in its turn, and close."""
@@ -195,11 +197,6 @@ class Connection(HttpToolsProtocol):
         self._timer_due = due
         self._timer = self.loop.call_at(due, self._look)
         return due
-
-    def _await_request(self) -> None:
-        self._idle_due = self.loop.time() + self.timeout_keep_alive
-        if self._timer_due > self._idle_due:
-            self._wake_in(self.timeout_keep_alive)
 
     def _await_head(self) -> None:
         if self._head_due == NEVER:

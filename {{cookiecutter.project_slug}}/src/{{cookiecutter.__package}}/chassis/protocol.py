@@ -44,7 +44,10 @@ class HttpProtocol(Connection):
         self._segment_bytes = len(data)
         self._got_on = False
         try:
-            self._feed(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._upgrade(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(error)
             return
@@ -53,22 +56,20 @@ class HttpProtocol(Connection):
         if self._in_head or not self._got_on or (reading is not None and reading.more_body):
             self._read_on()
 
-    def _feed(self, data: bytes) -> None:
-        rest: bytes | memoryview = data
-        while True:
+    def _upgrade(self, rest: memoryview) -> None:
+        """Go on after a head that asks for another protocol."""
+        while not self._upgrades:
+            # What isn't understood is ignored (RFC 9110, section 7.8). httptools would skip the request's body
+            # and take it for the next request, so it is given the head again, without the field.
+            self.parser.feed_data(self._head_without_upgrade())
             try:
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
-                if self._upgrades:
-                    self.handle_websocket_upgrade()
-                    self._deaf = True
-                    return
-                # What isn't understood is ignored (RFC 9110, section 7.8). httptools would skip the request's body
-                # and take it for the next request, so it is given the head again, without the field.
-                rest = memoryview(rest)[upgrade.args[0] :]
-                self.parser.feed_data(self._head_without_upgrade())
+                rest = rest[upgrade.args[0] :]
             else:
                 return
+        self.handle_websocket_upgrade()
+        self._deaf = True
 
     def _refuse(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
@@ -123,7 +124,14 @@ class HttpProtocol(Connection):
         """The head of a request is there, so the request begins."""
         parser = self.parser
         version = parser.get_http_version()
-        self._check_head(version)
+        if (
+            self._host != self._good_host
+            or self._host is None
+            or self._codings is not None
+            or version not in VERSIONS
+            or self._head_bytes + self._segment_bytes > self._small_bytes
+        ):
+            self._check_head(version)
         if parser.should_upgrade() and not self._begins_upgrade():
             return  # it comes again, without the field
         url = self.url
@@ -180,7 +188,7 @@ class HttpProtocol(Connection):
         self._got_on = True
         self._body_due = NEVER
         if exchange.response_complete:
-            self._await_request()
+            self._idle_due = self._wake_in(self.timeout_keep_alive)
         else:
             exchange.message_event.set()
 
@@ -190,14 +198,13 @@ class HttpProtocol(Connection):
         if self._head_bytes + self._segment_bytes > self._small_bytes:
             self._check_size()
         host = self._host
-        if host != self._good_host:
-            if host is None or not HOST.fullmatch(host):
-                if host is not None or version != "1.0":
-                    raise Problem(400, "The request names no host, or none that can be.")
-            else:
-                self._good_host = host
-        elif host is None and version != "1.0":
-            raise Problem(400, "The request names no host.")
+        if host is None:
+            if version != "1.0":
+                raise Problem(400, "The request names no host.")
+        elif host != self._good_host:
+            if not HOST.fullmatch(host):
+                raise Problem(400, "The request's host can't be one.")
+            self._good_host = host
         if version not in VERSIONS:
             raise Problem(505, "The service speaks HTTP/1.1 and HTTP/1.0.")
         if self._codings is not None:
