@@ -36,6 +36,11 @@ test: install ## everything that must pass: lint, format, types, tests
 	$(RUN) mypy
 	$(RUN) pytest -n 2
 
+SECONDS := 600
+.PHONY: soak
+soak: baked ## ten minutes of mixed load on the default service (SECONDS=600), and what is left over
+	@$(RUN) tests/soak.py $(BAKED) $(SECONDS)
+
 # What an earlier template had and this one hasn't must go, but an installed environment may stay.
 .PHONY: bake
 bake: install ## render the default service into build/
