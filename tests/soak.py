@@ -90,6 +90,8 @@ ECHO = WebSocketRoute("/echo", echo)
 WORKERS = 12
 CHUNK = b"x" * 65_536
 PATIENCE_SECONDS = 20.0
+IDLE_TASKS = 6
+IDLE_DESCRIPTORS = 15
 REQUEST_ID = re.compile(rb'"request_id":"soak-(\d+)"')
 
 
@@ -295,8 +297,9 @@ def _soak(process: subprocess.Popen[bytes], log: Log, seconds: float) -> dict[st
         return int(ours.delete("/soak").json())
 
     asyncio.run(soaking.run(min(5.0, seconds / 4), lambda: None))  # so that everything has been used once
-    before = {"descriptors": descriptors(), "tasks": tasks()}
     _until(lambda: len(log.counts) == soaking.requests)
+    # Its three standard streams, its port, and what the event loop needs: connections but ours must have gone.
+    _until(lambda: tasks() <= IDLE_TASKS and descriptors() <= IDLE_DESCRIPTORS)
     before = {"descriptors": descriptors(), "tasks": tasks()}
     sizes = [memory()]
     asyncio.run(soaking.run(seconds, lambda: sizes.append(memory())))

@@ -1,6 +1,8 @@
 """What escapes from a handler: told to the client in general, and to the log in detail, once."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -253,6 +255,23 @@ async def test_request_whose_client_has_gone_is_cancelled_and_cleans_up(method: 
         assert [one for one in service.seen.lines if one["level"] != "info"] == []
         if method == "DELETE":  # what must be done in any case is a task of its own
             await asyncio.wait_for(leaving.finished.wait(), 5)
+
+
+async def test_request_whose_client_has_gone_before_it_began_has_its_line() -> None:
+    leaving = Leaving()
+    async with serve(Route("/", leaving)) as service:
+
+        def ask_and_leave() -> None:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", service.server.port)) as connection:
+                    connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+
+        # While the event loop is held up, so that it reads the request and the end together.
+        thread = threading.Thread(target=ask_and_leave)
+        thread.start()
+        thread.join()
+        assert [line["status"] for line in await service.access_lines(20)] == [499] * 20
+        await service.under_way(0)
 
 
 async def test_stream_whose_client_has_gone_is_ended_and_cleans_up() -> None:

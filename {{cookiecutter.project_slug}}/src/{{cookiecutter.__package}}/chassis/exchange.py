@@ -55,7 +55,7 @@ class Exchange:
     response_started = False
     response_complete = False
     task: asyncio.Task[None]
-    _receiving = False
+    _may_be_cancelled = False
     _body_is_delivered = False
     _problem: Problem | None = None
     _head: list[bytes] | None = None
@@ -72,7 +72,10 @@ class Exchange:
 
     async def run(self, app: Any) -> None:
         """Let the application answer; what escapes it is logged, and answered with 500 or a close."""
+        self._may_be_cancelled = True
         try:
+            if self.disconnected:  # before it could begin; nobody would know of it, were it cancelled then
+                self.leave()
             await app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
                 self._give_up("ASGI callable returned without completing response")
@@ -88,7 +91,7 @@ class Exchange:
     def leave(self) -> None:
         """The client has gone: an application that waits for it is told so, any other is cancelled."""
         self.disconnected = True
-        if not self._receiving:
+        if self._may_be_cancelled:
             self.task.cancel(CLIENT_HAS_GONE)
 
     def _give_up(self, event: str, error: BaseException | None = None) -> None:
@@ -126,11 +129,11 @@ class Exchange:
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
             connection.flow.resume_reading()
             # The connection's, which may be set for another of its requests.
-            self._receiving = True
+            self._may_be_cancelled = False
             try:
                 await self.message_event.wait()
             finally:
-                self._receiving = False
+                self._may_be_cancelled = True
             self.message_event.clear()
         return {"type": "http.disconnect"}
 

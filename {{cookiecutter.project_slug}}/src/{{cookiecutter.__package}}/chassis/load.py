@@ -1,7 +1,7 @@
 """Load control: whom to turn away so that the others are answered in time."""
 
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, thread_time
 
 from .metrics import Metrics
 from .problem import Problem
@@ -9,9 +9,8 @@ from .problem import Problem
 READ_AT = "chassis.read_at"  # in an ASGI scope: when the server instance read the request, monotonic seconds
 TARGET_SECONDS = 0.02
 TARGET_REQUESTS = 5
-MOST_SECONDS = 0.2
-INTERVAL_SECONDS = 0.1
-CALM_SECONDS = 0.5
+BUSY_SECONDS = 0.2
+CALM_SECONDS = 0.25
 
 
 class LoadControl:
@@ -25,18 +24,27 @@ class LoadControl:
     here, and it says nothing of how long handlers take, so that quick and slow routes may be mixed, as
     limits that go by latency or by the number under way don't allow. The rule is that of controlled
     delay (CoDel, RFC 8289): a burst may queue, a queue that stays may not. A request is queued when it
-    has waited for more than `TARGET_SECONDS` behind `TARGET_REQUESTS` others. When for `INTERVAL_SECONDS`
-    no turn was without one, those that are queued are turned away, until for `CALM_SECONDS` nobody had to
-    be. So the processor always has work, and nobody who is admitted waits for much longer than the target.
-    Who has waited for `MOST_SECONDS` behind so many is turned away in any case.
+    has waited for more than `TARGET_SECONDS` behind `TARGET_REQUESTS` others. When no turn was without
+    one for so long that the loop has computed for `BUSY_SECONDS`, those that are queued are turned away,
+    until for `CALM_SECONDS` nobody had to be. So the processor always has work, and nobody who is admitted
+    waits for much longer than the target. It is the loop's own time on the processor that counts: a
+    process that others held up has to catch up with what has gathered, not to turn it away.
 
     The server instance notes when a request was read; behind another server there is no wait to be seen.
     """
 
-    def __init__(self, max_requests: int | None, metrics: Metrics, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        max_requests: int | None,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = monotonic,
+        processor: Callable[[], float] = thread_time,
+    ) -> None:
         self.under_way = 0
         self._max_requests = max_requests
         self._clock = clock
+        self._processor = processor
         self._concurrency = metrics.shed_requests.labels("concurrency")
         self._delay = metrics.shed_requests.labels("delay")
         if max_requests is not None:
@@ -45,9 +53,11 @@ class LoadControl:
         # Of this turn: how many requests were admitted, and whether one was queued.
         self._admitted = 0
         self._queued = False
-        self._calm_at = 0.0  # the last turn in which nobody was
-        self._shed_at = 0.0
+        # The row of turns of which each had one: whether there is one, and the processor's time at its begin.
+        self._in_row = False
+        self._row_began = 0.0
         self._shedding = False
+        self._shed_at = 0.0
 
     def enter(self, read_at: float | None) -> None:
         """A request begins that was read at that time (monotonic seconds), or it is turned away.
@@ -59,13 +69,8 @@ class LoadControl:
             if read_at > self._began_at:
                 self._begin_turn(now)
             self._began_at = now
-            waited = now - read_at
-            if waited > TARGET_SECONDS and self._admitted >= TARGET_REQUESTS:
-                self._queued = True
-                if self._shedding or waited > MOST_SECONDS:
-                    self._shed_at = now
-                    self._delay.inc()
-                    raise overloaded()
+            if now - read_at > TARGET_SECONDS and self._admitted >= TARGET_REQUESTS:
+                self._queue(now)
         if self._max_requests is not None and self.under_way >= self._max_requests:
             self._concurrency.inc()
             raise overloaded()
@@ -75,15 +80,22 @@ class LoadControl:
     def _begin_turn(self, now: float) -> None:
         """This request was read after the one before had begun: nobody is left of those that were read before."""
         paused = now - self._began_at > CALM_SECONDS
-        if paused or not self._queued:
-            self._calm_at = now
-        if self._shedding:
-            self._shedding = now - self._shed_at < CALM_SECONDS
-        elif now - self._calm_at > INTERVAL_SECONDS:
-            self._shedding = True
-            self._shed_at = now
+        self._in_row = self._in_row and self._queued and not paused
+        self._shedding = self._shedding and now - self._shed_at < CALM_SECONDS
         self._admitted = 0
         self._queued = False
+
+    def _queue(self, now: float) -> None:
+        """This request is queued; turn it away if the queue stays."""
+        self._queued = True
+        if not self._in_row:
+            self._in_row = True
+            self._row_began = self._processor()
+        if self._shedding or self._processor() - self._row_began > BUSY_SECONDS:
+            self._shedding = True
+            self._shed_at = now
+            self._delay.inc()
+            raise overloaded()
 
 
 def overloaded() -> Problem:
