@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> App:
                 max_body_bytes=settings.max_body_bytes,
                 deadline_seconds=settings.deadline_seconds,
                 timed_out=telemetry.metrics.timed_out_requests,
-                load=LoadControl(settings.max_requests, telemetry.metrics),
+                load=LoadControl(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
             ),
         ],
         checks=[Check("order store", store.check)],

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pytest
 
 from {{ cookiecutter.__package }}.chassis import Handler, LoadControl, Problem, Route
-from {{ cookiecutter.__package }}.chassis.load import CALM_SECONDS, TARGET_REQUESTS, TARGET_SECONDS
+from {{ cookiecutter.__package }}.chassis.load import CALM_SECONDS, QUEUE_REQUESTS, QUEUE_SECONDS
 from {{ cookiecutter.__package }}.chassis.metrics import Metrics
 
 from .service import Service, serve
@@ -86,7 +86,7 @@ def test_overload_is_answered_at_the_rate_that_is_possible_and_in_time(service_s
     assert loop.shed("delay") == shed
     # After the time that it takes to see that the queue stays: a turn before it is read, a turn until it begins.
     later = sorted(served[len(served) // 3 :])
-    turn = max(TARGET_SECONDS, TARGET_REQUESTS * service_seconds) + service_seconds
+    turn = max(QUEUE_SECONDS, QUEUE_REQUESTS * service_seconds) + service_seconds
     assert later[round(len(later) * 0.99)] < 2.5 * turn
 
 
@@ -196,7 +196,7 @@ async def test_requests_that_wait_too_long_for_the_processor_are_turned_away(wor
             loop = asyncio.get_running_loop()
             statuses = await loop.run_in_executor(pool, ask_in_rounds, service.server.port, ROUNDS)
         assert set(statuses) == {200, 503}
-        assert statuses[-20:].count(200) >= TARGET_REQUESTS
+        assert statuses[-20:].count(200) >= QUEUE_REQUESTS
         shed = await service.sample("http_server_shed_requests_total", reason="delay")
         assert shed == statuses.count(503)
         await asyncio.sleep(CALM_SECONDS)

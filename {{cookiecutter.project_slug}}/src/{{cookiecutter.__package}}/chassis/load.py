@@ -7,8 +7,8 @@ from .metrics import Metrics
 from .problem import Problem
 
 READ_AT = "chassis.read_at"  # in an ASGI scope: when the server instance read the request, monotonic seconds
-TARGET_SECONDS = 0.02
-TARGET_REQUESTS = 5
+QUEUE_SECONDS = 0.02
+QUEUE_REQUESTS = 5
 BUSY_SECONDS = 0.2
 CALM_SECONDS = 0.25
 
@@ -24,7 +24,7 @@ class LoadControl:
     here, and it says nothing of how long handlers take, so that quick and slow routes may be mixed, as
     limits that go by latency or by the number under way don't allow. The rule is that of controlled
     delay (CoDel, RFC 8289): a burst may queue, a queue that stays may not. A request is queued when it
-    has waited for more than `TARGET_SECONDS` behind `TARGET_REQUESTS` others. When no turn was without
+    has waited for more than `queue_seconds` behind `QUEUE_REQUESTS` others. When no turn was without
     one for so long that the loop has computed for `BUSY_SECONDS`, those that are queued are turned away,
     until for `CALM_SECONDS` nobody had to be. So the processor always has work, and nobody who is admitted
     waits for much longer than the target. It is the loop's own time on the processor that counts: a
@@ -38,11 +38,13 @@ class LoadControl:
         max_requests: int | None,
         metrics: Metrics,
         *,
+        queue_seconds: float = QUEUE_SECONDS,
         clock: Callable[[], float] = monotonic,
         processor: Callable[[], float] = thread_time,
     ) -> None:
         self.under_way = 0
         self._max_requests = max_requests
+        self._queue_seconds = queue_seconds
         self._clock = clock
         self._processor = processor
         self._concurrency = metrics.shed_requests.labels("concurrency")
@@ -69,7 +71,7 @@ class LoadControl:
             if read_at > self._began_at:
                 self._begin_turn(now)
             self._began_at = now
-            if now - read_at > TARGET_SECONDS and self._admitted >= TARGET_REQUESTS:
+            if now - read_at > self._queue_seconds and self._admitted >= QUEUE_REQUESTS:
                 self._queue(now)
         if self._max_requests is not None and self.under_way >= self._max_requests:
             self._concurrency.inc()

@@ -71,6 +71,9 @@ class ChassisSettings(BaseSettings):
         ge=1,
         description="Requests under way at the same time; beyond it 503. Unset, only a busy processor counts.",
     )
+    queue_seconds: float = Field(
+        0.02, gt=0, description="Wait for the processor that a request may have while more come than it can do."
+    )
     deadline_seconds: float = Field(
         30.0, gt=0, description="Time until an answer begins; beyond it the handler is cancelled and the answer is 504."
     )
