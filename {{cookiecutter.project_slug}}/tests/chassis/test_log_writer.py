@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
 import structlog
 
-from {{ cookiecutter.__package }}.chassis.log_writer import LineWriter
+from {{ cookiecutter.__package }}.chassis.log_writer import MAX_HELD_BYTES, LineWriter
 from {{ cookiecutter.__package }}.chassis.logs import Logs
 
 from .process import PROGRAM, run
@@ -126,12 +127,61 @@ async def test_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_misse
         os.close(fd)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_buffer_takes_the_memory_that_it_may_take() -> None:
+    reader, writer = os.pipe()
+    buffer = LineWriter(writer)
+    before = resident_bytes()
+    for number in range(MAX_HELD_BYTES // 200):
+        buffer.write(orjson.dumps({"number": number, "padding": "x" * 200}))
+    assert resident_bytes() - before < 4 * MAX_HELD_BYTES
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def read_lines(fd: int, count: int) -> list[Line]:
     """Read until there are so many lines."""
     data = b""
     while data.count(b"\n") < count:
         data += os.read(fd, 65_536)
     return [orjson.loads(line) for line in data.splitlines()]
+
+
+READER = """
+import os, time
+lines = 0
+while data := os.read(0, 65536):
+    lines += data.count(b"\\n")
+    time.sleep(0.005)  # others on its processor have their turn
+print(lines)
+"""
+
+
+async def test_reader_that_was_late_catches_up_while_more_lines_come() -> None:
+    reader, writer = os.pipe()
+    with observed(fd=writer, buffer_bytes=2_000_000) as seen:
+        log = structlog.get_logger()
+        for _ in range(100):  # more than a pipe takes
+            log.info("count", padding="x" * LINE_BYTES)
+        await asyncio.sleep(0)
+        late = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", READER), stdin=reader, stdout=asyncio.subprocess.PIPE
+        )
+        os.close(reader)
+        # Less than five megabytes a second, of which the reader takes more than ten.
+        for _ in range(500):
+            for _ in range(10):
+                log.info("count", padding="x" * LINE_BYTES)
+            await asyncio.sleep(0.002)
+        seen.telemetry.logs.writer.flush(5.0)
+        dropped = seen.telemetry.metrics.registry.get_sample_value("log_lines_dropped_total")
+    os.close(writer)
+    counted, _ = await late.communicate()
+    assert (dropped, int(counted)) == (0, 5100)
 
 
 async def test_line_of_any_length_is_whole() -> None:

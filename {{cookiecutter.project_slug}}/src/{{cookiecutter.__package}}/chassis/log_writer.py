@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 MAX_HELD_BYTES = 8_388_608
-RETRY_SECONDS = 0.05
+RETRY_SECONDS = 0.02
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
 
 
@@ -19,9 +19,9 @@ class LineWriter:
     """Writes lines to a file descriptor and never waits for whoever reads them.
 
     Lines of one turn of the event loop leave together: a `write` for each is what makes logging expensive
-    on a pipe. What a full pipe doesn't take is held, up to `max_held_bytes`, and written when there is room
-    again; lines beyond that are dropped, `on_drop` is called for each, and `on_recovery` with their number
-    when the reader is back.
+    on a pipe. What a full pipe doesn't take is held, up to `max_held_bytes`, and each turn with new lines
+    writes what there is room for; without new lines, a timer does. Lines beyond that are dropped,
+    `on_drop` is called for each, and `on_recovery` with their number when the reader is back.
 
     Where poll(2) says that there is room, a write of at most PIPE_BUF bytes doesn't block, and isn't mixed
     with what others write to the same pipe (POSIX.1-2017, write). So the descriptor, which our children
@@ -40,7 +40,9 @@ class LineWriter:
         self._written = 0
         self._flush_is_due = False
         self._is_full = False
-        self._held_bytes = 0  # while it is full, else of no meaning
+        self._retry_is_due = False
+        # Lines since it is full, in one piece: between orjson's results, if they are kept, are holes of kilobytes.
+        self._held = bytearray()
         self._dropped = 0  # since it is full
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -48,9 +50,8 @@ class LineWriter:
     def write(self, line: bytes | str) -> None:
         """Add one line, without its newline."""
         data = line if isinstance(line, bytes) else line.encode()
-        if self._is_full and not self._hold(len(data) + 1):
-            return
-        self._lines.append(data)
+        if not (self._is_full and self._hold(data)):
+            self._lines.append(data)
         if self._flush_is_due:
             return
         try:
@@ -86,11 +87,14 @@ class LineWriter:
             if self._written == len(self._data):
                 # Other threads only append, so what is counted here is what may be taken away.
                 count = len(self._lines)
-                if not count:
-                    self._data, self._written = b"", 0
-                    return True
-                self._data, self._written = b"\n".join(self._lines[:count]) + b"\n", 0
-                del self._lines[:count]
+                self._written = 0
+                if count:
+                    self._data = b"\n".join(self._lines[:count]) + b"\n"
+                    del self._lines[:count]
+                else:
+                    self._data, self._held = bytes(self._held), bytearray()
+                    if not self._data:
+                        return True
             wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
             if not self._has_room(wait_ms):
                 return False
@@ -105,33 +109,35 @@ class LineWriter:
             except OSError:
                 # A reader that has gone away is not an error of the service.
                 self._lines.clear()
+                self._held.clear()
                 self._data, self._written = b"", 0
                 return True
             self._written += size
-            self._held_bytes -= size
 
     def _note_full(self) -> None:
         """Try again after a while; a watch by the event loop would make the descriptor non-blocking for all."""
-        if not self._is_full:
-            self._is_full = True
-            self._held_bytes = len(self._data) - self._written + sum(len(line) + 1 for line in self._lines)
+        self._is_full = True
         loop = self._loop
-        if loop is not None:
+        if loop is not None and not self._retry_is_due:
             with suppress(RuntimeError):  # it is closed: the last flush is still to come
-                loop.call_soon_threadsafe(lambda: loop.call_later(RETRY_SECONDS, self.flush))
-                self._flush_is_due = True
+                loop.call_soon_threadsafe(lambda: loop.call_later(RETRY_SECONDS, self._retry))
+                self._retry_is_due = True
 
-    def _hold(self, size: int) -> bool:
-        """Whether there is room to hold a line of this size."""
+    def _retry(self) -> None:
+        self._retry_is_due = False
+        self.flush()
+
+    def _hold(self, line: bytes) -> bool:
+        """Keep or drop a line that can't leave; False when it can."""
         with self._lock:
             if not self._is_full:
-                return True
-            if self._held_bytes + size <= self._max_held_bytes:
-                self._held_bytes += size
+                return False
+            if len(self._data) - self._written + len(self._held) + len(line) < self._max_held_bytes:
+                self._held += line + b"\n"
                 return True
             self._dropped += 1
         self.on_drop()
-        return False
+        return True
 
 
 def _is_file(fd: int) -> bool:
