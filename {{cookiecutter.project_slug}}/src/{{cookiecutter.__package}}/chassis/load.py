@@ -30,6 +30,10 @@ class LoadControl:
     waits for much longer than the target. It is the loop's own time on the processor that counts: a
     process that others held up has to catch up with what has gathered, not to turn it away.
 
+    A queue is there to bridge the gaps between arrivals, which are the shorter the more arrive. So of both
+    targets only that share counts which could be admitted lately: at ten times the load that can be
+    served a queue a tenth as long keeps the processor as busy, and those who are served wait less.
+
     The server instance notes when a request was read; behind another server there is no wait to be seen.
     """
 
@@ -60,6 +64,11 @@ class LoadControl:
         self._row_began = 0.0
         self._shedding = False
         self._shed_at = 0.0
+        # While shedding: the share of requests that could be admitted, and what was counted since it was found.
+        self._share = 1.0
+        self._share_at = 0.0
+        self._taken = 0
+        self._refused = 0
 
     def enter(self, read_at: float | None) -> None:
         """A request begins that was read at that time (monotonic seconds), or it is turned away.
@@ -71,7 +80,7 @@ class LoadControl:
             if read_at > self._began_at:
                 self._begin_turn(now)
             self._began_at = now
-            if now - read_at > self._queue_seconds and self._admitted >= QUEUE_REQUESTS:
+            if now - read_at > self._queue_seconds * self._share and self._admitted >= QUEUE_REQUESTS * self._share:
                 self._queue(now)
         if self._max_requests is not None and self.under_way >= self._max_requests:
             self._concurrency.inc()
@@ -81,9 +90,15 @@ class LoadControl:
 
     def _begin_turn(self, now: float) -> None:
         """This request was read after the one before had begun: nobody is left of those that were read before."""
+        if self._shedding:
+            self._taken += self._admitted
+            if now - self._shed_at >= CALM_SECONDS:
+                self._shedding = False
+                self._share = 1.0
+            elif now - self._share_at >= CALM_SECONDS:
+                self._find_share(now)
         paused = now - self._began_at > CALM_SECONDS
         self._in_row = self._in_row and self._queued and not paused
-        self._shedding = self._shedding and now - self._shed_at < CALM_SECONDS
         self._admitted = 0
         self._queued = False
 
@@ -93,11 +108,21 @@ class LoadControl:
         if not self._in_row:
             self._in_row = True
             self._row_began = self._processor()
-        if self._shedding or self._processor() - self._row_began > BUSY_SECONDS:
+        if not self._shedding and self._processor() - self._row_began > BUSY_SECONDS:
             self._shedding = True
+            self._share_at = now
+            self._taken = self._refused = 0
+        if self._shedding:
             self._shed_at = now
+            self._refused += 1
             self._delay.inc()
             raise overloaded()
+
+    def _find_share(self, now: float) -> None:
+        # Never less than one request in each turn.
+        self._share = max(self._taken / (self._taken + self._refused), 1 / QUEUE_REQUESTS)
+        self._share_at = now
+        self._taken = self._refused = 0
 
 
 def overloaded() -> Problem:
