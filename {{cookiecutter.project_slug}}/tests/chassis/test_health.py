@@ -1,6 +1,7 @@
 """Liveness and readiness."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -151,6 +152,46 @@ async def test_check_that_ignores_its_cancellation_is_not_started_twice() -> Non
     assert begun == 1
     release.set()
     assert await ask(asked) == (True, {"database": "pass"})
+
+
+async def test_check_that_blocks_runs_in_a_thread_once() -> None:
+    release = threading.Event()
+    begun = 0
+
+    def blocking() -> None:
+        nonlocal begun
+        begun += 1
+        assert threading.current_thread() is not threading.main_thread()
+        release.wait(30)
+
+    asked = health(Check("database", blocking, timeout=0.02))
+    for _ in range(3):
+        assert await ask(asked) == (False, {"database": "timeout"})
+    assert begun == 1
+    release.set()
+    await until(lambda: not threads_of_checks())
+    assert await ask(asked) == (True, {"database": "pass"})
+    assert begun <= 2
+
+
+def threads_of_checks() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "check"]
+
+
+async def test_check_in_a_thread_fails_by_raising() -> None:
+    def failing() -> None:
+        raise OSError("no route")
+
+    assert await ask(health(Check("database", failing))) == (False, {"database": "fail"})
+
+
+async def test_lambda_around_a_check_is_awaited() -> None:
+    probe = Probe()
+    asked = health(Check("database", lambda: probe()))  # noqa: PLW0108
+    assert await ask(asked) == (True, {"database": "pass"})
+    probe.error = OSError("no route")
+    assert await ask(asked) == (False, {"database": "fail"})
+    assert probe.asked == 2
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), ExceptionGroup("x", [OSError()]), asyncio.CancelledError()])

@@ -1,10 +1,13 @@
 """Whether the process should get requests: its state, and checks of what it depends on."""
 
 import asyncio
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -24,13 +27,14 @@ class State(StrEnum):
 class Check:
     """A question to a dependency, asked for readiness.
 
-    `probe` fails by raising; what it returns is ignored. It is cancelled after `timeout` seconds; a
-    thread that it started can't be, and needs a timeout of its own. A check that is not `required` is
-    shown, and doesn't take the service out of the balancer.
+    `probe` fails by raising; what it returns is ignored. An `async def` is cancelled after `timeout`
+    seconds. A `def` runs in a thread, which nobody can stop: it counts as failed after `timeout` seconds,
+    and is not begun again before it has ended. A check that is not `required` is shown, and doesn't take
+    the service out of the balancer.
     """
 
     name: str
-    probe: Callable[[], Awaitable[object]]
+    probe: Callable[[], object]
     timeout: float = 1.0
     required: bool = True
 
@@ -50,7 +54,7 @@ class Health:
 
     Checks run at the same time, each within its own timeout. A result answers all who ask for
     `cache_seconds`, and those who ask meanwhile wait for the same run, so that a storm of probes is
-    not a storm on the database. A check that ignores its cancellation is not started a second time.
+    not a storm on the database. No check is started a second time while it runs.
     """
 
     def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
@@ -62,6 +66,7 @@ class Health:
         self._cache_seconds = cache_seconds
         self._outcomes: dict[str, Outcome] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._in_thread: set[str] = set()
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests should come here, and the document that says why."""
@@ -99,13 +104,14 @@ class Health:
             # Not by us: such as a pool that is closed and cancels whoever waits for it.
             self._note(check, Outcome("fail", time.monotonic() - began, time.monotonic(), "CancelledError"))
         if not task.done():
-            task.cancel("check timeout")
+            if check.name not in self._in_thread:
+                task.cancel("check timeout")
             self._note(check, Outcome("timeout", time.monotonic() - began, time.monotonic(), "timed out"))
 
     async def _run(self, check: Check) -> None:
         began = time.monotonic()
         try:
-            await check.probe()
+            await self._probe(check)
         except Exception as error:  # noqa: BLE001 - a check fails by raising whatever it likes
             # The message may hold an address or a password; it goes to the log, not to whoever asks.
             now = time.monotonic()
@@ -114,6 +120,18 @@ class Health:
             now = time.monotonic()
             self._note(check, Outcome("pass", now - began, now))
 
+    async def _probe(self, check: Check) -> None:
+        if is_async(check.probe):
+            result = check.probe()
+        else:
+            self._in_thread.add(check.name)
+            try:
+                result = await asyncio.wrap_future(in_thread(check.probe))
+            finally:
+                self._in_thread.discard(check.name)
+        if inspect.isawaitable(result):  # also of a lambda around an `async def`
+            await result
+
     def _note(self, check: Check, outcome: Outcome, error: Exception | None = None) -> None:
         """Keep the outcome, and log it when it differs from the last: a change is news, a state is not."""
         before = self._outcomes.get(check.name)
@@ -121,3 +139,23 @@ class Health:
         if (before.status if before else "pass") != outcome.status:
             level = log.info if outcome.status == "pass" else log.warning
             level("check changed", check=check.name, status=outcome.status, required=check.required, exc_info=error)
+
+
+def is_async(call: Callable[[], object]) -> bool:
+    """Whether a function, or an object that is called like one, is written as `async def`."""
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+def in_thread(call: Callable[[], object]) -> Future[object]:
+    """Run `call` in a thread of its own, which doesn't hold up the end of the process as a pool's would."""
+    result: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            result.set_exception(error)
+
+    result.set_running_or_notify_cancel()
+    Thread(target=run, name="check", daemon=True).start()
+    return result
