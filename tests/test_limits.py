@@ -3,14 +3,14 @@
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bakery import add_handler
 from conftest import Bake, Start
-from running import PATIENCE_SECONDS, Service
+from running import PATIENCE_SECONDS, Service, running
 
 GIGABYTE = 10**9
 HEAD = b"GET /orders HTTP/1.1\r\nhost: x\r\n"
@@ -114,3 +114,50 @@ def test_memory_stays_flat_while_a_gigabyte_comes(counting: Service, declared: b
     most = resident_bytes(counting, "VmHWM")
     print(f"{before / 1e6:.1f} MB before, {most / 1e6:.1f} MB at most")
     assert most - before < 10_000_000
+
+
+LIMITED = """#!/bin/sh
+ulimit -S -n {soft}
+ulimit -H -n {hard}
+exec "{python}" "$@"
+"""
+
+
+def limited(folder: Path, python: Path, soft: int, hard: int) -> Path:
+    """A Python whose limits of open files are these."""
+    script = folder / "python"
+    script.write_text(LIMITED.format(soft=soft, hard=hard, python=python))
+    script.chmod(0o755)
+    return script
+
+
+def test_limit_of_open_files_is_raised_to_what_connections_need(installed: Path, python: Path, tmp_path: Path) -> None:
+    with running(limited(tmp_path, python, 64, 4096), installed, tmp_path, APP_MAX_CONNECTIONS="1000") as service:
+        service.ready()
+        assert re.search(r"Max open files\s+1128\s+4096", Path(f"/proc/{service.process.pid}/limits").read_text())
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(service.port)) for _ in range(300)]
+            assert {answer_to(client) for client in clients} == {200}
+
+
+def test_connections_leave_files_for_everything_else(installed: Path, python: Path, tmp_path: Path) -> None:
+    with running(limited(tmp_path, python, 256, 256), installed, tmp_path, APP_ADMIN_PORT="0") as service:
+        service.ready()
+        assert service.event("fewer connections than allowed")["max_connections"] == 128
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(service.port)) for _ in range(300)]
+            answers = [answer_to(client) for client in clients]
+            # The others are closed without a word, so that files are left.
+            assert (answers.count(200), answers.count(503), answers.count(0)) == (128, 50, 122)
+            assert {service.admin.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")} == {200}
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+
+
+def answer_to(client: socket.socket) -> int:
+    with suppress(ConnectionError):  # it may have been answered and closed before it asks
+        client.sendall(HEAD + b"\r\n")
+        return int(client.recv(65536)[9:12] or 0)
+    return 0

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .exchange import STATUS_LINES, Exchange
-from .limits import Limits
+from .limits import MAX_REFUSED, Limits
 from .load import READ_AT
 from .problem import Problem, phrase, send_problem
 
@@ -58,11 +58,15 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """asyncio's callback: the client is there, and should say what it wants."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.max_connections:
+        beyond = len(self.connections) - self._limits.max_connections
+        if beyond <= 0:
+            self._await_head()
+        elif beyond <= MAX_REFUSED:
             # Not left in the listen queue, where a balancer couldn't know that it should ask another.
             self.fail(Problem(503, "The service has too many connections.", headers={"retry-after": "1"}))
         else:
-            self._await_head()
+            # Those that were refused don't leave, and they are open files as well.
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's callback: the connection is gone; nothing is left for the garbage collector to find."""

@@ -1,6 +1,15 @@
 """What a connection and a request may take of the service before anything has been dispatched."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import structlog
+
+log = structlog.get_logger()
+
+MAX_REFUSED = 50  # connections beyond the limit that are told so, at the same time; others are just closed
+# Open beside the connections of clients: those that are refused, ports, dependencies, the admin port's connections.
+OTHER_FILES = MAX_REFUSED + 78
 
 
 @dataclass(frozen=True)
@@ -24,3 +33,28 @@ class Limits:
     """The least pace."""
     max_connections: int = 10_000
     """Open at the same time; beyond it 503 and a close."""
+
+
+def within_open_files(limits: Limits) -> Limits:
+    """`limits` with as many connections as may be open beside all other files.
+
+    The process's limit of open files is raised as far as it may be. What is set on it by most systems, 1024, is
+    for programs that call select(2); where more are allowed, a process asks for them (getrlimit(2)).
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return limits
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.max_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):  # macOS has a limit of its own below an infinite one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limits
+    # Too few to spare so many: half of them.
+    most = max(soft - OTHER_FILES, soft // 2)
+    log.warning("fewer connections than allowed", max_connections=most, open_files=soft)
+    return replace(limits, max_connections=most)

@@ -17,7 +17,7 @@ import uvicorn
 
 from .app import FLUSH_SECONDS, App
 from .health import State
-from .limits import Limits
+from .limits import Limits, within_open_files
 from .protocol import HttpProtocol
 
 log = structlog.get_logger()
@@ -69,6 +69,7 @@ class Server:
     def run(self) -> int:
         """Serve until a signal comes; returns the process's exit status."""
         self.app.telemetry.install()
+        self._limits = within_open_files(self._limits)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._run_until_signal())
