@@ -97,7 +97,7 @@ class Samples(Handler):
         clock: time | None = None,
         span: timedelta = timedelta(0),
         colour: Colour = Colour.RED,
-        order: Literal["up", "down"] = "up",
+        order: Literal["up", "down", 3] = "up",
         either: int | bool = 0,
         several: Annotated[list[int], Field(max_length=3)] = [],
         unique: set[Colour] = set(),

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -22,6 +22,13 @@ class Colour(StrEnum):
 
     RED = "red"
     BLUE = "blue"
+
+
+class Size(Enum):
+    """An enumeration of numbers."""
+
+    SMALL = 1
+    LARGE = 2.5
 
 
 class Item(Handler):
@@ -61,6 +68,9 @@ class Types(Handler):
         day: date | None = None,
         order: Literal["up", "down"] = "up",
         flag: bool = False,
+        size: Size | None = None,
+        level: Annotated[Literal[1, 2, "2", "most", True], Field(description="How much.")] = 1,
+        levels: list[Literal[1, 2]] | None = None,
         price: Decimal = Decimal(0),
         numbers: tuple[int, ...] = (),
         unique: Annotated[set[int] | None, Field(max_length=2)] = None,
@@ -173,6 +183,13 @@ async def test_query_that_is_no_utf8_is_not_an_error(client: httpx.AsyncClient) 
         ("day=2026-01-02", "day", "datetime.date(2026, 1, 2)"),
         ("order=down", "order", "'down'"),
         ("flag=true", "flag", "True"),
+        ("size=1", "size", "<Size.SMALL: 1>"),
+        ("size=2.5", "size", "<Size.LARGE: 2.5>"),
+        ("level=1", "level", "1"),
+        ("level=2", "level", "'2'"),
+        ("level=most", "level", "'most'"),
+        ("level=true", "level", "True"),
+        ("levels=2&levels=1", "levels", "[2, 1]"),
         ("price=1.50", "price", "Decimal('1.50')"),
         ("numbers=1&numbers=2", "numbers", "(1, 2)"),
         ("unique=1&unique=1", "unique", "{1}"),
@@ -187,6 +204,9 @@ async def test_types_are_converted(client: httpx.AsyncClient, query: str, name: 
     "query",
     [
         "colour=green",
+        "size=3",
+        "level=3",
+        "levels=3",
         "key=1",
         "at=yesterday",
         "day=2026-02-30",

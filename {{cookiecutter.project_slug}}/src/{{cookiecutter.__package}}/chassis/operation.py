@@ -1,11 +1,10 @@
 """One method of a handler, its signature compiled once: binds a request, calls, and answers."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from types import NoneType, UnionType
-from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import anyio
 import pydantic_core
@@ -13,13 +12,11 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from typing_extensions import TypedDict
 
 from .handler import Handler, Reply, declared_responses
+from .parameters import Parameter, Parameters, from_text
 from .problem import Problem
 
-MAX_QUERY_FIELDS = 1000
-STRUCTURED = frozenset({"dataclass", "dict", "model", "typed-dict"})
 JSON_HEADER = (b"content-type", b"application/json")
 
 
@@ -49,12 +46,7 @@ class Operation:
                 f"{self.name}: the route's path gives {', '.join(map(repr, unclaimed))}, "
                 f"which the method doesn't take; it takes {', '.join(map(repr, signature.parameters)) or 'nothing'}"
             )
-        self._parameters = self._compile_parameters()
-        # A default that a request could change must not reach the next one.
-        self._mutable_defaults = {
-            name: one.default for name, one in self.query.items() if isinstance(one.default, list | set)
-        }
-        self._repeated = frozenset(name for name, one in self.query.items() if one.is_list)
+        self._parameters = Parameters(self.path, self.query) if self.path or self.query else None
         returned = _result_annotation(hints.get("return", Any))
         has_schema = not (returned is Any or returned is NoneType or _is_class(returned, Response))
         self.result = self._adapter("return", returned) if has_schema else None
@@ -93,9 +85,9 @@ class Operation:
         elif name in path_names:
             if parameter.default is not parameter.empty:
                 raise SignatureError(f"{self.name}: path parameter {name!r} is always given and can't have a default")
-            self.path[name] = Parameter(self._adapter(name, annotation), annotation, parameter.default)
+            self.path[name] = self._parameter(name, annotation, parameter.default)
         else:
-            found = Parameter(self._adapter(name, annotation), annotation, parameter.default)
+            found = self._parameter(name, annotation, parameter.default)
             if found.is_structured:
                 raise SignatureError(
                     f"{self.name}: query parameter {name!r} can't hold {annotation!r}; "
@@ -103,25 +95,15 @@ class Operation:
                 )
             self.query[name] = found
 
+    def _parameter(self, name: str, annotation: Any, default: Any) -> Parameter:
+        annotation = from_text(annotation)
+        return Parameter(self._adapter(name, annotation), annotation, default)
+
     def _adapter(self, name: str, annotation: Any) -> TypeAdapter[Any]:
         try:
             return TypeAdapter(annotation)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
             raise SignatureError(f"{self.name}: unknown annotation of {name!r}: {annotation!r}") from error
-
-    def _compile_parameters(self) -> TypeAdapter[Any] | None:
-        """One validator for all path and query parameters, so that they are checked in one call.
-
-        What isn't given and needn't be is left out of its result: the method has the default.
-        """
-        parameters = self.path | self.query
-        if not parameters:
-            return None
-        fields = {
-            name: Required[one.annotation] if one.is_required else NotRequired[one.annotation]
-            for name, one in parameters.items()
-        }
-        return TypeAdapter(TypedDict("Parameters", fields))  # type: ignore[operator]
 
     # Answering, for each request.
 
@@ -129,7 +111,7 @@ class Operation:
         arguments: dict[str, Any] = {}
         errors: list[dict[str, Any]] = []
         if self._parameters is not None:
-            arguments = self._bind_parameters(self._parameters, scope, errors)
+            arguments = self._parameters.bind(scope, errors)
         if self.body is not None:
             self._bind_body(self.body, scope, await read_body(receive), arguments, errors)
         if errors:
@@ -173,40 +155,6 @@ class Operation:
             return self.result.serializer.to_json(result, warnings="error")
         return to_json(result)
 
-    def _bind_parameters(
-        self, validator: TypeAdapter[Any], scope: Scope, errors: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        values: dict[str, Any] = scope["path_params"] if not self.query else {**scope["path_params"]}
-        if self.query and scope["query_string"]:
-            self._read_query(scope["query_string"], values, errors)
-        try:
-            bound: dict[str, Any] = validator.validator.validate_python(values)
-        except ValidationError as error:
-            for one in error.errors(include_url=False, include_context=False, include_input=False):
-                name = str(one["loc"][0])
-                where = "path" if name in self.path else "query"
-                errors.append({"in": where, "name": name, "detail": one["msg"]})
-            return {}
-        for name, default in self._mutable_defaults.items():
-            if name not in bound:
-                bound[name] = default.copy()
-        return bound
-
-    def _read_query(self, query: bytes, values: dict[str, Any], errors: list[dict[str, Any]]) -> None:
-        try:
-            fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-        except ValueError as error:
-            raise Problem(400, f"The query has more than {MAX_QUERY_FIELDS} fields.") from error
-        for name, value in fields:
-            if name not in self.query:
-                continue
-            if name in self._repeated:
-                values.setdefault(name, []).append(value)
-            elif name in values:
-                errors.append({"in": "query", "name": name, "detail": "Given more than once."})
-            else:
-                values[name] = value
-
     def _bind_body(
         self,
         body: TypeAdapter[Any],
@@ -226,19 +174,6 @@ class Operation:
                     raise Problem(400, f"The body is not JSON. {one['msg']}") from error
                 pointer = "".join(f"/{_escape(part)}" for part in one["loc"])
                 errors.append({"in": "body", "pointer": f"#{pointer}", "detail": one["msg"]})
-
-
-class Parameter:
-    """A path or query parameter: its type, and what stands for it when it isn't given."""
-
-    def __init__(self, adapter: TypeAdapter[Any], annotation: Any, default: Any) -> None:
-        self.adapter = adapter
-        self.annotation = annotation
-        self.default = default
-        self.is_required = default is inspect.Parameter.empty
-        plain = _plain(annotation)
-        self.is_list = get_origin(plain) in (list, tuple, set, frozenset) or plain in (list, tuple, set, frozenset)
-        self.is_structured = _has_structure(adapter.core_schema)
 
 
 def to_json(value: object) -> bytes:
@@ -271,26 +206,6 @@ def require_json(scope: Scope) -> None:
 
 def _escape(part: int | str) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")  # RFC 6901, section 3
-
-
-def _has_structure(schema: Any) -> bool:
-    """Whether a pydantic core schema holds something that a query can't spell."""
-    if isinstance(schema, Mapping):
-        if schema.get("type") in STRUCTURED:
-            return True
-        return any(_has_structure(value) for key, value in schema.items() if key not in ("metadata", "serialization"))
-    return isinstance(schema, list | tuple) and any(_has_structure(one) for one in schema)
-
-
-def _plain(annotation: Any) -> Any:
-    """The type inside of `Annotated[…]` and `… | None`."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        rest = [one for one in get_args(annotation) if one is not NoneType]
-        if len(rest) == 1:
-            return _plain(rest[0])
-    return annotation
 
 
 def _result_annotation(annotation: Any) -> Any:
