@@ -106,6 +106,27 @@ class Catalogue:
         """One of the main candidates."""
         return next(one for one in self.main() if one.name == name)
 
+    def collectors(self) -> list[Candidate]:
+        """Our service, all of whose spans go to a collector that lives, and to some that don't."""
+        live = self._export["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        endpoints = {
+            "answers": live,
+            "is absent": "http://192.0.2.1:4318",  # nobody's address (RFC 5737): what is sent there is lost
+            "refuses": "http://127.0.0.1:1",
+            "hangs": f"{live}/hanging",
+            "answers 503": f"{live}/failing",
+        }
+        whole = self.named("ours_100")
+        return [
+            replace(
+                whole.with_env(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint),
+                name=f"ours, collector {what}",
+                label=what,
+                sampled=1.0 if endpoint == live else None,
+            )
+            for what, endpoint in endpoints.items()
+        ]
+
     def bodies(self) -> list[Candidate]:
         """Those that answer `/blob`."""
         bare = self.peer("bare_bodies", "bare ASGI function", "yardstick")

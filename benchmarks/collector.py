@@ -3,14 +3,15 @@
     python collector.py        prints its port
 
 `GET /count` answers the spans by kind and name. After `POST /keep` their trace ids are kept as well,
-and `GET /ids` hands out those of server spans, each with its span's name.
+and `GET /ids` hands out those of server spans, each with its span's name. Below `/hanging` nothing is
+answered, below `/failing` with 503.
 """
 
 import gzip
 import json
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock
+from threading import Event, Lock
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -42,6 +43,11 @@ class Endpoint(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.path.startswith("/hanging"):
+            Event().wait()
+        if self.path.startswith("/failing"):
+            self._answer(b"", status=503)
+            return
         if self.path == "/keep":
             self.spans.ids = []
             self._answer(b"")
@@ -58,8 +64,8 @@ class Endpoint(BaseHTTPRequestHandler):
             return
         self._answer(json.dumps([[kind, name, count] for (kind, name), count in self.spans.counts.items()]).encode())
 
-    def _answer(self, body: bytes, kind: str = "application/json") -> None:
-        self.send_response(200)
+    def _answer(self, body: bytes, kind: str = "application/json", status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

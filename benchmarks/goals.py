@@ -28,6 +28,7 @@ def goals(results: Results) -> list[Goal]:
         "routes": _routes,
         "post": _post,
         "latency": _latency,
+        "collectors": _collectors,
         "startup": _startup,
         "memory": _memory,
     }
@@ -71,6 +72,11 @@ def _latency(rows: Results) -> list[Goal]:
     return [
         Goal(f"p99 at half of its peak ({rate:,.0f}/s), to the bare function's", "≤ 1.5", text, ratio["median"] <= 1.5)
     ]
+
+
+def _collectors(rows: Results) -> list[Goal]:
+    worst = min(rows.values(), key=lambda row: float(row["ratio"]["median"]))
+    return [_at_least(f"the worst collector, which {worst['label']}, to one that answers", 0.9, worst["ratio"])]
 
 
 def _startup(rows: Results) -> list[Goal]:

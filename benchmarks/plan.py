@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SECTIONS = ("main", "parts", "post", "latency", "routes", "concurrency", "bodies", "startup", "memory")
+SECTIONS = ("main", "parts", "post", "latency", "routes", "concurrency", "bodies", "collectors", "startup", "memory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def markdown(results: Results) -> str:
         "routes": ("Routes", _grown, "routes.svg"),
         "concurrency": ("Connections", _grown, "concurrency.svg"),
         "bodies": ("Bodies", _bodies, "bodies.svg"),
+        "collectors": ("A collector that doesn't answer, 100 % sampled", _main, ""),
         "startup": ("Start", _startup, ""),
         "memory": ("Memory", _memory, ""),
     }

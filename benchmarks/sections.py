@@ -139,6 +139,11 @@ class Sections:
                 _dot()
         return _grown(loads, self._figures)
 
+    def _collectors(self) -> Results:
+        candidates = self._catalogue.collectors()
+        loads = self._few_rounds(candidates, ITEM)
+        return {one.name: self._row(one, loads[one.name], loads[candidates[0].name]) for one in candidates}
+
     def _startup(self) -> Results:
         candidates = [self._catalogue.named(name) for name in ("bare_asgi", "bare_fastapi", "ours", "usual")]
         seconds: dict[str, list[float]] = defaultdict(list)
