@@ -75,7 +75,8 @@ def _latency(rows: Results) -> list[Goal]:
 
 
 def _collectors(rows: Results) -> list[Goal]:
-    worst = min(rows.values(), key=lambda row: float(row["ratio"]["median"]))
+    _, *others = rows.values()
+    worst = min(others, key=lambda row: float(row["ratio"]["median"]))
     return [_at_least(f"the worst collector, which {worst['label']}, to one that answers", 0.9, worst["ratio"])]
 
 
