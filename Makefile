@@ -34,7 +34,7 @@ test: install ## everything that must pass: lint, format, types, tests
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --dist loadgroup
 
 SECONDS := 600
 .PHONY: soak

@@ -166,6 +166,6 @@ def test_make_alone_explains_the_targets(folder: str, bake: Bake) -> None:
     assert shown.returncode == 0
     targets = {
         "template": {"help", "run", "dev", "test", "bake", "clean"},
-        "service": {"help", "run", "dev", "check", "fix"},
+        "service": {"help", "run", "dev", "check", "fix", "image"},
     }
     assert targets[folder] <= set(re.findall(r"^  make (\w+) ", shown.stdout, re.MULTILINE))
