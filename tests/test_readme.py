@@ -10,6 +10,7 @@ import pytest
 from bakery import SOURCE, add_handler, run
 from collector import Collector
 from conftest import Bake, Start
+from manifests import Manifests, kustomize
 from running import Service
 
 
@@ -86,6 +87,32 @@ def test_endpoints_of_the_readme_answer(service: Service, installed: Path) -> No
 
     assert len(paths) == 6
     assert {path: service.http.get(path).status_code for path in paths} == dict.fromkeys(paths, 200)
+
+
+def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
+    project = bake()
+    section = (project / "README.md").read_text().partition("## Kubernetes")[2].partition("\n## ")[0]
+    dev = Manifests(kustomize(project / "deploy/overlays/dev"))
+    production = Manifests(kustomize(project / "deploy/overlays/production"))
+    memory = production.container["resources"]
+    (port,) = dev["Service"]["spec"]["ports"]
+
+    assert [path for path in re.findall(r"`(deploy/[\w./-]+)`", section) if not (project / path).exists()] == []
+    assert {one.name for one in (project / "deploy/components").iterdir()} <= set(re.findall(r"`([\w-]+)`", section))
+    assert f"kind load docker-image {dev.container['image']}\n" in section
+    assert f"namespace `{dev['Namespace']['metadata']['name']}`" in section
+    assert f"namespace `{production['Namespace']['metadata']['name']}`" in section
+    assert (
+        f"-n {dev['Namespace']['metadata']['name']} port-forward service/order-service 8000:{port['port']}" in section
+    )
+    assert (
+        f"{memory['requests']['memory'][:-2]} MiB of memory are requested and {memory['limits']['memory'][:-2]}"
+        in section
+    )
+    assert (
+        f"called `{next(one for one in production.pod['volumes'] if 'secret' in one)['secret']['secretName']}`"
+        in section
+    )
 
 
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
