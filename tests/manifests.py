@@ -40,6 +40,8 @@ class Manifests:
     def __init__(self, text: str) -> None:
         self.text = text
         self.all: list[Manifest] = list(yaml.safe_load_all(text))
+        # What a Secret of the service's name would hold; somebody else makes it.
+        self.secrets: dict[str, str] = {}
 
     def __getitem__(self, kind: str) -> Manifest:
         (found,) = (one for one in self.all if one["kind"] == kind)
