@@ -14,28 +14,32 @@ CONTEXT = r"""
 
 # The files of each answer; those of the others go.
 CHOICES = {
-    "ci": {"github": ".github", "gitlab": ".gitlab-ci.yml"},
+    "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
+    "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
 }
+# How what an answer of "none" leaves out is called.
+LEFT_OUT = {"license": "a licence", "ci": "CI", "deploy": "Kubernetes manifests"}
 
 
 def choose(context: dict[str, Any]) -> list[str]:
     """Remove the files of answers that were not given; returns what is left out, in words."""
     for question, files in CHOICES.items():
-        for answer, path in files.items():
+        for answer, paths in files.items():
             if answer != context[question]:
-                remove(Path(path))
+                for path in paths:
+                    remove(Path(path))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))
-    return [word for question, word in (("license", "a licence"), ("ci", "CI")) if context[question] == "none"]
+    return [word for question, word in LEFT_OUT.items() if context[question] == "none"]
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
+    """Remove a file, or a folder with all that is in it; it may have gone with another answer."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def git(folder: str, *arguments: str) -> str:
