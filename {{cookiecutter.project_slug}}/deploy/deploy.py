@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
@@ -212,7 +212,7 @@ def asked(address: str) -> tuple[int, dict[str, str], bytes]:
     until = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
+            with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - http, by who calls it
                 return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, {name.lower(): value for name, value in error.headers.items()}, error.read()
@@ -243,12 +243,13 @@ def smoke(address: str, admin: str) -> None:
     expect(f"GET {path} is no failure", holds=status < 500, said=(status, body))
     expect("its answer has an id", holds=bool(headers.get("x-request-id")), said=headers)
     _, _, metrics = asked(f"{admin}/metrics")
-    counted = re.search(rf'^http_server_request_duration_seconds_count{{.*http_route="{path}"', metrics.decode(), re.M)
+    series = rf'^http_server_request_duration_seconds_count{{.*http_route="{re.escape(path)}"'
+    counted = re.search(series, metrics.decode(), re.MULTILINE)
     expect("/metrics has counted it", holds=counted is not None, said=f"no series for {path}")
 
 
 if __name__ == "__main__":
-    commands = {"deploy": deploy, "undeploy": undeploy, "kind": kind, "smoke": smoke}
+    commands: dict[str, Callable[..., None]] = {"deploy": deploy, "undeploy": undeploy, "kind": kind, "smoke": smoke}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])
