@@ -16,28 +16,35 @@ OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
+    "deploy": ("kubernetes", "none"),
 }
 # Each pair of answers stands in one of these rows at least, the defaults in the first.
 ROWS = [
-    ("none", "private", "github"),
-    ("none", "public", "gitlab"),
-    ("none", "private", "none"),
-    ("MIT", "public", "github"),
-    ("MIT", "private", "gitlab"),
-    ("MIT", "public", "none"),
-    ("Apache-2.0", "private", "github"),
-    ("Apache-2.0", "public", "gitlab"),
-    ("Apache-2.0", "private", "none"),
+    ("none", "private", "github", "kubernetes"),
+    ("none", "public", "gitlab", "none"),
+    ("none", "private", "none", "none"),
+    ("MIT", "public", "github", "none"),
+    ("MIT", "private", "gitlab", "kubernetes"),
+    ("MIT", "public", "none", "kubernetes"),
+    ("Apache-2.0", "private", "github", "none"),
+    ("Apache-2.0", "public", "gitlab", "kubernetes"),
+    ("Apache-2.0", "private", "none", "none"),
 ]
 # What is there for this answer and for no other of the question.
 FILES = {
-    ("ci", "github"): {".github/workflows/checks.yml"},
+    ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
+    ("deploy", "kubernetes"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
     ("license", "MIT"): {"LICENSE"},
     ("license", "Apache-2.0"): {"LICENSE"},
 }
+WORDS_OF_DEPLOYMENT = r"deploy/|make (deploy|undeploy|kind)|kustomiz|kubectl"
 # Words that nobody should meet who has said no.
-WORDS = {("ci", "github"): r"github actions|\.github", ("ci", "gitlab"): "gitlab"}
+WORDS = {
+    ("ci", "github"): r"github actions|\.github",
+    ("ci", "gitlab"): "gitlab",
+    ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
+}
 
 
 def test_rows_have_every_pair_of_answers() -> None:
@@ -102,9 +109,9 @@ def test_gitlab_runs_the_same_command(bake: Bake) -> None:
 
 def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
     command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
-    made = run(*command, "ci=none", cwd=tmp_path).stdout
+    made = run(*command, "ci=none", "deploy=none", cwd=tmp_path).stdout
 
     assert "Order Service is in order-service/: a service with its tests." in made
-    assert "Left out: a licence, CI." in made
+    assert "Left out: a licence, CI, Kubernetes manifests." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
     assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout

@@ -11,5 +11,6 @@ undeploy: ## take it out again (OVERLAY)
 
 .PHONY: kind
 kind: ## build, deploy and try it in a cluster on this machine, made with kind
+	@$(PYTHON) deploy/deploy.py needs $(ENGINE) kind kubectl
 	@$(MAKE) --no-print-directory image VERSION=dev
 	@$(PYTHON) deploy/deploy.py kind {{ cookiecutter.project_slug }} $(ENGINE) $(IMAGE):dev

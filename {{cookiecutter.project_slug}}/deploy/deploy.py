@@ -4,6 +4,7 @@
     python deploy/deploy.py undeploy <service> <overlay>
     python deploy/deploy.py kind <service> <engine> <image>
     python deploy/deploy.py smoke <address> <admin address>
+    python deploy/deploy.py needs <program> ...
 
 Nothing in the working tree is changed: what an overlay doesn't say itself, such as the digest of the image that
 was just pushed, is added by an overlay of its own for a moment. kubectl speaks with the cluster of its current
@@ -43,7 +44,7 @@ def needs(*programs: str) -> None:
     """End if one of these isn't installed."""
     for program in programs:
         if which(program) is None:
-            fail(f"{program} is not installed; see {WHERE.get(program, 'docker or podman')}")
+            fail(f"{Path(program).name} is not installed" + (f"; see {WHERE[program]}" if program in WHERE else ""))
 
 
 def output_of(*command: str | Path) -> str:
@@ -249,7 +250,7 @@ def smoke(address: str, admin: str) -> None:
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {"deploy": deploy, "undeploy": undeploy, "kind": kind, "smoke": smoke}
+    commands: dict[str, Callable[..., None]] = {"deploy": deploy, "undeploy": undeploy, "kind": kind, "smoke": smoke, "needs": needs}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

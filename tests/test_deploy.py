@@ -1,0 +1,262 @@
+"""`make deploy`, `undeploy`, `kind`: what they would send to a cluster, and what they say when it can't be.
+
+There is no cluster here. kubectl renders for real; what it, kind and docker would be told to do to a cluster is written
+down by programs of those names.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bakery import clean_environment, run
+from conftest import Bake, Start
+from manifests import Manifest
+from running import needs
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+IMAGE = "ghcr.io/acme/order-service"
+
+# Renders for real, and writes down the rest: its arguments, and what it is given on standard input.
+KUBECTL = """#!{python}
+import json, os, subprocess, sys
+arguments = sys.argv[1:]
+if arguments[0] == "kustomize":
+    sys.exit(subprocess.run(["{kubectl}", *arguments]).returncode)
+if arguments[:2] == ["config", "current-context"]:
+    sys.exit(print("somewhere"))
+if "port-forward" in arguments:
+    print("Forwarding from 127.0.0.1:{port} -> 8000", "Forwarding from [::1]:1 -> 8000", sep="\\n")
+    print("Forwarding from 127.0.0.1:{admin} -> 9000", flush=True)
+    sys.stdin.read() if not sys.stdin.isatty() else None
+with open("{log}", "a") as log:
+    given = sys.stdin.read() if "--filename=-" in arguments else ""
+    print(json.dumps([arguments, given]), file=log)
+sys.exit(1 if "rollout" in arguments and os.path.exists("{log}.stuck") else 0)
+"""
+KIND = """#!{python}
+import json, sys
+if sys.argv[1:] == ["get", "clusters"]:
+    sys.exit(print("other"))
+with open("{log}", "a") as log:
+    print(json.dumps([["kind", *sys.argv[1:]], ""]), file=log)
+"""
+DOCKER = """#!{python}
+import json, sys
+if sys.argv[1:3] == ["image", "inspect"]:
+    sys.exit(print(json.dumps([{{"Id": "{digest}", "RepoDigests": {digests}}}])))
+with open("{log}", "a") as log:
+    print(json.dumps([["docker", *sys.argv[1:]], ""]), file=log)
+"""
+
+PYTHON = Path(sys.executable).resolve()
+Told = tuple[list[str], str]
+
+
+class Desk:
+    """A fresh service, and programs on PATH that write down what they are told."""
+
+    def __init__(self, project: Path, folder: Path) -> None:
+        needs("kubectl")
+        self.project = project
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self.log = folder / "told"
+        # And nothing else.
+        (self.programs / "python3").symlink_to(PYTHON)
+        for name in ("make", "uv", "git", "awk", "sh"):
+            found = shutil.which(name, path=clean_environment(folder)["PATH"])
+            assert found, name
+            (self.programs / name).symlink_to(found)
+        self.ports = (0, 0)
+
+    def has(self, name: str, program: str, **values: object) -> None:
+        """Put a program there."""
+        path = self.programs / name
+        values |= {"python": PYTHON, "kubectl": shutil.which("kubectl"), "log": self.log}
+        values |= {"port": self.ports[0], "admin": self.ports[1]}
+        path.write_text(program.format(**{"digest": DIGEST, "digests": "[]", **values}))
+        path.chmod(0o755)
+
+    def make(self, *arguments: str) -> tuple[int, str]:
+        """What make says, and how it ends."""
+        done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs))
+        return done.returncode, done.stdout
+
+    def told(self) -> list[Told]:
+        """What the programs were told."""
+        if not self.log.exists():
+            return []
+        return [(arguments, given) for arguments, given in map(json.loads, self.log.read_text().splitlines())]
+
+
+@pytest.fixture
+def desk(bake: Bake, tmp_path: Path) -> Desk:
+    return Desk(bake(), tmp_path)
+
+
+def documents(text: str) -> dict[str, Manifest]:
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+def image_of(text: str) -> str:
+    (container,) = documents(text)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return str(container["image"])
+
+
+def test_production_is_deployed_by_the_digest_that_was_pushed(desk: Desk) -> None:
+    desk.has("kubectl", KUBECTL)
+    desk.has("docker", DOCKER, digests=json.dumps([f"{IMAGE}-other@{DIGEST[::-1]}", f"{IMAGE}@{DIGEST}"]))
+    before = sorted(desk.project.rglob("*"))
+
+    status, said = desk.make("deploy", "OVERLAY=production")
+
+    assert status == 0, said
+    assert f"somewhere: {IMAGE}@{DIGEST} to namespace order-service\n" in said
+    (applied, manifests), (waited, _) = desk.told()
+    assert applied == ["apply", "--filename=-"]
+    assert image_of(manifests) == f"{IMAGE}@{DIGEST}"
+    assert waited == ["--namespace=order-service", "rollout", "status", "deployment/order-service", "--timeout=300s"]
+    assert sorted(desk.project.rglob("*")) == before
+
+
+def test_digest_may_be_given_and_another_registry_be_in_the_overlay(desk: Desk) -> None:
+    desk.has("kubectl", KUBECTL)
+    overlay = desk.project / "deploy/overlays/production/kustomization.yaml"
+    overlay.write_text(overlay.read_text().replace(f"newName: {IMAGE}", "newName: registry.example.com:5000/a/b"))
+
+    status, said = desk.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    assert image_of(desk.told()[0][1]) == f"registry.example.com:5000/a/b@{DIGEST}"
+
+
+def test_undeploy_leaves_the_namespace(desk: Desk) -> None:
+    desk.has("kubectl", KUBECTL)
+
+    status, said = desk.make("undeploy", "OVERLAY=production")
+
+    assert status == 0, said
+    ((deleted, _),) = desk.told()
+    namespace, command, kinds, selector = deleted
+    assert (namespace, command) == ("--namespace=order-service", "delete")
+    assert selector == "--selector=app.kubernetes.io/instance=order-service"
+    assert {"deployment", "service", "configmap", "networkpolicy"} <= set(kinds.split(",")) - {"namespace"}
+    assert "namespace" not in kinds.split(",")
+    assert "kubectl delete namespace order-service" in said
+
+
+def test_everything_deployed_has_the_label_by_which_it_is_taken_out(desk: Desk) -> None:
+    desk.has("kubectl", KUBECTL)
+    for overlay, instance in (("dev", "order-service-dev"), ("production", "order-service")):
+        status, said = desk.make("deploy", f"OVERLAY={overlay}", f"DIGEST={DIGEST}")
+        assert status == 0, said
+        manifests = documents(desk.told()[-2][1])
+        labels = {kind: one["metadata"]["labels"]["app.kubernetes.io/instance"] for kind, one in manifests.items()}
+        assert labels == dict.fromkeys(manifests, instance)
+
+
+def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: Desk, start: Start) -> None:
+    service = start(desk.project, APP_ADMIN_PORT="0").ready()
+    desk.ports = (service.port, service.admin.base_url.port or 0)
+    desk.has("kubectl", KUBECTL)
+    desk.has("kind", KIND)
+    desk.has("docker", DOCKER)
+
+    status, said = desk.make("kind", "ENGINE=docker")
+
+    assert status == 0, said
+    tag = f"{IMAGE}:dev-0123456789ab"
+    told = [arguments for arguments, _ in desk.told()]
+    saved = told[3][2]
+    assert told[0][:4] == ["docker", "build", "--tag", f"{IMAGE}:dev"]
+    assert told[1] == ["kind", "create", "cluster", "--name=order-service", "--wait=120s"]
+    assert told[2:5] == [
+        ["docker", "tag", f"{IMAGE}:dev", tag],
+        ["docker", "save", saved, tag],
+        ["kind", "load", "image-archive", saved.removeprefix("--output="), "--name=order-service"],
+    ]
+    assert told[5] == ["--context=kind-order-service", "apply", "--filename=-"]
+    assert image_of(desk.told()[5][1]) == tag
+    assert "rollout" in told[6]
+    assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics has counted it"
+    assert service.access_lines(1, route="/orders")
+    assert "kubectl --context=kind-order-service --namespace=order-service-dev port-forward" in said
+
+
+@pytest.mark.parametrize(
+    ("programs", "arguments", "error"),
+    [
+        ((), ["deploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
+        ((), ["undeploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
+        ((), ["kind"], "docker is not installed"),
+        (
+            ("docker",),
+            ["kind"],
+            "kind is not installed; see https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
+        ),
+        (("docker", "kind"), ["kind"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
+        (("kubectl",), ["deploy", "OVERLAY=staging"], "there is no overlay 'staging'; there are: dev, production"),
+        (("kubectl",), ["deploy", "OVERLAY=production"], "docker is not installed"),
+        (
+            ("kubectl", "docker"),
+            ["deploy", "OVERLAY=production", "VERSION=1.2.3"],
+            f"{IMAGE}:1.2.3 has no digest before a registry has it: docker push {IMAGE}:1.2.3, or give DIGEST=sha256:…",
+        ),
+        (
+            ("kubectl",),
+            ["deploy", "DIGEST=latest"],
+            "'latest' is no digest; it is like sha256:6b86… with 64 digits",
+        ),
+    ],
+)
+def test_what_can_not_be_is_said_in_one_sentence(
+    desk: Desk, programs: tuple[str, ...], arguments: list[str], error: str
+) -> None:
+    for name in programs:
+        desk.has(name, {"kubectl": KUBECTL, "kind": KIND, "docker": DOCKER}[name])
+
+    status, said = desk.make(*arguments)
+
+    assert status != 0
+    assert f"error: {error}\n" in said
+    assert "Traceback" not in said
+    assert desk.told() == []
+
+
+def test_rollout_that_does_not_get_on_shows_the_pods(desk: Desk) -> None:
+    desk.has("kubectl", KUBECTL)
+    desk.log.with_name("told.stuck").touch()
+
+    status, said = desk.make("deploy")
+
+    assert status != 0
+    assert "error: the pods of order-service did not become ready within 300 seconds; see above\n" in said
+    looked = [arguments[1:3] for arguments, _ in desk.told()[2:]]
+    assert looked == [["get", "pods"], ["describe", "pods"], ["logs", "--tail=50"]]
+
+
+@pytest.fixture
+def smoke(installed: Path) -> Callable[..., tuple[int, str]]:
+    def ask(*addresses: str) -> tuple[int, str]:
+        done = run("python3", "deploy/deploy.py", "smoke", *addresses, cwd=installed, NO_PROXY="127.0.0.1")
+        return done.returncode, done.stdout
+
+    return ask
+
+
+def test_smoke_test_fails_when_the_service_does(
+    installed: Path, start: Start, smoke: Callable[..., tuple[int, str]]
+) -> None:
+    service = start(installed).ready()
+    address = f"http://127.0.0.1:{service.port}"
+
+    assert smoke(address, address)[0] == 0
+    status, said = smoke(address, f"{address}/nowhere")
+    assert status != 0
+    assert "FAIL  /healthz answers 200" in said
