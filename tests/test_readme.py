@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,20 +92,21 @@ def test_endpoints_of_the_readme_answer(service: Service, installed: Path) -> No
 
 def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
     project = bake()
-    section = (project / "README.md").read_text().partition("## Kubernetes")[2].partition("\n## ")[0]
+    section = (project / "deploy/README.md").read_text()
     dev = Manifests(kustomize(project / "deploy/overlays/dev"))
     production = Manifests(kustomize(project / "deploy/overlays/production"))
     memory = production.container["resources"]
-    (port,) = dev["Service"]["spec"]["ports"]
 
-    assert [path for path in re.findall(r"`(deploy/[\w./-]+)`", section) if not (project / path).exists()] == []
+    told = re.findall(r"`((?:base|overlays|components)(?:/[\w.-]+)*)`", section)
+    assert told
+    assert [path for path in told if not (project / "deploy" / path).exists()] == []
     assert {one.name for one in (project / "deploy/components").iterdir()} <= set(re.findall(r"`([\w-]+)`", section))
-    assert f"kind load docker-image {dev.container['image']}\n" in section
+    version = tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
+    assert f"docker push {dev.container['image'].rpartition(':')[0]}:{version}\n" in section
+    commands = set(re.findall(r"^\$ make (\w+)", section, re.MULTILINE))
+    assert commands == {"kind", "image", "deploy"}
     assert f"namespace `{dev['Namespace']['metadata']['name']}`" in section
     assert f"namespace `{production['Namespace']['metadata']['name']}`" in section
-    assert (
-        f"-n {dev['Namespace']['metadata']['name']} port-forward service/order-service 8000:{port['port']}" in section
-    )
     assert (
         f"{memory['requests']['memory'][:-2]} MiB of memory are requested and {memory['limits']['memory'][:-2]}"
         in section
@@ -116,9 +118,10 @@ def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
 
 
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
-    told = set(re.findall(r"`make (\w+)`", (SOURCE / "README.md").read_text()))
+    told = set(re.findall(r"`make (\w+)[` ]", (SOURCE / "README.md").read_text()))
+    targets = "".join((SOURCE / path).read_text() for path in ("Makefile", "deploy/deploy.mk"))
 
-    assert told == set(re.findall(r"^(\w+):.* ## ", (SOURCE / "Makefile").read_text(), re.MULTILINE)) - {
+    assert told == set(re.findall(r"^(\w+):.* ## ", targets, re.MULTILINE)) - {
         "help",
         "install",
     }

@@ -108,7 +108,7 @@ def test_text_is_tidy(bake: Bake, answers: dict[str, str]) -> None:
         assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
         assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
         assert not text.startswith("\n"), path
-        assert path.endswith("Makefile") or "\t" not in text, path
+        assert path.endswith(("Makefile", ".mk")) or "\t" not in text, path
 
 
 def test_rendering_needs_no_network(tmp_path: Path) -> None:

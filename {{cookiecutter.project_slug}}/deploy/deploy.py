@@ -250,7 +250,8 @@ def smoke(address: str, admin: str) -> None:
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {"deploy": deploy, "undeploy": undeploy, "kind": kind, "smoke": smoke, "needs": needs}
-    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+    commands: list[Callable[..., None]] = [deploy, undeploy, kind, smoke, needs]
+    named = {command.__name__: command for command in commands}
+    if len(sys.argv) < 2 or sys.argv[1] not in named:
         sys.exit(__doc__)
-    commands[sys.argv[1]](*sys.argv[2:])
+    named[sys.argv[1]](*sys.argv[2:])
