@@ -23,7 +23,7 @@ def render(folder: Path, answers: dict[str, str]) -> Path:
         cookiecutter(
             str(TEMPLATE),
             no_input=True,
-            extra_context=answers,
+            extra_context={"owner": "acme", **answers},  # whose clone this is, is no matter
             output_dir=str(folder),
             config_file=str(own_config(folder)),
         )

@@ -46,7 +46,16 @@ REFUSED_SLUGS = {
     ],
     PYTHON_WORD: ["class", "async", "match", "lambda"],
     STANDARD: ["json", "asyncio", "string", "xml", "compression", "distutils"],
-    TAKEN: ["starlette", "uvicorn", "prometheus-client", "opentelemetry", "opentelemetry-sdk", "tests", "python", "uv"],
+    TAKEN: [
+        "starlette",
+        "uvicorn",
+        "prometheus-client",
+        "opentelemetry",
+        "opentelemetry-sdk",
+        "tests",
+        "python",
+        "update",
+    ],
     DEVICE: ["con", "nul", "prn", "aux", "com1", "lpt9"],
 }
 REFUSED = [
@@ -187,6 +196,13 @@ def test_everything_installed_beside_the_service_is_refused_as_a_slug(python: Pa
     assert {name for name in names if not is_refused(name)} == set()
 
 
+def test_scripts_of_the_service_are_refused_as_a_slug(bake: Bake) -> None:
+    # mypy would find two modules of one name.
+    scripts = {path.stem for path in bake().rglob("*.py") if path.parent.name in ("deploy", "scripts")}
+    assert scripts
+    assert {name for name in scripts if not is_refused(name)} == set()
+
+
 def is_refused(slug: str) -> bool:
     answers = ("Name", slug, "Text.", "acme", slug.replace("-", "_"))
     script = f"import sys, pre_gen_project; sys.exit(pre_gen_project.refusal(*{answers!r}) is None)"
@@ -210,3 +226,27 @@ def assert_shown(project: Path, question: str, text: str) -> None:
 def assert_imports(project: Path, python: Path) -> None:
     imported = run(python, "-c", f"import {package_of(project)}.app", cwd=project, PYTHONPATH="src")
     assert (imported.returncode, imported.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "owner"),
+    [
+        ([], "acme"),
+        (["remote.origin.url=git@github.com:some-one/shop.git"], "some-one"),
+        (["remote.origin.url=https://github.com/Some1/shop"], "Some1"),
+        (["remote.origin.url=ssh://git@github.com/some/shop.git", "github.user=other"], "some"),
+        (["remote.origin.url=https://notgithub.com/some/shop"], "acme"),
+        (["remote.origin.url=/srv/github.com-mirror/shop"], "acme"),
+        (["remote.origin.url=https://gitlab.com/some/shop", "github.user=other"], "other"),
+        (["github.user=not a name"], "acme"),
+    ],
+)
+def test_owner_is_who_git_says(tmp_path: Path, settings: list[str], owner: str) -> None:
+    assert run("git", "init", "--quiet", cwd=tmp_path).returncode == 0
+    for setting in settings:
+        run("git", "config", *setting.split("=", 1), cwd=tmp_path)
+
+    made = run("cookiecutter", "--config-file", own_config(tmp_path / "out"), "--no-input", TEMPLATE, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stdout
+    assert f"ghcr.io/{owner.lower()}/order-service" in (tmp_path / "order-service/Makefile").read_text()
