@@ -16,9 +16,10 @@ CONTEXT = r"""
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
     "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
+    "example": {"orders": ["src/{package}/handlers/orders.py", "tests/test_orders.py"]},
 }
 # How what an answer of "none" leaves out is called.
-LEFT_OUT = {"license": "a licence", "ci": "CI", "deploy": "Kubernetes manifests"}
+LEFT_OUT = {"license": "a licence", "ci": "CI", "deploy": "Kubernetes manifests", "example": "the example"}
 
 
 def choose(context: dict[str, Any]) -> list[str]:
@@ -27,7 +28,11 @@ def choose(context: dict[str, Any]) -> list[str]:
         for answer, paths in files.items():
             if answer != context[question]:
                 for path in paths:
-                    remove(Path(path))
+                    remove(Path(path.format(package=context["__package"])))
+    if context["example"] == "none":
+        for bare in Path("bare").iterdir():
+            bare.replace(Path("src", context["__package"], bare.name))
+    remove(Path("bare"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import tomllib
+from difflib import ndiff
 from pathlib import Path
 
 import pytest
@@ -17,24 +18,26 @@ OPTIONS = {
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
     "deploy": ("kubernetes", "none"),
+    "example": ("orders", "none"),
 }
 # Each pair of answers stands in one of these rows at least, the defaults in the first.
 ROWS = [
-    ("none", "private", "github", "kubernetes"),
-    ("none", "public", "gitlab", "none"),
-    ("none", "private", "none", "none"),
-    ("MIT", "public", "github", "none"),
-    ("MIT", "private", "gitlab", "kubernetes"),
-    ("MIT", "public", "none", "kubernetes"),
-    ("Apache-2.0", "private", "github", "none"),
-    ("Apache-2.0", "public", "gitlab", "kubernetes"),
-    ("Apache-2.0", "private", "none", "none"),
+    ("none", "private", "github", "kubernetes", "orders"),
+    ("none", "public", "gitlab", "none", "none"),
+    ("none", "private", "none", "none", "orders"),
+    ("MIT", "public", "github", "none", "none"),
+    ("MIT", "private", "gitlab", "kubernetes", "orders"),
+    ("MIT", "public", "none", "kubernetes", "none"),
+    ("Apache-2.0", "private", "github", "none", "none"),
+    ("Apache-2.0", "public", "gitlab", "kubernetes", "orders"),
+    ("Apache-2.0", "private", "none", "none", "orders"),
 ]
 # What is there for this answer and for no other of the question.
 FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
     ("deploy", "kubernetes"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
+    ("example", "orders"): {"src/order_service/handlers/orders.py", "tests/test_orders.py"},
     ("license", "MIT"): {"LICENSE"},
     ("license", "Apache-2.0"): {"LICENSE"},
 }
@@ -44,6 +47,7 @@ WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
     ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
+    ("example", "orders"): r"handlers.orders|OrderStore|:8000/orders",
 }
 
 
@@ -58,7 +62,7 @@ def test_rows_have_every_pair_of_answers() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_rendered_service_passes_its_checks_and_runs(
-    bake: Bake, start: Start, installed: Path, row: tuple[str, ...]
+    bake: Bake, start: Start, installed: Path, python: Path, row: tuple[str, ...]
 ) -> None:
     answers = dict(zip(OPTIONS, row, strict=True))
     project = bake(**answers)
@@ -69,7 +73,7 @@ def test_rendered_service_passes_its_checks_and_runs(
     absent = set().union(*(files for answer, files in FILES.items() if answer not in given))
     absent -= set().union(*(files for answer, files in FILES.items() if answer in given))
     assert rendered & absent == set()
-    assert {path for path in rendered if path.startswith("licenses")} == set()
+    assert {path for path in rendered if path.startswith(("bare", "licenses"))} == set()
     for answer, words in WORDS.items():
         if answer not in given:
             found = [path for path in rendered if re.search(words, (project / path).read_text(), re.IGNORECASE)]
@@ -78,8 +82,11 @@ def test_rendered_service_passes_its_checks_and_runs(
     for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
         checked = run(installed / ".venv/bin" / command[0], *command[1:], cwd=project)
         assert checked.returncode == 0, checked.stdout
+    tested = run(python, "-m", "pytest", "--no-cov", "--ignore=tests/chassis", cwd=project, PYTHONPATH="src")
+    assert tested.returncode == 0, tested.stdout
     service = start(project).ready()
-    assert service.http.get("/orders").json() == []
+    status = 200 if answers["example"] == "orders" else 404
+    assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
 
 
 @pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])
@@ -97,6 +104,25 @@ def test_metadata_say_what_was_answered(bake: Bake, license: str, package: str) 
     assert built.returncode == 0, built.stdout
 
 
+def test_service_without_example_is_otherwise_the_same_and_a_handler_can_be_begun(
+    bake: Bake, installed: Path, start: Start
+) -> None:
+    project = bake(example="none")
+    app = project / "src/order_service/app.py"
+    whole = (installed / "src/order_service/app.py").read_text().splitlines()
+    changed = [line for line in ndiff(whole, app.read_text().splitlines()) if line[0] in "+-"]
+    allowed = r"[rR]outes?\b|Check|checks=|OrderStore|store|^- +\],$|import App"
+    assert [line for line in changed if not re.search(allowed, line)] == []
+    assert len([line for line in changed if line[0] == "+"]) == 3
+
+    made = run("make", "handler", "name=invoices", cwd=project)
+    assert made.returncode == 0, made.stdout
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        checked = run(installed / ".venv/bin" / command[0], *command[1:], cwd=project)
+        assert checked.returncode == 0, checked.stdout
+    assert start(project).ready().http.get("/invoices").json() == []
+
+
 def test_gitlab_runs_the_same_command(bake: Bake) -> None:
     project = bake(ci="gitlab", python_version="3.12")
 
@@ -109,9 +135,9 @@ def test_gitlab_runs_the_same_command(bake: Bake) -> None:
 
 def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
     command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
-    made = run(*command, "ci=none", "deploy=none", cwd=tmp_path).stdout
+    made = run(*command, "ci=none", "deploy=none", "example=none", cwd=tmp_path).stdout
 
     assert "Order Service is in order-service/: a service with its tests." in made
-    assert "Left out: a licence, CI, Kubernetes manifests." in made
+    assert "Left out: a licence, CI, Kubernetes manifests, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
     assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout

@@ -55,8 +55,9 @@ def with_handler(source: str, module: str, name: str, path: str) -> str:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     keywords = [one for call in calls if ast.unparse(call.func) == "App" for one in call.keywords]
     routes = [one.value for one in keywords if one.arg == "routes" and isinstance(one.value, ast.List)]
-    if len(routes) != 1 or not any(alias.name == "Route" for node in imports for alias in node.names):
-        raise RefusedError("app.py has no single App(routes=[...]) with a list of Route in it")
+    chassis = [node for node in imports if node.module == "chassis" and node.lineno == node.end_lineno]
+    if len(routes) != 1 or len(chassis) != 1:
+        raise RefusedError("app.py has no single App(routes=[...]), or doesn't import it in one line")
     if any(isinstance(node, ast.Constant) and node.value == path for node in ast.walk(routes[0])):
         raise RefusedError(f"app.py has a route {path} already")
     if re.search(rf"\b{name}\b", source):
@@ -74,6 +75,9 @@ def with_handler(source: str, module: str, name: str, path: str) -> str:
         lines[first] = f"{lines[first][:column]}\n{inner}{outer}{lines[first][column:]}"
     else:
         lines.insert(last, inner)
+    if not any(alias.name == "Route" for alias in chassis[0].names):
+        names = sorted([*map(ast.unparse, chassis[0].names), "Route"])
+        lines[chassis[0].lineno - 1] = f"from .chassis import {', '.join(names)}\n"
     following = [node for node in imports if (node.module or "") > f"handlers.{module}"]
     at = following[0].lineno - 1 if following else imports[-1].end_lineno
     lines.insert(at or 0, f"from .handlers.{module} import {name}\n")
