@@ -58,7 +58,7 @@ def test_replay_gives_the_same_service_again(tmp_path: Path) -> None:
 
 def test_questions_are_few_and_readable(tmp_path: Path, bake: Bake) -> None:
     out = tmp_path / "out"
-    asked = cookiecutter(out, TEMPLATE, answers="Invoice Service\n\nWrites invoices.\nacme\n3\n\n\n\n")
+    asked = cookiecutter(out, TEMPLATE, answers="Invoice Service\n\nWrites invoices.\nacme\n3\n" + "\n" * 10)
 
     assert asked.count("[") >= 5
     for words in ("What is the service called?", "Name of its folder and package", "Who owns it?"):

@@ -185,9 +185,13 @@ async def test_check_in_a_thread_fails_by_raising() -> None:
     assert await ask(health(Check("database", failing))) == (False, {"database": "fail"})
 
 
-async def test_lambda_around_a_check_is_awaited() -> None:
+async def test_function_that_returns_something_to_wait_for_is_waited_for() -> None:
     probe = Probe()
-    asked = health(Check("database", lambda: probe()))  # noqa: PLW0108
+
+    def ask_later() -> Awaitable[None]:
+        return probe()
+
+    asked = health(Check("database", ask_later))
     assert await ask(asked) == (True, {"database": "pass"})
     probe.error = OSError("no route")
     assert await ask(asked) == (False, {"database": "fail"})

