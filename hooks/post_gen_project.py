@@ -16,10 +16,19 @@ CONTEXT = r"""
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
     "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
+    "monitoring": {
+        "included": ["monitoring", "deploy/components/pod-monitor", "deploy/components/prometheus-rule"],
+    },
     "example": {"orders": ["src/{package}/handlers/orders.py", "tests/test_orders.py"]},
 }
 # How what an answer of "none" leaves out is called.
-LEFT_OUT = {"license": "a licence", "ci": "CI", "deploy": "Kubernetes manifests", "example": "the example"}
+LEFT_OUT = {
+    "license": "a licence",
+    "ci": "CI",
+    "deploy": "Kubernetes manifests",
+    "monitoring": "monitoring",
+    "example": "the example",
+}
 
 
 def choose(context: dict[str, Any]) -> list[str]:

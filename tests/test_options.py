@@ -18,25 +18,27 @@ OPTIONS = {
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
     "deploy": ("kubernetes", "none"),
+    "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
 # Each pair of answers stands in one of these rows at least, the defaults in the first.
 ROWS = [
-    ("none", "private", "github", "kubernetes", "orders"),
-    ("none", "public", "gitlab", "none", "none"),
-    ("none", "private", "none", "none", "orders"),
-    ("MIT", "public", "github", "none", "none"),
-    ("MIT", "private", "gitlab", "kubernetes", "orders"),
-    ("MIT", "public", "none", "kubernetes", "none"),
-    ("Apache-2.0", "private", "github", "none", "none"),
-    ("Apache-2.0", "public", "gitlab", "kubernetes", "orders"),
-    ("Apache-2.0", "private", "none", "none", "orders"),
+    ("none", "private", "github", "kubernetes", "included", "orders"),
+    ("none", "public", "gitlab", "none", "none", "none"),
+    ("none", "private", "none", "none", "included", "orders"),
+    ("MIT", "public", "github", "none", "included", "none"),
+    ("MIT", "private", "gitlab", "kubernetes", "none", "orders"),
+    ("MIT", "public", "none", "kubernetes", "included", "none"),
+    ("Apache-2.0", "private", "github", "none", "none", "none"),
+    ("Apache-2.0", "public", "gitlab", "kubernetes", "included", "orders"),
+    ("Apache-2.0", "private", "none", "none", "none", "orders"),
 ]
 # What is there for this answer and for no other of the question.
 FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
     ("deploy", "kubernetes"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
+    ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "monitoring/README.md"},
     ("example", "orders"): {"src/order_service/handlers/orders.py", "tests/test_orders.py"},
     ("license", "MIT"): {"LICENSE"},
     ("license", "Apache-2.0"): {"LICENSE"},
@@ -47,6 +49,7 @@ WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
     ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
+    ("monitoring", "included"): r"monitoring/|grafana|make desk|pod-monitor|prometheus-rule|podmonitor",
     ("example", "orders"): r"handlers.orders|OrderStore|:8000/orders",
 }
 
@@ -135,9 +138,10 @@ def test_gitlab_runs_the_same_command(bake: Bake) -> None:
 
 def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
     command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
-    made = run(*command, "ci=none", "deploy=none", "example=none", cwd=tmp_path).stdout
+    said_no = [f"{question}=none" for question, answers in OPTIONS.items() if "none" in answers]
+    made = run(*command, *said_no, cwd=tmp_path).stdout
 
     assert "Order Service is in order-service/: a service with its tests." in made
-    assert "Left out: a licence, CI, Kubernetes manifests, the example." in made
+    assert "Left out: a licence, CI, Kubernetes manifests, monitoring, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
     assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,29 @@ def sampled(start: Start, installed: Path, collector: Collector) -> Service:
 def prometheus(sampled: Service, tmp_path: Path) -> Iterator[httpx.Client]:
     """Its HTTP interface, while it scrapes `sampled` every second."""
     needs("prometheus")
-    config = tmp_path / "prometheus.yml"
     job = {"job_name": "service", "static_configs": [{"targets": [f"127.0.0.1:{sampled.port}"]}]}
-    config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    with scraping(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}), tmp_path) as client:
+        yield client
+
+
+@contextmanager
+def scraping(configuration: str, folder: Path) -> Iterator[httpx.Client]:
+    """A Prometheus with this configuration; its HTTP interface."""
+    config = folder / "prometheus.yml"
+    config.write_text(configuration)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with (tmp_path / "prometheus.log").open("w") as log:
+    with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [
                 "prometheus",
                 f"--config.file={config}",
-                f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
                 f"--web.listen-address={address}",
                 "--enable-feature=exemplar-storage",
             ],
-            env=clean_environment(tmp_path),
+            env=clean_environment(folder),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -56,7 +64,7 @@ def prometheus(sampled: Service, tmp_path: Path) -> Iterator[httpx.Client]:
         finally:
             process.terminate()
             process.wait(PATIENCE_SECONDS)
-            print((tmp_path / "prometheus.log").read_text())
+            print((folder / "prometheus.log").read_text())
 
 
 def eventually(ask: Callable[[], Any]) -> Any:

@@ -119,7 +119,9 @@ def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
 
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
     told = set(re.findall(r"`make (\w+)[` ]", (SOURCE / "README.md").read_text()))
-    targets = "".join((SOURCE / path).read_text() for path in ("Makefile", "deploy/deploy.mk"))
+    targets = "".join(
+        (SOURCE / path).read_text() for path in ("Makefile", "deploy/deploy.mk", "monitoring/monitoring.mk")
+    )
 
     assert told == set(re.findall(r"^(\w+):.* ## ", targets, re.MULTILINE)) - {
         "help",
