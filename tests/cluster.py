@@ -4,6 +4,7 @@ Each pod has an address of its own (127.x.y.z), so that its ports are those of t
 isolates the processes, which is the business of the container tests, and no scheduler chooses a node.
 """
 
+import http.client
 import math
 import os
 import random
@@ -14,10 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from balancer import Balancer
 from manifests import Manifests, megabytes
@@ -45,11 +45,12 @@ class Addresses:
         self._last = 0
 
     def __iter__(self) -> Iterator[str]:
-        while True:
+        while self._last < 250:
             self._last += 1
             address = f"{self._network}.{self._last}"
             if all(free(address, port) for port in self._ports):
                 yield address
+        raise AssertionError(f"the ports {self._ports} are taken on every address; something listens on 0.0.0.0")
 
 
 def free(address: str, port: int) -> bool:
@@ -74,6 +75,7 @@ class Ingress(Balancer):
         self._slots: dict[str, str] = {}
         self._lock = threading.Lock()
         self._told: dict[str, threading.Thread] = {}
+        self._closing = threading.Event()
 
     def change(self, address: str, port: int, *, ready: bool) -> None:
         """Take a pod in or out, after a while; changes of one pod stay in order."""
@@ -82,23 +84,29 @@ class Ingress(Balancer):
         def tell() -> None:
             if before is not None:
                 before.join()
-            time.sleep(random.uniform(*DELAYS_SECONDS))  # noqa: S311 - no secret
+            self._closing.wait(random.uniform(*DELAYS_SECONDS))  # noqa: S311 - no secret
             self._set(address, port, ready=ready)
 
         self._told[address] = threading.Thread(target=tell, daemon=True)
         self._told[address].start()
 
     def __exit__(self, *_: object) -> None:
+        self.hurry()
         for thread in [*self._told.values()]:
             thread.join()
         super().__exit__()
 
+    def hurry(self) -> None:
+        """Be told at once from now on."""
+        self._closing.set()
+
     def ready(self) -> set[str]:
         """The addresses that requests are handed to."""
         figures = self.figures()
-        assert figures, "HAProxy doesn't answer"
-        states = {name: one["status"] for name, one in figures.items()}
-        return {address for address, slot in self._slots.items() if states.get(slot, "").startswith(("UP", "no check"))}
+        assert figures, "HAProxy has ended"
+        with self._lock:
+            slots = dict(self._slots)
+        return {address for address, slot in slots.items() if figures[slot]["status"].startswith(("UP", "no check"))}
 
     def answered(self, address: str) -> int:
         """How many requests a pod has answered."""
@@ -106,7 +114,9 @@ class Ingress(Balancer):
 
     def _set(self, address: str, port: int, *, ready: bool) -> None:
         with self._lock:
-            slot = self._slots.setdefault(address, self._free[len(self._slots)])
+            if address not in self._slots:
+                self._slots[address] = self._free.pop(0)
+            slot = self._slots[address]
         if ready:
             self._say(f"set server services/{slot} addr {address} port {port}")
         self._say(f"set server services/{slot} state {'ready' if ready else 'maint'}")
@@ -122,24 +132,144 @@ class Probe:
     """Asks a container as a kubelet does, which believes an answer after some of its kind in a row."""
 
     def __init__(self, spec: dict[str, Any], address: str, ports: dict[str, int]) -> None:
-        self._url = f"http://{address}:{ports[spec['httpGet']['port']]}{spec['httpGet']['path']}"
-        self.period_seconds = float(spec["periodSeconds"])
+        self._address = (address, ports[spec["httpGet"]["port"]])
+        self._path = spec["httpGet"]["path"]
+        self._delay_seconds = float(spec.get("initialDelaySeconds", 0))
+        self._period_seconds = float(spec["periodSeconds"])
         self._timeout_seconds = float(spec["timeoutSeconds"])
         self._needed = {True: spec.get("successThreshold", 1), False: spec["failureThreshold"]}
         self._seen = (True, 0)
+        # How long a container may take to end that this probe has given up.
+        self.grace_seconds: float | None = spec.get("terminationGracePeriodSeconds")
         self.asked: list[bool] = []
 
-    def ask(self) -> bool | None:
-        """Success or failure once there were enough of it in a row; None before."""
+    def answers(self, ended: threading.Event) -> Iterator[bool | None]:
+        """Each period until the end: success or failure once there were enough of it in a row, None before."""
+        ended.wait(self._delay_seconds)
+        due = time.monotonic()
+        while not ended.wait(max(0.0, due - time.monotonic())):
+            yield self._ask()
+            # An answer that is late doesn't put off the next question, nor is one made up for.
+            due = max(due + self._period_seconds, time.monotonic())
+
+    def _ask(self) -> bool | None:
+        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout_seconds)
         try:
-            answer = httpx.get(self._url, timeout=self._timeout_seconds, trust_env=False)
-            passed = 200 <= answer.status_code < 400
-        except httpx.HTTPError:
+            connection.request("GET", self._path)
+            passed = 200 <= connection.getresponse().status < 400
+        except (OSError, http.client.HTTPException):
             passed = False
+        finally:
+            connection.close()
         self.asked.append(passed)
         count = self._seen[1] + 1 if self._seen[0] == passed else 1
         self._seen = (passed, count)
         return passed if count >= self._needed[passed] else None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a container ended: by `itself`, or because a `probe` gave it up, it took too much `memory`, was `deleted`."""
+
+    reason: str
+    status: int
+    # From the begin, and from the signal if there was one.
+    lived_seconds: float
+    ended_seconds: float
+    # What the probes had been answered.
+    asked: dict[str, list[bool]]
+
+
+class Container:
+    """A process, and what the kubelet does for it until it ends."""
+
+    def __init__(self, manifests: Manifests, address: str, service: Service, set_ready: Callable[[bool], None]) -> None:
+        self.service = service
+        self.probes = {
+            name: Probe(manifests.container[f"{name}Probe"], address, manifests.ports)
+            for name in ("startup", "liveness", "readiness")
+        }
+        self.peak_megabytes = 0.0
+        self._began = time.monotonic()
+        self._limit_megabytes = megabytes(manifests.container["resources"]["limits"]["memory"])
+        self._grace_seconds = float(manifests.pod["terminationGracePeriodSeconds"])
+        self._set_ready = set_ready
+        self._ended = threading.Event()
+        # Set with the first reason to end it.
+        self._unwanted = threading.Event()
+        self._reason = "itself"
+        self._workers = [threading.Thread(target=one, daemon=True) for one in (self._probe, self._watch_memory)]
+        for worker in self._workers:
+            worker.start()
+
+    def look_after(self, leaving: threading.Event) -> Ending:
+        """Until it ends, or has to."""
+        process = self.service.process
+        while process.poll() is None and not self._unwanted.is_set() and not leaving.wait(0.05):
+            pass
+        told = time.monotonic()
+        if process.poll() is None:
+            grace_seconds = self._grace_seconds
+            if leaving.is_set():
+                self._give_up("deleted")
+            elif (probe := self.probes.get(self._reason)) and probe.grace_seconds is not None:
+                grace_seconds = probe.grace_seconds
+            if self._reason != "memory":
+                process.terminate()
+            while process.poll() is None and time.monotonic() < told + grace_seconds:
+                time.sleep(0.05)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+        status = process.wait()
+        ended = time.monotonic()
+        self._ended.set()
+        for worker in self._workers:
+            worker.join()
+        self.service.output.all()
+        asked = {name: one.asked for name, one in self.probes.items()}
+        return Ending(self._reason, status, ended - self._began, ended - told, asked)
+
+    def _give_up(self, reason: str) -> None:
+        if not self._unwanted.is_set():
+            self._reason = reason
+            self._unwanted.set()
+
+    def _probe(self) -> None:
+        for answer in self.probes["startup"].answers(self._ended):
+            if answer is True:
+                break
+            if answer is False:
+                self._give_up("startup")
+                return
+        else:
+            return
+        live = threading.Thread(target=self._probe_life, daemon=True)
+        live.start()
+        for answer in self.probes["readiness"].answers(self._ended):
+            if answer is not None:
+                self._set_ready(answer)
+        live.join()
+
+    def _probe_life(self) -> None:
+        for answer in self.probes["liveness"].answers(self._ended):
+            if answer is False:
+                self._give_up("liveness")
+                return
+
+    def _watch_memory(self) -> None:
+        """As the kernel does, which asks nobody before it kills."""
+        statm = Path(f"/proc/{self.service.process.pid}/statm")
+        while not self._ended.wait(0.05):
+            try:
+                pages = int(statm.read_text().split()[1])
+            except (OSError, IndexError):  # it has ended
+                return
+            resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+            self.peak_megabytes = max(self.peak_megabytes, resident)
+            if resident > self._limit_megabytes:
+                self._give_up("memory")
+                self.service.process.kill()
+                return
 
 
 class Pod:
@@ -150,134 +280,98 @@ class Pod:
     ) -> None:
         self.name = name
         self.address = address
-        self.restarts = 0
         self.ready = False
         self.on_ready: Callable[[Pod], None] = lambda _: None
-        self.peak_megabytes = 0.0
-        self.statuses: list[int] = []
-        self.services: list[Service] = []
-        self.probes: dict[str, Probe] = {}
+        self.containers: list[Container] = []
+        self.endings: list[Ending] = []
         self._manifests = manifests
         self._start = start
         self._environment = environment(manifests, name, address, home)
+        self._lock = threading.Lock()
         self._leaving = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._look_after, daemon=True)
+
+    @property
+    def restarts(self) -> int:
+        """How often its container was started again."""
+        return len(self.containers) - 1
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """Those of the container that runs."""
+        return self.containers[-1].probes
+
+    @property
+    def peak_megabytes(self) -> float:
+        """The most memory that a container of it had."""
+        return max(one.peak_megabytes for one in self.containers)
 
     def begin(self) -> None:
         """Start its container, and look after it from now on."""
         self._thread.start()
 
-    def kill(self) -> None:
-        """End it at once, and leave nothing behind."""
-        self._leaving.set()
-        for service in self.services:
-            service.process.kill()
-        self._thread.join()
-        for service in self.services:
-            service.close()
-
     def delete(self) -> None:
         """What `kubectl delete pod` does: it leaves the endpoints while it ends, both at the same time."""
-        self._set_ready(value=False)
+        # In this order, or a probe that is just answered would bring it back.
         self._leaving.set()
+        self._set_ready(False)
 
-    def wait(self) -> int:
-        """Its exit status, when it has ended."""
+    def wait(self) -> Ending:
+        """How it has ended, when it has."""
         self._thread.join()
-        return self.statuses[-1]
+        return self.endings[-1]
+
+    def close(self) -> None:
+        """End it at once, and leave nothing behind."""
+        with self._lock:
+            self._closed = True
+            for one in self.containers:
+                one.service.process.kill()
+        self._thread.join()
+        for one in self.containers:
+            one.service.close()
 
     def events(self) -> list[Event]:
         """What its containers have logged."""
-        return [event for service in self.services for event in service.events()]
+        return [event for one in self.containers for event in one.service.events()]
+
+    def disturbed(self) -> bool:
+        """Whether a container heard a signal that nobody here has sent, such as somebody's pkill."""
+        told = {"startup", "liveness", "deleted"}
+        return any(
+            ending.status == 128 + signal.SIGTERM
+            or (ending.reason not in told and any(event["event"] == "draining" for event in one.service.events()))
+            for one, ending in zip(self.containers, self.endings, strict=True)
+        )
 
     def _look_after(self) -> None:
         while True:
-            service = self._start(self._environment)
-            self.services.append(service)
-            ended = threading.Event()
-            stuck = threading.Event()
-            workers = [
-                threading.Thread(target=work, args=(ended, stuck), daemon=True)
-                for work in (self._probe, self._limit_memory)
-            ]
-            for worker in workers:
-                worker.start()
-            while service.process.poll() is None and not stuck.is_set() and not self._leaving.wait(0.05):
-                pass
-            if service.process.poll() is None:
-                self._stop(service, by_probe=stuck.is_set())
-            self.statuses.append(service.process.wait())
-            ended.set()
-            for worker in workers:
-                worker.join()
-            self._set_ready(value=False)
+            with self._lock:
+                if self._closed:
+                    return
+                service = self._start(self._environment)
+                container = Container(self._manifests, self.address, service, self._set_ready)
+                self.containers.append(container)
+            self.endings.append(container.look_after(self._leaving))
+            self._set_ready(False)
             if self._leaving.is_set():
                 return
-            self.restarts += 1
 
-    def _stop(self, service: Service, *, by_probe: bool) -> None:
-        pod, liveness = self._manifests.pod, self._manifests.container["livenessProbe"]
-        patience = pod["terminationGracePeriodSeconds"]
-        if by_probe:
-            patience = liveness.get("terminationGracePeriodSeconds", patience)
-        service.process.terminate()
-        until = time.monotonic() + patience
-        while service.process.poll() is None and time.monotonic() < until:
-            self._note_memory(service)
-            time.sleep(0.05)
-        if service.process.poll() is None:
-            service.process.send_signal(signal.SIGKILL)
-
-    def _probe(self, ended: threading.Event, stuck: threading.Event) -> None:
-        names = ("startup", "liveness", "readiness")
-        container, ports = self._manifests.container, self._manifests.ports
-        startup, liveness, readiness = (Probe(container[f"{one}Probe"], self.address, ports) for one in names)
-        self.probes = {"startup": startup, "liveness": liveness, "readiness": readiness}
-        while not ended.wait(startup.period_seconds) and (answer := startup.ask()) is not True:
-            if answer is False:
-                stuck.set()
-                return
-
-        def live() -> None:
-            while not ended.is_set():
-                if liveness.ask() is False and not self._leaving.is_set():
-                    stuck.set()
-                ended.wait(liveness.period_seconds)
-
-        other = threading.Thread(target=live, daemon=True)
-        other.start()
-        while not ended.is_set():
-            if (answer := readiness.ask()) is not None and not self._leaving.is_set():
-                self._set_ready(value=answer)
-            ended.wait(readiness.period_seconds)
-        other.join()
-
-    def _limit_memory(self, ended: threading.Event, _: threading.Event) -> None:
-        limit = megabytes(self._manifests.container["resources"]["limits"]["memory"])
-        service = self.services[-1]
-        while not ended.wait(0.1):
-            if self._note_memory(service) > limit:
-                service.process.kill()
-
-    def _note_memory(self, service: Service) -> float:
-        try:
-            pages = int(Path(f"/proc/{service.process.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):  # it has ended
-            return 0.0
-        resident = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        self.peak_megabytes = max(self.peak_megabytes, resident)
-        return resident
-
-    def _set_ready(self, *, value: bool) -> None:
-        if self.ready != value:
-            self.ready = value
-            self.on_ready(self)
+    def _set_ready(self, ready: bool) -> None:
+        with self._lock:
+            ready = ready and not self._leaving.is_set()
+            if self.ready != ready:
+                self.ready = ready
+                self.on_ready(self)
 
 
 def environment(manifests: Manifests, name: str, address: str, home: Path) -> dict[str, str]:
     """The variables of a container and, in `home`, the files of its volumes."""
     facts = {"metadata.name": name, "metadata.namespace": manifests["Namespace"]["metadata"]["name"]}
-    variables = dict(manifests.settings)
+    variables: dict[str, str] = {}
+    for source in manifests.container["envFrom"]:
+        variables |= manifests.config_map(source["configMapRef"]["name"])
     for one in manifests.container["env"]:
         value = one["value"] if "value" in one else facts[one["valueFrom"]["fieldRef"]["fieldPath"]]
         variables[one["name"]] = re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], value)
@@ -309,6 +403,7 @@ class Cluster:
         self.pods: list[Pod] = []
         self.ended: list[Pod] = []
         self.fewest_ready = 0
+        self.most = 0
 
     def create(self, manifests: Manifests) -> Pod:
         """A new pod, which comes to the ingress when it is ready."""
@@ -326,7 +421,7 @@ class Cluster:
         """Replace all pods, as the Deployment's strategy says."""
         strategy = manifests["Deployment"]["spec"]["strategy"]["rollingUpdate"]
         old, new = list(self.pods), list[Pod]()
-        replicas = self.fewest_ready = len(old)
+        replicas = self.fewest_ready = self.most = len(old)
         most = replicas + share(strategy["maxSurge"], replicas, math.ceil)
         least = replicas - share(strategy["maxUnavailable"], replicas, math.floor)
         until = time.monotonic() + manifests["Deployment"]["spec"]["progressDeadlineSeconds"]
@@ -334,6 +429,7 @@ class Cluster:
             assert time.monotonic() < until, "the update doesn't get on"
             while len(new) < replicas and len(old) + len(new) < most:
                 new.append(self.create(manifests))
+            self.most = max(self.most, len(old) + len(new))
             ready = sum(one.ready for one in (*old, *new))
             self.fewest_ready = min(self.fewest_ready, ready)
             if old and ready > least:
@@ -345,9 +441,13 @@ class Cluster:
 
     def close(self) -> None:
         """End all that is left at once."""
-        for pod in (*self.ended, *self.pods):
-            pod.kill()
-            print(pod.name, pod.statuses, *(event for event in pod.events() if event["event"] != "request"), sep="\n")
+        self._ingress.hurry()
+        pods = [*self.ended, *self.pods]
+        for pod in pods:
+            pod.close()
+            events = [event for event in pod.events() if event["event"] != "request"]
+            print(pod.name, *pod.endings, *events, sep="\n")
+        assert not any(pod.disturbed() for pod in pods), "somebody else has sent signals to the pods of this test"
 
 
 def share(value: int | str, of: int, rounded: Callable[[float], int]) -> int:

@@ -50,7 +50,12 @@ class Manifests:
     @property
     def settings(self) -> dict[str, str]:
         """The environment that the ConfigMap gives."""
-        data: dict[str, str] = self["ConfigMap"]["data"]
+        return self.config_map(self["ConfigMap"]["metadata"]["name"])
+
+    def config_map(self, name: str) -> dict[str, str]:
+        """What the ConfigMap of this name holds."""
+        (found,) = (one for one in self.all if one["kind"] == "ConfigMap" and one["metadata"]["name"] == name)
+        data: dict[str, str] = found["data"]
         return data
 
     @property
