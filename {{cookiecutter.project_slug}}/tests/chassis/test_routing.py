@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount
 from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
 
 from {{ cookiecutter.__package }}.chassis import Handler, Problem, Route
 
@@ -176,3 +177,44 @@ async def test_thousand_routes_are_found() -> None:
         for number in (0, 500, 999):
             assert (await service.client.get(f"/r{number}/x")).json() == [str(number), {"name": "x"}]
         assert (await service.client.get("/r1000/x")).status_code == 404
+
+
+async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application with routes of its own kind, which changes the path and tells its template, as Litestar does."""
+    inner = scope["path"].removeprefix(scope["root_path"])
+    if inner.startswith("/things/"):
+        scope["path_template"] = "/things/{thing}"
+    scope["path"] = inner
+    scope["path_params"] = {}
+    await PlainTextResponse("opaque")(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/mounted/none", "/mounted/{path}"),
+        ("/group/a/b", "/group/{path}"),
+        ("/opaque/a", "/opaque/{path}"),
+        ("/opaque/things/1", "/opaque/things/{thing}"),
+        ("/tenants/a/things/1", "/tenants/{tenant}/things/{thing}"),
+        ("/tenants/a/none", "/tenants/{tenant}/{path}"),
+        ("/of/a/opaque/things/1", "/of/{tenant}/opaque/things/{thing}"),
+        ("/of/a/opaque/1", "/of/{tenant}/opaque/{path}"),
+        ("/deep/x/y/plain", "/deep/{one}/{two}/plain"),
+        ("/deep/x/none", "/deep/{one}/{path}"),
+    ],
+)
+async def test_what_is_mounted_is_told_by_its_template(path: str, template: str) -> None:
+    nested = Mount("/{two}", MOUNTED)
+    routes = [
+        Mount("/mounted", MOUNTED),
+        Mount("/group", routes=[Route("/{member}", Named("member"))]),
+        Mount("/opaque", opaque),
+        Mount("/tenants/{tenant}", MOUNTED),
+        Mount("/of/{tenant}/opaque", opaque),
+        Mount("/deep/{one}", routes=[nested]),
+    ]
+    async with serve(*routes) as service:
+        await service.client.get(path)
+        (line,) = await service.access_lines(1)
+    assert (line["route"], line["path"]) == (template, path)

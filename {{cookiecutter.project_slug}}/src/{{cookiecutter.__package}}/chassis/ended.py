@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opentelemetry.trace import StatusCode
+from starlette.routing import BaseRoute, Mount
 from starlette.types import Scope
 
 from .logs import Logs
@@ -13,6 +14,7 @@ from .outgoing import Outgoing
 from .spans import RememberedAttributes, RequestContext, RequestSpan
 
 UNMATCHED = "unmatched"
+REST = "/{path}"  # how Starlette calls what follows a mount
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that left before the answer began
 
 MAX_REMEMBERED = 1024
@@ -21,8 +23,8 @@ MAX_REMEMBERED_BYTES = 500
 Facts = tuple[str, str, str, int, str | None, str, str, str | None, bytes, bytes]
 remembered_attributes: dict[Facts, RememberedAttributes] = {}
 
-# Scope, context, answer, method for labels, seconds, bytes of the request, least status that is logged, error.
-Ended = tuple[Scope, RequestContext, Outgoing, str, float, int, int, BaseException | None]
+# Scope, path, context, answer, method for labels, seconds, bytes of the request, least status that is logged, error.
+Ended = tuple[Scope, str, RequestContext, Outgoing, str, float, int, int, BaseException | None]
 
 
 class EndedRequests:
@@ -52,12 +54,14 @@ class EndedRequests:
         ended, self._ended = self._ended, []
         now = datetime.now(UTC)
         seconds_now = now.timestamp()
-        for scope, request, outgoing, method, seconds, request_bytes, logged_from, error in ended:
+        for scope, path, request, outgoing, method, seconds, request_bytes, logged_from, error in ended:
             status = outgoing.status or (500 if isinstance(error, Exception) else CLIENT_CLOSED_REQUEST)
             # To HEAD the server leaves the content out.
             response_bytes = outgoing.body_bytes if method != "HEAD" else 0
             route = route_template(scope)
-            exemplar = end_span(request, scope, method, route, status, seconds, error) if request.sampled else None
+            exemplar = (
+                end_span(request, scope, path, method, route, status, seconds, error) if request.sampled else None
+            )
             self._metrics.observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, seconds_now)
             if status < logged_from:
                 continue
@@ -69,7 +73,7 @@ class EndedRequests:
                 "event": "request",
                 "method": scope.get("method", "GET"),
                 "route": route,
-                "path": scope["path"],
+                "path": path,
                 "status": status,
                 "duration_ms": int(seconds * 1_000_000) / 1000,  # `round` takes four times as long
                 "request_bytes": request_bytes,
@@ -90,12 +94,27 @@ def route_template(scope: Scope) -> str:
     if route is None:
         return UNMATCHED
     template: str | None = getattr(route, "path_format", None)
-    return UNMATCHED if template is None else f"{scope.get('root_path', '')}{template}"
+    if template is None:
+        return UNMATCHED
+    root: str = scope.get("root_path", "")
+    return template_below(root, scope, route, template) if root else template
+
+
+def template_below(root: str, scope: Scope, route: BaseRoute, template: str) -> str:
+    """The template of what is mounted at `root`, where parameters have names instead of values."""
+    if isinstance(route, Mount):
+        # What is mounted has matched nothing, or has no routes of Starlette's kind. Litestar tells its template.
+        template = scope.get("path_template") or REST
+        if route.path_regex.match(f"{root}/"):
+            return route.path_format.removesuffix(REST) + template
+    names = {str(value): f"{{{name}}}" for name, value in scope.get("path_params", {}).items()}
+    return "/".join(names.get(segment, segment) for segment in root.split("/")) + template
 
 
 def end_span(
     request: RequestContext,
     scope: Scope,
+    path: str,
     method: str,
     route: str,
     status: int,
@@ -107,7 +126,7 @@ def end_span(
     if not isinstance(span, RequestSpan):
         return None
     span.update_name(method if route == UNMATCHED else f"{method} {route}")
-    span.set_attribute("url.path", scope["path"])
+    span.set_attribute("url.path", path)
     span.described = described(scope, method, route, status, error)
     if status >= 500:
         span.set_status(StatusCode.ERROR)

@@ -48,6 +48,7 @@ class TelemetryMiddleware:
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
         if method not in KNOWN_METHODS:
             method = OTHER_METHOD
+        path: str = scope["path"]  # now, since applications that are mounted may change it
         request, has_body = self._begin(scope["headers"])
         request_bytes = 0
         outgoing = Outgoing(send)
@@ -74,7 +75,7 @@ class TelemetryMiddleware:
             otel_context.detach(token)
             active[method] -= 1
             seconds = perf_counter() - began
-            self._ended.add(scope, request, outgoing, method, seconds, request_bytes, self._logged_from, error)
+            self._ended.add(scope, path, request, outgoing, method, seconds, request_bytes, self._logged_from, error)
 
     def _begin(self, headers: Headers) -> tuple[RequestContext, bool]:
         """The request's context, and whether it has a body (RFC 9112, 6.3), from one look at its headers."""
