@@ -19,6 +19,7 @@ from .service import Line, connect
 PACKAGE = Server.__module__.partition(".")[0]
 PROGRAM = f"{__package__}.program"
 ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 30.0  # on a machine that does much else
 
 
 class Process:
@@ -32,7 +33,7 @@ class Process:
     async def line(self, event: str) -> Line:
         """The next line that says `event`; fails when the process ends before it."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while raw := await self._process.stdout.readline():
                 self.output += raw
                 if (line := self.lines[-1])["event"] == event:
@@ -66,7 +67,7 @@ class Process:
 
     async def end(self) -> tuple[int, str]:
         """Wait for the end: the exit status, and what was written to standard error."""
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await self._process.communicate()
         self.output += out or b""
         assert self._process.returncode is not None
