@@ -65,6 +65,10 @@ bench: $(UV) ## measure the service beside its peers (ARGS=--quick for four minu
 bench-overload: install ## measure how ten times the load that can be served is borne
 	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/test_overload.py | grep -v '^{"timestamp"'
 
+.PHONY: bench-bake
+bench-bake: install ## measure how long it takes from the command to a service, and to its first answer
+	@$(RUN) python benchmarks/bake.py 5
+
 .PHONY: clean
 clean: ## remove what the other targets made
 	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .uv .venv build uv.lock
