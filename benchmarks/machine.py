@@ -41,5 +41,13 @@ def facts() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "processor": model[1].strip() if model else platform.machine(),
         "memory": f"{int(memory[1]) / 1_048_576:.0f} GiB" if memory else "unknown",
-        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}{_distribution()}",
     }
+
+
+def _distribution() -> str:
+    """Which one: how its Python was built is worth a third of the speed."""
+    try:
+        return f", {platform.freedesktop_os_release()['PRETTY_NAME']}"
+    except (OSError, KeyError):
+        return ""
