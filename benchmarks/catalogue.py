@@ -134,7 +134,8 @@ class Catalogue:
         return [
             bare,
             self.named("bare_fastapi"),
-            self.named("ours").with_env(APP_MAX_BODY_BYTES="4000000"),
+            # 64 megabytes asked for at once are an overload as well.
+            self.named("ours").with_env(APP_MAX_BODY_BYTES="4000000", APP_QUEUE_SECONDS="60"),
             self.named("usual"),
         ]
 
