@@ -52,6 +52,32 @@ async def test_lines_of_the_loop_and_of_threads_keep_their_order(seen: Observed)
     assert [line["number"] for line in seen.lines] == list(range(20))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how much an empty pipe takes is known of Linux's")
+async def test_lines_of_a_turn_wake_the_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, fd = os.pipe()
+    sizes: list[int] = []
+    write = os.write
+
+    def observed_write(to: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(to, data)
+
+    monkeypatch.setattr(os, "write", observed_write)
+    writer = LineWriter(fd)
+
+    async def log_hundred() -> None:
+        for number in range(100):
+            writer.write(b"%03d" % number * 100)
+        await asyncio.sleep(0)
+
+    await log_hundred()
+    assert sizes == [30_100]
+    # How much more fits beside that is not to be known, but for this.
+    await log_hundred()
+    assert max(sizes[1:]) <= select.PIPE_BUF
+    assert os.read(reader, 65_536).split() == [b"%03d" % number * 100 for number in range(100)] * 2
+
+
 async def test_lines_are_written_without_being_asked_for(seen: Observed) -> None:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)

@@ -10,8 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+if sys.platform == "linux":
+    from fcntl import F_GETPIPE_SZ, fcntl, ioctl
+    from termios import FIONREAD
+
 MAX_HELD_BYTES = 8_388_608
 RETRY_SECONDS = 0.02
+NOTHING_UNREAD = bytes(4)  # a C int
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
 
 
@@ -25,7 +30,8 @@ class LineWriter:
 
     Where poll(2) says that there is room, a write of at most PIPE_BUF bytes doesn't block, and isn't mixed
     with what others write to the same pipe (POSIX.1-2017, write). So the descriptor, which our children
-    share, needn't be made non-blocking.
+    share, needn't be made non-blocking. An empty pipe of Linux takes all that it holds in one piece (pipe(7)):
+    each write wakes a reader that sleeps, and that costs more than the write itself.
     """
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
@@ -33,8 +39,7 @@ class LineWriter:
         self.on_recovery: Callable[[int], object] = lambda dropped: None
         self._fd = fd
         self._max_held_bytes = max_held_bytes
-        self._has_room = _room(fd)
-        self._most = max_held_bytes if _is_file(fd) else PIPE_BUF
+        self._room = _file_room if _is(stat.S_ISREG, fd) else _pipe_room(fd) if _is(stat.S_ISFIFO, fd) else _room(fd)
         self._lines: list[bytes] = []
         self._data = b""  # lines that are being written, up to `_written`
         self._written = 0
@@ -96,9 +101,10 @@ class LineWriter:
                     if not self._data:
                         return True
             wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
-            if not self._has_room(wait_ms):
+            room = self._room(wait_ms)
+            if not room:
                 return False
-            end = self._written + self._most
+            end = self._written + room
             # Whole lines, where one isn't too long by itself.
             part = self._data[self._written : self._data.rfind(b"\n", self._written, end) + 1 or end]
             try:
@@ -140,18 +146,42 @@ class LineWriter:
         return True
 
 
-def _is_file(fd: int) -> bool:
-    """Whether it takes everything at any time."""
+def _is(kind: Callable[[int], bool], fd: int) -> bool:
+    """Whether the descriptor is of that kind, as `stat` tells."""
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
+        return kind(os.fstat(fd).st_mode)
     except OSError:  # closed, which is no error of the service either
         return False
 
 
-def _room(fd: int) -> Callable[[float], object]:
-    """What waits for room for so many milliseconds, and tells whether there is some."""
+Room = Callable[[float], int]
+"""Waits for room for so many milliseconds; returns how many bytes can be written without waiting."""
+
+
+def _file_room(_milliseconds: float) -> int:
+    return sys.maxsize
+
+
+def _room(fd: int) -> Room:
     if sys.platform == "win32":
-        return lambda milliseconds: True
+        return lambda milliseconds: PIPE_BUF
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    return poll.poll
+    return lambda milliseconds: PIPE_BUF if poll.poll(milliseconds) else 0
+
+
+def _pipe_room(fd: int) -> Room:
+    some = _room(fd)
+    if sys.platform != "linux":
+        return some
+
+    def room(milliseconds: float) -> int:
+        try:
+            # In one that isn't empty, how full its pages are is not to be known.
+            if ioctl(fd, FIONREAD, NOTHING_UNREAD) == NOTHING_UNREAD:
+                return fcntl(fd, F_GETPIPE_SZ)
+        except OSError:
+            pass  # closed; `write` will say so
+        return some(milliseconds)
+
+    return room
