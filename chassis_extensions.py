@@ -1,5 +1,6 @@
 """Defaults of questions that git knows; cookiecutter loads it because `_extensions` in cookiecutter.json names it."""
 
+import os
 import re
 import subprocess
 
@@ -12,11 +13,16 @@ ON_GITHUB = re.compile(r"(?:[/@]|^)github\.com[:/]([A-Za-z0-9-]+)/")
 
 
 class GitExtension(Extension):
-    """Gives `git_owner()` to the questions."""
+    """Gives `git_owner()` to the questions, and CHASSIS_CALLED_IN to the hooks."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.globals["git_owner"] = git_owner
+        # Where cookiecutter was called: it runs hooks elsewhere, where a relative path of a template leads nowhere.
+        # Once in a process, since it loads this again for the hooks; who called it may have set it as well.
+        process = f"{os.getpid()}:"
+        if not os.environ.get("CHASSIS_CALLED_IN", "").startswith(process):
+            os.environ["CHASSIS_CALLED_IN"] = process + os.getcwd()
 
 
 def git_owner() -> str:

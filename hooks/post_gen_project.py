@@ -1,6 +1,7 @@
 """Takes away what was not asked for, notes where the service comes from, and says what to do next."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,10 +65,11 @@ def git(folder: str, *arguments: str) -> str:
 
 def origin(context: dict[str, Any]) -> dict[str, Any]:
     """The content of .cruft.json: the template's repository and commit, and the answers."""
-    folder = context["_repo_dir"]
+    called_in = Path(os.environ["CHASSIS_CALLED_IN"].partition(":")[2])
+    folder = str(called_in / Path(context["_repo_dir"]).expanduser())
     commit = git(folder, "rev-parse", "HEAD")
     # Of a template that was fetched, its address in full: cruft can't clone an abbreviation such as gh:.
-    local = Path(context["_template"]).expanduser().is_dir()
+    local = (called_in / Path(context["_template"]).expanduser()).is_dir()
     template = git(folder, "rev-parse", "--show-toplevel") if local else git(folder, "remote", "get-url", "origin")
     answers = {name: value for name, value in context.items() if not name.startswith("_")}
     return {
@@ -87,7 +89,8 @@ def note_origin(context: dict[str, Any]) -> str | None:
         return "git is not installed"
     except subprocess.CalledProcessError:
         return "the template is no git repository"
-    Path(".cruft.json").write_text(json.dumps(note, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(note, ensure_ascii=False, indent=2) + "\n"
+    Path(".cruft.json").write_text(text, encoding="utf-8", newline="\n")
     return None
 
 

@@ -1,5 +1,6 @@
 """The ways to a service: plain, by its answers again, from a local path, from a git URL, asked one by one."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def test_local_path(tmp_path: Path, bake: Bake) -> None:
     cookiecutter(out, "--no-input", TEMPLATE)
 
     assert_same(out / "order-service", bake())
+
+
+def test_relative_path(tmp_path: Path, repository: Path) -> None:
+    out = tmp_path / "elsewhere" / "out"
+    out.parent.mkdir()
+    cookiecutter(out, "--no-input", Path("..", repository.name))
+
+    note = json.loads((out / "order-service" / NOTE).read_text())
+    assert note["template"] == str(repository)
 
 
 def test_git_url(tmp_path: Path, bake: Bake, repository: Path) -> None:
