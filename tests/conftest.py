@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from filelock import FileLock
 from bakery import TEMPLATE, render, run
 from collector import Collector
 from running import Service, running
+
+RAN = "what ran on a row of options"
 
 Bake = Callable[..., Path]
 Start = Callable[..., Service]
@@ -84,3 +87,24 @@ def collector() -> Iterator[Collector]:
     """A place that receives spans by OTLP over HTTP."""
     with Collector() as one:
         yield one
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Each option and each pair of options, and what ran on the service that has them."""
+    rows: list[tuple[dict[str, str], dict[str, str]]] = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == RAN and report.when == "call"
+    ]
+    if not rows:
+        return
+    pairs = {pair for answers, _ in rows for pair in combinations(answers.items(), 2)}
+    steps = max((list(ran) for _, ran in rows), key=len)
+    lines = [[*rows[0][0], *steps]]
+    lines += [[*answers.values(), *(ran.get(step, "no") for step in steps)] for answers, ran in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    terminalreporter.section(f"options: {len(pairs)} pairs of answers in {len(rows)} services")
+    for line in lines:
+        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from difflib import ndiff
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from bakery import TEMPLATE, files_of, run
-from conftest import Bake, Start
+from conftest import RAN, Bake, Start
 
 OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
@@ -65,9 +66,16 @@ def test_rows_have_every_pair_of_answers() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_rendered_service_passes_its_checks_and_runs(
-    bake: Bake, start: Start, installed: Path, python: Path, row: tuple[str, ...]
+    bake: Bake,
+    start: Start,
+    installed: Path,
+    python: Path,
+    row: tuple[str, ...],
+    record_property: Callable[[str, object], None],
 ) -> None:
     answers = dict(zip(OPTIONS, row, strict=True))
+    ran: dict[str, str] = {}
+    record_property(RAN, (answers, ran))  # for the table at the end of the run
     project = bake(**answers)
 
     rendered = set(files_of(project))
@@ -81,15 +89,19 @@ def test_rendered_service_passes_its_checks_and_runs(
         if answer not in given:
             found = [path for path in rendered if re.search(words, (project / path).read_text(), re.IGNORECASE)]
             assert found in ([], [".cruft.json"]), words
+    ran["files"] = str(len(rendered))
 
     for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
         checked = run(installed / ".venv/bin" / command[0], *command[1:], cwd=project)
         assert checked.returncode == 0, checked.stdout
+        ran[" ".join(command[:2]).removesuffix(" .")] = "ok"
     tested = run(python, "-m", "pytest", "--no-cov", "--ignore=tests/chassis", cwd=project, PYTHONPATH="src")
     assert tested.returncode == 0, tested.stdout
+    ran["its tests"] = re.findall(r"\d+ passed", tested.stdout)[-1]
     service = start(project).ready()
     status = 200 if answers["example"] == "orders" else 404
     assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
+    ran["answers"] = "ok"
 
 
 @pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])
