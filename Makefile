@@ -67,7 +67,11 @@ bench-overload: install ## measure how ten times the load that can be served is 
 
 .PHONY: bench-bake
 bench-bake: install ## measure how long it takes from the command to a service, and to its first answer
-	@$(RUN) python benchmarks/bake.py 5
+	@$(RUN) python benchmarks/bake.py 5 $(BENCH_PYTHON)
+
+.PHONY: recording
+recording: install ## make the README's recording of a terminal again, docs/terminal.svg
+	@$(RUN) --with rich python docs/record.py
 
 .PHONY: clean
 clean: ## remove what the other targets made
