@@ -127,14 +127,15 @@ def _parts(rows: Results) -> str:
 
 def _latency(rows: Results) -> str:
     return table(
-        ["", "requests/s", "p50", "p99", "p99.9", "p99 least to most", "sent late, p99"],
+        ["", "requests/s", "p50", "p95", "p99", "p99.9", "p99 least to most", "sent late, p99", "left out"],
         (
             [
                 name.replace("bare_asgi", "bare function").replace("usual", "usual stack"),
                 f"{row['rate']['median']:,.0f}",
-                *(f"{row[one]['median']:,.0f} µs" for one in ("p50_us", "p99_us", "p99.9_us")),
+                *(f"{row[one]['median']:,.0f} µs" for one in ("p50_us", "p95_us", "p99_us", "p99.9_us")),
                 f"{row['p99_us']['min']:,.0f} to {row['p99_us']['max']:,.0f}",
                 f"{row['sent_late_p99_us']['median']:,.0f} µs",
+                f"{row['left_out']['median']:.1%}",
             ]
             for name, row in rows.items()
         ),

@@ -81,9 +81,11 @@ class Sections:
                     "rate": spread([one["rate"] for one in reports]),
                     "asked_rate": round(rates[name], 1),
                     "p50_us": spread([one["latency_us"]["p50"] for one in reports]),
+                    "p95_us": spread([one["latency_us"]["p95"] for one in reports]),
                     "p99_us": spread([one["latency_us"]["p99"] for one in reports]),
                     "p99.9_us": spread([one["latency_us"]["p99.9"] for one in reports]),
                     "sent_late_p99_us": spread([one["sent_late_us"]["p99"] for one in reports]),
+                    "left_out": spread([one["left_out"] for one in reports]),
                 }
             own, bare = (rows[f"{which} at half of {name}"]["p99_us"]["rounds"] for which in (name, "bare_asgi"))
             rows[f"{name} at half of {name}"]["p99_ratio"] = ratios(own, bare)
