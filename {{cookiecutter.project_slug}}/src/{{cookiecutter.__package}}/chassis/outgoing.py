@@ -51,7 +51,10 @@ class Outgoing:
 
     def _with_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         headers = [*headers, *self.headers]
-        if self.default_headers:
-            present = [name for name, _ in headers]
-            headers += [header for name, header in self.default_headers.items() if name not in present]
+        defaults = self.default_headers
+        present = [name for name, _ in headers]
+        if defaults.keys().isdisjoint(present):  # as most answers are
+            headers += defaults.values()
+        else:
+            headers += [header for name, header in defaults.items() if name not in present]
         return headers
