@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 READ_BYTES = 1 << 20
-BITE_BYTES = 1 << 16
+BITE_BYTES = 1 << 12
 F_SETPIPE_SZ = 1031  # Linux; named in the standard library's fcntl only where it was built so
 
 
