@@ -22,9 +22,23 @@ def test_changelog_has_this_version_and_tells_how_to_upgrade_to_each() -> None:
 def test_readme_has_the_figures_of_the_committed_results() -> None:
     results = json.loads((TEMPLATE / "benchmarks/results/results.json").read_text())
     readme = (TEMPLATE / "README.md").read_text()
+    costs = {name: row["cpu_us"]["median"] for name, row in results["main"].items()}
+    saved = {name: row["costs_us"]["median"] for name, row in results["parts"].items()}
 
-    paragraph = readme.partition("What that costs:")[2].partition("\n\n")[0]
-    told = [float(figure) for figure in re.findall(r"\b0\.\d+", paragraph)]
-
+    headline = readme.partition("What that costs:")[2].partition("\n\n")[0]
     ratios = [results["main"][name]["ratio"]["median"] for name in HEADLINE]
+    told = [float(figure) for figure in re.findall(r"\b0\.\d+", headline)]
     assert told == [round(ratio, 3 if ratio < 0.1 else 2) for ratio in ratios]
+
+    parts = [
+        (f"{saved[here]:.1f}", f"{costs[peer] - costs['bare_fastapi']:.0f}")
+        for here, peer in (
+            ("no_line", "part_structlog"),
+            ("no_metrics", "part_prometheus"),
+            ("no_spans", "part_opentelemetry"),
+            ("no_telemetry", "usual"),
+        )
+    ]
+    parts.append((f"{-saved['ours_100']:.0f}", f"{costs['usual_100'] - costs['usual']:.0f}"))
+    table = readme.partition("| µs of the processor")[2].partition("\n\n")[0]
+    assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE) == parts
