@@ -86,7 +86,9 @@ async def connected(path: Path) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]
     tracing = Tracing("test-service", version="1")
     collector = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
     tracing.add_processor(
-        OtlpExporter(collector, "http://collector", headers={}, delay_seconds=3600, batch_size=10**6, max_queued=10**6)
+        OtlpExporter(
+            lambda: collector, "http://collector", headers={}, delay_seconds=3600, batch_size=10**6, max_queued=10**6
+        )
     )
     telemetry = Telemetry("test-service", version="1", commit="", logs=Logs(format="json", fd=fd), tracing=tracing)
     app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()))

@@ -14,6 +14,7 @@ from starlette.routing import Route as StarletteRoute
 
 from {{ cookiecutter.__package }}.chassis.exporter import OtlpExporter
 
+from .process import PACKAGE, run
 from .service import Service, serve, until
 
 
@@ -174,3 +175,34 @@ def test_what_it_cannot_do_is_told(name: str, value: str, monkeypatch: pytest.Mo
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"{name.replace('TRACES_', '')}='{value}': "):
         OtlpExporter.from_environment()
+
+
+@pytest.mark.parametrize("name", ["CERTIFICATE", "CLIENT_CERTIFICATE"])
+def test_certificate_that_cannot_be_read_is_told_at_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", "/nowhere/certificate.pem")
+
+    with pytest.raises(OSError, match="No such file"):
+        OtlpExporter.from_environment()
+
+
+def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.invalid")
+    monkeypatch.setenv("ALL_PROXY", "carrier-pigeon://loft")
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter, 3)
+
+    exporter.shutdown()
+
+    assert exporter.dropped["export_failed"] == 3
+    assert "spans can't be exported" in caplog.text
+    assert "carrier-pigeon" in caplog.text
+
+
+async def test_client_is_not_loaded_before_there_are_spans() -> None:
+    """It takes as long as a fifth of all that the service loads."""
+    program = f"import sys; from {PACKAGE}.chassis.exporter import OtlpExporter; "
+    async with run("-c", program + "OtlpExporter.from_environment(); print('httpx' in sys.modules)") as process:
+        assert await process.end() == (0, "")
+        assert process.output == b"False\n"

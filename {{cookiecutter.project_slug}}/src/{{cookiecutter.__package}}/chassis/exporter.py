@@ -8,9 +8,11 @@ exporter (`OTEL_EXPORTER_OTLP_*`, those for traces before those for all signals)
 import gzip
 import logging
 import os
+import ssl
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -36,11 +38,13 @@ class OtlpExporter(SpanProcessor):
     nothing. At most `max_queued` of a scope wait; when the collector can't keep up, further ones are dropped,
     which is logged once. A failure that may pass is tried again until `timeout_seconds` are over; the
     first of a row of failures is logged, and its end.
+
+    `make_client` is called for the first batch, since a client takes as long to load as a fifth of the service.
     """
 
     def __init__(
         self,
-        client: "httpx.Client",
+        make_client: "Callable[[], httpx.Client]",
         url: str,
         *,
         headers: Mapping[str, str],
@@ -49,7 +53,8 @@ class OtlpExporter(SpanProcessor):
         batch_size: int = 512,
         delay_seconds: float = 5.0,
     ) -> None:
-        self._client = client
+        self._make_client = make_client
+        self._client: httpx.Client | None = None
         self._url = url
         self._headers = {"content-type": "application/x-protobuf", **headers}
         self._compresses = headers.get("content-encoding") == "gzip"
@@ -71,9 +76,10 @@ class OtlpExporter(SpanProcessor):
 
     @classmethod
     def from_environment(cls) -> "OtlpExporter":
-        """The exporter that the environment asks for; raises `ValueError` for what it can't do."""
-        import httpx
+        """The exporter that the environment asks for.
 
+        Raises `ValueError` for what it can't do, and `OSError` for certificates that can't be read.
+        """
         protocol = _variable("PROTOCOL") or "http/protobuf"
         if protocol != "http/protobuf":
             raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: this service exports over 'http/protobuf'")
@@ -86,15 +92,15 @@ class OtlpExporter(SpanProcessor):
         except ValueError:
             raise ValueError(f"OTEL_EXPORTER_OTLP_TIMEOUT={timeout!r}: a number of seconds, such as 10") from None
         max_queued = _whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        verify = httpx.create_ssl_context(verify=_variable("CERTIFICATE") or True)
-        if certificate := _variable("CLIENT_CERTIFICATE"):
-            verify.load_cert_chain(certificate, _variable("CLIENT_KEY") or None)
+        certificates = (_variable("CERTIFICATE"), _variable("CLIENT_CERTIFICATE"), _variable("CLIENT_KEY"))
+        make_client = partial(_make_client, *certificates, timeout_seconds)
+        if any(certificates):
+            make_client().close()  # so that it fails now, and not when the first spans are lost
         headers = dict(_parse_header(one) for one in (_variable("HEADERS") or "").split(",") if "=" in one)
         if compression == "gzip":
             headers["content-encoding"] = "gzip"
-        client = httpx.Client(verify=verify, timeout=timeout_seconds)
         return cls(
-            client,
+            make_client,
             _url(),
             headers=headers,
             timeout_seconds=timeout_seconds,
@@ -129,7 +135,8 @@ class OtlpExporter(SpanProcessor):
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send what waits now; blocks until then, and is True when nothing failed."""
@@ -174,6 +181,11 @@ class OtlpExporter(SpanProcessor):
         """What went wrong, or None."""
         import httpx
 
+        if self._client is None:
+            try:
+                self._client = self._make_client()
+            except (OSError, ValueError, httpx.InvalidURL) as error:  # of the environment's proxies and authorities
+                return f"{type(error).__name__}: {error}"
         give_up = monotonic() + self._timeout_seconds
         pause = 0.5
         while True:
@@ -193,6 +205,15 @@ class OtlpExporter(SpanProcessor):
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure
             pause *= 2
+
+
+def _make_client(certificate: str, client_certificate: str, client_key: str, timeout_seconds: float) -> "httpx.Client":
+    import httpx
+
+    verify = ssl.create_default_context(cafile=certificate) if certificate else httpx.create_ssl_context()
+    if client_certificate:
+        verify.load_cert_chain(client_certificate, client_key or None)
+    return httpx.Client(verify=verify, timeout=timeout_seconds)
 
 
 def _variable(name: str) -> str:
