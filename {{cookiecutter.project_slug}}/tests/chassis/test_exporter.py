@@ -200,7 +200,7 @@ def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
     assert "carrier-pigeon" in caplog.text
 
 
-async def test_client_is_not_loaded_before_there_are_spans() -> None:
+async def test_start_does_not_wait_for_the_client_to_load() -> None:
     """It takes as long as a fifth of all that the service loads."""
     program = f"import sys; from {PACKAGE}.chassis.exporter import OtlpExporter; "
     async with run("-c", program + "OtlpExporter.from_environment(); print('httpx' in sys.modules)") as process:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOAD_AFTER_SECONDS = 1.0
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
 
 
@@ -39,7 +40,8 @@ class OtlpExporter(SpanProcessor):
     which is logged once. A failure that may pass is tried again until `timeout_seconds` are over; the
     first of a row of failures is logged, and its end.
 
-    `make_client` is called for the first batch, since a client takes as long to load as a fifth of the service.
+    `make_client` is called in that thread, when the start is over: a client takes as long to load as a fifth of
+    the service.
     """
 
     def __init__(
@@ -144,6 +146,10 @@ class OtlpExporter(SpanProcessor):
         return not self._failing
 
     def _run(self) -> None:
+        self._wake.wait(min(LOAD_AFTER_SECONDS, self._delay_seconds))
+        if not self._stopping.is_set():
+            with self._posting:
+                self._load()  # if it fails, the first batch will tell
         while not self._stopping.is_set():
             self._wake.wait(self._delay_seconds)
             self._wake.clear()
@@ -177,15 +183,23 @@ class OtlpExporter(SpanProcessor):
                 left -= count
         return batch
 
+    def _load(self) -> str | None:
+        """Make the client, unless there is one; what went wrong, or None."""
+        import httpx
+
+        try:
+            self._client = self._client or self._make_client()
+        except (OSError, ValueError, httpx.InvalidURL) as error:  # of the environment's proxies and authorities
+            return f"{type(error).__name__}: {error}"
+        return None
+
     def _post(self, body: bytes) -> str | None:
         """What went wrong, or None."""
         import httpx
 
-        if self._client is None:
-            try:
-                self._client = self._make_client()
-            except (OSError, ValueError, httpx.InvalidURL) as error:  # of the environment's proxies and authorities
-                return f"{type(error).__name__}: {error}"
+        failure = self._load()
+        if failure or self._client is None:
+            return failure
         give_up = monotonic() + self._timeout_seconds
         pause = 0.5
         while True:
