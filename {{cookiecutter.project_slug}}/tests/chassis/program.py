@@ -38,6 +38,13 @@ class Waiting(Handler):
         await asyncio.Event().wait()
 
 
+class SwitchInterval(Handler):
+    """Tells how long a thread may compute while others want to."""
+
+    async def get(self) -> float:
+        return sys.getswitchinterval()
+
+
 class Work(Handler):
     """Starts a task that ends after the requests."""
 
@@ -70,7 +77,8 @@ def main() -> int:
     """Serve until a signal comes."""
     settings = load_settings(ChassisSettings)
     telemetry = Telemetry.from_settings(settings)
-    app = make_app(telemetry, Route("/waiting", Waiting()), Route("/work", Work()), resources=[resource()])
+    routes = [Route("/waiting", Waiting()), Route("/switch-interval", SwitchInterval()), Route("/work", Work())]
+    app = make_app(telemetry, *routes, resources=[resource()])
     server = Server(
         app,
         host=settings.host,

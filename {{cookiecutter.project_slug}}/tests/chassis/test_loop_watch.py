@@ -8,6 +8,7 @@ import pytest
 
 from {{ cookiecutter.__package }}.chassis import Handler, Route
 
+from .process import PROGRAM, run
 from .service import Service, serve, until
 
 
@@ -64,3 +65,9 @@ async def test_short_work_is_not_warned_of(service: Service) -> None:
     for _ in range(5):
         assert (await service.client.get("/blocking/0.05")).status_code == 200
     assert service.seen.events("event loop is blocked") == []
+
+
+async def test_thread_that_computes_lets_the_loop_go_on_soon() -> None:
+    async with run("-m", PROGRAM) as process:
+        client = await process.client()
+        assert (await client.get("/switch-interval")).json() < 0.001
