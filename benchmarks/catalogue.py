@@ -127,6 +127,16 @@ class Catalogue:
             for what, endpoint in endpoints.items()
         ]
 
+    def computing(self) -> list[Candidate]:
+        """Those that answer `/computing` in a thread; ours also with Python's own time between threads."""
+        # Requests that a thread holds up are a queue that stays, and load control would turn some away.
+        patience = {**ONE_PERCENT, "APP_QUEUE_SECONDS": "60"}
+        return [
+            self.named("bare_fastapi"),
+            self.ours("ours_5_ms", "ours, with Python's 5 ms", env=patience, sampled=0.01, variant="no-switch"),
+            self.ours("ours", "ours, observed, 1 % sampled", env=patience, sampled=0.01),
+        ]
+
     def bodies(self) -> list[Candidate]:
         """Those that answer `/blob`."""
         bare = self.peer("bare_bodies", "bare ASGI function", "yardstick")

@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-SECTIONS = ("main", "parts", "post", "latency", "routes", "concurrency", "bodies", "collectors", "startup", "memory")
+SECTIONS = (
+    "main",
+    "parts",
+    "post",
+    "latency",
+    "routes",
+    "concurrency",
+    "bodies",
+    "collectors",
+    "computing",
+    "startup",
+    "memory",
+)
 
 
 @dataclass(frozen=True, slots=True)

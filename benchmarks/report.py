@@ -32,6 +32,7 @@ def markdown(results: Results) -> str:
         "concurrency": ("Connections", _grown, "concurrency.svg"),
         "bodies": ("Bodies", _bodies, "bodies.svg"),
         "collectors": ("A collector that doesn't answer, 100 % sampled", _main, ""),
+        "computing": ("Beside a request that computes in a thread", _computing, ""),
         "startup": ("Start", _startup, ""),
         "memory": ("Memory", _memory, ""),
     }
@@ -163,6 +164,24 @@ def _bodies(rows: Results) -> str:
     return table(
         ["requests/s", *shown],
         ([LABELS[name][0], *(f"{row[one]['rate']['median']:,.0f}" for one in steps)] for name, row in rows.items()),
+    )
+
+
+def _computing(rows: Results) -> str:
+    return table(
+        ["candidate", "requests/s alone", "beside it", "ratio", "least to most", "p99 alone", "beside it"],
+        (
+            [
+                f"**{row['label']}**" if name == "ours" else row["label"],
+                f"{row['alone']['rate']['median']:,.0f}",
+                f"{row['rate']['median']:,.0f}",
+                share(row["ratio"]["median"]),
+                f"{share(row['ratio']['min'])} to {share(row['ratio']['max'])}",
+                f"{row['alone']['p99_us']['median'] / 1000:,.1f} ms",
+                f"{row['p99_us']['median'] / 1000:,.1f} ms",
+            ]
+            for name, row in rows.items()
+        ),
     )
 
 

@@ -3,13 +3,16 @@
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 from .catalogue import Candidate, Catalogue
 from .checks import Finding, check_answer, check_each_line, check_validation, findings
 from .load import ITEM, NEW_ITEM, Request
 from .plan import Plan
+from .processes import BenchError
 from .serving import Bench, Loaded, Running
 from .statistics_of import ratios, spread
 
@@ -145,6 +148,34 @@ class Sections:
         candidates = self._catalogue.collectors()
         loads = self._few_rounds(candidates, ITEM)
         return {one.name: self._row(one, loads[one.name], loads[candidates[0].name]) for one in candidates}
+
+    def _computing(self) -> Results:
+        """Each alone, and while one request computes in a thread."""
+        seconds = self._plan.few_seconds
+        alone: dict[str, list[Loaded]] = defaultdict(list)
+        beside: dict[str, list[Loaded]] = defaultdict(list)
+        candidates = self._catalogue.computing()
+        for _ in range(self._plan.few_rounds):
+            for candidate in candidates:
+                with Running(self._bench, candidate) as running:
+                    check_answer(running)
+                    running.load(seconds=self._plan.warm_up_seconds)
+                    alone[candidate.name].append(running.load(seconds=seconds))
+                    with ThreadPoolExecutor() as threads:
+                        # Longer than the load, so that it computes from the load's begin to its end.
+                        computing = threads.submit(running.ask, Request(f"/computing/{seconds + 1}"))
+                        beside[candidate.name].append(running.load(seconds=seconds))
+                        if computing.done() or computing.result()[0] != HTTPStatus.OK:
+                            raise BenchError(f"{candidate.name} didn't compute as long as it was asked to")
+                    self.findings += findings(candidate, running.finish())
+                _dot()
+        return {
+            one.name: {
+                **self._row(one, beside[one.name], alone[one.name]),
+                "alone": self._figures(alone[one.name]),
+            }
+            for one in candidates
+        }
 
     def _startup(self) -> Results:
         candidates = [self._catalogue.named(name) for name in ("bare_asgi", "bare_fastapi", "ours", "usual")]

@@ -16,15 +16,17 @@ ROUTES = """
             *[Route(f"/other{number}/{{item_id}}", OneItem()) for number in range(settings.other_routes)],
             Route("/items", Items()),
             Route("/items/{item_id}", OneItem()),
+            Route("/computing/{seconds}", Computing()),
             Route("/blob", Blobs()),
             Route("/blob/{size}", Blob()),"""
-IMPORT = "from .handlers.items import Blob, Blobs, Items, OneItem\n"
+IMPORT = "from .handlers.items import Blob, Blobs, Computing, Items, OneItem\n"
 SETTING = """
     other_routes: int = Field(0, ge=0, description="Routes before the measured one.")
 """
 MIDDLEWARES = ("TelemetryMiddleware", "SecurityHeadersMiddleware", "GuardMiddleware")
 
-# What each variant leaves out: middlewares, by their lines in `app.py`, or the metrics of the requests.
+# What each variant leaves out: middlewares, by their lines in `app.py`, the metrics of the requests, or the time after
+# which a thread that computes lets the event loop go on.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "whole": (),
     "no-security": ("SecurityHeadersMiddleware",),
@@ -32,6 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no-telemetry": ("TelemetryMiddleware",),
     "no-metrics": ("metrics",),
     "nothing": MIDDLEWARES,
+    "no-switch": ("switch",),
 }
 
 
@@ -71,7 +74,11 @@ def make_variants(service: Path, folder: Path) -> dict[str, Path]:
         app = made[name] / PACKAGE / "app.py"
         source = app.read_text()
         for one in left_out:
-            source = _without_metrics(source) if one == "metrics" else _without_middleware(source, one)
+            if one == "switch":
+                server = made[name] / PACKAGE / "chassis" / "server.py"
+                server.write_text(_replace(server.read_text(), r"\n *sys\.setswitchinterval\(.*", lambda _: ""))
+            else:
+                source = _without_metrics(source) if one == "metrics" else _without_middleware(source, one)
         app.write_text(source)
     return made
 

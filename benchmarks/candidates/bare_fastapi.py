@@ -1,5 +1,7 @@
 """FastAPI: typed path parameter, pydantic models in and out; nothing observed."""
 
+from time import perf_counter
+
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
@@ -25,6 +27,13 @@ async def create_item(body: NewItem) -> Item:
     return Item(id=1, name=body.name)
 
 
+def compute(seconds: float) -> dict[str, float]:
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        sum(range(1000))
+    return {"seconds": seconds}
+
+
 async def read_blob(size: int) -> Response:
     return Response(b"x" * size, media_type="application/octet-stream")
 
@@ -39,6 +48,7 @@ def create_app() -> FastAPI:
         app.get(path)(read_item)
     app.get("/items/{item_id}")(read_item)
     app.post("/items")(create_item)
+    app.get("/computing/{seconds}")(compute)
     app.get("/blob/{size}")(read_blob)
     app.post("/blob")(receive_blob)
     return app
