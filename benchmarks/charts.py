@@ -84,13 +84,12 @@ def throughput(rows: dict[str, Any], below: str) -> Drawing:
 
 
 def parts(rows: dict[str, Any], below: str) -> Drawing:
-    whole = rows["ours"]["cpu_us"]["median"]
+    whole = rows["ours"]["cpu_us"]["min"]
     shown = [
-        Bar(row["part"], "ours", max(0.0, row["costs_us"]["median"]), row["costs_us"]["min"], row["costs_us"]["max"],
-            f"{row['costs_us']['median']:.1f} µs")
+        Bar(row["part"], "ours", cost := max(0.0, row["costs_us"]), cost, cost, f"{row['costs_us']:.1f} µs")
         for row in rows.values()
         if row["part"]
-    ]  # fmt: skip
+    ]
     whole_bar = Bar("a whole request", "yardstick", whole, whole, whole, f"{whole:.1f} µs")
     title = "What each part costs: CPU µs a request, the whole less a run without the part"
     return bars(title, below, [whole_bar, *shown])

@@ -50,15 +50,17 @@ class Sections:
 
     def _parts(self) -> Results:
         parts = self._catalogue.parts()
-        loads = self._few_rounds([one for one, _ in parts], ITEM)
+        loads = self._rounds([one for one, _ in parts], ITEM, self._plan.rounds, self._plan.seconds)
         rows = {}
         for candidate, part in parts:
             row = self._row(candidate, loads[candidate.name], None)
             whole = [one.cpu_us for one in loads["ours"]]
             without = [one.cpu_us for one in loads[candidate.name]]
-            # One by one with the whole of the same round: what this part costs.
-            row["costs_us"] = spread([one - other for one, other in zip(whole, without, strict=True)])
-            rows[candidate.name] = row | {"part": part}
+            # Others on the machine only add to what is measured, so what is least has least of them in it.
+            costs = min(whole) - min(without)
+            # One by one with the whole of the same round, to see how far they stray.
+            by_round = spread([one - other for one, other in zip(whole, without, strict=True)])
+            rows[candidate.name] = row | {"part": part, "costs_us": round(costs, 2), "costs_by_round_us": by_round}
         return rows
 
     def _post(self) -> Results:
