@@ -26,7 +26,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BACKLOG = 2048
 LAST_MOMENT_SECONDS = 0.5
 # How long a thread that computes may go on while the event loop wants to: it wants to for each of its callbacks, and
-# with Python's 5 ms one handler that computes leaves the others less than a fifth of the requests a second.
+# with Python's 5 ms one handler that computes leaves the others a quarter of their requests a second on one core, and
+# with this two fifths.
 SWITCH_SECONDS = 0.0005
 CLOSE = (b"connection", b"close")
 
