@@ -1,0 +1,71 @@
+"""What operators and machines ask a service: is it alive, is it ready, what does it count, what is it?"""
+
+import platform
+from datetime import UTC, datetime
+
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .api.handler import Handler
+from .api.routing import Route
+from .health import Health
+from .telemetry import Telemetry
+from .version import __version__
+
+
+def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
+    """The routes of the admin port, or of the only port where there is no other."""
+    return [
+        Route("/healthz", Liveness(), in_openapi=False),
+        Route("/readyz", Readiness(health), in_openapi=False),
+        Route("/metrics", MetricsPage(telemetry), in_openapi=False),
+        Route("/info", Info(telemetry), in_openapi=False),
+    ]
+
+
+class Liveness(Handler):
+    """200 as long as the process answers; nothing else is asked, or a dead database would restart pods."""
+
+    async def get(self) -> dict[str, str]:
+        return {"status": "alive"}
+
+
+class Readiness(Handler):
+    """200 when the service has started, isn't draining, and every required check passes; else 503."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    async def get(self) -> Response:
+        ready, document = await self._health.report()
+        return JSONResponse(document, 200 if ready else 503)
+
+
+class MetricsPage(Handler):
+    """The metrics as Prometheus text, or as OpenMetrics with exemplars when the scraper takes it."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    async def get(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        self._telemetry.ended_requests.observe()
+        return Response(encode(self._telemetry.metrics.registry), headers={"content-type": content_type})
+
+
+class Info(Handler):
+    """What runs here, and since when."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._info = {
+            "name": telemetry.service,
+            "version": telemetry.version,
+            "commit": telemetry.commit,
+            "chassis": __version__,
+            "python": platform.python_version(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    async def get(self) -> dict[str, str]:
+        return self._info

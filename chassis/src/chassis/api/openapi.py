@@ -1,0 +1,192 @@
+"""OpenAPI 3.1 from the same compiled signatures that bind the requests, and a page that shows it."""
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from inspect import cleandoc
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute
+
+from ..problem import PROBLEM_JSON, phrase
+from .handler import Handler
+from .operation import Operation
+from .routing import Route, operations_of
+
+OPENAPI_VERSION = "3.1.0"
+REF_TEMPLATE = "#/components/schemas/{model}"
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "A problem document (RFC 9457).",
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "default": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 100, "maximum": 599},
+        "detail": {"type": "string"},
+        "trace_id": {"type": "string", "description": "The trace in which the error is found."},
+        "errors": {
+            "type": "array",
+            "description": "For 422: each value that is not allowed, and why.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "in": {"enum": ["path", "query", "body"]},
+                    "name": {"type": "string", "description": "The parameter."},
+                    "pointer": {"type": "string", "description": "The place in the body (RFC 6901)."},
+                    "detail": {"type": "string"},
+                },
+                "required": ["in", "detail"],
+            },
+        },
+    },
+    "required": ["type", "title", "status"],
+}
+
+
+def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, description: str = "") -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the handlers in `routes`."""
+    operations = operations_of(routes)
+    schemas, components = _schemas([operation for _, _, operation in operations])
+    paths: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    for route, method, operation in operations:
+        described = _operation(route, method, operation, schemas)
+        # `/order-lines` and `/order/lines` have one name; the second gets a number.
+        name = described["operationId"]
+        seen[name] += 1
+        if seen[name] > 1:
+            described["operationId"] = f"{name}_{seen[name]}"
+        paths.setdefault(route.path_format, {})[method.lower()] = described
+    info = {"title": title, "version": version, **({"description": description} if description else {})}
+    return {
+        "openapi": OPENAPI_VERSION,
+        "info": info,
+        "paths": paths,
+        "components": {"schemas": {**components, "Problem": PROBLEM_SCHEMA}},
+    }
+
+
+class OpenApi(Handler):
+    """`GET /openapi.json`; the document is made once."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._content = orjson.dumps(document)
+
+    async def get(self) -> Response:
+        return Response(self._content, media_type="application/json")
+
+
+class Docs(Handler):
+    """`GET /docs`: shows `openapi.json`, and lets one try it, with nothing from any other address."""
+
+    def __init__(self) -> None:
+        page = files(__package__).joinpath("docs.html").read_text(encoding="utf-8")
+        script, style = (_inline_hash(page, element) for element in ("script", "style"))
+        self._page = page
+        self._policy = (
+            f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+            "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        )
+
+    async def get(self, request: Request) -> Response:
+        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+
+
+def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
+    """The JSON Schema of each adapter in use, with what they share under its name in components."""
+    adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
+    for operation in operations:
+        inputs = [one.adapter for one in (operation.path | operation.query).values()]
+        if operation.body is not None:
+            inputs.append(operation.body)
+        adapters += [((id(one), "validation"), "validation", one) for one in inputs]
+        if operation.result is not None:
+            adapters.append(((id(operation.result), "serialization"), "serialization", operation.result))
+    if not adapters:
+        return {}, {}
+    found, definitions = TypeAdapter.json_schemas(adapters, ref_template=REF_TEMPLATE)
+    return {key: schema for (key, _), schema in found.items()}, definitions.get("$defs", {})
+
+
+def _operation(route: Route, method: str, operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    slug = re.sub(r"\W+", "_", route.path_format).strip("_")
+    described: dict[str, Any] = {"operationId": f"{method.lower()}_{slug or 'root'}", "tags": [_tag(route)]}
+    summary, _, description = cleandoc(operation.method.__doc__ or "").partition("\n")
+    if summary:
+        described["summary"] = summary.rstrip(".")
+    if description.strip():
+        described["description"] = description.strip()
+    parameters = [_parameter("path", name, one, schemas) for name, one in operation.path.items()]
+    # A path parameter that the method reads from the request itself has no type but text.
+    parameters += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in route.param_convertors
+        if name not in operation.path
+    ]
+    parameters += [_parameter("query", name, one, schemas) for name, one in operation.query.items()]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": not operation.body_is_optional,
+            "content": {"application/json": {"schema": schemas[id(operation.body), "validation"]}},
+        }
+    described["responses"] = _responses(operation, bool(parameters), schemas)
+    return described
+
+
+def _parameter(where: str, name: str, parameter: Any, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    schema = dict(schemas[id(parameter.adapter), "validation"])
+    described: dict[str, Any] = {"name": name, "in": where, "required": parameter.is_required}
+    if "description" in schema:
+        described["description"] = schema.pop("description")
+    if not parameter.is_required:
+        schema["default"] = TypeAdapter(Any).dump_python(parameter.default, mode="json")
+    described["schema"] = schema
+    return described
+
+
+def _responses(
+    operation: Operation, has_parameters: bool, schemas: dict[tuple[int, str], Any]
+) -> dict[str, dict[str, Any]]:
+    success: dict[str, Any] = {"description": phrase(operation.status)}
+    if operation.result is not None:
+        schema = schemas[id(operation.result), "serialization"]
+        success["content"] = {"application/json": {"schema": schema}}
+    errors: dict[int, str] = dict(operation.errors)
+    if operation.body is not None:
+        errors.setdefault(400, "The body is not JSON.")
+        errors.setdefault(413, "The body is too large.")
+        errors.setdefault(415, "The body is not called JSON.")
+    if operation.body is not None or has_parameters:
+        errors.setdefault(422, "A value is not allowed; `errors` says which, and why.")
+    responses = {str(operation.status): success}
+    for status, description in sorted(errors.items()):
+        responses[str(status)] = _problem(description)
+    responses["default"] = _problem("Any other failure.")
+    return responses
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": REF_TEMPLATE.format(model="Problem")}
+    return {"description": description, "content": {PROBLEM_JSON.decode(): {"schema": schema}}}
+
+
+def _tag(route: Route) -> str:
+    literals = [part for part in route.path_format.split("/") if part and "{" not in part]
+    return literals[0] if literals else "root"
+
+
+def _inline_hash(page: str, element: str) -> str:
+    """The page's one `<element>` as a source of CSP (Content Security Policy Level 3, 2.3.1)."""
+    content = page.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

@@ -1,0 +1,177 @@
+"""Routes of handlers, found in one step however many there are."""
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from starlette.convertors import StringConvertor
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, WebSocketRoute, compile_path
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router as StarletteRouter
+from starlette.types import Receive, Scope, Send
+
+from ..problem import Problem
+from .handler import VERBS, Handler
+from .operation import Operation, SignatureError
+
+
+class Endpoint:
+    """A handler on one path: an ASGI application that chooses the operation by the HTTP method."""
+
+    def __init__(self, handler: Handler, path_names: Sequence[str]) -> None:
+        self.operations = {
+            verb.upper(): Operation(handler, verb, path_names) for verb in VERBS if hasattr(handler, verb)
+        }
+        if not self.operations:
+            raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
+        self._by_method = dict(self.operations)
+        if "GET" in self._by_method:
+            self._by_method["HEAD"] = self._by_method["GET"]
+        self.allow = ", ".join([*self._by_method, "OPTIONS"])
+
+    # This and the router's are plain functions that return a coroutine, which saves a coroutine each.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        operation = self._by_method.get(scope["method"])
+        if operation is not None:
+            return operation(scope, receive, send)
+        if scope["method"] == "OPTIONS":
+            return self._tell_options(send)
+        raise Problem(405, f"Allowed here: {self.allow}.", headers={"allow": self.allow})
+
+    async def _tell_options(self, send: Send) -> None:
+        headers = [(b"allow", self.allow.encode())]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Route(StarletteRoute):
+    """Puts a `Handler` on a path such as `/orders/{order_id}`; usable wherever Starlette takes a route.
+
+    Raises `SignatureError` when a method of the handler can't be bound to this path.
+    """
+
+    def __init__(self, path: str, handler: Handler, *, name: str | None = None, in_openapi: bool = True) -> None:
+        if not isinstance(handler, Handler):
+            raise SignatureError(
+                f"{path}: {handler!r} is not an instance of Handler; functions go into starlette.routing.Route"
+            )
+        # Routes outside of the index that a router lists before this one.
+        self.precursors: tuple[BaseRoute, ...] = ()
+        self.names = tuple(compile_path(path)[2])
+        self.resource = Endpoint(handler, self.names)
+        super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
+
+
+class Router(StarletteRouter):
+    """Starlette's router with an index in front of it.
+
+    Routes of handlers whose parameters are whole segments (`/orders/{order_id}`) are found by one
+    dictionary look-up for each segment; among them a literal segment wins over a parameter, whatever
+    the order of the list. All other routes, mounts and WebSockets are tried one after the other, as
+    Starlette does, and come first where they are listed first. No redirect for a trailing slash: it
+    would drop the body of a POST.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        super().__init__(routes, redirect_slashes=False, default=not_found)
+        self._root = _Node()
+        others: list[BaseRoute] = []
+        for route in routes:
+            if isinstance(route, Route) and self._index(route):
+                route.precursors = tuple(others)
+            else:
+                others.append(route)
+        patterns = [route.path_regex.pattern for route in routes if isinstance(route, Route)]
+        for route in routes:
+            if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
+                raise SignatureError(f"two handlers on one path: {route.path}")
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if scope["root_path"]:  # inside of a mount
+                path = path.removeprefix(scope["root_path"])
+            values: list[str] = []
+            route = self._root.find(path.split("/"), 1, values)
+            if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
+                scope["route"] = route
+                scope["endpoint"] = route.resource
+                scope["path_params"] = dict(zip(route.names, values, strict=False))
+                return route.resource(scope, receive, send)
+        return super().__call__(scope, receive, send)
+
+    def _index(self, route: Route) -> bool:
+        """Put `route` into the index; False for one that only a regular expression can match."""
+        segments = route.path.split("/")[1:]
+        node = self._root
+        for segment in segments:
+            if "{" not in segment:
+                node = node.literals.setdefault(segment, _Node())
+            elif _is_whole(segment) and isinstance(route.param_convertors[segment[1:-1]], StringConvertor):
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+            else:
+                return False  # it has a convertor, or is only part of a segment
+        if node.route is not None:
+            raise SignatureError(f"two handlers on one path: {node.route.path} and {route.path}")
+        node.route = route
+        return True
+
+
+class _Node:
+    """A place in the tree of path segments."""
+
+    __slots__ = ("literals", "parameter", "route")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.route: Route | None = None
+
+    def find(self, segments: list[str], depth: int, values: list[str]) -> Route | None:
+        if depth == len(segments):
+            return self.route
+        segment = segments[depth]
+        literal = self.literals.get(segment)
+        if literal is not None:
+            found = literal.find(segments, depth + 1, values)
+            if found is not None:
+                return found
+        if self.parameter is None or not segment:
+            return None
+        values.append(segment)
+        found = self.parameter.find(segments, depth + 1, values)
+        if found is None:
+            values.pop()
+        return found
+
+
+def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+
+def has_websockets(routes: Sequence[BaseRoute]) -> bool:
+    """Whether a WebSocket may arrive: a route of one, or something mounted that may have one."""
+    return any(isinstance(route, WebSocketRoute) or not isinstance(route, StarletteRoute) for route in routes)
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """What nothing else answers: 404, or a WebSocket handshake that is refused."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    raise HTTPException(404)
+
+
+def _is_whole(segment: str) -> bool:
+    return segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1 and ":" not in segment
+
+
+def operations_of(routes: Sequence[BaseRoute]) -> list[tuple[Route, str, Operation]]:
+    """Every operation that OpenAPI describes, in the order of the routes."""
+    found: list[tuple[Route, str, Operation]] = []
+    for route in routes:
+        if isinstance(route, Route) and route.include_in_schema:
+            found += [(route, method, one) for method, one in route.resource.operations.items()]
+    return found

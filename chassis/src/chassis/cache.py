@@ -1,0 +1,33 @@
+"""A bounded cache for what costs time to make and comes again with most requests."""
+
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+MAX_ENTRIES = 1024
+MAX_ENTRY_BYTES = 500
+
+
+class BoundedCache(dict[Key, Value]):
+    """A dictionary of at most `max_entries`, emptied when it is full.
+
+    Look up with `get`, as in any dictionary: a look-up that kept an order of use would cost more than most of what is
+    cached here. Clients choose some of the keys, so the size is bounded in both directions: entries that are larger
+    than `max_entry_bytes` are not kept.
+    """
+
+    __slots__ = ("max_entries", "max_entry_bytes")
+
+    def __init__(self, max_entries: int = MAX_ENTRIES, *, max_entry_bytes: int = MAX_ENTRY_BYTES) -> None:
+        super().__init__()
+        self.max_entries = max_entries
+        self.max_entry_bytes = max_entry_bytes
+
+    def add(self, key: Key, value: Value, *, size_bytes: int = 0) -> Value:
+        """Keep `value`, unless it is too large; returns it."""
+        if size_bytes <= self.max_entry_bytes:
+            if len(self) >= self.max_entries:
+                self.clear()
+            self[key] = value
+        return value

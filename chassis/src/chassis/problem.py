@@ -1,0 +1,68 @@
+"""Errors as RFC 9457 problem documents."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from opentelemetry import context as otel_context
+from starlette.exceptions import HTTPException
+from starlette.types import Send
+
+from .context import request_context
+from .response_sender import send_response
+
+# RFC 9110 gave new names to some; Python has them from 3.13 on.
+RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+PROBLEM_JSON = b"application/problem+json"
+
+
+class Problem(HTTPException):
+    """An expected failure, to be raised anywhere below the guard and shown to the client.
+
+    The document has `type`, `title`, `status`, `detail` (RFC 9457, section 3.1), `trace_id`, and
+    whatever `members` adds. Everything in it is public.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str | None = None,
+        *,
+        type: str = "about:blank",  # noqa: A002 - the member's name in RFC 9457
+        title: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(status, detail or "", headers)
+        self.type = type
+        self.title = title
+        self.members = members
+
+
+async def send_problem(send: Send, error: HTTPException) -> None:
+    """Answer with the problem document of `error`; a plain Starlette `HTTPException` gets one too."""
+    title = phrase(error.status_code)
+    document: dict[str, Any] = {"type": "about:blank", "title": title, "status": error.status_code}
+    if error.detail and error.detail != title:
+        document["detail"] = error.detail
+    if isinstance(error, Problem):
+        document["type"] = error.type
+        document["title"] = error.title or title
+        document |= error.members
+    request = request_context(otel_context.get_current())
+    if request is not None:
+        document["trace_id"] = request.trace_id
+    body = orjson.dumps(document, default=str)
+    headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
+    for name, value in (error.headers or {}).items():
+        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    await send_response(send, error.status_code, headers, body)
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of RFC 9110, or `Unknown` for a status that has none."""
+    try:
+        return RENAMED.get(status) or HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

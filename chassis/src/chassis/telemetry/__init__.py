@@ -1,0 +1,88 @@
+"""Logs, metrics and traces of one service, configured together and ended together."""
+
+import asyncio
+import atexit
+import threading
+from contextlib import suppress
+from importlib import metadata
+from typing import Self
+
+import structlog
+
+from ..settings import ChassisSettings, refuse
+from ..version import __version__
+from .logs import Logs
+from .metrics import Metrics, Tally
+from .observation import EndedRequests
+from .tracing import Tracing
+
+
+class Telemetry:
+    """What the middleware, the tasks and your code observe with.
+
+    `telemetry.metrics.registry` takes your metrics. Logs come from `structlog.get_logger()` and spans
+    from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
+    """
+
+    def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
+        self.service = service
+        self.version = version
+        self.commit = commit
+        self.logs = logs
+        self.tracing = tracing
+        self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        logs.writer.on_drop = self.metrics.dropped_log_lines.inc
+        drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
+        self.metrics.registry.register(drops)
+        self.ended_requests = EndedRequests(logs, self.metrics.requests)
+
+    @classmethod
+    def from_settings(cls, settings: ChassisSettings) -> Self:
+        """The telemetry of the installed package that this chassis lies in."""
+        service = (__package__ or "service").partition(".")[0].replace("_", "-")
+        version = _installed_version(service)
+        logs = Logs(
+            level=settings.log_level,
+            format=settings.log_format,
+            redact=settings.log_redact,
+            buffer_bytes=settings.log_buffer_bytes,
+        )
+        try:
+            tracing = Tracing(service, version=version)
+        except ValueError as error:  # of an OTEL_* variable
+            refuse(str(error))
+        return cls(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
+
+    def install(self) -> None:
+        """Become what the whole process logs and traces with."""
+        self.logs.install()
+        self.tracing.install()
+        atexit.register(self.ended_requests.observe)
+
+    async def shutdown(self, seconds: float) -> None:
+        """Send out the last spans, for at most `seconds`, and the last log lines."""
+        self.ended_requests.observe()
+        loop = asyncio.get_running_loop()
+        flushed = asyncio.Event()
+
+        def flush() -> None:
+            self.tracing.shutdown()
+            with suppress(RuntimeError):  # the loop is closed when this took too long
+                loop.call_soon_threadsafe(flushed.set)
+
+        # An exporter blocks while it sends. A daemon thread, because the end of the process must not
+        # wait for a collector that doesn't answer, as it would for a thread of the loop's executor.
+        threading.Thread(target=flush, name="telemetry-shutdown", daemon=True).start()
+        try:
+            async with asyncio.timeout(seconds):
+                await flushed.wait()
+        except TimeoutError:
+            structlog.get_logger().warning("spans could not be exported in time", seconds=seconds)
+        self.logs.writer.flush()
+
+
+def _installed_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,261 @@
+"""One JSON line per event on standard output, for our records and every library's; colour on a terminal."""
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry.trace import get_current_span
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ..context import request_context
+from .log_writer import MAX_HELD_BYTES, LineWriter
+
+LogFormat = Literal["auto", "json", "console"]
+
+REDACTED = "[redacted]"
+TOO_DEEP = "[too deep]"
+MAX_DEPTH = 20
+LAST_FLUSH_SECONDS = 1.0
+PAIR = 2
+SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
+
+
+class Logs:
+    """How records are rendered and where they go; `install` makes it the process's configuration.
+
+    `level` is a standard name such as `INFO`. `redact` names keys whose values are never shown,
+    beside `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
+    before it is rendered. `buffer_bytes` of lines wait for a reader that has stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: str = "INFO",
+        format: LogFormat = "auto",  # noqa: A002 - the setting's name
+        redact: Collection[str] = (),
+        processors: Collection[Processor] = (),
+        buffer_bytes: int = MAX_HELD_BYTES,
+        fd: int = 1,
+    ) -> None:
+        self.level = logging.getLevelNamesMapping()[level]
+        self.writer = LineWriter(fd, max_held_bytes=buffer_bytes)
+        self.writer.on_recovery = _log_dropped
+        console = format == "console" or (format == "auto" and os.isatty(fd))
+        self._render = _console_renderer() if console else render_json
+        self._processors = [*processors]
+        # The console renderer does both by itself.
+        for_json: list[Processor] = [] if console else [structlog.processors.format_exc_info, lead_with_essentials]
+        self._shared: list[Processor] = [
+            structlog.contextvars.merge_contextvars,
+            add_request_ids,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *for_json,
+            Redactor(SECRET_KEYS | set(redact)),
+            *self._processors,
+        ]
+
+    @property
+    def has_processors(self) -> bool:
+        """Whether people have added processors of their own."""
+        return bool(self._processors)
+
+    def access_logger(self) -> "AccessLogger":
+        """A logger for lines that come complete: only your processors and the renderer run."""
+        logger: AccessLogger = structlog.wrap_logger(
+            self.writer, processors=[*self._processors, self._render], wrapper_class=AccessLogger, context_class=dict
+        ).bind()
+        return logger
+
+    def install(self) -> None:
+        """Configure structlog and the standard library's `logging`, warnings included, to end here."""
+        structlog.configure(
+            processors=[*self._shared, self._render],
+            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            context_class=dict,
+            logger_factory=lambda *_: self.writer,
+            cache_logger_on_first_use=False,
+        )
+        handler = _Handler(self.writer)
+        handler.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *self._shared],
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    drop_uvicorn_colour,
+                    as_text(self._render),
+                ],
+            )
+        )
+        root = logging.getLogger()
+        root.handlers = [handler]
+        root.setLevel(self.level)
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+            library = logging.getLogger(name)
+            library.handlers = []
+            library.propagate = name != "uvicorn.access"  # the access line is ours
+        # What uvicorn says at every start and end is said by the server instance with more facts;
+        # httpx logs each request it sends with its whole address, query and all.
+        for name in ("uvicorn.error", "httpx"):
+            logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_uncaught_in_thread
+        atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
+
+
+class AccessLogger(structlog.BoundLoggerBase):
+    """A structlog logger that takes a finished event instead of a dozen keyword arguments."""
+
+    def line(self, level: str, event: EventDict) -> None:
+        """Run the processors on `event` and write it; `level` is the method's name in structlog."""
+        try:
+            for processor in self._processors:
+                event = processor(self._logger, level, event)  # type: ignore[assignment]
+        except structlog.DropEvent:
+            return
+        self._logger.write(event)
+
+
+class Redactor:
+    """Replaces the values of secret keys, however deep: in dictionaries, lists and pairs such as headers.
+
+    Works on a copy, which has only text for keys, as JSON wants it.
+    """
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = frozenset(key.lower().replace("_", "-") for key in keys)
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        exception = event.pop("exc_info", None)  # the console renderer's, which shows it by itself
+        redacted = self._redact_mapping(event, 0)
+        return redacted if exception is None else {**redacted, "exc_info": exception}
+
+    def _redact_mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        return {
+            key if isinstance(key, str) else _text(key): REDACTED
+            if self._is_secret(key)
+            else self._redact(value, depth)
+            for key, value in values.items()
+        }
+
+    def _redact(self, value: Any, depth: int) -> Any:
+        if not isinstance(value, dict | list | tuple):
+            return value
+        if depth >= MAX_DEPTH:
+            return TOO_DEEP
+        if isinstance(value, dict):
+            return self._redact_mapping(value, depth + 1)
+        if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
+            return (_text(value[0]), REDACTED)
+        return [self._redact(one, depth + 1) for one in value]
+
+    def _is_secret(self, key: Any) -> bool:
+        if isinstance(key, bytes):
+            key = key.decode("latin-1")
+        return isinstance(key, str) and key.lower().replace("_", "-") in self._keys
+
+
+def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put the ids of the current request and span on an event."""
+    context = otel_context.get_current()
+    request = request_context(context)
+    if request is not None:
+        event.setdefault("request_id", request.request_id)
+    span = get_current_span(context).get_span_context()
+    if span.is_valid:
+        event.setdefault("trace_id", f"{span.trace_id:032x}")
+        event.setdefault("span_id", f"{span.span_id:016x}")
+    return event
+
+
+def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    """One JSON object without a newline, whatever is in it: what JSON can't say becomes its text."""
+    try:
+        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError:
+        # Keys that aren't text, lone surrogates, integers over 64 bits, circles: still one line, and readable.
+        return orjson.dumps({_text(key): _text(value) for key, value in event.items()})
+
+
+def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """When, how grave and what come first on a line, for those who read it as it is."""
+    essentials = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return {**essentials, **event}
+
+
+def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """uvicorn says the same twice, the second time in colour."""
+    event.pop("color_message", None)
+    return event
+
+
+def as_text(render: Processor) -> Processor:
+    """`render` for the standard library's formatter, for which a line of bytes is a mistake to warn of."""
+
+    def render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        line = render(logger, method, event)
+        return line.decode() if isinstance(line, bytes) else str(line)
+
+    return render_text
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - whatever it is, the line must come out
+        return f"<{type(value).__qualname__} that can't be shown>"
+
+
+def _console_renderer() -> Processor:
+    renderer = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+
+    def render_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        moment = event.get("timestamp", "")
+        if isinstance(moment, datetime):
+            moment = moment.isoformat().replace("+00:00", "Z")
+        return renderer(logger, method, {**event, "timestamp": moment})
+
+    return render_console
+
+
+class _Handler(logging.Handler):
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self.format(record))
+        except Exception:  # noqa: BLE001 - logging must not raise; this is how the standard library reports it
+            self.handleError(record)
+
+
+def _log_dropped(count: int) -> None:
+    log: Callable[..., Any] = structlog.get_logger().warning
+    log("log lines were dropped, since nobody read them", count=count)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    log: Callable[..., Any] = structlog.get_logger().critical
+    log("uncaught exception", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
+    error = hook.exc_value or hook.exc_type()
+    name = hook.thread.name if hook.thread else None
+    log: Callable[..., Any] = structlog.get_logger().error
+    log("uncaught exception in a thread", thread=name, exc_info=(hook.exc_type, error, hook.exc_traceback))

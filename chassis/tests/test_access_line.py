@@ -1,0 +1,182 @@
+"""Exactly one line for each request, at its end, with everything on it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import pytest
+from starlette.responses import Response, StreamingResponse
+
+from chassis import Check, Handler, Route
+
+from .support.service import SAMPLED, TRACE_ID, Service, exchange, serve
+
+
+class Item(Handler):
+    """An item."""
+
+    async def get(self, item_id: int) -> dict[str, int]:
+        return {"id": item_id}
+
+    async def post(self, item_id: int, body: list[int]) -> None: ...
+
+
+class Stream(Handler):
+    """Sends its parts when it is told to."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+
+    async def get(self) -> Response:
+        async def stream() -> AsyncIterator[bytes]:
+            yield b"12345"
+            await self.release.wait()
+            yield b"678"
+
+        return StreamingResponse(stream())
+
+
+stream = Stream()
+
+
+@pytest.fixture(scope="module")
+async def running() -> AsyncIterator[Service]:
+    async with serve(Route("/items/{item_id}", Item()), Route("/stream", stream)) as service:
+        yield service
+
+
+@pytest.fixture
+async def service(running: Service) -> Service:
+    stream.release = asyncio.Event()
+    return await running.fresh()
+
+
+async def test_line_has_every_fact(service: Service) -> None:
+    await service.client.get("/items/7?secret=x", headers={**SAMPLED, "x-request-id": "mine"})
+    line = await service.access_line()
+    assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
+    assert 0 < line.pop("duration_ms") < 5000
+    assert len(line.pop("span_id")) == 16
+    assert line == {
+        "event": "request",
+        "level": "info",
+        "method": "GET",
+        "route": "/items/{item_id}",
+        "path": "/items/7",
+        "status": 200,
+        "request_bytes": 0,
+        "response_bytes": len(b'{"id":7}'),
+        "client": "127.0.0.1",
+        "request_id": "mine",
+        "trace_id": TRACE_ID,
+    }
+
+
+async def test_line_counts_the_bytes_of_the_body(service: Service) -> None:
+    await service.client.post("/items/7", json=[1, 2, 3])
+    line = await service.access_line()
+    assert (line["request_bytes"], line["response_bytes"], line["status"]) == (len(b"[1,2,3]"), 0, 204)
+
+
+@pytest.mark.parametrize("path", ["/items/7", "/openapi.json", "/none"])
+async def test_line_of_head_counts_no_bytes_that_are_not_sent(service: Service, path: str) -> None:
+    await service.client.head(path)
+    assert (await service.access_line())["response_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "route"),
+    [
+        ("GET", "/none", 404, "unmatched"),
+        ("PUT", "/items/7", 405, "/items/{item_id}"),
+        ("POST", "/items/7", 415, "/items/{item_id}"),
+        ("GET", "/items/x", 422, "/items/{item_id}"),
+        ("OPTIONS", "/items/x", 204, "/items/{item_id}"),
+        ("GET", "/openapi.json", 200, "/openapi.json"),
+    ],
+)
+async def test_refused_request_has_its_line(service: Service, method: str, path: str, status: int, route: str) -> None:
+    await service.client.request(method, path, content=b"x")
+    line = await service.access_line()
+    assert (line["method"], line["status"], line["route"], line["level"]) == (method, status, route, "info")
+
+
+async def test_line_of_a_stream_is_written_at_its_true_end(service: Service) -> None:
+    async with service.client.stream("GET", "/stream") as answer:
+        parts = answer.aiter_bytes()
+        assert await anext(parts) == b"12345"
+        assert service.seen.events("request") == []
+        await asyncio.sleep(0.02)  # the least that the line must count
+        stream.release.set()
+        assert await anext(parts) == b"678"
+    line = await service.access_line()
+    assert line["response_bytes"] == 8
+    assert line["duration_ms"] >= 20
+
+
+async def test_line_of_a_stream_that_nobody_reads_to_its_end(service: Service) -> None:
+    async with service.client.stream("GET", "/stream") as answer:
+        assert await anext(answer.aiter_raw()) == b"12345"
+    line = await service.access_line()
+    assert line["status"] == 200
+
+
+async def test_pipelined_requests_have_a_line_each(service: Service) -> None:
+    request = b"GET /items/%d HTTP/1.1\r\nhost: x\r\n%s\r\n"
+    sent = b"".join(request % (number, b"connection: close\r\n" if number == 4 else b"") for number in range(5))
+    answers = await exchange(service.server.port, sent)
+    assert [answers.index(b'{"id":%d}' % number) for number in range(5)] == sorted(
+        answers.index(b'{"id":%d}' % number) for number in range(5)
+    )
+    lines = await service.access_lines(5)
+    assert [line["path"] for line in lines] == [f"/items/{number}" for number in range(5)]
+    assert len({line["request_id"] for line in lines}) == 5
+
+
+async def test_concurrent_requests_have_a_line_each(service: Service) -> None:
+    await asyncio.gather(*(service.client.get(f"/items/{number}") for number in range(50)))
+    lines = await service.access_lines(50)
+    assert sorted(int(line["path"].rpartition("/")[2]) for line in lines) == list(range(50))
+    assert len({line["trace_id"] for line in lines}) == 50
+
+
+@pytest.mark.parametrize("path", ["/%0A%22%7B%7D", "/%F0%9F%90%8D", "/%ff%fe", "/a%00b", "/%1b[31m"])
+async def test_hostile_path_stays_one_line(service: Service, path: str) -> None:
+    await exchange(service.server.port, b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode())
+    assert (await service.access_line())["status"] == 404
+    assert b"\x1b" not in service.seen.output
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/info"])
+async def test_health_and_metrics_calls_are_not_logged(service: Service, path: str) -> None:
+    assert (await service.client.get(path)).status_code == 200
+    await service.client.get("/items/1")
+    assert (await service.access_line())["path"] == "/items/1"
+
+
+async def test_health_call_that_fails_is_logged() -> None:
+    async def fail() -> None:
+        raise RuntimeError
+
+    async with serve(checks=[Check("database", fail)]) as service:
+        assert (await service.client.get("/readyz")).status_code == 503
+        line = await service.access_line()
+        assert (line["path"], line["route"], line["status"]) == ("/readyz", "/readyz", 503)
+
+
+async def test_client_behind_a_trusted_proxy_is_the_one_that_the_proxy_names() -> None:
+    async with serve(Route("/items/{item_id}", Item()), server={"trusted_proxies": "127.0.0.1"}) as service:
+        await service.client.get("/items/1", headers={"x-forwarded-for": "192.0.2.7"})
+        assert (await service.access_line())["client"] == "192.0.2.7"
+
+
+async def test_client_that_calls_itself_a_proxy_is_not_believed(service: Service) -> None:
+    await service.client.get("/items/1", headers={"x-forwarded-for": "192.0.2.7"})
+    assert (await service.access_line())["client"] == "127.0.0.1"
+
+
+async def test_no_line_below_the_level() -> None:
+    async with serve(Route("/items/{item_id}", Item()), logs={"level": "ERROR"}) as service:
+        await service.client.get("/items/1")
+        await service.under_way(0)
+        assert service.seen.lines == []

@@ -1,0 +1,164 @@
+"""What a request costs, counted rather than timed: function calls from its first byte to its last log line.
+
+A count is the same on any machine, so a budget can be kept that a clock could not. A test that fails
+here says that the way of every request has grown longer. If that is worth it, raise the budget in the
+same commit; if the way has become shorter, lower it, so that what was won is not lost unseen.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from pydantic import BaseModel
+from uvicorn.server import ServerState
+
+from chassis import Handler, Route, Telemetry
+from chassis.http.protocol import HttpProtocol
+from chassis.telemetry.exporter import OtlpExporter
+from chassis.telemetry.logs import Logs
+from chassis.telemetry.tracing import Tracing
+
+from .support.application import make_app
+
+REQUESTS = 1000
+CONNECTIONS = 10
+
+# Calls for each request, of Python and of C functions. Python versions differ a little: this is the most of them.
+BUDGETS = {"a request that isn't sampled": 185, "a sampled request": 245, "a request with a body": 203}
+
+HEADERS = "host: localhost:8000\r\nuser-agent: test/1.0\r\naccept: */*\r\n"
+GET = f"GET /items/1 HTTP/1.1\r\n{HEADERS}\r\n".encode()
+BODY = '{"name":"item 1","quantity":2}'
+POST = f"POST /items HTTP/1.1\r\n{HEADERS}content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}"
+
+
+class Item(BaseModel):
+    name: str
+    quantity: int
+
+
+class OneItem(Handler):
+    """As small as a handler can be, so that what is counted is the chassis."""
+
+    async def get(self, item_id: int) -> Item:
+        return Item(name="item", quantity=item_id)
+
+
+class Items(Handler):
+    """The same with a body."""
+
+    async def post(self, body: Item) -> Item:
+        return body
+
+
+class Wire(asyncio.Transport):
+    """A connection that takes everything at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers += bytes(data).startswith(b"HTTP/1.1 200 ")
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]]:
+    """Connections to a service that logs to `path`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    tracing = Tracing("test-service", version="1")
+    collector = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+    tracing.add_processor(
+        OtlpExporter(
+            lambda: collector, "http://collector", headers={}, delay_seconds=3600, batch_size=10**6, max_queued=10**6
+        )
+    )
+    telemetry = Telemetry("test-service", version="1", commit="", logs=Logs(format="json", fd=fd), tracing=tracing)
+    app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()))
+    config = uvicorn.Config(
+        app.public, http=HttpProtocol, ws="none", lifespan="off", interface="asgi3", log_config=None
+    )
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Mon, 23 Nov 2026 07:42:54 GMT")]
+    async with app.lifespan():
+        connections = []
+        for _ in range(CONNECTIONS):
+            protocol, wire = HttpProtocol(config=config, server_state=state, app_state={}), Wire()
+            protocol.connection_made(wire)
+            connections.append((protocol, wire))
+        yield connections
+        for protocol, _ in connections:
+            protocol.connection_lost(None)
+    await telemetry.shutdown(5.0)
+    os.close(fd)
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Counts the calls of functions in this thread."""
+    count = [0]
+
+    def see(_frame: FrameType, event: str, _argument: object) -> None:
+        if event in ("call", "c_call"):
+            count[0] += 1
+
+    sys.setprofile(see)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
+
+
+async def calls_of(path: Path, sent: bytes) -> float:
+    """The calls for one request, on average over many."""
+    async with connected(path) as connections:
+
+        async def ask(times: int) -> None:
+            for _ in range(times):
+                for protocol, _wire in connections:
+                    protocol.data_received(sent)
+                for _turn in range(3):  # the handler's, the observation's and the log's
+                    await asyncio.sleep(0)
+
+        await ask(10)  # what is remembered is remembered now
+        with counting() as count:
+            await ask(REQUESTS // CONNECTIONS)
+        assert sum(wire.answers for _, wire in connections) == REQUESTS + 10 * CONNECTIONS
+    return count[0] / REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("what", "sent", "sampler"),
+    [
+        ("a request that isn't sampled", GET, "always_off"),
+        ("a sampled request", GET, "always_on"),
+        ("a request with a body", POST.encode(), "always_off"),
+    ],
+)
+async def test_calls_stay_within_the_budget(
+    what: str, sent: bytes, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    log = tmp_path / "log"
+    calls = await calls_of(log, sent)
+    assert log.read_bytes().count(b'"event":"request"') == REQUESTS + 10 * CONNECTIONS
+    budget = BUDGETS[what]
+    assert budget * 0.9 <= calls <= budget, f"{what} takes {calls:.1f} calls; the budget is {budget}"

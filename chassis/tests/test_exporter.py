@@ -1,0 +1,208 @@
+"""The export of spans over HTTP: what the environment asks for, and what happens when the collector doesn't."""
+
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from chassis.telemetry.exporter import OtlpExporter
+
+from .support.process import run
+from .support.service import Service, serve, until
+
+
+class Collector:
+    """Answers with `statuses` one after the other, the last for ever, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.statuses = [200]
+        self.headers: dict[str, str] = {}
+        self.got: list[Request] = []
+        self.bodies: list[bytes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def take(self, request: Request) -> Response:
+        self.got.append(request)
+        await self.gate.wait()
+        self.bodies.append(await request.body())
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return Response(status_code=status, headers=self.headers)
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    made = Collector()
+    async with serve(StarletteRoute("/v1/traces", made.take, methods=["POST"])) as service:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address(service))
+        yield made
+
+
+def address(service: Service) -> str:
+    return f"http://127.0.0.1:{service.server.port}"
+
+
+def end_spans(exporter: OtlpExporter, count: int = 1, scope: str = "test") -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(exporter)
+    for number in range(count):
+        provider.get_tracer(scope).start_span(f"span {number}").end()
+
+
+def names(collector: Collector) -> list[str]:
+    return [
+        span.name
+        for body in collector.bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+async def export() -> bool:
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter)
+    try:
+        return await asyncio.to_thread(exporter.force_flush)
+    finally:
+        await asyncio.to_thread(exporter.shutdown)
+
+
+async def test_spans_are_sent_in_batches_and_the_rest_at_the_end(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter, 4)
+    assert await until(lambda: len(collector.bodies) == 1)
+    end_spans(exporter, 3, "one")
+    end_spans(exporter, 3, "two")
+    await asyncio.to_thread(exporter.shutdown)
+    assert len(collector.bodies) == 3
+    assert sorted(names(collector)) == sorted([f"span {number}" for number in (0, 0, 0, 1, 1, 1, 2, 2, 2, 3)])
+
+
+async def test_spans_are_sent_after_the_delay(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter)
+    assert await until(lambda: names(collector) == ["span 0"])
+    await asyncio.to_thread(exporter.shutdown)
+
+
+async def test_spans_that_cannot_be_sent_are_bounded_and_their_loss_is_logged_once(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+    collector.gate.clear()
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter, 10)
+    assert await until(lambda: len(collector.got) == 1)  # they are on their way, and that takes long
+    with caplog.at_level(logging.WARNING):
+        end_spans(exporter, 30)
+    collector.gate.set()
+    await asyncio.to_thread(exporter.shutdown)
+    assert len(names(collector)) == 20
+    assert exporter.dropped == {"queue_full": 20, "export_failed": 0}
+    (said,) = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
+    assert said.startswith("spans are dropped: 10 wait to be exported to ")
+
+
+async def test_headers_and_compression_are_as_asked(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, tenant = north")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")
+    assert await export()
+    headers = collector.got[0].headers
+    assert (headers["api-key"], headers["tenant"]) == ("a b", "north")
+    assert (headers["content-type"], headers["content-encoding"]) == ("application/x-protobuf", "gzip")
+    assert ExportTraceServiceRequest.FromString(gzip.decompress(collector.bodies[0])).resource_spans
+
+
+async def test_failure_that_may_pass_is_tried_again(collector: Collector) -> None:
+    collector.statuses = [503, 429, 200]
+    collector.headers = {"retry-after": "0"}
+    assert await export()
+    assert len(collector.got) == 3
+    assert len(set(collector.bodies[0:1])) == 1
+
+
+async def test_failure_that_stays_is_not_tried_again(collector: Collector) -> None:
+    collector.statuses = [400]
+    assert not await export()
+    assert len(collector.got) == 1
+
+
+async def test_row_of_failures_is_logged_once_and_its_end(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.statuses = [400, 400, 200]
+    exporter = OtlpExporter.from_environment()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            end_spans(exporter, 3)
+            await asyncio.to_thread(exporter.force_flush)
+    assert exporter.dropped == {"queue_full": 0, "export_failed": 6}
+    await asyncio.to_thread(exporter.shutdown)
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
+    assert [message.partition(" to ")[0] for message in said] == ["spans can't be exported", "spans are exported again"]
+
+
+async def test_absent_collector_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    assert not await export()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "json"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+    ],
+)
+def test_what_it_cannot_do_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name.replace('TRACES_', '')}='{value}': "):
+        OtlpExporter.from_environment()
+
+
+@pytest.mark.parametrize("name", ["CERTIFICATE", "CLIENT_CERTIFICATE"])
+def test_certificate_that_cannot_be_read_is_told_at_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", "/nowhere/certificate.pem")
+
+    with pytest.raises(OSError, match="No such file"):
+        OtlpExporter.from_environment()
+
+
+def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.invalid")
+    monkeypatch.setenv("ALL_PROXY", "carrier-pigeon://loft")
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter, 3)
+
+    exporter.shutdown()
+
+    assert exporter.dropped["export_failed"] == 3
+    assert "spans can't be exported" in caplog.text
+    assert "carrier-pigeon" in caplog.text
+
+
+async def test_start_does_not_wait_for_the_client_to_load() -> None:
+    """It takes as long as a fifth of all that the service loads."""
+    program = "import sys; from chassis.telemetry.exporter import OtlpExporter; "
+    async with run("-c", program + "OtlpExporter.from_environment(); print('httpx' in sys.modules)") as process:
+        assert await process.end() == (0, "")
+        assert process.output == b"False\n"

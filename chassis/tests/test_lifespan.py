@@ -1,0 +1,68 @@
+"""The application under another server, by the ASGI lifespan protocol."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from starlette.types import Message
+
+from chassis import App
+
+from .support.application import make_app
+from .support.service import connect, observed, until
+
+
+async def drive(app: App) -> tuple[list[str], BaseException | None]:
+    """Start and end an application as a server would; what it said, and how it failed."""
+    incoming: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    said: list[str] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        said.append(message["type"])
+
+    try:
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    except RuntimeError as error:
+        return said, error
+    return said, None
+
+
+async def test_lifespan_starts_and_ends() -> None:
+    with observed() as seen:
+        said, error = await drive(make_app(seen.telemetry))
+    assert (said, error) == (["lifespan.startup.complete", "lifespan.shutdown.complete"], None)
+
+
+@pytest.mark.parametrize("at", ["startup", "shutdown"])
+async def test_failure_is_told_to_the_server(at: str) -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        if at == "startup":
+            raise RuntimeError("no database")
+        yield
+        raise RuntimeError("no database")
+
+    with observed() as seen:
+        said, error = await drive(make_app(seen.telemetry, resources=[failing()]))
+    assert said[-1] == f"lifespan.{at}.failed"
+    assert isinstance(error, RuntimeError)
+
+
+async def test_application_is_served_by_plain_uvicorn() -> None:
+    with observed() as seen:
+        config = uvicorn.Config(make_app(seen.telemetry), port=0, log_config=None, lifespan="on", access_log=False)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        async with connect(server.servers[0].sockets[0].getsockname()[1]) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await client.get("/docs")).status_code == 200
+            assert (await client.get("/nowhere")).status_code == 404
+        server.should_exit = True
+        await serving
+        assert [line["status"] for line in seen.events("request")] == [200, 404]

@@ -1,0 +1,73 @@
+"""Code that holds the event loop is seen, and named."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chassis import Handler, Route
+
+from .support.process import PROGRAM, run
+from .support.service import Service, serve, until
+
+
+class Blocking(Handler):
+    """Forgets that it shares the loop."""
+
+    async def get(self, seconds: float) -> str:
+        work(seconds)
+        return "done"
+
+
+def work(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serve(Route("/blocking/{seconds}", Blocking())) as service:
+        yield service
+
+
+async def test_handler_that_blocks_is_warned_of_once_with_its_route(service: Service) -> None:
+    # In the same process as the client, so the answer comes when the loop is free again.
+    answer = await service.client.get("/blocking/1.2")
+    assert answer.status_code == 200
+    await until(lambda: service.seen.events("request"))
+    (warning,) = service.seen.events("event loop is blocked")
+    assert (warning["level"], warning["method"], warning["route"]) == ("warning", "GET", "/blocking/{seconds}")
+    assert warning["request_id"] == answer.headers["x-request-id"]
+    assert warning["at"][0].endswith(" work")
+    assert warning["at"][1].endswith(" Blocking.get")
+    assert 0.5 <= warning["late_seconds"] < 1.2
+    async with asyncio.timeout(5):
+        while not await lagged(service):
+            await asyncio.sleep(0.02)
+
+
+async def lagged(service: Service) -> bool:
+    """Whether the metric has seen half a second or more."""
+    short = await service.sample("event_loop_lag_seconds_bucket", le="0.5")
+    return await service.sample("event_loop_lag_seconds_count") > short
+
+
+async def test_what_blocks_outside_of_a_request_is_warned_of_as_well(service: Service) -> None:
+    await asyncio.sleep(0)
+    work(1.0)
+    await until(lambda: service.seen.events("event loop is blocked"))
+    (warning,) = service.seen.events("event loop is blocked")
+    assert "route" not in warning
+    assert warning["at"][0].endswith(" work")
+
+
+async def test_short_work_is_not_warned_of(service: Service) -> None:
+    for _ in range(5):
+        assert (await service.client.get("/blocking/0.05")).status_code == 200
+    assert service.seen.events("event loop is blocked") == []
+
+
+async def test_thread_that_computes_lets_the_loop_go_on_soon() -> None:
+    async with run("-m", PROGRAM) as process:
+        client = await process.client()
+        assert (await client.get("/switch-interval")).json() < 0.001

@@ -1,0 +1,224 @@
+"""HTTP/1.1 on the wire: framing, fields, and one connection for many requests."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.routing import Mount
+from starlette.types import Message, Receive, Scope, Send
+
+from chassis.http.cycle import MAX_REMEMBERED, remembered_lines, remembered_names
+from chassis.http.protocol import HttpProtocol
+
+from .support.service import Service, exchange, serve, until
+
+
+class Raw:
+    """An ASGI application that sends what it was given."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks = [b"one", b"", b"two"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        for chunk in self.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+@pytest.fixture
+def raw() -> Raw:
+    return Raw()
+
+
+@pytest.fixture
+async def service(raw: Raw) -> AsyncIterator[Service]:
+    async with serve(Mount("/raw", raw)) as service:
+        yield service
+
+
+CLOSE = b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+async def test_body_without_a_length_is_chunked(service: Service) -> None:
+    head, _, body = (await exchange(service.server.port, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+
+
+async def test_declared_chunks_are_not_declared_twice(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"Transfer-Encoding", b"chunked")]
+    head, _, body = (await exchange(service.server.port, b"GET /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert head.count(b"transfer-encoding") == 1
+    assert body.endswith(b"0\r\n\r\n")
+
+
+async def test_head_has_the_length_and_no_body(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"content-length", b"6")]
+    head, _, body = (await exchange(service.server.port, b"HEAD /raw/" + CLOSE)).partition(b"\r\n\r\n")
+    assert b"content-length: 6" in head
+    assert body == b""
+
+
+async def test_application_may_close_the_connection(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"connection", b"Close")]
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert answer.lower().count(b"connection: close") == 1
+
+
+async def test_status_without_a_name_is_sent(raw: Raw, service: Service) -> None:
+    raw.status = 299
+    assert (await exchange(service.server.port, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
+
+
+async def test_http_1_0_is_closed_after_the_answer(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"content-length", b"6")]
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"onetwo")
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("length", [b"5", b"7"])
+async def test_wrong_length_closes_the_connection(raw: Raw, service: Service, length: bytes) -> None:
+    raw.headers = [(b"content-length", length)]
+    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"HTTP/1.1 500" not in answer.partition(b"\r\n\r\n")[2]  # no second answer in the first one's body
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"x-bad", b"a\r\nset-cookie: b"),
+        (b"x-bad", b"a\nb"),
+        (b"x-bad", b"\x00"),
+        (b"x\r\n", b"a"),
+        (b"x y", b"a"),
+        (b"x:", b"a"),
+        (b"", b"a"),
+    ],
+)
+async def test_field_that_would_break_the_message_is_500(
+    raw: Raw, service: Service, field: tuple[bytes, bytes]
+) -> None:
+    raw.headers = [field]
+    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"set-cookie" not in answer
+    assert field not in remembered_lines
+
+
+async def test_what_is_remembered_of_fields_is_bounded(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_REMEMBERED)]
+    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    for number in range(3 * MAX_REMEMBERED):
+        assert b"\r\nx-number-%d: %d\r\n" % (number, number) in answer
+    assert len(remembered_lines) <= MAX_REMEMBERED
+    assert len(remembered_names) <= MAX_REMEMBERED
+
+
+async def test_fields_that_always_differ_are_not_remembered(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"Set-Cookie", b"session=1")]
+    assert b"\r\nset-cookie: session=1\r\n" in await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    assert (b"Set-Cookie", b"session=1") not in remembered_lines
+
+
+async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:
+    raw.headers = [(b"content-length", b"6")]
+    async with serve(Mount("/raw", raw), server={"keep_alive_seconds": 1}) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        for _ in range(3):  # requests put it off
+            writer.write(b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"onetwo")).startswith(b"HTTP/1.1 200")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("request_line", [b"BREW / HTTP/1.1", b"GET / HTTP/1.x"])
+async def test_what_is_no_request_is_a_problem(service: Service, request_line: bytes) -> None:
+    head, _, body = (await exchange(service.server.port, request_line + b"\r\nhost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert b'"status":400' in body
+
+
+async def test_slow_reader_gets_everything(raw: Raw, service: Service) -> None:
+    raw.chunks = [b"x" * 1_000_000] * 20
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port, limit=1000)
+    writer.write(b"GET /raw/" + CLOSE)
+    await reader.readuntil(b"\r\n\r\n")
+    active = service.app.telemetry.metrics.requests.active
+    assert await until(lambda: active["GET"] == 1)  # the application waits for the reader
+    received = 0
+    while part := await reader.read(65536):
+        received += part.count(b"x")
+    assert received == 20_000_000
+    writer.close()
+
+
+class Waiting:
+    """An ASGI application that asks for more messages than there are, until the client has gone."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while not self.messages or self.messages[-1]["type"] != "http.disconnect":
+            self.messages.append(await receive())
+
+
+async def test_disconnect_comes_after_the_body_and_once_the_client_has_gone() -> None:
+    waiting = Waiting()
+    async with serve(Mount("/wait", waiting)) as service:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        writer.write(b"POST /wait/ HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        assert await until(lambda: len(waiting.messages) == 1)
+        writer.write(b"def")
+        assert await until(lambda: len(waiting.messages) == 2)
+        writer.close()
+        assert await until(lambda: len(waiting.messages) == 3)
+    assert waiting.messages == [
+        {"type": "http.request", "body": b"abc", "more_body": True},
+        {"type": "http.request", "body": b"def", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+
+async def test_request_in_absolute_form_is_routed_by_its_path(service: Service) -> None:
+    answer = await exchange(service.server.port, b"GET http://x/raw/?q=1#part" + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_fragment_is_no_part_of_the_path(service: Service) -> None:
+    await exchange(service.server.port, b"GET /raw/a#b?c" + CLOSE)
+    assert (await service.access_line())["path"] == "/raw/a"
+
+
+class Failing:
+    """An ASGI application that no guard stands around, and that ends without an answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+async def test_application_that_never_answers_is_500() -> None:
+    async with serve(Mount("/none", Failing())) as service:
+        head, _, body = (await exchange(service.server.port, b"GET /none/" + CLOSE)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert b'"status":500' in body
+
+
+async def test_closed_connection_leaves_nothing_to_the_garbage_collector(raw: Raw, service: Service) -> None:
+    def connections() -> list[HttpProtocol]:
+        return [one for one in gc.get_objects() if isinstance(one, HttpProtocol)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()  # of other tests
+        await exchange(service.server.port, b"GET /raw/" + CLOSE)
+        await until(lambda: len(connections()) == len(before))
+    finally:
+        gc.enable()

@@ -1,0 +1,206 @@
+"""What a handler returns, and what the client gets."""
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from chassis import Handler, Reply, Route, responds
+
+from .support.service import serve
+
+
+class Item(BaseModel):
+    """A model."""
+
+    id: UUID
+    at: datetime
+    note: str | None = None
+
+
+@dataclass
+class Point:
+    """A dataclass."""
+
+    x: int
+    y: int
+
+
+ITEM = Item(id=UUID(int=7), at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
+class Results(Handler):
+    """Returns what its path names."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    async def get(self, kind: str) -> Any:
+        return self._values[kind]
+
+
+class Typed(Handler):
+    """Says what it returns, and may not keep its word."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    async def get(self) -> Item:
+        return self.value  # type: ignore[no-any-return]
+
+    async def post(self) -> list[int]:
+        return self.value  # type: ignore[no-any-return]
+
+    async def delete(self) -> Point | None:
+        return self.value  # type: ignore[no-any-return]
+
+
+class Replies(Handler):
+    """Adds headers."""
+
+    @responds(201)
+    async def post(self) -> Reply[Item]:
+        return Reply(ITEM, headers={"Location": "/items/7"})
+
+    async def put(self) -> Reply[None]:
+        return Reply(None, headers={"x-seen": "yes"})
+
+    @responds(202)
+    async def delete(self) -> None: ...
+
+
+class Splitting(Handler):
+    """Puts what a client sent into a header."""
+
+    async def post(self, body: str) -> Reply[str]:
+        return Reply("", headers={"location": body})
+
+
+class Events(Handler):
+    """Server-sent events."""
+
+    async def get(self, request: Request) -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            for number in range(3):
+                yield f"id: {number}\ndata: tick\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"x-last": request.url.path})
+
+
+typed = Typed()
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    values = {
+        "model": ITEM,
+        "point": Point(1, 2),
+        "dict": {"a": [1, None, 2.5]},
+        "list": [],
+        "none": None,
+        "nan": {"x": math.nan},
+        "text": PlainTextResponse("plain", 418, headers={"x-own": "1"}),
+        "object": object(),
+    }
+    routes = [
+        Route("/results/{kind}", Results(values)),
+        Route("/typed", typed),
+        Route("/replies", Replies()),
+        Route("/events", Events()),
+        Route("/splitting", Splitting()),
+    ]
+    async with serve(*routes) as service:
+        yield service.client
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("model", '{"id":"00000000-0000-0000-0000-000000000007","at":"2026-01-02T03:04:05Z","note":null}'),
+        ("point", '{"x":1,"y":2}'),
+        ("dict", '{"a":[1,null,2.5]}'),
+        ("list", "[]"),
+        ("none", "null"),
+    ],
+)
+async def test_result_becomes_json(client: httpx.AsyncClient, kind: str, content: str) -> None:
+    answer = await client.get(f"/results/{kind}")
+    assert (answer.status_code, answer.text) == (200, content)
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_not_a_number_is_null(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/results/nan")).text == '{"x":null}'
+
+
+async def test_response_is_sent_as_it_is(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/results/text")
+    assert (answer.status_code, answer.text, answer.headers["x-own"]) == (418, "plain", "1")
+
+
+async def test_reply_adds_headers_to_a_result(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/replies")
+    assert (answer.status_code, answer.headers["location"]) == (201, "/items/7")
+    assert answer.json()["note"] is None
+
+
+async def test_reply_of_none_is_204(client: httpx.AsyncClient) -> None:
+    answer = await client.put("/replies")
+    assert (answer.status_code, answer.content, answer.headers["x-seen"]) == (204, b"", "yes")
+
+
+async def test_none_with_a_declared_status_has_no_content(client: httpx.AsyncClient) -> None:
+    answer = await client.delete("/replies")
+    assert (answer.status_code, answer.content) == (202, b"")
+
+
+@pytest.mark.parametrize("value", ["/x\r\nset-cookie: a=b", "/x\x00", "/\N{SNOWMAN}"])
+async def test_header_that_is_none_is_500(client: httpx.AsyncClient, value: str) -> None:
+    answer = await client.post("/splitting", json=value)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "set-cookie" not in answer.headers
+
+
+async def test_server_sent_events_are_streamed(client: httpx.AsyncClient) -> None:
+    async with client.stream("GET", "/events") as answer:
+        lines = [line async for line in answer.aiter_lines() if line]
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-last"] == "/events"
+    assert lines == ["id: 0", "data: tick", "id: 1", "data: tick", "id: 2", "data: tick"]
+
+
+@pytest.mark.parametrize("value", [None, {"id": "7"}, "text", Point(1, 2), Item.model_construct(id="seven")])
+async def test_result_that_is_not_what_the_signature_says_is_500(client: httpx.AsyncClient, value: Any) -> None:
+    typed.value = value
+    answer = await client.get("/typed")
+    assert answer.status_code == 500
+    assert answer.json()["title"] == "Internal Server Error"
+
+
+async def test_list_of_other_things_is_500(client: httpx.AsyncClient) -> None:
+    typed.value = [1, "two"]
+    assert (await client.post("/typed")).status_code == 500
+
+
+async def test_result_that_json_cannot_say_is_500(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/results/object")).status_code == 500
+
+
+async def test_optional_result_may_be_null(client: httpx.AsyncClient) -> None:
+    typed.value = None
+    answer = await client.delete("/typed")
+    assert (answer.status_code, answer.text) == (200, "null")
+
+
+async def test_response_instead_of_the_typed_result_is_sent(client: httpx.AsyncClient) -> None:
+    typed.value = Response(status_code=304)
+    assert (await client.get("/typed")).status_code == 304

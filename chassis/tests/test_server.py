@@ -1,0 +1,235 @@
+"""The server instance, held as an object: what it starts, in what order it ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chassis import Handler, Route, Server
+
+from .support.application import make_app
+from .support.service import connect, exchange, observed, serve, until
+
+
+class Gate(Handler):
+    """Answers when it is released."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def get(self) -> str:
+        self.entered.set()
+        await self.released.wait()
+        return "at last"
+
+
+class Diary:
+    """Writes down what happens."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    @asynccontextmanager
+    async def resource(self, name: str, error: Exception | None = None) -> AsyncIterator[None]:
+        self.entries.append(f"enter {name}")
+        if error is not None:
+            raise error
+        try:
+            yield
+        finally:
+            self.entries.append(f"leave {name}")
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens there any more."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_port_0_is_any_port_until_the_end() -> None:
+    async with serve() as service:
+        assert service.server.port != 0
+        assert not refuses(service.server.port)
+    assert refuses(service.server.port)
+
+
+async def test_resources_are_entered_in_order_and_left_in_reverse_after_the_last_request() -> None:
+    diary, gate = Diary(), Gate()
+    async with serve(Route("/", gate), resources=[diary.resource("a"), diary.resource("b")]) as service:
+        assert diary.entries == ["enter a", "enter b"]
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop(drain=False)
+        await until(lambda: refuses(service.server.port))
+        assert diary.entries == ["enter a", "enter b"]
+        gate.released.set()
+        assert (await asked).json() == "at last"
+    assert diary.entries == ["enter a", "enter b", "leave b", "leave a"]
+
+
+async def test_resource_that_fails_stops_the_start_and_leaves_the_others() -> None:
+    diary = Diary()
+    with pytest.raises(RuntimeError, match="no database"):
+        async with serve(resources=[diary.resource("a"), diary.resource("b", RuntimeError("no database"))]):
+            pass
+    assert diary.entries == ["enter a", "enter b", "leave a"]
+
+
+async def test_drain_goes_on_accepting_and_asks_clients_to_leave() -> None:
+    async with serve(server={"drain_seconds": 0.4}) as service:
+        assert "connection" not in (await service.client.get("/docs")).headers
+        service.server.stop()
+        await until(lambda: service.seen.events("draining"))
+        async with connect(service.server.port) as newcomer:
+            answer = await newcomer.get("/docs")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        await until(lambda: refuses(service.server.port))
+
+
+async def test_drain_also_asks_clients_whose_requests_began_long_before() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"drain_seconds": 0.4}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        # The server renews the fields of every answer together with the date.
+        date = (await service.client.get("/docs")).headers["date"]
+        while (await service.client.get("/docs")).headers["date"] == date:
+            await asyncio.sleep(0.05)
+        service.server.stop()
+        await until(lambda: service.seen.events("draining"))
+        gate.released.set()
+        assert (await asked).headers["connection"] == "close"
+
+
+async def test_idle_connection_does_not_hold_up_the_end() -> None:
+    async with asyncio.timeout(5):
+        async with serve(server={"shutdown_seconds": 60.0}) as service:
+            reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            silent_reader, silent_writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        assert (await reader.read()).endswith(b"}")
+        assert await silent_reader.read() == b""
+        writer.close()
+        silent_writer.close()
+
+
+async def test_request_that_takes_too_long_is_told_so() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"shutdown_seconds": 0.0}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop()
+        answer = await asked
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "close" in answer.headers["connection"]
+        assert (await service.access_line())["status"] == 503
+
+
+async def test_request_has_its_time_to_the_fraction_of_a_second() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"shutdown_seconds": 1.45}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop()
+        asyncio.get_running_loop().call_later(1.3, gate.released.set)
+        assert (await asked).status_code == 200
+
+
+async def test_stop_may_be_called_again() -> None:
+    async with serve() as service:
+        for _ in range(3):
+            service.server.stop()
+
+
+async def test_start_that_is_stopped_leaves_its_resources() -> None:
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def hanging() -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            left.set()
+
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[hanging()]), port=0)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("listening"))
+        server.stop()
+        await asyncio.wait_for(serving, 5)
+        assert left.is_set()
+
+
+async def test_port_in_use_is_an_error() -> None:
+    async with serve() as service:
+        with pytest.raises(OSError, match="in use"):
+            async with serve(server={"port": service.server.port}):
+                pass
+
+
+async def test_admin_port_in_use_frees_the_public_one() -> None:
+    async with serve() as service:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            async with serve(server={"port": port, "admin_port": service.server.port}):
+                pass
+        assert refuses(port)
+
+
+async def test_admin_endpoints_move_to_the_admin_port() -> None:
+    async with serve(server={"admin_port": 0}) as service:
+        assert service.server.admin_port not in (None, 0, service.server.port)
+        async with connect(service.server.admin_port or 0) as admin:
+            for path in ("/healthz", "/readyz", "/metrics", "/info"):
+                assert (await admin.get(path)).status_code == 200
+                assert (await service.client.get(path)).status_code == 404
+            assert (await admin.get("/docs")).status_code == 404
+        assert (await service.client.get("/docs")).status_code == 200
+
+
+async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
+    gate = Gate()
+    async with serve(Route("/", gate), server={"admin_port": 0}) as service:
+        asked = asyncio.create_task(service.client.get("/"))
+        await gate.entered.wait()
+        service.server.stop()
+        await until(lambda: refuses(service.server.port))
+        async with connect(service.server.admin_port or 0) as admin:
+            assert (await admin.get("/healthz")).status_code == 200
+            assert (await admin.get("/readyz")).status_code == 503
+        gate.released.set()
+        assert (await asked).status_code == 200
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_host_may_be_an_ipv6_address() -> None:
+    async with serve(server={"host": "::1"}) as service:
+        answer = await service.client.get(f"http://[::1]:{service.server.port}/healthz")
+    assert answer.status_code == 200
+
+
+async def test_answer_does_not_name_the_software() -> None:
+    async with serve() as service:
+        answer = await service.client.get("/healthz")
+    assert "server" not in answer.headers
+    assert "date" in answer.headers
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    class Echo(Handler):
+        async def get(self, number: int) -> int:
+            await asyncio.sleep(0.02 if number == 0 else 0)
+            return number
+
+    async with serve(Route("/{number}", Echo())) as service:
+        sent = [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(10)]
+        sent.append(b"GET /10 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answers = await exchange(service.server.port, b"".join(sent))
+    bodies = [int(one.rpartition(b"\r\n")[2]) for one in answers.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == list(range(11))

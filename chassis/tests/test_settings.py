@@ -1,0 +1,153 @@
+"""Settings: where they come from, and what is said when one is wrong."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr
+
+from chassis import ChassisSettings, load_settings
+
+
+class Settings(ChassisSettings):
+    """Settings of a service."""
+
+    max_orders: int = Field(10, ge=1, description="Orders that the store holds.")
+    api_key: SecretStr | None = Field(None, description="Key of `the` supplier.")
+    regions: list[str] = Field([], description="A JSON list of names.")
+
+
+class Needy(ChassisSettings):
+    """Has a setting without default."""
+
+    database_url: SecretStr = Field(description="Where the database is.")
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `.env` but the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(kind: type[ChassisSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines with which the start is refused."""
+    with pytest.raises(SystemExit) as caught:
+        load_settings(kind)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings(Settings)
+    assert (settings.port, settings.admin_port, settings.log_level, settings.max_orders) == (8000, None, "INFO", 10)
+
+
+def test_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("APP_PORT=1111\nAPP_MAX_ORDERS=5\nOTHER=x\nAPP_UNKNOWN=1\n")
+    monkeypatch.setenv("APP_PORT", "2222")
+    settings = load_settings(Settings)
+    assert (settings.port, settings.max_orders) == (2222, 5)
+
+
+def test_env_file_wins_over_secret_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "app_api_key").write_text("mounted\n")
+    (tmp_path / "secrets" / "app_max_orders").write_text("7\n")
+    Path(".env").write_text("APP_MAX_ORDERS=5\n")
+    monkeypatch.setenv("APP_SECRETS_DIR", "secrets")
+    settings = load_settings(Settings)
+    assert settings.api_key is not None
+    assert (settings.api_key.get_secret_value(), settings.max_orders) == ("mounted", 5)
+
+
+def test_lists_of_names_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_LOG_REDACT", "iban, tax_id,,")
+    assert load_settings(Settings).log_redact == ("iban", "tax_id")
+
+
+def test_level_may_be_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_LOG_LEVEL", "debug")
+    assert load_settings(Settings).log_level == "DEBUG"
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(Settings).port = 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("APP_PORT", "http", "Port to listen on; 0 takes any that is free"),
+        ("APP_PORT", "65536", "Port to listen on; 0 takes any that is free"),
+        ("APP_LOG_LEVEL", "LOUD", "The least level that is logged"),
+        ("APP_LOG_FORMAT", "xml", "json, console, or auto: console on a terminal, JSON elsewhere"),
+        ("APP_DEADLINE_SECONDS", "0", "Time until an answer begins"),
+        ("APP_MAX_ORDERS", "0", "Orders that the store holds"),
+        ("APP_REGIONS", "north,south", "A JSON list of names"),
+        ("APP_REGIONS", "3", "A JSON list of names"),
+    ],
+)
+def test_wrong_value_is_one_line_that_says_what_is_allowed(
+    variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    (line,) = refusal(Settings, capsys)
+    assert line.startswith(f"error: {variable}=")
+    assert value in line
+    assert allowed in line
+
+
+def test_every_wrong_value_has_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("APP_PORT", "x")
+    monkeypatch.setenv("APP_MAX_ORDERS", "x")
+    assert [line.split("=")[0] for line in refusal(Settings, capsys)] == ["error: APP_PORT", "error: APP_MAX_ORDERS"]
+
+
+def test_secret_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Strict(ChassisSettings):
+        api_key: SecretStr = Field(min_length=20, description="Key of the supplier.")
+
+    monkeypatch.setenv("APP_API_KEY", "s3cr3t")
+    (line,) = refusal(Strict, capsys)
+    assert line.startswith("error: APP_API_KEY=[secret]: ")
+    assert line.endswith("; Key of the supplier")
+    assert "s3cr3t" not in line
+
+
+def test_missing_value_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(Needy, capsys) == ["error: APP_DATABASE_URL is not set: Where the database is"]
+
+
+def test_secrets_directory_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("APP_SECRETS_DIR", "nowhere")
+    assert refusal(Settings, capsys) == ["error: APP_SECRETS_DIR='nowhere': not a directory"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("APP_PROT", "warning: APP_PROT is not a setting of this service; did you mean APP_PORT?"),
+        ("APP_ZZZZZ", "warning: APP_ZZZZZ is not a setting of this service"),
+    ],
+)
+def test_unknown_variable_is_warned_of(
+    variable: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert load_settings(Settings).port == 8000
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_setting_without_description_points_to_the_readme(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Silent(ChassisSettings):
+        size: int = 1
+
+    monkeypatch.setenv("APP_SIZE", "big")
+    (line,) = refusal(Silent, capsys)
+    assert line.endswith("see the settings in the README")

@@ -1,0 +1,102 @@
+"""How the process ends when it is told to, and that nothing is lost."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from .support.process import PROGRAM, run
+from .support.service import until
+
+
+async def test_sigterm_answers_what_is_under_way_and_what_still_comes() -> None:
+    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="0.5") as process:
+        client = await process.client()
+        waiting = asyncio.create_task(client.get("/waiting"))
+        await process.line("waiting")
+        process.send(signal.SIGTERM)
+        await process.line("draining")
+        readiness, other = await client.get("/readyz"), await client.get("/docs")
+        assert (readiness.status_code, readiness.json()["status"]) == (503, "draining")
+        assert (other.status_code, other.headers["connection"]) == (200, "close")
+        answer = await waiting
+        assert (answer.json(), answer.headers["connection"]) == ("at last", "close")
+        assert await process.end() == (0, "")
+        assert process.events[-2:] == ["left", "stopped"]
+
+
+async def test_sigint_skips_the_drain() -> None:
+    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="3600") as process:
+        client = await process.client()
+        waiting = asyncio.create_task(client.get("/waiting"))
+        await process.line("waiting")
+        process.send(signal.SIGINT)
+        assert (await process.line("draining"))["seconds"] == 0
+        assert (await waiting).json() == "at last"
+        assert await process.end() == (0, "")
+
+
+async def test_second_signal_ends_at_once() -> None:
+    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="3600") as process:
+        await process.client()
+        process.send(signal.SIGTERM)
+        await process.line("draining")
+        process.send(signal.SIGTERM)
+        assert await process.end() == (128 + signal.SIGTERM, "")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux tells which signals a process catches")
+async def test_second_signal_ends_at_once_when_nobody_reads_the_log() -> None:
+    with full_pipe() as stdout:
+        async with run("-m", PROGRAM, stdout=stdout) as process:
+            await until(lambda: process.catches(signal.SIGTERM), seconds=10)
+            process.send(signal.SIGTERM)
+            process.send(signal.SIGINT)
+            assert (await process.end())[0] in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """A pipe into which nothing more can be written."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 1024)
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_sigterm_during_the_start_ends_in_order() -> None:
+    async with run("-m", PROGRAM, PROGRAM_RESOURCE="hanging") as process:
+        await process.line("entering")
+        process.send(signal.SIGTERM)
+        assert await process.end() == (0, "")
+        assert process.events[-2:] == ["stopped while starting", "left"]
+
+
+async def test_resource_that_fails_is_status_1_and_logged() -> None:
+    async with run("-m", PROGRAM, PROGRAM_RESOURCE="refused") as process:
+        assert await process.end() == (1, "")
+    (line,) = [line for line in process.lines if line["level"] == "error"]
+    assert line["event"] == "the service failed to start or to end"
+    assert "ConnectionRefusedError: no database at 192.0.2.1" in line["exception"]
+
+
+async def test_port_in_use_is_status_1_and_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with run("-m", PROGRAM, APP_PORT=str(port)) as process:
+            assert await process.end() == (1, "")
+    (line,) = process.lines
+    assert (line["event"], line["level"]) == ("cannot listen", "error")
+    assert "in use" in line["error"]
