@@ -165,7 +165,7 @@ async def test_health_call_that_fails_is_logged() -> None:
 
 
 async def test_client_behind_a_trusted_proxy_is_the_one_that_the_proxy_names() -> None:
-    async with serve(Route("/items/{item_id}", Item()), server={"trusted_proxies": "127.0.0.1"}) as service:
+    async with serve(Route("/items/{item_id}", Item()), trusted_proxies="127.0.0.1") as service:
         await service.client.get("/items/1", headers={"x-forwarded-for": "192.0.2.7"})
         assert (await service.access_line())["client"] == "192.0.2.7"
 

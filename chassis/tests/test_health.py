@@ -224,7 +224,7 @@ async def test_change_is_logged_once_with_its_error() -> None:
 
 
 async def test_draining_is_503_while_the_checks_pass() -> None:
-    async with serve(checks=[Check("database", Probe())], server={"drain_seconds": 0.3}) as service:
+    async with serve(checks=[Check("database", Probe())], drain_seconds=0.3) as service:
         service.server.stop()
         await until(lambda: service.seen.events("draining"))
         answer = await service.client.get("/readyz")
@@ -241,7 +241,7 @@ async def test_starting_is_503_while_the_process_is_alive() -> None:
         yield
 
     with observed() as seen:
-        server = Server(make_app(seen.telemetry, resources=[slow()]), port=0)
+        server = Server(make_app(seen.telemetry, resources=[slow()]))
         serving = asyncio.create_task(server.serve())
         await until(lambda: seen.events("listening"))
         async with connect(server.port) as client:
@@ -261,5 +261,5 @@ async def test_starting_is_503_while_the_process_is_alive() -> None:
 
 def test_two_checks_of_one_name_are_refused() -> None:
     probe: Callable[[], Awaitable[object]] = never
-    with pytest.raises(ValueError, match="two checks have one name"):
+    with pytest.raises(ValueError, match="two checks have the name 'database'"):
         Health([Check("database", probe), Check("database", probe)])

@@ -13,7 +13,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from chassis import Handler, LoadShedder, Problem, Route
+from chassis import Handler, Problem, Route
+from chassis.middleware import LoadShedder
 from chassis.middleware.load_shedder import CALM_SECONDS, QUEUE_REQUESTS, QUEUE_SECONDS
 from chassis.telemetry.metrics import Metrics
 

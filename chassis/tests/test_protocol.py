@@ -127,7 +127,7 @@ async def test_fields_that_always_differ_are_not_remembered(raw: Raw, service: S
 
 async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:
     raw.headers = [(b"content-length", b"6")]
-    async with serve(Mount("/raw", raw), server={"keep_alive_seconds": 1}) as service:
+    async with serve(Mount("/raw", raw), keep_alive_seconds=1) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
         for _ in range(3):  # requests put it off
             writer.write(b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")

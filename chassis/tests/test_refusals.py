@@ -16,12 +16,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
-from chassis import Handler, Limits, Route
+from chassis import Handler, Route
 from chassis.http.protocol import HttpProtocol
 
 from .support.service import Service, connect, exchange, serve, until
 
-SHORT = Limits(max_target_bytes=1000, max_head_bytes=2000, head_seconds=0.3, body_seconds=0.3)
+SHORT: dict[str, Any] = {"max_target_bytes": 1000, "max_head_bytes": 2000, "head_seconds": 0.3, "body_seconds": 0.3}
 
 
 class Sink(Handler):
@@ -62,9 +62,7 @@ class Large(Handler):
 
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Service]:
-    async with serve(
-        Route("/sink", Sink()), Route("/large", Large()), server={"limits": SHORT, "keep_alive_seconds": 1}
-    ) as service:
+    async with serve(Route("/sink", Sink()), Route("/large", Large()), keep_alive_seconds=1, **SHORT) as service:
         yield service
 
 
@@ -369,8 +367,7 @@ class Unsent:
 
 @pytest.mark.parametrize("field", [b"", b"connection: close\r\n"])
 async def test_client_that_does_not_take_the_rest_is_cut_off(field: bytes) -> None:
-    server = {"limits": SHORT, "keep_alive_seconds": 1}
-    async with serve(Mount("/unsent", Unsent()), server=server) as service:
+    async with serve(Mount("/unsent", Unsent()), keep_alive_seconds=1, **SHORT) as service:
         with socket.create_connection(("127.0.0.1", service.server.port)) as client:
             client.sendall(b"GET /unsent/ HTTP/1.1\r\nhost: x\r\n%b\r\n" % field)
             assert (await service.access_line())["status"] == 200
@@ -387,7 +384,7 @@ async def test_many_bodies_on_a_connection_are_no_large_head(service: Service) -
 
 
 async def test_connection_too_many_is_503() -> None:
-    async with serve(Route("/sink", Sink()), server={"limits": Limits(max_connections=3)}) as service:
+    async with serve(Route("/sink", Sink()), max_connections=3) as service:
         async with connected(service) as first, connected(service), connected(service):
             answer = await exchange(service.server.port, b"")
             assert statuses(answer) == [503]
@@ -400,8 +397,7 @@ async def test_connection_too_many_is_503() -> None:
 
 
 async def test_admin_port_counts_its_own_connections() -> None:
-    server = {"limits": Limits(max_connections=1), "admin_port": 0}
-    async with serve(Route("/sink", Sink()), server=server) as service, connected(service):
+    async with serve(Route("/sink", Sink()), max_connections=1, admin_port=0) as service, connected(service):
         assert statuses(await exchange(service.server.port, b"")) == [503]
         async with connect(service.server.admin_port or 0) as admin:
             assert (await admin.get("/healthz")).status_code == 200

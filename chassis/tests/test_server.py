@@ -79,7 +79,7 @@ async def test_resource_that_fails_stops_the_start_and_leaves_the_others() -> No
 
 
 async def test_drain_goes_on_accepting_and_asks_clients_to_leave() -> None:
-    async with serve(server={"drain_seconds": 0.4}) as service:
+    async with serve(drain_seconds=0.4) as service:
         assert "connection" not in (await service.client.get("/docs")).headers
         service.server.stop()
         await until(lambda: service.seen.events("draining"))
@@ -91,7 +91,7 @@ async def test_drain_goes_on_accepting_and_asks_clients_to_leave() -> None:
 
 async def test_drain_also_asks_clients_whose_requests_began_long_before() -> None:
     gate = Gate()
-    async with serve(Route("/", gate), server={"drain_seconds": 0.4}) as service:
+    async with serve(Route("/", gate), drain_seconds=0.4) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         # The server renews the fields of every answer together with the date.
@@ -106,7 +106,7 @@ async def test_drain_also_asks_clients_whose_requests_began_long_before() -> Non
 
 async def test_idle_connection_does_not_hold_up_the_end() -> None:
     async with asyncio.timeout(5):
-        async with serve(server={"shutdown_seconds": 60.0}) as service:
+        async with serve(shutdown_seconds=60.0) as service:
             reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
             writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
@@ -119,7 +119,7 @@ async def test_idle_connection_does_not_hold_up_the_end() -> None:
 
 async def test_request_that_takes_too_long_is_told_so() -> None:
     gate = Gate()
-    async with serve(Route("/", gate), server={"shutdown_seconds": 0.0}) as service:
+    async with serve(Route("/", gate), shutdown_seconds=0.0) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop()
@@ -131,7 +131,7 @@ async def test_request_that_takes_too_long_is_told_so() -> None:
 
 async def test_request_has_its_time_to_the_fraction_of_a_second() -> None:
     gate = Gate()
-    async with serve(Route("/", gate), server={"shutdown_seconds": 1.45}) as service:
+    async with serve(Route("/", gate), shutdown_seconds=1.45) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop()
@@ -157,7 +157,7 @@ async def test_start_that_is_stopped_leaves_its_resources() -> None:
             left.set()
 
     with observed() as seen:
-        server = Server(make_app(seen.telemetry, resources=[hanging()]), port=0)
+        server = Server(make_app(seen.telemetry, resources=[hanging()]))
         serving = asyncio.create_task(server.serve())
         await until(lambda: seen.events("listening"))
         server.stop()
@@ -168,7 +168,7 @@ async def test_start_that_is_stopped_leaves_its_resources() -> None:
 async def test_port_in_use_is_an_error() -> None:
     async with serve() as service:
         with pytest.raises(OSError, match="in use"):
-            async with serve(server={"port": service.server.port}):
+            async with serve(port=service.server.port):
                 pass
 
 
@@ -177,13 +177,13 @@ async def test_admin_port_in_use_frees_the_public_one() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
-            async with serve(server={"port": port, "admin_port": service.server.port}):
+            async with serve(port=port, admin_port=service.server.port):
                 pass
         assert refuses(port)
 
 
 async def test_admin_endpoints_move_to_the_admin_port() -> None:
-    async with serve(server={"admin_port": 0}) as service:
+    async with serve(admin_port=0) as service:
         assert service.server.admin_port not in (None, 0, service.server.port)
         async with connect(service.server.admin_port or 0) as admin:
             for path in ("/healthz", "/readyz", "/metrics", "/info"):
@@ -195,7 +195,7 @@ async def test_admin_endpoints_move_to_the_admin_port() -> None:
 
 async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
     gate = Gate()
-    async with serve(Route("/", gate), server={"admin_port": 0}) as service:
+    async with serve(Route("/", gate), admin_port=0) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop()
@@ -209,7 +209,7 @@ async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 async def test_host_may_be_an_ipv6_address() -> None:
-    async with serve(server={"host": "::1"}) as service:
+    async with serve(host="::1") as service:
         answer = await service.client.get(f"http://[::1]:{service.server.port}/healthz")
     assert answer.status_code == 200
 

@@ -12,7 +12,7 @@ from .support.service import Service, serve, until
 
 @pytest.fixture(scope="module")
 async def service() -> AsyncIterator[Service]:
-    async with serve(server={"shutdown_seconds": 5.0}) as service:
+    async with serve(shutdown_seconds=5.0) as service:
         yield service
 
 
@@ -74,7 +74,7 @@ async def test_task_is_awaited_at_the_end() -> None:
         await asyncio.sleep(0.3)  # longer than the listener takes to close
         ended = True
 
-    async with serve(server={"shutdown_seconds": 5.0}) as service:
+    async with serve(shutdown_seconds=5.0) as service:
         service.app.tasks.start(work(), name="work")
     assert ended
 
@@ -88,7 +88,7 @@ async def test_task_that_takes_too_long_is_cancelled_and_named() -> None:
         finally:
             cleaned.set()
 
-    async with serve(server={"shutdown_seconds": 0.2}) as service:
+    async with serve(shutdown_seconds=0.2) as service:
         service.app.tasks.start(work(), name="work")
         service.server.stop()
         (line,) = await until(lambda: service.seen.events("background tasks cancelled at the end"), seconds=10)
@@ -104,7 +104,7 @@ async def test_tasks_get_what_the_requests_leave_of_the_time() -> None:
             entered.set()
             await asyncio.Event().wait()
 
-    async with serve(Route("/", Endless()), server={"shutdown_seconds": 2.0}) as service:
+    async with serve(Route("/", Endless()), shutdown_seconds=2.0) as service:
         service.app.tasks.start(asyncio.Event().wait(), name="endless")
         asked = asyncio.create_task(service.client.get("/"))
         await entered.wait()
@@ -124,7 +124,7 @@ async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None
         finally:
             cleaned.set()
 
-    async with serve(server={"shutdown_seconds": 60.0, "drain_seconds": 0.0}) as service:
+    async with serve(shutdown_seconds=60.0, drain_seconds=0.0) as service:
         service.app.tasks.start(loop(), name="loop", until_stopped=True)
         service.server.stop()
         await until(lambda: service.seen.events("stopped"))
@@ -143,6 +143,6 @@ async def test_task_that_ignores_its_cancellation_does_not_hold_up_the_end() -> 
                 continue
 
     async with asyncio.timeout(10):
-        async with serve(server={"shutdown_seconds": 0.0}) as service:
+        async with serve(shutdown_seconds=0.0) as service:
             service.app.tasks.start(stubborn(), name="stubborn")
     release.set()

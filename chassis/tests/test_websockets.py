@@ -156,7 +156,7 @@ async def test_websocket_has_a_span(service: Service) -> None:
 
 async def test_end_of_the_service_closes_with_1012_and_does_not_wait() -> None:
     async with asyncio.timeout(10):
-        async with serve(WebSocketRoute("/echo", echo), server={"shutdown_seconds": 60.0}) as service:
+        async with serve(WebSocketRoute("/echo", echo), shutdown_seconds=60.0) as service:
             async with dial(service, "/echo") as connection:
                 await connection.send("hello")
                 assert await connection.recv() == "hello"

@@ -1,35 +1,69 @@
-"""The async HTTP core: request handlers, middlewares, the server instance, and what observes them.
+"""The async HTTP core of a service: request handlers, middleware, the server, and what observes them.
 
-This folder belongs to the template and is replaced whole by an update; write your code beside it.
+    from chassis import App, Handler, Problem
+
+Names are imported when they are first used, so that `from chassis import run` takes no time before a signal handler
+is set.
 """
 
-from .api.handler import Handler, Reply, responds
-from .api.routing import Route
-from .app import App
-from .health import Check
-from .http.limits import Limits
-from .middleware.load_shedder import LoadShedder
-from .problem import Problem
-from .server import Server
-from .settings import ChassisSettings, load_settings
-from .tasks import Tasks
-from .telemetry import Telemetry
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .api.handler import Handler, Reply, responds
+    from .api.operation import SignatureError
+    from .api.routing import Route
+    from .app import App
+    from .health import Check
+    from .problem import Problem
+    from .run import run
+    from .server import Server
+    from .settings import ChassisSettings, load_settings
+    from .tasks import Tasks
+    from .telemetry import Telemetry
+
+_MODULES = {
+    "App": "app",
+    "ChassisSettings": "settings",
+    "Check": "health",
+    "Handler": "api.handler",
+    "Problem": "problem",
+    "Reply": "api.handler",
+    "Route": "api.routing",
+    "Server": "server",
+    "SignatureError": "api.operation",
+    "Tasks": "tasks",
+    "Telemetry": "telemetry",
+    "load_settings": "settings",
+    "responds": "api.handler",
+    "run": "run",
+}
 
 __all__ = [
     "App",
     "ChassisSettings",
     "Check",
     "Handler",
-    "Limits",
-    "LoadShedder",
     "Problem",
     "Reply",
     "Route",
     "Server",
+    "SignatureError",
     "Tasks",
     "Telemetry",
     "__version__",
     "load_settings",
     "responds",
+    "run",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        globals()[name] = value
+        return value

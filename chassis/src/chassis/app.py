@@ -1,20 +1,24 @@
-"""The application: what `app.py` beside the chassis lists, put together."""
+"""The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from importlib import metadata
+from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
+from .api.handler import Handler
 from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
 from .http.connection import answer_refused
-from .middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
+from .middleware import GuardMiddleware, LoadShedder, SecurityHeadersMiddleware, TelemetryMiddleware
 from .problem import Problem
+from .settings import ChassisSettings
 from .tasks import Tasks
 from .telemetry import Telemetry
 from .telemetry.loop_watch import LoopWatch
@@ -23,58 +27,126 @@ ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 
+Resource = TypeVar("Resource", bound=AbstractAsyncContextManager[Any])
+
 
 class App:
-    """Routes behind middlewares, and beside them the endpoints that operators ask.
+    """A service: an ASGI application that is put together in `create_app`.
 
-    `middleware` is listed from the outermost to the innermost. `resources` are entered in order when
-    the service starts and left in reverse after the last request. `checks` decide readiness.
+        def create_app(settings: Settings) -> App:
+            app = App(settings)
+            app.add_route("/orders", Orders(store))
+            app.add_check("order store", store.ping)
+            return app
 
-    An ASGI application with everything on one port; `public` and `admin` are its two parts, for two
-    ports. Neither the size and time limits nor a failure of the public part reach the admin part.
+    Telemetry, limits, load shedding, security headers and the endpoints `/healthz`, `/readyz`, `/metrics`, `/info`,
+    `/openapi.json` and `/docs` are added from the settings. Nothing listens and nothing is connected until a server
+    runs it. Routes, middleware, checks and resources are added before that; afterwards, adding raises `RuntimeError`.
+
+    `name` and `version` are shown by `/info`, metrics, traces and OpenAPI. By default they are those of the
+    distribution that the settings class belongs to. Each part can be replaced: `telemetry` by one of your own, and
+    `security_headers` changes or, by an empty value, leaves out single response headers.
+
+    `public` and `admin` are two ASGI applications for two ports; calling the `App` itself serves both on one. Neither
+    the limits nor a failure of the public one reach the admin one.
     """
 
     def __init__(
         self,
+        settings: ChassisSettings,
         *,
-        telemetry: Telemetry,
-        routes: Sequence[BaseRoute],
-        middleware: Sequence[Middleware],
-        checks: Sequence[Check] = (),
-        resources: Sequence[AbstractAsyncContextManager[Any]] = (),
-        tasks: Tasks | None = None,
-        readiness_cache_seconds: float = 1.0,
+        name: str | None = None,
+        version: str | None = None,
         description: str = "",
+        telemetry: Telemetry | None = None,
+        security_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.telemetry = telemetry
-        self.tasks = tasks or Tasks(telemetry)
-        self.health = Health(checks, cache_seconds=readiness_cache_seconds)
-        self._resources = tuple(resources)
-        document = openapi_document(routes, title=telemetry.service, version=telemetry.version, description=description)
-        self.routes = [
-            *routes,
-            Route("/openapi.json", OpenApi(document), in_openapi=False),
-            Route("/docs", Docs(), in_openapi=False),
-        ]
-        self.has_websockets = has_websockets(routes)
-        self._router = Router(self.routes)
-        self.public = self._stack(middleware, self._route)
-        admin = admin_routes(self.health, telemetry)
-        self._admin_paths = frozenset(route.path for route in admin)
-        self.admin = self._stack(
-            [
-                Middleware(TelemetryMiddleware, telemetry=telemetry, log_success=False),
-                Middleware(SecurityHeadersMiddleware),
-                Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
-            ],
-            Router(admin),
-        )
+        self.settings = settings
+        self.name = name or _distribution_of(type(settings))
+        self.version = version or _installed_version(self.name)
+        self.description = description
+        self.telemetry = telemetry or Telemetry.from_settings(settings, service=self.name, version=self.version)
+        self.tasks = Tasks(self.telemetry)
+        self.health = Health(cache_seconds=settings.readiness_cache_seconds)
+        self.routes: list[BaseRoute] = []
+        self._security_headers = dict(security_headers or {})
+        self._middleware: list[Middleware] = []
+        self._resources: list[AbstractAsyncContextManager[Any]] = []
+        self._background: list[tuple[str, Callable[[], Coroutine[Any, Any, object]]]] = []
+        self._stacks: _Stacks | None = None
 
-        # What was refused before it could be dispatched, to be observed like everything else.
-        self.refusals = self._stack(
-            [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeadersMiddleware)],
-            answer_refused,
-        )
+    # What the owner adds.
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where your metrics go: `Counter("orders", "…", registry=app.registry)`."""
+        return self.telemetry.metrics.registry
+
+    def add_route(self, path: str, handler: Handler, *, name: str | None = None, in_openapi: bool = True) -> None:
+        """Put `handler` on a path such as `/orders/{order_id}`.
+
+        Raises `SignatureError` when one of its methods cannot be bound to this path.
+        """
+        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi))
+
+    def add_routes(self, *routes: BaseRoute) -> None:
+        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`."""
+        self._must_not_be_built()
+        self.routes += routes
+
+    def mount(self, path: str, app: ASGIApp, *, name: str | None = None) -> None:
+        """Put another ASGI application, such as FastAPI's, below a path. It gets no lifespan: see `add_resource`."""
+        self.add_routes(Mount(path, app, name=name))
+
+    def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
+        """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
+
+        The first one added is the outermost. All of them are inside telemetry and limits, and around the problem
+        responses, so that CORS, sessions and compression see errors as well.
+        """
+        self._must_not_be_built()
+        self._middleware.append(Middleware(cls, *args, **kwargs))
+
+    def add_check(self, name: str, probe: Callable[[], object], *, timeout: float = 1.0, required: bool = True) -> None:
+        """Ask a dependency before this instance is called ready; see `Check`. `timeout` is in seconds."""
+        self._must_not_be_built()
+        self.health.add(Check(name, probe, timeout=timeout, required=required))
+
+    def add_resource(self, resource: Resource) -> Resource:
+        """Enter an async context manager, such as a database pool, at the start, and exit it after the last request.
+
+        Resources are entered in the order in which they were added, and exited in reverse. Returns `resource`.
+        """
+        self._must_not_be_built()
+        self._resources.append(resource)
+        return resource
+
+    def add_background_task(self, name: str, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run `work()` from the start of the service, when its resources are entered, until it stops."""
+        self._must_not_be_built()
+        self._background.append((name, work))
+
+    # What the server uses.
+
+    @property
+    def public(self) -> ASGIApp:
+        """The owner's routes behind all middleware."""
+        return self._built().public
+
+    @property
+    def admin(self) -> ASGIApp:
+        """The endpoints that operators ask."""
+        return self._built().admin
+
+    @property
+    def rejections(self) -> ASGIApp:
+        """Answers requests that the server rejects before they can be dispatched, so that they are observed too."""
+        return self._built().rejections
+
+    @property
+    def has_websockets(self) -> bool:
+        """Whether a route takes WebSockets, or may do so."""
+        return has_websockets(self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -82,20 +154,23 @@ class App:
         else:
             await self.dispatch(scope, receive, send)
 
-    # This and `_route` are plain functions that return a coroutine, which saves a coroutine each.
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Requests and WebSockets of both parts, for a server that needs no lifespan protocol."""
-        part = self.admin if scope["path"] in self._admin_paths else self.public
+        stacks = self._stacks or self._built()
+        part = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return part(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:
-        """Start and end what requests use; `stop_seconds` tells at the end what time background tasks get."""
+        """Start and stop what requests use; at the end, background tasks get `stop_seconds()` to finish."""
+        self._built()
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
             watch = LoopWatch(self.telemetry.metrics.loop_lag)
             self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+            for name, work in self._background:
+                self.tasks.start(work(), name=name, until_stopped=True)
             self.health.state = State.READY
             try:
                 yield
@@ -103,17 +178,14 @@ class App:
                 self.health.state = State.DRAINING
                 await self.tasks.stop(stop_seconds())
 
-    def _stack(self, middleware: Sequence[Middleware], innermost: ASGIApp) -> ASGIApp:
-        app = innermost
-        for cls, args, kwargs in reversed(middleware):
-            app = cls(app, *args, **kwargs)
-        return app
+    def _must_not_be_built(self) -> None:
+        if self._stacks is not None:
+            raise RuntimeError("the application has started; add routes, middleware, checks and resources before that")
 
-    def _route(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        if self.health.state is State.STARTING:
-            raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
-        scope["app"] = self
-        return self._router(scope, receive, send)
+    def _built(self) -> "_Stacks":
+        if self._stacks is None:
+            self._stacks = _Stacks(self, self._middleware, self._security_headers)
+        return self._stacks
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan protocol, for servers other than ours and for tests."""
@@ -131,3 +203,71 @@ class App:
         finally:
             await self.telemetry.shutdown(FLUSH_SECONDS)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Stacks:
+    """The ASGI applications that an `App` consists of, put together once."""
+
+    def __init__(self, app: App, middleware: list[Middleware], security_headers: Mapping[str, str]) -> None:
+        settings, telemetry = app.settings, app.telemetry
+        document = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
+        router = Router(
+            [
+                *app.routes,
+                Route("/openapi.json", OpenApi(document), in_openapi=False),
+                Route("/docs", Docs(), in_openapi=False),
+            ]
+        )
+
+        def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+            if app.health.state is State.STARTING:
+                raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
+            scope["app"] = app
+            return router(scope, receive, send)
+
+        security = Middleware(SecurityHeadersMiddleware, headers=security_headers)
+        self.public = _stack(
+            [
+                Middleware(TelemetryMiddleware, telemetry=telemetry),
+                security,
+                Middleware(
+                    GuardMiddleware,
+                    max_body_bytes=settings.max_body_bytes,
+                    deadline_seconds=settings.deadline_seconds,
+                    timed_out=telemetry.metrics.timed_out_requests,
+                    load=LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
+                ),
+                *middleware,
+            ],
+            route,
+        )
+        admin = admin_routes(app.health, telemetry)
+        self.admin_paths = frozenset(route.path for route in admin)
+        self.admin = _stack(
+            [
+                Middleware(TelemetryMiddleware, telemetry=telemetry, log_success=False),
+                security,
+                Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
+            ],
+            Router(admin),
+        )
+        self.rejections = _stack([Middleware(TelemetryMiddleware, telemetry=telemetry), security], answer_refused)
+
+
+def _stack(middleware: list[Middleware], innermost: ASGIApp) -> ASGIApp:
+    app = innermost
+    for cls, args, kwargs in reversed(middleware):
+        app = cls(app, *args, **kwargs)
+    return app
+
+
+def _distribution_of(settings: type[ChassisSettings]) -> str:
+    package = settings.__module__.partition(".")[0]
+    return "service" if package in (__package__, "__main__") else package.replace("_", "-")
+
+
+def _installed_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"

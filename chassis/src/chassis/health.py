@@ -58,15 +58,20 @@ class Health:
     """
 
     def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
-        names = [check.name for check in checks]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two checks have one name: {names}")
         self.state = State.STARTING
-        self._checks = tuple(checks)
+        self._checks: list[Check] = []
         self._cache_seconds = cache_seconds
         self._outcomes: dict[str, Outcome] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._in_thread: set[str] = set()
+        for check in checks:
+            self.add(check)
+
+    def add(self, check: Check) -> None:
+        """Run `check` for every report from now on; raises `ValueError` when its name is taken."""
+        if any(check.name == other.name for other in self._checks):
+            raise ValueError(f"two checks have the name {check.name!r}")
+        self._checks.append(check)
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests should come here, and the document that says why."""

@@ -33,7 +33,7 @@ CLOSE = (b"connection", b"close")
 
 
 class Server:
-    """Runs an `App` on one port, or on two when `admin_port` is given.
+    """Runs an `App` as its settings say; `host` and `port` replace theirs, for tests.
 
     The end: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
     `Connection: close`; then nothing new is accepted and requests and background tasks under way get
@@ -47,24 +47,26 @@ class Server:
         self,
         app: App,
         *,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        admin_port: int | None = None,
-        drain_seconds: float = 5.0,
-        shutdown_seconds: float = 20.0,
-        keep_alive_seconds: int = 75,
-        limits: Limits | None = None,
-        trusted_proxies: str = "",
+        host: str | None = None,
+        port: int | None = None,
     ) -> None:
+        settings = app.settings
         self.app = app
-        self.host = host
-        self.port = port
-        self.admin_port = admin_port
-        self.drain_seconds = drain_seconds
-        self.shutdown_seconds = shutdown_seconds
-        self._keep_alive_seconds = keep_alive_seconds
-        self._limits = limits or Limits()
-        self._trusted_proxies = trusted_proxies
+        self.host = settings.host if host is None else host
+        self.port = settings.port if port is None else port
+        self.admin_port = settings.admin_port
+        self.drain_seconds = settings.drain_seconds
+        self.shutdown_seconds = settings.shutdown_seconds
+        self._keep_alive_seconds = settings.keep_alive_seconds
+        self._limits = Limits(
+            max_connections=settings.max_connections,
+            max_target_bytes=settings.max_target_bytes,
+            max_head_bytes=settings.max_head_bytes,
+            head_seconds=settings.head_seconds,
+            body_seconds=settings.body_seconds,
+            min_bytes_per_second=settings.min_bytes_per_second,
+        )
+        self._trusted_proxies = settings.trusted_proxies
         self._stopping = asyncio.Event()
         self._drains = True
         self._started = asyncio.Event()
@@ -165,7 +167,7 @@ class Server:
         config = uvicorn.Config(
             app,
             # Declared as a class, but only called.
-            http=partial(HttpProtocol, limits=self._limits, refusals=self.app.refusals),  # type: ignore[arg-type]
+            http=partial(HttpProtocol, limits=self._limits, refusals=self.app.rejections),  # type: ignore[arg-type]
             ws="websockets-sansio" if self.app.has_websockets else "none",
             lifespan="off",
             interface="asgi3",

@@ -3,16 +3,25 @@
 import os
 import re
 import sys
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 PREFIX = "APP_"
 SECRETS_DIR = "APP_SECRETS_DIR"
 DEFAULT_SECRETS_DIR = "/run/secrets"
+
+_values_only: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
 class ChassisSettings(BaseSettings):
@@ -89,6 +98,32 @@ class ChassisSettings(BaseSettings):
     shutdown_seconds: float = Field(
         20.0, ge=0, description="Time after that for requests and background tasks under way to finish."
     )
+
+    @classmethod
+    def from_values(cls, **values: Any) -> Self:
+        """These values and the defaults: nothing is read from the environment, `.env` or secret files.
+
+        For tests and scripts. Raises pydantic's `ValidationError` for a wrong value.
+        """
+        token = _values_only.set(True)
+        try:
+            return cls(**values)
+        finally:
+            _values_only.reset(token)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """pydantic-settings' hook: where values come from, the first one wins."""
+        if _values_only.get():
+            return (init_settings,)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @field_validator("log_level", mode="before")
     @classmethod

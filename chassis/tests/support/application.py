@@ -1,49 +1,48 @@
-"""The application that tests run: any routes, behind the middlewares of a generated service."""
+"""The application that tests run: any routes in an `App`, composed as a service composes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from chassis import App, Check, LoadShedder, Telemetry
-from chassis.middleware import (
-    GuardMiddleware,
-    SecurityHeadersMiddleware,
-    TelemetryMiddleware,
-)
+from chassis import App, ChassisSettings, Check, Telemetry
+
+# Settings that differ from the defaults, so that tests take no longer than they must.
+TEST_SETTINGS: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "drain_seconds": 0.0,
+    "max_body_bytes": 100_000,
+    "deadline_seconds": 20.0,
+    "readiness_cache_seconds": 0.0,
+}
 
 
 def make_app(
     telemetry: Telemetry,
     *routes: BaseRoute,
-    max_body_bytes: int = 100_000,
-    max_requests: int | None = None,
-    deadline_seconds: float = 20.0,
-    inner: Sequence[Middleware] = (),
-    checks: Sequence[Check] = (),
-    resources: Sequence[AbstractAsyncContextManager[Any]] = (),
-    readiness_cache_seconds: float = 0.0,
+    inner: Iterable[Middleware] = (),
+    checks: Iterable[Check] = (),
+    resources: Iterable[AbstractAsyncContextManager[Any]] = (),
+    security_headers: dict[str, str] | None = None,
+    **settings: Any,
 ) -> App:
-    """Routes behind the middlewares that a generated service has."""
-    return App(
-        telemetry=telemetry,
-        routes=routes,
-        middleware=[
-            Middleware(TelemetryMiddleware, telemetry=telemetry),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(
-                GuardMiddleware,
-                max_body_bytes=max_body_bytes,
-                deadline_seconds=deadline_seconds,
-                timed_out=telemetry.metrics.timed_out_requests,
-                load=LoadShedder(max_requests, telemetry.metrics),
-            ),
-            *inner,
-        ],
-        checks=checks,
-        resources=resources,
-        readiness_cache_seconds=readiness_cache_seconds,
+    """Routes in an `App`; `settings` are those of the chassis."""
+    app = App(
+        ChassisSettings.from_values(**TEST_SETTINGS | settings),
+        name="test-service",
+        version="1.2.3",
         description="A service for tests.",
+        telemetry=telemetry,
+        security_headers=security_headers,
     )
+    app.add_routes(*routes)
+    for middleware in inner:
+        app.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
+    for check in checks:
+        app.add_check(check.name, check.probe, timeout=check.timeout, required=check.required)
+    for resource in resources:
+        app.add_resource(resource)
+    return app

@@ -56,12 +56,6 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
-    def catches(self, number: signal.Signals) -> bool:
-        """Whether it has a handler for this signal."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        mask = int(status.partition("SigCgt:")[2].split()[0], 16)
-        return bool(mask >> (number - 1) & 1)
-
     async def end(self) -> tuple[int, str]:
         """Wait for the end: the exit status, and what was written to standard error."""
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -1,4 +1,4 @@
-"""A service that the tests run as a process: `python -m tests.chassis.program`."""
+"""A service that the tests run as a process: `python -m tests.support.program`."""
 
 import asyncio
 import os
@@ -9,17 +9,8 @@ from contextlib import asynccontextmanager
 import structlog
 from starlette.requests import Request
 
-from chassis import (
-    ChassisSettings,
-    Handler,
-    Route,
-    Server,
-    Telemetry,
-    load_settings,
-)
+from chassis import App, ChassisSettings, Handler, run
 from chassis.health import State
-
-from .application import make_app
 
 log = structlog.get_logger()
 
@@ -73,22 +64,15 @@ async def resource() -> AsyncIterator[None]:
         log.info("left")
 
 
-def main() -> int:
-    """Serve until a signal comes."""
-    settings = load_settings(ChassisSettings)
-    telemetry = Telemetry.from_settings(settings)
-    routes = [Route("/waiting", Waiting()), Route("/switch-interval", SwitchInterval()), Route("/work", Work())]
-    app = make_app(telemetry, *routes, resources=[resource()])
-    server = Server(
-        app,
-        host=settings.host,
-        port=settings.port,
-        admin_port=settings.admin_port,
-        drain_seconds=settings.drain_seconds,
-        shutdown_seconds=settings.shutdown_seconds,
-    )
-    return server.run()
+def create_app(settings: ChassisSettings) -> App:
+    """The application."""
+    app = App(settings, name="test-service")
+    app.add_route("/waiting", Waiting())
+    app.add_route("/switch-interval", SwitchInterval())
+    app.add_route("/work", Work())
+    app.add_resource(resource())
+    return app
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("tests.support.program:create_app")

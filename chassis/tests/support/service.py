@@ -158,14 +158,11 @@ class Service:
 
 
 @asynccontextmanager
-async def serve(
-    *routes: BaseRoute, server: dict[str, Any] | None = None, logs: dict[str, Any] | None = None, **app: Any
-) -> AsyncIterator[Service]:
-    """Run `routes` in a server on a free port; `app` goes to `make_app`, `server` to `Server`, `logs` to `Logs`."""
+async def serve(*routes: BaseRoute, logs: dict[str, Any] | None = None, **app: Any) -> AsyncIterator[Service]:
+    """Run `routes` in a server on a free port; `app` goes to `make_app`, with any setting, and `logs` to `Logs`."""
     with observed(**(logs or {})) as seen:
         made = make_app(seen.telemetry, *routes, **app)
-        options: dict[str, Any] = {"port": 0, "drain_seconds": 0.0} | (server or {})
-        async with Server(made, **options) as running, connect(running.port) as client:
+        async with Server(made) as running, connect(running.port) as client:
             yield Service(made, running, client, seen)
 
 

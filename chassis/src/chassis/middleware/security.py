@@ -1,6 +1,6 @@
 """Response headers that tell browsers to be careful with what an API answers."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,7 +19,7 @@ DEFAULT_HEADERS = {
 class SecurityHeadersMiddleware:
     """Adds `headers` to every response that doesn't have its own; an empty value leaves one out."""
 
-    def __init__(self, app: ASGIApp, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, headers: Mapping[str, str] | None = None) -> None:
         self.app = app
         merged = DEFAULT_HEADERS | {name.lower(): value for name, value in (headers or {}).items()}
         self._headers = {name.encode(): (name.encode(), value.encode()) for name, value in merged.items() if value}

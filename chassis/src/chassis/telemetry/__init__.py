@@ -4,7 +4,6 @@ import asyncio
 import atexit
 import threading
 from contextlib import suppress
-from importlib import metadata
 from typing import Self
 
 import structlog
@@ -37,10 +36,8 @@ class Telemetry:
         self.ended_requests = EndedRequests(logs, self.metrics.requests)
 
     @classmethod
-    def from_settings(cls, settings: ChassisSettings) -> Self:
-        """The telemetry of the installed package that this chassis lies in."""
-        service = (__package__ or "service").partition(".")[0].replace("_", "-")
-        version = _installed_version(service)
+    def from_settings(cls, settings: ChassisSettings, *, service: str, version: str) -> Self:
+        """The telemetry that the settings and `OTEL_*` variables ask for."""
         logs = Logs(
             level=settings.log_level,
             format=settings.log_format,
@@ -79,10 +76,3 @@ class Telemetry:
         except TimeoutError:
             structlog.get_logger().warning("spans could not be exported in time", seconds=seconds)
         self.logs.writer.flush()
-
-
-def _installed_version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"
