@@ -39,7 +39,7 @@ test: install ## everything that must pass: lint, format, types, tests
 SECONDS := 600
 .PHONY: soak
 soak: baked ## ten minutes of mixed load on the default service (SECONDS=600), and what is left over
-	@$(RUN) tests/soak.py $(BAKED) $(SECONDS)
+	@$(RUN) tests/support/soak.py $(BAKED) $(SECONDS)
 
 # What an earlier template had and this one hasn't must go, but an installed environment may stay.
 .PHONY: bake
@@ -63,7 +63,7 @@ bench: $(UV) ## measure the service beside its peers (ARGS=--quick for four minu
 
 .PHONY: bench-overload
 bench-overload: install ## measure how ten times the load that can be served is borne
-	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/test_overload.py | grep -v '^{"timestamp"'
+	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/resilience/test_overload.py | grep -v '^{"timestamp"'
 
 .PHONY: bench-bake
 bench-bake: install ## measure how long it takes from the command to a service, and to its first answer
