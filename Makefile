@@ -24,17 +24,35 @@ run: baked ## render the default service into build/ and start it
 	@$(SERVE) .venv/bin/python -m order_service
 
 .PHONY: dev
-dev: baked ## the same, rendered and started again whenever the template's source changes
-	@$(SERVE) .venv/bin/watchfiles --filter python --sigint-timeout 30 \
-		"sh -c '$(MAKE) --silent -C \"$(CURDIR)\" bake >/dev/null && exec .venv/bin/python -m order_service'" \
-		'$(CURDIR)/{{cookiecutter.project_slug}}/src'
+dev: baked ## the same, rendered and started again whenever the skeleton or the core changes
+	@$(SERVE) .venv/bin/watchfiles --filter default --sigint-timeout 30 \
+		"sh -c '$(MAKE) --silent -C \"$(CURDIR)\" baked >/dev/null && exec .venv/bin/python -m order_service'" \
+		'$(CURDIR)/{{cookiecutter.project_slug}}' '$(CURDIR)/chassis/src' '$(CURDIR)/chassis/pyproject.toml'
+
+.PHONY: check
+check: lint types ## the inner loop, two minutes: lint, format, types, the tests of the core
+	$(PYTEST) chassis/tests
 
 .PHONY: test
-test: install ## everything that must pass: lint, format, types, tests
+test: lint types ## everything that must pass: the same, and the tests of the template, in ten minutes
+	$(PYTEST)
+
+PYTEST = $(RUN) pytest -n 2 --dist loadgroup
+
+.PHONY: lint
+lint: install
 	$(RUN) ruff check
 	$(RUN) ruff format --check
+
+# pyright as editors run it, with its defaults: on the core, and on the default service.
+CHECKED := build/checked
+.PHONY: types
+types: install
 	$(RUN) mypy
-	$(RUN) pytest -n 2 --dist loadgroup
+	$(RUN) pyright chassis/src
+	@rm -rf $(CHECKED)
+	@$(RUN) cookiecutter . --no-input --output-dir $(CHECKED) >/dev/null
+	cd $(CHECKED)/order-service && $(RUN) --project '$(CURDIR)' pyright src tests scripts deploy
 
 SECONDS := 600
 .PHONY: soak

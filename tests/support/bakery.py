@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,18 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
         text=True,
         check=False,
     )
+
+
+def copy_repository(copy: Path) -> Path:
+    """Copy the working tree, without what git ignores, into a git repository of its own; returns its folder."""
+    copy.mkdir()
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, copy / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
+        done = run("git", *command, cwd=copy)
+        assert done.returncode == 0, done.stdout
+    return copy

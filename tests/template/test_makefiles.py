@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bakery import HOME, TEMPLATE, clean_environment, run
+from bakery import HOME, TEMPLATE, clean_environment, copy_repository, run
 from conftest import Bake
 
 CTRL_C = b"\x03"
@@ -83,10 +83,17 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(repository: Path, bare: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone; the first of two tests installs what the second one finds."""
+    return copy_repository(tmp_path_factory.mktemp("clone") / "cookiecutter-chassis")
+
+
+@pytest.mark.xdist_group("clone")
+def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: dict[str, str]) -> None:
     port = free_port()
-    with at_terminal(["make", "run", f"APP_PORT={port}"], repository, bare) as terminal:
-        terminal.wait_for("Ctrl-C ends it.")
+    with at_terminal(["make", "run", f"APP_PORT={port}"], clone, bare) as terminal:
+        terminal.wait_for("Ctrl-C stops it.")
         for address in re.findall(r"http://\S+", terminal.shown):
             assert httpx.get(address, trust_env=False).status_code == 200
         terminal.press(CTRL_C)
@@ -98,7 +105,32 @@ def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(repository: Path, b
     assert "stopped" in terminal.shown
     assert "Traceback" not in terminal.shown
     assert "make:" not in terminal.shown
-    assert run("git", "status", "--short", "--untracked-files", cwd=repository).stdout == ""
+    assert run("git", "status", "--short", "--untracked-files", cwd=clone).stdout == ""
+
+
+@pytest.mark.xdist_group("clone")
+def test_make_dev_renders_and_starts_again_when_the_core_or_the_skeleton_changes(
+    clone: Path, bare: dict[str, str]
+) -> None:
+    address = f"http://127.0.0.1:{(port := free_port())}/info"
+    version = clone / "chassis/src/chassis/version.py"
+    app = clone / "{{cookiecutter.project_slug}}/src/{{cookiecutter.__package}}/app.py"
+    with at_terminal(["make", "dev", f"APP_PORT={port}"], clone, bare) as terminal:
+        terminal.wait_for("Ctrl-C stops it.")
+        terminal.shown = ""
+        version.write_text(re.sub(r'"[\d.]+"', '"99.0.0"', version.read_text()))
+        terminal.wait_for("ready")
+        assert httpx.get(address, trust_env=False).json()["chassis"] == "99.0.0"
+        terminal.shown = ""
+        app.write_text(app.read_text().replace("App(settings)", 'App(settings, name="another")'))
+        terminal.wait_for("ready")
+        assert httpx.get(address, trust_env=False).json()["name"] == "another"
+        terminal.press(CTRL_C)
+        status = terminal.end()
+
+    assert status == 0
+    assert "Traceback" not in terminal.shown
+    assert "make:" not in terminal.shown
 
 
 def test_make_run_says_that_a_port_is_in_use() -> None:

@@ -2,6 +2,9 @@
 
 import json
 import re
+from urllib.parse import unquote
+
+import pytest
 
 from bakery import TEMPLATE
 
@@ -42,3 +45,12 @@ def test_readme_has_the_figures_of_the_committed_results() -> None:
     parts.append((f"{-saved['ours_100']:.0f}", f"{costs['usual_100'] - costs['usual']:.0f}"))
     table = readme.partition("| µs of the processor")[2].partition("\n\n")[0]
     assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE) == parts
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "chassis/README.md"])
+def test_documents_link_to_files_that_are_there(document: str) -> None:
+    path = TEMPLATE / document
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    named = re.findall(r"`((?:tests|chassis|scripts|hooks|benchmarks)/[\w./-]*\w)`", path.read_text())
+    assert [link for link in links if not (path.parent / unquote(link)).exists()] == []
+    assert [name for name in named if not (TEMPLATE / name).exists()] == []
