@@ -37,7 +37,8 @@ check: lint types ## the inner loop, two minutes: lint, format, types, the tests
 test: lint types ## everything that must pass: the same, and the tests of the template, in ten minutes
 	$(PYTEST)
 
-PYTEST = $(RUN) pytest -n 2 --dist loadgroup
+# The tests of a file run on one worker, so that they share what its fixtures have built. Long files are begun first.
+PYTEST = $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: install

@@ -77,6 +77,11 @@ def collector() -> Iterator[Collector]:
         yield one
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker has one of them left while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Each option and each pair of options, and what ran on the service that has them."""
     rows: list[tuple[dict[str, str], dict[str, str]]] = [

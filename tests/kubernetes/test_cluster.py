@@ -1,22 +1,25 @@
 """The Deployment as a cluster runs it, with real processes: updated under load, with a dead dependency, and stuck."""
 
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bakery import add_handler, package_of
+from bakery import add_handler, package_of, render
 from cluster import Cluster, Ingress, Pod, cluster, wait_until
 from collector import Collector
-from conftest import Bake
 from load import Load, ask_slowly, clients
 from manifests import Manifests, kustomize, megabytes
 from running import Service, needs
+
+pytestmark = pytest.mark.long
 
 SLOW = '''"""What waits, what doesn't let others, and what takes more than its share."""
 
@@ -80,10 +83,10 @@ app.add_check("database", Database(settings).check)
 REPLICAS = 3
 
 
-@pytest.fixture
-def project(bake: Bake) -> Path:
-    """A service with a database, whose port is a secret."""
-    project = bake()
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with a database, whose port is a secret. Don't change it."""
+    project = render(tmp_path_factory.mktemp("baked"), {})
     add_handler(project, "slow", SLOW, "from .slow import Database, Slow, Told", ROUTES)
     with (project / "src" / package_of(project) / "settings.py").open("a") as settings:
         settings.write('    database_port: int = Field(1, description="Port of the database.")\n')
@@ -119,28 +122,67 @@ class Databases:
             one.close()
 
 
+@contextmanager
+def cluster_of(
+    project: Path, python: Path, folder: Path, databases: Databases, collector: Collector
+) -> Iterator[tuple[Cluster, Ingress]]:
+    """A cluster without pods; each pod has a database of its own."""
+    needs("haproxy")
+    needs("kubectl")
+    known: set[str] = set()
+
+    def start(variables: dict[str, str]) -> Service:
+        address = variables["APP_HOST"]
+        if address not in known:
+            known.add(address)
+            databases.begin(address)
+        variables = {**variables, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
+        return Service(python, project, folder, variables)
+
+    with cluster(folder, start) as both:
+        yield both
+
+
 @pytest.fixture
 def empty_cluster(
     project: Path, python: Path, tmp_path: Path, databases: Databases, collector: Collector
 ) -> Iterator[tuple[Cluster, Ingress]]:
     """No pods yet."""
-    needs("haproxy")
-    needs("kubectl")
-
-    def start(variables: dict[str, str]) -> Service:
-        databases_of(variables["APP_HOST"])
-        variables = {**variables, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-        return Service(python, project, tmp_path, variables)
-
-    known: set[str] = set()
-
-    def databases_of(address: str) -> None:
-        if address not in known:
-            known.add(address)
-            databases.begin(address)
-
-    with cluster(tmp_path, start) as both:
+    with cluster_of(project, python, tmp_path, databases, collector) as both:
         yield both
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Pods that take their time to start or to end, in a cluster of their own."""
+
+    manifests: Manifests
+    ingress: Ingress
+    slow: Pod
+    endless: Pod
+    stuck: Pod
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient(project: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+    """Begun before the first test, so that the last tests needn't wait for what takes most of a minute."""
+    folder = tmp_path_factory.mktemp("patient")
+    with (
+        Databases() as databases,
+        Collector() as collector,
+        cluster_of(project, python, folder, databases, collector) as (pods, ingress),
+    ):
+        manifests = manifests_of(project, databases)
+        stuck = pods.create(manifests)
+        manifests.settings["START_SECONDS"] = "20"
+        slow = pods.create(manifests)
+        manifests.settings["START_SECONDS"] = "3600"
+        endless = pods.create(manifests)
+        wait_until(lambda: stuck.ready, "it is ready")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"http://{stuck.address}:8000/slow", timeout=0.5, trust_env=False)
+        stuck.delete()
+        yield Patient(manifests, ingress, slow, endless, stuck)
 
 
 @pytest.fixture
@@ -206,9 +248,11 @@ def test_rolling_update_under_load_fails_no_request(
     needs("wrk")
     pods, ingress = running_cluster
     old = [*pods.pods]
-    settings = project / "deploy/base/settings.env"
-    settings.write_text(settings.read_text() + "APP_MAX_ORDERS=77\n")
-    manifests = manifests_of(project, databases)
+    changed = tmp_path / "changed"
+    shutil.copytree(project / "deploy", changed / "deploy")
+    with (changed / "deploy/base/settings.env").open("a") as settings:
+        settings.write("APP_MAX_ORDERS=77\n")
+    manifests = manifests_of(changed, databases)
 
     with ExitStack() as stack:
         stop_slow = stack.enter_context(clients(4, ask_slowly, ingress.url))
@@ -321,24 +365,6 @@ def assert_serves(ingress: Ingress, pod: Pod) -> None:
         stop()
 
 
-def test_stuck_pod_that_is_deleted_is_killed_after_the_grace_period(
-    empty_cluster: tuple[Cluster, Ingress], project: Path, databases: Databases
-) -> None:
-    pods, _ = empty_cluster
-    manifests = manifests_of(project, databases)
-    pod = pods.create(manifests)
-    wait_until(lambda: pod.ready, "it is ready")
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"http://{pod.address}:8000/slow", timeout=0.5, trust_env=False)
-    pod.delete()
-
-    ending = pod.wait()
-    grace = manifests.pod["terminationGracePeriodSeconds"]
-    assert (ending.reason, ending.status) == ("deleted", -signal.SIGKILL)
-    assert grace <= ending.ended_seconds < grace + 2
-    assert pod.restarts == 0
-
-
 def test_pod_that_takes_too_much_memory_is_killed_and_serves_again(running_cluster: tuple[Cluster, Ingress]) -> None:
     pods, ingress = running_cluster
     greedy, *others = pods.pods
@@ -354,25 +380,26 @@ def test_pod_that_takes_too_much_memory_is_killed_and_serves_again(running_clust
     assert [one.restarts for one in others] == [0] * (REPLICAS - 1)
 
 
-def test_slow_start_is_waited_for_and_an_endless_one_is_not(
-    empty_cluster: tuple[Cluster, Ingress], project: Path, databases: Databases
-) -> None:
-    pods, ingress = empty_cluster
-    manifests = manifests_of(project, databases)
-    manifests.settings["START_SECONDS"] = "20"
-    slow = pods.create(manifests)
-    manifests.settings["START_SECONDS"] = "3600"
-    endless = pods.create(manifests)
-    wait_until(lambda: slow.address in ingress.ready(), "the slow one is there")
-    wait_until(lambda: endless.restarts == 1, "the endless one is started again")
+def test_slow_start_is_waited_for_and_an_endless_one_is_not(patient: Patient) -> None:
+    slow, endless = patient.slow, patient.endless
+    wait_until(lambda: slow.address in patient.ingress.ready(), "the slow one is there")
+    wait_until(lambda: endless.restarts >= 1, "the endless one is started again")
 
     # While it starts nothing else is asked.
     assert slow.restarts == 0
     assert slow.probes["startup"].asked.count(False) >= 15
     assert all(slow.probes["liveness"].asked)
-    startup = manifests.container["startupProbe"]
-    (ending,) = endless.endings
+    startup = patient.manifests.container["startupProbe"]
+    ending = endless.endings[0]
     assert (ending.reason, ending.status) == ("startup", 0)
     assert ending.asked == {"startup": [False] * startup["failureThreshold"], "liveness": [], "readiness": []}
     assert ending.lived_seconds == pytest.approx(startup["failureThreshold"] * startup["periodSeconds"], abs=3)
-    assert ingress.ready() == {slow.address}
+    assert patient.ingress.ready() == {slow.address}
+
+
+def test_stuck_pod_that_is_deleted_is_killed_after_the_grace_period(patient: Patient) -> None:
+    ending = patient.stuck.wait()
+    grace = patient.manifests.pod["terminationGracePeriodSeconds"]
+    assert (ending.reason, ending.status) == ("deleted", -signal.SIGKILL)
+    assert grace <= ending.ended_seconds < grace + 2
+    assert patient.stuck.restarts == 0

@@ -22,6 +22,8 @@ from conftest import Bake, Start
 from load import CONNECTIONS, Load, ask_slowly, clients
 from running import PATIENCE_SECONDS, Event, Service, needs
 
+pytestmark = pytest.mark.long
+
 RESTARTS = 10
 REQUESTS = 50_000
 SLOW_CLIENTS = 6

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from soak import soak
+
+pytestmark = pytest.mark.long
 
 SECONDS = 40
 

@@ -13,6 +13,8 @@ from collector import Collector
 from conftest import Bake, Start
 from running import Service
 
+pytestmark = pytest.mark.long
+
 BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
 
 

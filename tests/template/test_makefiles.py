@@ -18,6 +18,8 @@ import pytest
 from bakery import HOME, TEMPLATE, clean_environment, copy_repository, run
 from conftest import Bake
 
+pytestmark = pytest.mark.long
+
 CTRL_C = b"\x03"
 
 
@@ -89,7 +91,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_repository(tmp_path_factory.mktemp("clone") / "cookiecutter-chassis")
 
 
-@pytest.mark.xdist_group("clone")
 def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: dict[str, str]) -> None:
     port = free_port()
     with at_terminal(["make", "run", f"APP_PORT={port}"], clone, bare) as terminal:
@@ -108,7 +109,6 @@ def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: 
     assert run("git", "status", "--short", "--untracked-files", cwd=clone).stdout == ""
 
 
-@pytest.mark.xdist_group("clone")
 def test_make_dev_renders_and_starts_again_when_the_core_or_the_skeleton_changes(
     clone: Path, bare: dict[str, str]
 ) -> None:

@@ -15,6 +15,8 @@ from bakery import TEMPLATE, files_of, run
 from checks import CHECKS, check
 from conftest import RAN, Bake, Start
 
+pytestmark = pytest.mark.long
+
 OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
     "package": ("private", "public"),
