@@ -1,10 +1,9 @@
-"""How long it takes from the command to a rendered service, and from there to its first answer, beside two peers.
+"""Measures the time from the command to a rendered service, and to its first response, beside two peers.
 
     python benchmarks/bake.py <rounds> <the Python that services are installed on>
 
-Renders a service as the template's README says, and then does what the rendered README says to start it, until
-the first 200. Peers are those that install from PyPI, by `uv tool run` in the newest version. Packages come from
-uv's cache, which the first round, that isn't counted, has filled. Prints medians, and the least and the most.
+Renders as the template's README says, and starts as the rendered README says, until the first 200. Peers are those
+that install from PyPI, by `uv tool run` in the newest version. The first round fills uv's cache and does not count.
 """
 
 import os
@@ -15,101 +14,80 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
 TEMPLATE = Path(__file__).parents[1]
-TOOLS = Path(sys.executable).parent
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 
 
-@dataclass(frozen=True)
-class Generator:
-    """What writes a service, how the service is started, and where it answers; `{port}` is put in."""
+class Generator(NamedTuple):
+    """Commands that render and start a service; `{port}` and `{template}` are replaced."""
 
     name: str
-    generate: tuple[str, ...]
+    render: str
     folder: str
-    start: tuple[str, ...]
+    start: str
     path: str
-    env: dict[str, str] = field(default_factory=dict)
 
 
 GENERATORS = (
     Generator(
         "cookiecutter-chassis",
-        ("cookiecutter", "--no-input", "--default-config", str(TEMPLATE)),
+        "cookiecutter --no-input --default-config '{template}'",
         "order-service",
-        ("make", "run"),
+        "APP_PORT={port} exec make run",
         "/readyz",
-        {"APP_PORT": "{port}"},
     ),
     Generator(
-        "fastapi_template, REST, no database, nothing observed",
-        (
-            *("uv", "tool", "run", "--quiet", "--from", "fastapi_template", "fastapi_template", "--quiet"),
-            *("--name", "orders", "--api-type", "rest", "--db", "none", "--orm", "none", "--ci", "github"),
-        ),
+        "fastapi_template, REST, no database, no telemetry",
+        "uv tool run --quiet --from fastapi_template fastapi_template --quiet"
+        " --name orders --api-type rest --db none --orm none --ci github",
         "orders",
-        ("sh", "-c", "uv sync --locked --quiet && exec uv run -m orders"),
+        "uv sync --locked --quiet && ORDERS_PORT={port} exec uv run -m orders",
         "/api/health",
-        {"ORDERS_PORT": "{port}"},
     ),
     Generator(
-        "fastapi-new, which installs as well",
-        ("uv", "tool", "run", "--quiet", "fastapi-new", "orders"),
+        "fastapi-new, which installs while it renders",
+        "uv tool run --quiet fastapi-new orders",
         "orders",
-        ("uv", "run", "fastapi", "dev", "--port", "{port}"),
+        "exec uv run fastapi dev --port {port}",
         "/",
     ),
 )
 
 
-def rendered(one: Generator, folder: Path, environment: dict[str, str]) -> float:
-    """Render into `folder`; the seconds it took."""
+def rendered(generator: Generator, folder: Path, env: dict[str, str]) -> float:
+    """Render into `folder`; returns seconds."""
     began = time.perf_counter()
-    made = subprocess.run(
-        one.generate,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    took = time.perf_counter() - began
-    if made.returncode or not (folder / one.folder).is_dir():
-        raise RuntimeError(f"nothing was rendered: {made.stdout[-500:]}")
-    return took
+    command = generator.render.format(template=TEMPLATE)
+    done = subprocess.run(["sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode or not (folder / generator.folder).is_dir():
+        raise RuntimeError(f"rendered nothing: {(done.stdout + done.stderr)[-500:]}")
+    return seconds
 
 
-def answered(one: Generator, project: Path, environment: dict[str, str]) -> float:
-    """Run the service until it answers; the seconds until then."""
+def responded(generator: Generator, project: Path, env: dict[str, str]) -> float:
+    """Run the service until its first response; returns seconds."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+        port = free.getsockname()[1]
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            [part.format(port=port) for part in one.start],
-            cwd=project,
-            env=environment | {name: value.format(port=port) for name, value in one.env.items()},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        command = ["sh", "-c", generator.start.format(port=port)]
+        process = subprocess.Popen(command, cwd=project, env=env, stdout=output, stderr=output, start_new_session=True)
         try:
-            while process.poll() is None and time.perf_counter() < began + PATIENCE_SECONDS:
+            while process.poll() is None and time.perf_counter() < began + TIMEOUT_SECONDS:
                 try:
-                    with urlopen(f"http://127.0.0.1:{port}{one.path}"):
+                    with urlopen(f"http://127.0.0.1:{port}{generator.path}"):
                         return time.perf_counter() - began
                 except (URLError, ConnectionError):
                     time.sleep(0.01)
             output.seek(0)
-            raise RuntimeError(f"{one.path} did not answer 200: {output.read()[-500:]}")
+            raise RuntimeError(f"no 200 on {generator.path}: {output.read()[-500:]}")
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
@@ -118,27 +96,23 @@ def answered(one: Generator, project: Path, environment: dict[str, str]) -> floa
 
 def main() -> None:
     rounds, python = int(sys.argv[1]), sys.argv[2]
-    environment = {**os.environ, "UV_PYTHON": python, "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("VIRTUAL_ENV", None)
-    for one in GENERATORS:
-        trees, answers = list[float](), list[float]()
+    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env |= {"UV_PYTHON": python, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}
+    for generator in GENERATORS:
+        times: list[tuple[float, float]] = []
         try:
-            for number in range(rounds + 1):
+            for _ in range(rounds + 1):
                 with tempfile.TemporaryDirectory() as name:
-                    folder = Path(name)
-                    tree = rendered(one, folder, environment)
-                    answer = answered(one, folder / one.folder, environment)
-                if number:
-                    trees.append(tree)
-                    answers.append(tree + answer)
+                    tree = rendered(generator, Path(name), env)
+                    times.append((tree, tree + responded(generator, Path(name, generator.folder), env)))
         except RuntimeError as error:
-            print(f"{one.name}: {error}")
+            print(f"{generator.name}: {error}")
             continue
-        print(f"{one.name}: to the rendered tree {told(trees)}, to the first answer {told(answers)}")
-    print("goals: 1 s and 20 s")
+        trees, responses = zip(*times[1:], strict=True)
+        print(f"{generator.name}: rendered after {text(trees)}, first response after {text(responses)}")
 
 
-def told(seconds: list[float]) -> str:
+def text(seconds: tuple[float, ...]) -> str:
     return f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
