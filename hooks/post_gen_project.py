@@ -1,9 +1,10 @@
-"""Takes away what was not asked for, notes where the service comes from, and says what to do next."""
+"""Copies the core in, removes the files of other answers, notes where the service comes from, says what is next."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ CHOICES = {
     "monitoring": {
         "included": ["monitoring", "deploy/components/pod-monitor", "deploy/components/prometheus-rule"],
     },
-    "example": {"orders": ["src/{package}/handlers/orders.py", "tests/test_orders.py"]},
+    "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
 }
 # How what an answer of "none" leaves out is called.
 LEFT_OUT = {
@@ -39,10 +40,6 @@ def choose(context: dict[str, Any]) -> list[str]:
             if answer != context[question]:
                 for path in paths:
                     remove(Path(path.format(package=context["__package"])))
-    if context["example"] == "none":
-        for bare in Path("bare").iterdir():
-            bare.replace(Path("src", context["__package"], bare.name))
-    remove(Path("bare"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))
@@ -55,6 +52,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def copy_core() -> None:
+    """Copy chassis/ of the template into the service, by the script that the service itself has for it."""
+    command = [sys.executable, "scripts/vendor.py", "copy", os.environ["CHASSIS_TEMPLATE"], "chassis"]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(1)
 
 
 def git(folder: str, *arguments: str) -> str:
@@ -96,6 +100,7 @@ def note_origin(context: dict[str, Any]) -> str | None:
 
 if __name__ == "__main__":
     context = json.loads(CONTEXT)
+    copy_core()
     left_out = choose(context)
     # cruft, which knows the commit, writes the note itself, and renders twice for an update: nothing to say then.
     if "_commit" not in context:

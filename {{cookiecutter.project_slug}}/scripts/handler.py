@@ -1,8 +1,8 @@
-"""Begins a request handler: its module, its test, and its import and route in app.py.
+"""Writes a new request handler: a package, a test, and an import and a route in app.py.
 
     python scripts/handler.py invoices
 
-Writes nothing at all when the name is taken, or when app.py isn't of the shape that it was made in.
+Writes nothing when the name is taken, or when app.py has another shape than the one that it was generated with.
 """
 
 import ast
@@ -11,9 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-HANDLER = '''"""{title}."""
+PACKAGE = '"""{title}."""\n'
+HANDLER = '''"""Request handlers for {words}."""
 
-from ..chassis import Handler
+from chassis import Handler
 
 
 class {name}(Handler):
@@ -25,62 +26,46 @@ class {name}(Handler):
 '''
 TEST = '''"""{title}."""
 
-import httpx
+from chassis.testing import serve
 
 from {package}.app import create_app
-from {package}.chassis import Server
 from {package}.settings import Settings
 
 
 async def test_{module}_are_listed() -> None:
-    app = create_app(Settings(_env_file=None))  # type: ignore[call-arg]
-    async with (
-        Server(app, port=0) as server,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{{server.port}}", trust_env=False) as client,
-    ):
-        answer = await client.get("{path}")
-    assert (answer.status_code, answer.json()) == (200, [])
+    async with serve(create_app(Settings.from_values())) as client:
+        response = await client.get("{path}")
+    assert response.status_code == 200
+    assert response.json() == []
 '''
-INDENT = 4
 
 
 class RefusedError(Exception):
-    """Why nothing was written."""
+    """The reason why nothing was written."""
 
 
-def with_handler(source: str, module: str, name: str, path: str) -> str:
-    """The source of app.py with one more import and one more route; RefusedError if there is no place for them."""
+def with_route(source: str, module: str, name: str, path: str) -> str:
+    """Return app.py with one more import and one more route; raises `RefusedError` if there is no place for them."""
     tree = ast.parse(source)
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    keywords = [one for call in calls if ast.unparse(call.func) == "App" for one in call.keywords]
-    routes = [one.value for one in keywords if one.arg == "routes" and isinstance(one.value, ast.List)]
-    chassis = [node for node in imports if node.module == "chassis" and node.lineno == node.end_lineno]
-    if len(routes) != 1 or len(chassis) != 1:
-        raise RefusedError("app.py has no single App(routes=[...]), or doesn't import it in one line")
-    if any(isinstance(node, ast.Constant) and node.value == path for node in ast.walk(routes[0])):
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "create_app"]
+    if len(functions) != 1 or ast.unparse(functions[0].body[-1]) != "return app":
+        raise RefusedError("app.py has no create_app(...) that ends with `return app`")
+    if any(isinstance(node, ast.Constant) and node.value == path for node in ast.walk(functions[0])):
         raise RefusedError(f"app.py has a route {path} already")
     if re.search(rf"\b{name}\b", source):
         raise RefusedError(f"app.py uses the name {name} already")
 
     lines = source.splitlines(keepends=True)
-    route = f'Route("{path}", {name}()),'
-    first, last = routes[0].lineno - 1, (routes[0].end_lineno or 0) - 1
-    column = (routes[0].end_col_offset or 0) - 1
-    if first == last and routes[0].elts:
-        raise RefusedError("the routes of app.py stand on one line; write them one below the other")
-    outer = " " * (len(lines[first]) - len(lines[first].lstrip()))
-    inner = f"{outer}{' ' * INDENT}{route}\n"
-    if first == last:  # routes=[]
-        lines[first] = f"{lines[first][:column]}\n{inner}{outer}{lines[first][column:]}"
-    else:
-        lines.insert(last, inner)
-    if not any(alias.name == "Route" for alias in chassis[0].names):
-        names = sorted([*map(ast.unparse, chassis[0].names), "Route"])
-        lines[chassis[0].lineno - 1] = f"from .chassis import {', '.join(names)}\n"
-    following = [node for node in imports if (node.module or "") > f"handlers.{module}"]
+    routes = [node for node in functions[0].body if ast.unparse(node).startswith("app.add_route(")]
+    # Behind the last route, else before the `return`.
+    at = routes[-1].end_lineno if routes else functions[0].body[-1].lineno - 1
+    lines.insert(at or 0, f'    app.add_route("{path}", {name}())\n')
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    if not imports:
+        raise RefusedError("app.py imports nothing of its own package, such as: from .settings import Settings")
+    following = [node for node in imports if (node.module or "") > f"{module}.handlers"]
     at = following[0].lineno - 1 if following else imports[-1].end_lineno
-    lines.insert(at or 0, f"from .handlers.{module} import {name}\n")
+    lines.insert(at or 0, f"from .{module}.handlers import {name}\n")
     return "".join(lines)
 
 
@@ -101,21 +86,23 @@ def add(name: str) -> list[Path]:
         "path": f"/{name.replace('_', '-')}",
         "package": app.parent.name,
     }
-    handler, test = app.parent / "handlers" / f"{module}.py", Path(f"tests/test_{module}.py")
-    for path in (handler, test):
+    folder, test = app.parent / module, Path(f"tests/test_{module}.py")
+    for path in (folder, folder.with_suffix(".py"), test):
         if path.exists():
-            raise RefusedError(f"{path} is there already")
-    changed = with_handler(app.read_text(encoding="utf-8"), module, facts["name"], facts["path"])
+            raise RefusedError(f"{path} exists already")
+    changed = with_route(app.read_text(encoding="utf-8"), module, facts["name"], facts["path"])
 
-    handler.write_text(HANDLER.format(**facts), encoding="utf-8")
-    test.write_text(TEST.format(**facts), encoding="utf-8")
+    folder.mkdir()
+    files = {folder / "__init__.py": PACKAGE, folder / "handlers.py": HANDLER, test: TEST}
+    for path, content in files.items():
+        path.write_text(content.format(**facts), encoding="utf-8")
     app.write_text(changed, encoding="utf-8")
-    return [handler, test, app]
+    return [*files, app]
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not sys.argv[1]:
-        sys.exit("error: which? for example: make handler name=invoices")
+        sys.exit("error: name the handler, such as: make handler name=invoices")
     try:
         written = add(sys.argv[1])
     except (RefusedError, ValueError, SyntaxError, OSError) as error:

@@ -1,11 +1,11 @@
-"""Takes over what the template has changed since this service was made from it, or last updated.
+"""Merges what the template has changed since this service was generated from it, or last updated.
 
     python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
     python scripts/update.py tell
 
 cruft does the work: it renders the template as it was then and as it is now, and applies the difference
 as a three-way merge, so that what was edited here stays. What doesn't fit it leaves as conflict markers or
-`.rej` files and calls that good work; `update` looks afterwards, lists what is left to do, and fails until
+`.rej` files and ends with success; `update` looks afterwards, lists what is left to do, and fails until
 nothing is. `tell` says whether the template has moved on, if that can be known without a network.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 NOTE = Path(".cruft.json")
-# The template's room: not for editing, so a difference there is worth a word.
-ROOM = "/chassis/"
+# The core is the template's: an edit there is worth a warning.
+CORE = "chassis/"
 
 
 def output_of(*command: str | Path) -> str:
@@ -59,7 +59,7 @@ def edited() -> set[str]:
 def update(revision: str | None, answers: dict[str, str]) -> None:
     """Update, also to other answers, or say what is in the way."""
     if not NOTE.is_file():
-        sys.exit("error: there is no .cruft.json, so nobody knows the template; the README says how to write one")
+        sys.exit("error: there is no .cruft.json, so the template is not known; the README says how to write one")
     if not succeeds("git", "rev-parse", "--verify", "HEAD"):
         sys.exit("error: a merge needs the files as they were: git init, git add --all and git commit first")
     if left := left_to_do():
@@ -68,8 +68,8 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
         sys.exit("error: commit or stash your changes first, so that they can be told from the template's")
 
     ours = edited()
-    if room := {path: "edited here, though it is the template's" for path in sorted(ours) if ROOM in path}:
-        print(listed("warning: your changes to these files are merged, and will be in the way each time:", room))
+    if core := {path: "edited here, though it is the template's" for path in sorted(ours) if path.startswith(CORE)}:
+        print(listed("warning: your changes to these files are merged, and may conflict with every update:", core))
     before = NOTE.read_text(encoding="utf-8")
     options = ["--checkout", revision] if revision else []
     options += ["--variables-to-update", json.dumps(answers)] if answers else []
@@ -109,7 +109,7 @@ def tell() -> None:
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return
     if newer != "0":
-        print(f"warning: the template has {newer} newer commits; to take them over: make update")
+        print(f"warning: the template has {newer} newer commits; to merge them: make update")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test has: one event loop as in production, and an environment without settings."""
+"""Fixtures for every test: the event loop of production, and an environment without settings."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ import pytest
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """Async tests and fixtures run on the loop that the server uses."""
+    """Run async tests and fixtures on the event loop that the server uses."""
     return "asyncio", {"use_uvloop": sys.platform != "win32"}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings() -> Iterator[None]:
-    """Whoever runs the tests may have settings; the tests must not."""
+    """Hide the settings of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.upper().startswith(("APP_", "OTEL_")):

@@ -5,9 +5,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from chassis.testing import serve
 
 from {{ cookiecutter.__package }}.app import create_app
-from {{ cookiecutter.__package }}.chassis import Server
+from {{ cookiecutter.__package }}.orders.store import OrderStore
 from {{ cookiecutter.__package }}.settings import Settings
 
 TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
@@ -15,20 +16,17 @@ TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole service, which runs on a free port and holds two orders at most."""
-    app = create_app(Settings(_env_file=None, max_orders=2, readiness_cache_seconds=0))  # type: ignore[call-arg]
-    async with (
-        Server(app, port=0) as server,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
-    ):
+    """A client of the whole service, which runs on a free port, with a store that holds two orders."""
+    settings = Settings.from_values(readiness_cache_seconds=0)
+    async with serve(create_app(settings, store=OrderStore(max_orders=2))) as client:
         yield client
 
 
 async def test_new_order_is_priced_and_has_a_location(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/orders", json=TEA)
-    order = answer.json()
-    assert (answer.status_code, order["total_cents"]) == (201, 900)
-    assert answer.headers["location"] == f"/orders/{order['id']}"
+    response = await client.post("/orders", json=TEA)
+    order = response.json()
+    assert (response.status_code, order["total_cents"]) == (201, 900)
+    assert response.headers["location"] == f"/orders/{order['id']}"
 
 
 async def test_order_is_read_and_deleted_at_its_location(client: httpx.AsyncClient) -> None:
@@ -40,31 +38,40 @@ async def test_order_is_read_and_deleted_at_its_location(client: httpx.AsyncClie
 
 
 async def test_orders_are_listed_newest_first(client: httpx.AsyncClient) -> None:
-    one, other = [(await client.post("/orders", json=TEA)).json() for _ in range(2)]
-    assert (await client.get("/orders")).json() == [other, one]
-    assert (await client.get("/orders?limit=1")).json() == [other]
+    first, second = [(await client.post("/orders", json=TEA)).json() for _ in range(2)]
+    assert (await client.get("/orders")).json() == [second, first]
+    assert (await client.get("/orders?limit=1")).json() == [second]
 
 
 async def test_unknown_order_is_404(client: httpx.AsyncClient) -> None:
+    order_id = uuid4()
     for method in ("GET", "DELETE"):
-        answer = await client.request(method, f"/orders/{uuid4()}")
-        assert (answer.status_code, answer.json()["detail"]) == (404, "No order has this id.")
+        response = await client.request(method, f"/orders/{order_id}")
+        assert response.status_code == 404
+        assert response.json()["detail"] == f"There is no order with the id {order_id}."
 
 
-async def test_order_of_something_unknown_is_409(client: httpx.AsyncClient) -> None:
+async def test_unknown_product_is_409(client: httpx.AsyncClient) -> None:
     lines = [{"sku": "tea", "quantity": 1}, {"sku": "beer", "quantity": 1}]
-    answer = await client.post("/orders", json={"customer": "Ada", "lines": lines})
-    assert (answer.status_code, answer.json()["detail"]) == (409, "There is no 'beer' in the catalogue.")
+    response = await client.post("/orders", json={"customer": "Ada", "lines": lines})
+    assert response.status_code == 409
+    assert response.json()["detail"] == "There is no 'beer' in the catalogue."
 
 
 async def test_order_without_lines_is_422(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/orders", json={"customer": "Ada", "lines": []})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "#/lines"
+    response = await client.post("/orders", json={"customer": "Ada", "lines": []})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "#/lines"
 
 
-async def test_full_store_is_507_and_not_ready(client: httpx.AsyncClient) -> None:
+async def test_full_store_rejects_new_orders_with_507_until_one_is_deleted(client: httpx.AsyncClient) -> None:
+    responses = [await client.post("/orders", json=TEA) for _ in range(3)]
+    assert [response.status_code for response in responses] == [201, 201, 507]
+    assert (await client.delete(responses[0].headers["location"])).status_code == 204
+    assert (await client.post("/orders", json=TEA)).status_code == 201
+
+
+async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        await client.post("/orders", json=TEA)
     assert (await client.get("/readyz")).status_code == 200
-    statuses = [(await client.post("/orders", json=TEA)).status_code for _ in range(3)]
-    assert statuses == [201, 201, 507]
-    assert (await client.get("/readyz")).status_code == 503

@@ -70,6 +70,7 @@ class App:
         self.health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
         self._security_headers = dict(security_headers or {})
+        self._problems: dict[type[Exception], int] = {}
         self._middleware: list[Middleware] = []
         self._resources: list[AbstractAsyncContextManager[Any]] = []
         self._background: list[tuple[str, Callable[[], Coroutine[Any, Any, object]]]] = []
@@ -106,6 +107,15 @@ class App:
         """
         self._must_not_be_built()
         self._middleware.append(Middleware(cls, *args, **kwargs))
+
+    def add_problems(self, problems: Mapping[type[Exception], int]) -> None:
+        """Answer exceptions of these types, and of their subclasses, with a problem document of this status.
+
+        The text of the exception becomes the `detail`, so it must be fit for clients. This keeps HTTP out of the code
+        that raises: a store raises `OrderNotFoundError`, and one table says that this is a 404.
+        """
+        self._must_not_be_built()
+        self._problems |= problems
 
     def add_check(self, name: str, probe: Callable[[], object], *, timeout: float = 1.0, required: bool = True) -> None:
         """Ask a dependency before this instance is called ready; see `Check`. `timeout` is in seconds."""
@@ -184,7 +194,7 @@ class App:
 
     def _built(self) -> "_Stacks":
         if self._stacks is None:
-            self._stacks = _Stacks(self, self._middleware, self._security_headers)
+            self._stacks = _Stacks(self, self._middleware, self._problems, self._security_headers)
         return self._stacks
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
@@ -208,7 +218,13 @@ class App:
 class _Stacks:
     """The ASGI applications that an `App` consists of, put together once."""
 
-    def __init__(self, app: App, middleware: list[Middleware], security_headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        app: App,
+        middleware: list[Middleware],
+        problems: Mapping[type[Exception], int],
+        security_headers: Mapping[str, str],
+    ) -> None:
         settings, telemetry = app.settings, app.telemetry
         document = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
         router = Router(
@@ -235,6 +251,7 @@ class _Stacks:
                     max_body_bytes=settings.max_body_bytes,
                     deadline_seconds=settings.deadline_seconds,
                     timed_out=telemetry.metrics.timed_out_requests,
+                    problems=problems,
                     load=LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
                 ),
                 *middleware,

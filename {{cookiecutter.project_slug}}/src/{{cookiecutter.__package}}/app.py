@@ -1,38 +1,30 @@
-"""The service on one page: its routes, its middleware in order, its checks and collaborators."""
+"""The service on one page: its routes, middleware, checks, resources and collaborators."""
 
-from starlette.middleware import Middleware
+from chassis import App
 
-from .chassis import App, Check, LoadControl, Route, Tasks, Telemetry
-from .chassis.middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
-from .handlers.orders import Catalogue, OrderItem, Orders, OrderStore
+{% if cookiecutter.example == "orders" -%}
+from .orders.catalogue import Catalogue
+from .orders.handlers import PROBLEMS, OrderItem, Orders
+from .orders.store import OrderStore
+{% endif -%}
 from .settings import Settings
 
+{% if cookiecutter.example == "orders" %}
+def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue: Catalogue | None = None) -> App:
+    """Put the service together; tests replace its collaborators. It does no I/O: a server starts it."""
+    store = store or OrderStore(max_orders=settings.max_orders)
+    catalogue = catalogue or Catalogue()
 
+    app = App(settings)
+    app.add_problems(PROBLEMS)
+    app.add_route("/orders", Orders(store, catalogue, app.tasks))
+    app.add_route("/orders/{order_id}", OrderItem(store))
+    app.add_check("order store", store.ping)
+    return app
+{% else %}
 def create_app(settings: Settings) -> App:
-    """Put the service together; nothing listens and nothing is connected until a server runs it."""
-    telemetry = Telemetry.from_settings(settings)
-    tasks = Tasks(telemetry)
-    store = OrderStore(max_orders=settings.max_orders)
-
-    return App(
-        telemetry=telemetry,
-        tasks=tasks,
-        routes=[
-            Route("/orders", Orders(store, Catalogue(), tasks)),
-            Route("/orders/{order_id}", OrderItem(store)),
-        ],
-        middleware=[  # from the outermost to the innermost; yours go last
-            Middleware(TelemetryMiddleware, telemetry=telemetry),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(
-                GuardMiddleware,
-                max_body_bytes=settings.max_body_bytes,
-                deadline_seconds=settings.deadline_seconds,
-                timed_out=telemetry.metrics.timed_out_requests,
-                load=LoadControl(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
-            ),
-        ],
-        checks=[Check("order store", store.check)],
-        resources=[],  # async context managers, such as a database pool: entered at the start, left at the end
-        readiness_cache_seconds=settings.readiness_cache_seconds,
-    )
+    """Put the service together. It does no I/O: a server starts it."""
+    app = App(settings)
+    app.add_problems({})  # such as: {InvoiceNotFoundError: 404}
+    return app
+{% endif %}

@@ -1,11 +1,12 @@
-"""Your settings, beside those of the chassis; each is an environment variable `APP_<NAME>`."""
+"""Your settings, beside those of the chassis. Each is an environment variable `APP_<NAME>`."""
 
+from chassis import ChassisSettings
+{% if cookiecutter.example == "orders" -%}
 from pydantic import Field
-
-from .chassis import ChassisSettings
-
+{% endif %}
 
 class Settings(ChassisSettings):
-    """What this service can be told."""
-
-    max_orders: int = Field(10_000, ge=1, description="Orders that the store holds before it is full.")
+    """The settings of this service."""
+{% if cookiecutter.example == "orders" %}
+    max_orders: int = Field(1_000, ge=1, description="Orders that the store holds before it is full.")
+{% endif %}

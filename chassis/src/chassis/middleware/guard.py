@@ -1,7 +1,7 @@
 """What keeps one request from hurting the service: limits, and an answer for everything that escapes."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import structlog
 from prometheus_client import Counter
@@ -36,12 +36,14 @@ class GuardMiddleware:
         deadline_seconds: float,
         timed_out: Counter | None = None,
         load: LoadShedder | None = None,
+        problems: Mapping[type[Exception], int] | None = None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self._deadlines = Deadlines(deadline_seconds)
         self._timed_out = timed_out
         self._load = load
+        self._problems = dict(problems or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -86,7 +88,7 @@ class GuardMiddleware:
         except Exception as error:
             if outgoing.status:
                 raise  # half an answer can't be mended: the server closes the connection and logs the error
-            await send_problem(outgoing, answer_to(error))
+            await send_problem(outgoing, answer_to(error, self._problems))
         finally:
             deadlines.clear(task)
             if load is not None:
@@ -182,18 +184,24 @@ def body_too_large(max_body_bytes: int) -> Problem:
     )
 
 
-def answer_to(error: Exception) -> HTTPException:
+def answer_to(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException:
     """What the client is told of `error`; an unexpected one is logged here, once, with its traceback."""
-    if isinstance(error, HTTPException):
-        return error
-    if isinstance(error, ExceptionGroup):
-        # A task group fails with a group, even for one expected failure.
-        leaves = list(_leaves(error))
-        expected = [leaf for leaf in leaves if isinstance(leaf, HTTPException)]
-        if len(expected) == len(leaves):
-            return expected[0]
+    # A task group fails with a group, even for one expected failure.
+    leaves = list(_leaves(error)) if isinstance(error, ExceptionGroup) else [error]
+    expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
+    if len(expected) == len(leaves):
+        return expected[0]
     log.error("unhandled exception", exc_info=error)
     return Problem(500, "The service failed to answer; the error is in its log.")
+
+
+def _expected(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException | None:
+    if isinstance(error, HTTPException):
+        return error
+    for kind in type(error).__mro__:
+        if kind in problems:
+            return Problem(problems[kind], str(error))
+    return None
 
 
 def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -1,0 +1,63 @@
+"""Tells the questions and hooks what cookiecutter does not: the owner's GitHub name, and where the template is.
+
+cookiecutter loads it because `_extensions` in cookiecutter.json names it.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from jinja2 import Environment
+from jinja2.ext import Extension
+
+NOBODY = "acme"
+# git@github.com:owner/name.git, https://github.com/owner/name, ssh://git@github.com/owner/name
+ON_GITHUB = re.compile(r"(?:[/@]|^)github\.com[:/]([A-Za-z0-9-]+)/")
+
+
+class TemplateExtension(Extension):
+    """Gives `git_owner()` to the questions, and CHASSIS_CALLED_IN and CHASSIS_TEMPLATE to the hooks."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        environment.globals["git_owner"] = git_owner
+        # The folder in which cookiecutter was called: it runs hooks elsewhere, where a relative path of a template
+        # leads nowhere. Set once in a process, since cookiecutter loads this again for the hooks.
+        process = f"{os.getpid()}:"
+        if not os.environ.get("CHASSIS_CALLED_IN", "").startswith(process):
+            os.environ["CHASSIS_CALLED_IN"] = process + os.getcwd()
+        os.environ["CHASSIS_TEMPLATE"] = str(template_folder())
+
+
+def template_folder() -> Path:
+    """The folder of the template that is being rendered.
+
+    cookiecutter and cruft append it to `sys.path`. One process may render several templates, or several copies of
+    one, and imports this module only from the first of them.
+    """
+    for entry in reversed(sys.path):
+        folder = Path(entry).absolute()
+        if (folder / "cookiecutter.json").is_file() and (folder / "chassis/pyproject.toml").is_file():
+            return folder
+    return Path(__file__).absolute().parent
+
+
+def git_owner() -> str:
+    """The GitHub name of whoever generates a service here.
+
+    The owner of the repository's remote, where the service becomes a folder of a repository; else the value of
+    `git config github.user`; else a placeholder.
+    """
+    remote = ON_GITHUB.search(output_of_git("remote", "get-url", "origin"))
+    name = remote[1] if remote else output_of_git("config", "github.user")
+    return name if re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", name) else NOBODY
+
+
+def output_of_git(*arguments: str) -> str:
+    """The output of git; empty if git has none, or is not installed."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""

@@ -1,1 +1,0 @@
-"""Request handlers, one resource a module."""

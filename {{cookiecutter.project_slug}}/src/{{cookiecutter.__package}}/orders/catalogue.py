@@ -1,0 +1,21 @@
+"""Prices of products."""
+
+
+class UnknownProductError(Exception):
+    """The catalogue has no product of this name."""
+
+    def __init__(self, sku: str) -> None:
+        super().__init__(f"There is no {sku!r} in the catalogue.")
+
+
+class Catalogue:
+    """Prices in memory; a real one would ask another service over the network."""
+
+    def __init__(self) -> None:
+        self._cents = {"tea": 450, "coffee": 690, "cocoa": 820}
+
+    async def price_cents(self, sku: str) -> int:
+        """Return the price of a product; raises `UnknownProductError`."""
+        if sku not in self._cents:
+            raise UnknownProductError(sku)
+        return self._cents[sku]

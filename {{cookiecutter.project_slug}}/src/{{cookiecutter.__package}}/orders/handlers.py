@@ -1,0 +1,72 @@
+"""Request handlers for orders."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID, uuid4
+
+import structlog
+from chassis import Handler, Reply, Tasks, responds
+from pydantic import Field
+
+from .catalogue import Catalogue, UnknownProductError
+from .models import NewOrder, Order
+from .store import OrderNotFoundError, OrderStore, StoreFullError
+
+log = structlog.get_logger()
+
+# The status of each error that clients may see. Its message becomes the `detail` of the problem document.
+PROBLEMS: dict[type[Exception], int] = {
+    OrderNotFoundError: 404,
+    UnknownProductError: 409,
+    StoreFullError: 507,
+}
+
+
+class Orders(Handler):
+    """All orders."""
+
+    def __init__(self, store: OrderStore, catalogue: Catalogue, tasks: Tasks) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._tasks = tasks
+
+    async def get(
+        self, limit: Annotated[int, Field(ge=1, le=100, description="The most orders to list.")] = 20
+    ) -> list[Order]:
+        """List orders, the newest first."""
+        return self._store.newest(limit)
+
+    @responds(201, {409: "A product is not in the catalogue.", 507: "The store is full."})
+    async def post(self, body: NewOrder) -> Reply[Order]:
+        """Create an order."""
+        # All prices are fetched at the same time. The first failure cancels the other calls.
+        async with asyncio.TaskGroup() as group:
+            prices = [group.create_task(self._catalogue.price_cents(line.sku)) for line in body.lines]
+        total = sum(price.result() * line.quantity for price, line in zip(prices, body.lines, strict=True))
+        order = Order(**body.model_dump(), id=uuid4(), total_cents=total, created=datetime.now(UTC))
+        self._store.add(order)
+        self._tasks.start(confirm(order), name="confirm order")
+        return Reply(order, headers={"location": f"/orders/{order.id}"})
+
+
+class OrderItem(Handler):
+    """One order."""
+
+    def __init__(self, store: OrderStore) -> None:
+        self._store = store
+
+    @responds(errors={404: "There is no order with this id."})
+    async def get(self, order_id: UUID) -> Order:
+        """Read an order."""
+        return self._store.get(order_id)
+
+    @responds(errors={404: "There is no order with this id."})
+    async def delete(self, order_id: UUID) -> None:
+        """Delete an order."""
+        self._store.remove(order_id)
+
+
+async def confirm(order: Order) -> None:
+    """Tell the customer, in the background, after the response."""
+    log.info("order confirmed", order_id=str(order.id), total_cents=order.total_cents)

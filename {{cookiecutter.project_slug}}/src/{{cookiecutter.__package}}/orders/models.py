@@ -1,0 +1,31 @@
+"""Orders as clients send and receive them."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+Sku = Annotated[str, Field(min_length=1, max_length=40, examples=["tea"])]
+
+
+class OrderLine(BaseModel):
+    """A product and its quantity."""
+
+    sku: Sku
+    quantity: int = Field(ge=1, le=1000, examples=[2])
+
+
+class NewOrder(BaseModel):
+    """An order that a customer sends."""
+
+    customer: str = Field(min_length=1, max_length=200, examples=["Ada"])
+    lines: list[OrderLine] = Field(min_length=1, max_length=20)
+
+
+class Order(NewOrder):
+    """An order that was accepted."""
+
+    id: UUID
+    total_cents: int
+    created: datetime

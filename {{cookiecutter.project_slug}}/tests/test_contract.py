@@ -1,0 +1,144 @@
+"""The contract with the platform, tested on the service as a process. These tests belong to the template."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from chassis.settings import DEFAULT_SECRETS_DIR
+from chassis.testing import serve
+
+from {{ cookiecutter.__package }}.app import create_app
+from {{ cookiecutter.__package }}.settings import Settings
+
+PACKAGE = "{{ cookiecutter.__package }}"
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Process:
+    """The service as a process, and the log lines that it has written."""
+
+    popen: subprocess.Popen[str]
+    events: list[Event] = field(default_factory=list)
+
+    def read_until(self, wanted: Callable[[Event], bool]) -> Event:
+        """Read log lines up to the first one that is wanted; fails if the process ends before."""
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.events.append(json.loads(line))
+            if wanted(self.events[-1]):
+                return self.events[-1]
+        raise AssertionError(f"the service ended; it logged {self.events}")
+
+    def stop(self) -> int:
+        """Stop it as the platform does, with SIGTERM; returns the exit status."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(30)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service and a client of it."""
+
+    process: Process
+    client: httpx.Client
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """The service on a free port, ready."""
+    environment = os.environ | {"APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_DRAIN_SECONDS": "0.2"}
+    command = [sys.executable, "-m", PACKAGE]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as popen:
+        process = Process(popen)
+        try:
+            port = process.read_until(lambda event: event["event"] == "listening")["port"]
+            process.read_until(lambda event: event["event"] == "ready")
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                yield Service(process, client)
+        finally:
+            popen.kill()
+
+
+def test_service_is_alive_and_ready(service: Service) -> None:
+    assert service.client.get("/healthz").status_code == 200
+    assert service.client.get("/readyz").status_code == 200
+
+
+def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None:
+    assert service.process.stop() == 0
+    service.process.read_until(lambda event: event["event"] == "draining")
+    service.process.read_until(lambda event: event["event"] == "stopped")
+
+
+def test_error_is_a_problem_document_with_the_trace_id(service: Service) -> None:
+    response = service.client.get("/no-such-path")
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+    assert (problem["status"], problem["title"]) == (404, "Not Found")
+    assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
+
+
+def test_request_has_one_access_line_with_its_ids(service: Service) -> None:
+    service.client.get("/no-such-path", headers={"x-request-id": "test-1"})
+    line = service.process.read_until(lambda event: event["event"] == "request")
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/no-such-path", 404)
+    assert line["request_id"] == "test-1"
+    assert re.fullmatch("[0-9a-f]{32}", line["trace_id"])
+
+
+def test_request_is_counted_by_route_and_status(service: Service) -> None:
+    service.client.get("/docs")
+    lines = service.client.get("/metrics").text.splitlines()
+    (line,) = (line for line in lines if "_request_duration_seconds_count" in line and 'http_route="/docs"' in line)
+    assert 'http_response_status_code="200"' in line
+    assert line.endswith(" 1.0")
+
+
+def test_info_names_the_service(service: Service) -> None:
+    assert service.client.get("/info").json()["name"] == PACKAGE.replace("_", "-")
+
+
+async def test_openapi_document_names_the_service() -> None:
+    async with serve(create_app(Settings.from_values())) as client:
+        document = (await client.get("/openapi.json")).json()
+    assert document["info"]["title"] == PACKAGE.replace("_", "-")
+
+
+def test_wrong_setting_stops_the_start_with_a_sentence() -> None:
+    environment = os.environ | {"APP_PORT": "none"}
+    done = subprocess.run(
+        [sys.executable, "-m", PACKAGE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: APP_PORT='none': ")
+
+
+def test_settings_table_of_the_readme_equals_the_settings() -> None:
+    table = README.partition("| variable | default | meaning |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    expected = []
+    for name, setting in Settings.model_fields.items():
+        default = "" if setting.default in (None, "", ()) else f" `{setting.default}`"
+        expected.append(f"| `APP_{name.upper()}` |{default} | {setting.description} |")
+    assert table.splitlines() == expected
+
+
+def test_readme_names_the_directory_of_secrets() -> None:
+    assert f"default `{DEFAULT_SECRETS_DIR}`" in README
+
+
+def test_paths_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"^[├└]── (\S+)", README, re.MULTILINE):
+        assert (ROOT / name).exists(), name
