@@ -4,7 +4,6 @@ import http.client
 import json
 import math
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +11,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +25,7 @@ HERE = Path(__file__).parent
 ITEM = "/items/1"
 VALID = '{"name":"item 1","quantity":2,"tags":["a","b"]}'
 INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
-RESPONSE = b'{"id":1,"name":"item 1"}'
+RESPONSE = (200, b'{"id":1,"name":"item 1"}')
 START_SECONDS = 30.0
 POLL_SECONDS = 0.002
 CONNECTIONS = 64
@@ -45,12 +43,12 @@ class Checks:
     held: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
 
-    def compare(self, subject: str, found: int, least: float, most: float) -> None:
+    def compare(self, subject: str, found: int, least: int, most: int) -> None:
         """`found` must be between `least` and `most`."""
         if least <= found <= most:
             self.held[subject] += 1
         else:
-            self.failed.append(f"{subject}: {found}, expected {least:.0f} to {most:.0f}")
+            self.failed.append(f"{subject}: {found}, expected {least} to {most}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +69,13 @@ class Running:
     def __init__(
         self, candidate: Candidate, collector_port: int, checks: Checks, others: list[float], *, pause: float = 0.0
     ) -> None:
-        self.candidate = candidate
-        self.port = free_port()
-        self.start_seconds = 0.0
-        self._others = others
+        self._candidate = candidate
         self._collector_port = collector_port
         self._checks = checks
+        self._others = others
         self._pause = pause
-        self._stack = ExitStack()
+        self._port = free_port()
+        self._start_seconds = 0.0
         self._requests = self._in_flight = 0
 
     def __enter__(self) -> Self:
@@ -92,10 +89,10 @@ class Running:
                 stack.enter_context(self._reader)
                 began = time.perf_counter()
                 self.server = Child(
-                    self.candidate.command,
+                    self._candidate.command,
                     cores=SERVER_CORES,
-                    env={**self.candidate.env, self.candidate.port_variable: str(self.port)},
-                    cwd=self.candidate.folder,
+                    env={**self._candidate.env, "PORT": str(self._port), "APP_PORT": str(self._port)},
+                    cwd=self._candidate.folder,
                     stdout=into,
                     stderr=self._errors,
                 )
@@ -103,119 +100,105 @@ class Running:
             finally:
                 os.close(out)
                 os.close(into)
-            watch = CoreWatch(self.server)
             self._wait(began)
-            self._others.append(watch.used()[1])
-            self._check_response()
+            if (response := self._fetch(ITEM)) != RESPONSE:
+                raise self._error(f"responds to {ITEM} with {response}")
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def check_validation(self) -> None:
+        """A valid body gets the same response from all candidates, an invalid one 422."""
+        valid, invalid = (self._fetch("/items", body) for body in (VALID, INVALID))
+        if valid != RESPONSE or invalid[0] != http.client.UNPROCESSABLE_ENTITY:
+            raise self._error(f"responds to bodies with {valid} and {invalid}")
+
     def load(self, seconds: int, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
-        command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"]
-        command += ["--timeout", "30s", "--script", str(HERE / "wrk.lua")]
-        command += [
-            f"http://127.0.0.1:{self.port}{ITEM if body is None else '/items'}",
-            *(["--", body] if body else []),
-        ]
-        watch = CoreWatch(self.server)
-        with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-            found: dict[str, int] = json.loads(child.output().strip().rpartition("\n")[2])
-        cpu, others, idle = watch.used()
+        options = ("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--timeout", "30s")
+        address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
+        command = ["wrk", *options, "--script", str(HERE / "wrk.lua"), address, *(("--", body) if body else ())]
+        found, cpu, idle = self._run(command)
         errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
         if errors or not found["requests"]:
-            raise BenchError(f"{self.candidate.label}: wrk saw {errors or 'no response'}\n{self._said()}")
-        self._others.append(others)
-        self._requests += found["requests"]
+            raise self._error(f"wrk saw {errors or 'no response'}")
         self._in_flight += CONNECTIONS
-        rate = found["requests"] / found["microseconds"] * 1e6
-        cpu_us = cpu / found["requests"] * 1e6
-        return Load(found["requests"], rate, cpu_us, idle, self.start_seconds, self.server.memory_mb()["rss_mb"])
+        rate, cpu_us = found["requests"] / found["microseconds"] * 1e6, cpu / found["requests"] * 1e6
+        return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, self.server.memory_mb()["rss_mb"])
 
     def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
         """Send requests at a constant rate; latencies in microseconds."""
-        arguments = [str(self.port), ITEM, f"{rate:.1f}", str(seconds), str(CONNECTIONS)]
-        command = [sys.executable, "-m", "benchmarks.openloop", *arguments]
-        watch = CoreWatch(self.server)
-        with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-            found: dict[str, Any] = json.loads(child.output())
-        if found["shed"]:
-            raise BenchError(f"{self.candidate.label} shed {found['shed']} requests at {rate:.0f}/s")
-        self._others.append(watch.used()[1])
-        self._requests += found["requests"]
+        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(CONNECTIONS)]
+        found, _, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
+        if found.pop("shed"):
+            raise self._error(f"sheds requests at {rate:.0f}/s")
         return found
 
     def finish(self) -> None:
         """Stop the server, and compare its lines, counter and spans with the responses."""
-        candidate, compare = self.candidate, self._checks.compare
+        label, sampled, compare = self._candidate.label, self._candidate.sampled, self._checks.compare
+        ours = self._candidate.kind == "ours"
         time.sleep(0.1)  # wrk leaves without waiting for the last responses
-        counted = self._counted() if candidate.counter else None
-        status = self.server.stop(candidate.stop_signal)
-        if candidate.stop_signal == signal.SIGTERM and status:
-            raise BenchError(f"{candidate.label} ended with {status}\n{self._said()}")
+        told = {"counter": self._counted()} if self._candidate.counter else {}
+        status = self.server.stop(signal.SIGTERM if ours else signal.SIGINT)
+        if ours and status:
+            raise self._error(f"ended with {status}")
         lines = int(self._reader.output())  # the reader ends when the last writer has
-        if counted is not None and candidate.kind == "usual":
-            lines -= 1  # the usual stack logs the request of its metrics as well
+        if self._candidate.logs:
+            told["access lines"] = lines - (0 if ours or not told else 1)  # FastAPI's has the request of its metrics
         least, most = self._requests, self._requests + self._in_flight
-        if candidate.logs:
-            compare(f"{candidate.label}: access lines = responses", lines, least, most)
-        if counted is not None:
-            compare(f"{candidate.label}: counter = responses", counted, least, most)
-        if counted is not None and candidate.logs:
-            compare(f"{candidate.label}: access lines = counter", lines, counted, counted)
-        if candidate.sampled is not None:
-            told = counted if counted is not None else lines if candidate.logs else None
-            low, high = (least, most) if told is None else (told, told)
-            spread = STANDARD_DEVIATIONS * math.sqrt(high * candidate.sampled * (1 - candidate.sampled))
-            low, high = math.floor(low * candidate.sampled - spread), math.ceil(high * candidate.sampled + spread)
-            compare(f"{candidate.label}: spans = sampled share", self._spans() - self._spans_before, low, high)
+        for name, count in told.items():
+            compare(f"{label}: {name} = responses", count, least, most)
+        if len(told) == 2:
+            compare(f"{label}: access lines = counter", told["access lines"], told["counter"], told["counter"])
+        if sampled is not None:
+            least, most = min(told.values(), default=least), max(told.values(), default=most)
+            spread = STANDARD_DEVIATIONS * math.sqrt(most * sampled * (1 - sampled))
+            spans, least, most = self._spans(), math.floor(least * sampled - spread), math.ceil(most * sampled + spread)
+            compare(f"{label}: spans = sampled share", spans - self._spans_before, least, most)
 
     def _wait(self, began: float) -> None:
-        path, status = self.candidate.ready_path, 0
-        while True:
-            if self.server.process.poll() is not None:
-                raise BenchError(f"{self.candidate.label} ended during its start\n{self._said()}")
-            try:
-                status, _ = fetch(self.port, path)
-            except OSError:
-                status = 0
-            self.start_seconds = time.perf_counter() - began
-            if status == HTTPStatus.OK:
-                self._requests += path not in ADMIN
-                return
-            if self.start_seconds > START_SECONDS:
-                raise BenchError(f"{self.candidate.label} is not ready after {START_SECONDS} s\n{self._said()}")
+        path, watch = "/readyz" if self._candidate.kind == "ours" else ITEM, CoreWatch(self.server)
+        while self.server.process.poll() is None and time.perf_counter() < began + START_SECONDS:
+            with suppress(OSError):
+                if fetch(self._port, path)[0] == http.client.OK:
+                    self._start_seconds = time.perf_counter() - began
+                    self._requests += path == ITEM
+                    self._others.append(watch.used()[1])
+                    return
             time.sleep(POLL_SECONDS)
+        raise self._error(f"is not ready after {time.perf_counter() - began:.1f} s")
 
-    def _check_response(self) -> None:
+    def _run(self, command: list[str]) -> tuple[dict[str, Any], float, float]:
+        """Run a client: what it prints last, CPU seconds of the server, and the idle share of its core."""
+        watch = CoreWatch(self.server)
+        with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            found: dict[str, Any] = json.loads(child.output().strip().rpartition("\n")[2])
+        cpu, others, idle = watch.used()
+        self._others.append(others)
+        self._requests += found["requests"]
+        return found, cpu, idle
+
+    def _fetch(self, path: str, body: str | None = None) -> tuple[int, bytes]:
         self._requests += 1
-        status, body = fetch(self.port, ITEM)
-        if (status, body) != (HTTPStatus.OK, RESPONSE):
-            raise BenchError(f"{self.candidate.label} responds to {ITEM} with {status} {body[:200]!r}")
-
-    def check_validation(self) -> None:
-        """A valid body gets the same response from all candidates, an invalid one 422."""
-        self._requests += 2
-        valid, invalid = (fetch(self.port, "/items", body) for body in (VALID, INVALID))
-        if valid != (HTTPStatus.OK, RESPONSE) or invalid[0] != HTTPStatus.UNPROCESSABLE_ENTITY:
-            raise BenchError(f"{self.candidate.label} responds to bodies with {valid} and {invalid}")
-
-    def _said(self) -> str:
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-SHOWN_CHARACTERS:]
+        return fetch(self._port, path, body)
 
     def _counted(self) -> int:
-        text = fetch(self.port, "/metrics")[1].decode()
+        text = fetch(self._port, "/metrics")[1].decode()
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        counts = (sample for sample in samples if sample.name == self.candidate.counter)
+        counts = (sample for sample in samples if sample.name == self._candidate.counter)
         return round(sum(sample.value for sample in counts if not {*ADMIN} & {*sample.labels.values()}))
 
     def _spans(self) -> int:
         spans: dict[str, int] = json.loads(fetch(self._collector_port, "/")[1])
         return sum(count for name, count in spans.items() if not name.endswith(ADMIN))
+
+    def _error(self, what: str) -> BenchError:
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace")[-SHOWN_CHARACTERS:]
+        return BenchError(f"{self._candidate.label} {what}\n{said}".strip())
 
 
 def fetch(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
@@ -235,14 +218,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
-
-
-def require_programs() -> str:
-    """The version of wrk; BenchError if wrk or uv is missing."""
-    for program in ("wrk", "uv"):
-        if shutil.which(program) is None:
-            raise BenchError(
-                f"{program} is not installed. Use `make bench`, or on Debian and Ubuntu: apt-get install wrk"
-            )
-    said = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
-    return " ".join(said.split()[1:2])

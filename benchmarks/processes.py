@@ -6,7 +6,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,12 @@ LIBC = ctypes.CDLL(None)
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 30.0
 SHOWN_CHARACTERS = 1500
+EMPTY: Mapping[str, str] = {}
 # Variables of the caller that would change how a candidate behaves.
 NOT_INHERITED = ("APP_", "OTEL_", "PYTHON", "PROMETHEUS_", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT")
 
 _ALLOWED = sorted(os.sched_getaffinity(0))
+ALL_CORES = frozenset(_ALLOWED)
 SERVER_CORES = frozenset(_ALLOWED[:1])
 LOAD_CORES = frozenset(_ALLOWED[1:2] or _ALLOWED)
 OTHER_CORES = frozenset(_ALLOWED[2:]) or LOAD_CORES
@@ -35,12 +36,7 @@ class Child:
     """A process that ends with its context, and with this process even after SIGKILL."""
 
     def __init__(
-        self,
-        command: Sequence[str | Path],
-        *,
-        cores: frozenset[int],
-        env: Mapping[str, str] | None = None,
-        **options: Any,
+        self, command: Sequence[str | Path], *, cores: frozenset[int], env: Mapping[str, str] = EMPTY, **options: Any
     ) -> None:
         def prepare() -> None:
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -48,7 +44,7 @@ class Child:
 
         self.process = subprocess.Popen(
             [str(word) for word in command],
-            env=clean_environment(env),
+            env={name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)} | {**env},
             preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
             **{"cwd": ROOT, "stdin": subprocess.DEVNULL, **options},
         )
@@ -57,12 +53,8 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
+        with self.process:  # which closes its streams and waits
             self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
 
     def output(self) -> str:
         """Wait for the end and return standard output; BenchError if the exit status is not 0."""
@@ -75,10 +67,7 @@ class Child:
     def stop(self, number: int) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
-        try:
-            return int(self.process.wait(STOP_SECONDS))
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"a process did not end within {STOP_SECONDS} s after signal {number}") from None
+        return int(self.process.wait(STOP_SECONDS))
 
     def cpu_seconds(self) -> float:
         """CPU time of all threads, user and system, since the start."""
@@ -119,36 +108,18 @@ def _core_seconds() -> float:
 
 def run(command: Sequence[str | Path], *, cwd: Path = ROOT, **env: str) -> str:
     """Run a command to its end and return its output; BenchError if it fails."""
-    with Child(
-        command, cores=frozenset(_ALLOWED), env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
+    with Child(command, cores=ALL_CORES, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         return child.output()
-
-
-def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The caller's environment without what would change a candidate, and with `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
-    return kept | dict(extra or {})
-
-
-def stop_on_signals() -> None:
-    """Let SIGTERM and SIGHUP leave all contexts, so that the children end."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def machine_facts() -> dict[str, str]:
     """Kind and size of the machine, without its name."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    try:
-        distribution = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        distribution = "unknown distribution"
-    shared = "The server has a core of its own" if SERVER_CORES != LOAD_CORES else "**one core for everything**"
+    alone = "The server has a core of its own" if SERVER_CORES != LOAD_CORES else "**One core for everything**"
     return {
-        "processor": f"{model[1].strip() if model else platform.machine()}, {len(_ALLOWED)} cores",
+        "processor": f"{model[1].strip() if model else platform.machine()}, {len(ALL_CORES)} cores",
         "memory": f"{int(memory[1]) / 1_048_576:.0f} GiB" if memory else "unknown",
-        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}, {distribution}",
-        "placement": f"{shared}; load, log reader and collector share {len(LOAD_CORES | OTHER_CORES)}",
+        "system": f"Linux {platform.release()}, {platform.freedesktop_os_release().get('PRETTY_NAME', '')}",
+        "placement": f"{alone}; load, log reader and collector share {len(LOAD_CORES | OTHER_CORES)}",
     }

@@ -23,7 +23,7 @@ COLUMNS = {
     "p95_us": ("p95 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
     "p99_ratio": ("p99 ratio", "{:.2f}"),
-    "sent_late_p99_us": ("sent late, p99 µs", "{:,.0f}"),
+    "sent_late_us": ("sent late µs", "{:,.1f}"),
     "left_out": ("left out", "{:.1%}"),
     "start_seconds": ("start", "{:.2f} s"),
     "rss_mb": ("resident", "{:.1f} MB"),
@@ -51,16 +51,9 @@ def markdown(results: Results) -> str:
     noisy = [f"{name} {found['others']:.0%}" for name, found in sections.items() if found["others"] > NOISY_SHARE]
     if noisy:
         parts.append(f"**The machine was not quiet**: others took up to this share of the core: {', '.join(noisy)}.")
-    weak = [
-        row["label"]
-        for found in sections.values()
-        for row in found["rows"].values()
-        if row.get("idle", {}).get("most", 0) > IDLE_SHARE
-    ]
-    if weak:
-        parts.append(
-            f"**The load was too weak** at times to keep the core busy, for: {'; '.join(dict.fromkeys(weak))}."
-        )
+    rows = [row for found in sections.values() for row in found["rows"].values()]
+    if weak := {row["label"]: None for row in rows if row.get("idle", {}).get("most", 0) > IDLE_SHARE}:
+        parts.append(f"**The load was too weak** at times to keep the core busy, for: {'; '.join(weak)}.")
     if found := goals(sections):
         parts.append("## Goals\n\n" + table(["case", "goal", "found", ""], found))
     for name, title in TITLES.items():
@@ -84,11 +77,11 @@ def _rows(rows: dict[str, Results]) -> str:
     used = [name for name in COLUMNS if any(name in row for row in rows.values())]
     return table(
         ["", *(COLUMNS[name][0] for name in used)],
-        [[row["label"], *(_cell(row.get(name), COLUMNS[name][1]) for name in used)] for row in rows.values()],
+        [[row["label"], *(cell(row.get(name), COLUMNS[name][1]) for name in used)] for row in rows.values()],
     )
 
 
-def _cell(value: Any, form: str) -> str:
+def cell(value: Any, form: str) -> str:
     if not isinstance(value, dict):
         return "" if value is None else form.format(value)
     middle, least, most = (form.format(value[name]) for name in ("median", "least", "most"))
@@ -154,11 +147,11 @@ def chart(results: Results) -> str:
     for index, row in enumerate(rows):
         y, share = TOP + BAR_STEP * index, row["ratio"]
         least, most = (LABEL_WIDTH + share[name] * scale for name in ("least", "most"))
+        fill = f'fill="{COLOURS[row["kind"]]}"'
         text = f"{share['median']:.2g} · {row['rate']['median']:,.0f}/s"
-        width = share["median"] * scale
         lines += [
             f'<text x="{LABEL_WIDTH - 10}" y="{y + 14}" text-anchor="end">{escape(row["label"])}</text>',
-            f'<rect x="{LABEL_WIDTH}" y="{y}" width="{width:.1f}" height="18" fill="{COLOURS[row["kind"]]}"/>',
+            f'<rect x="{LABEL_WIDTH}" y="{y}" width="{share["median"] * scale:.1f}" height="18" {fill}/>',
             f'<path d="M{least:.1f} {y + 9}H{most:.1f}" stroke="#24292f"/>',
             f'<text x="{most + 10:.1f}" y="{y + 14}">{text}</text>',
         ]

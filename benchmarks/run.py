@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,10 +18,10 @@ from typing import Any
 
 from . import report
 from .candidates import Candidates
-from .measure import Checks, require_programs
-from .processes import OTHER_CORES, BenchError, Child, machine_facts, stop_on_signals
+from .measure import Checks
+from .processes import OTHER_CORES, BenchError, Child, machine_facts, run
 from .sections import FULL, QUICK, SECTIONS, SMOKE, Sections
-from .service import Installer, commit_of_template
+from .service import Installer
 
 HERE = Path(__file__).parent
 WORK = HERE / ".work"
@@ -33,7 +34,6 @@ def main() -> int:
     if arguments.report:
         write(json.loads((folder / "results.json").read_text()), folder)
         return 0
-    stop_on_signals()
     try:
         results = measure(arguments)
     except BenchError as error:
@@ -51,14 +51,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, in about four minutes")
     parser.add_argument("--smoke", action="store_true", help="as short as possible: shows only that everything runs")
     parser.add_argument("--only", metavar="A,B", help=f"some sections of: {', '.join(SECTIONS)}")
-    parser.add_argument(
-        "--against", metavar="COMMIT", help="compare with another commit of the template, and nothing else"
-    )
+    parser.add_argument("--against", metavar="COMMIT", help="only compare with another commit of the template")
     parser.add_argument("--python", default=sys.executable, help="the Python of all candidates, 3.11 or newer")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of services and environments")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the results; only a full run writes to benchmarks/results"
-    )
+    parser.add_argument("--output", type=Path, help="folder of the results; else results, or .work/results unless full")
     parser.add_argument("--report", action="store_true", help="write table and chart again from results.json")
     arguments = parser.parse_args()
     names = ["against"] if arguments.against else [name for name in SECTIONS if name != "against"]
@@ -75,7 +71,9 @@ def parse() -> argparse.Namespace:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure section by section; the results are written after each."""
     plan = QUICK if arguments.quick else SMOKE if arguments.smoke else FULL
-    load_version = require_programs()
+    for program in ("wrk", "uv"):
+        if shutil.which(program) is None:
+            raise BenchError(f"{program} is not installed; `make bench` installs it on Debian and Ubuntu")
     print("preparing…", file=sys.stderr)
     installer = Installer(arguments.python, arguments.work.resolve())
     began, checks = time.monotonic(), Checks()
@@ -86,10 +84,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sections = Sections(candidates, port, plan, checks)
         about: dict[str, Any] = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": " ".join(
-                ["make bench", *([f"ARGS='{' '.join(options(arguments))}'"] if options(arguments) else [])]
-            ),
-            "commit": commit_of_template() + (f" against {arguments.against}" if arguments.against else ""),
+            "command": command(arguments),
+            "commit": run(("sh", "-c", "git describe --always --dirty=+ --exclude '*' || echo unknown")).strip(),
             "machine": machine_facts(),
         }
         results: dict[str, Any] = {"about": about, "errors": {}, "sections": {}}
@@ -100,16 +96,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 traceback.print_exc()
                 results["errors"][name] = f"{type(error).__name__}: {error}"
             about["minutes"] = round((time.monotonic() - began) / 60, 1)
-            about["versions"] = {**candidates.versions(), "wrk": load_version}
+            about["versions"] = candidates.versions()
             results["checks"] = {"held": dict(checks.held), "failed": checks.failed}
             write(results, arguments.output)
     return results
 
 
-def options(arguments: argparse.Namespace) -> list[str]:
-    """What was chosen, without the paths of this machine."""
+def command(arguments: argparse.Namespace) -> str:
+    """What to type for the same run, without the paths of this machine."""
     chosen = [f"--{name}" for name in ("quick", "smoke") if getattr(arguments, name)]
-    return chosen + [f"--{name} {value}" for name in ("only", "against") if (value := getattr(arguments, name))]
+    chosen += [f"--{name} {value}" for name in ("only", "against") if (value := getattr(arguments, name))]
+    return f"make bench ARGS='{' '.join(chosen)}'" if chosen else "make bench"
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

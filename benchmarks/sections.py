@@ -11,6 +11,7 @@ from .candidates import Candidate, Candidates
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
 SECTIONS = ("main", "post", "latency", "collectors", "memory", "against")
+FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
 
@@ -74,11 +75,8 @@ class Sections:
         return rows
 
     def _post(self) -> Rows:
-        chosen = {
-            name: candidate
-            for name, candidate in self._candidates.main().items()
-            if name in ("bare_fastapi", "ours", "usual")
-        }
+        every = self._candidates.main()
+        chosen = {name: one for name, one in every.items() if name in ("bare_fastapi", "ours", "usual")}
         return self._rounds(chosen, self._plan.few_rounds, VALID)
 
     def _collectors(self) -> Rows:
@@ -138,13 +136,9 @@ class Sections:
             name: {
                 "label": candidate.label,
                 "kind": candidate.kind,
-                "rate": figure([load.rate for load in loads[name]]),
+                **{key: figure([getattr(load, key) for load in loads[name]]) for key in FIGURES},
                 "ratio": ratio([load.rate for load in loads[name]], [load.rate for load in to]),
-                "cpu_us": figure([load.cpu_us for load in loads[name]]),
                 "cpu_ratio": ratio([load.cpu_us for load in to], [load.cpu_us for load in loads[name]]),
-                "start_seconds": figure([load.start_seconds for load in loads[name]]),
-                "rss_mb": figure([load.rss_mb for load in loads[name]]),
-                "idle": figure([load.idle for load in loads[name]]),
             }
             for name, candidate in chosen.items()
         }

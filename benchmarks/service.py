@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .processes import ROOT, BenchError, run
 
-NAME = "Bench Service"
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
 # What serves must be the same in all environments, in the version that the service has.
@@ -45,15 +44,19 @@ class Installer:
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        template = checkout(commit, folder / "template") if commit else ROOT
+        template = ROOT
+        if commit:
+            template, archive = folder / "template", folder / "template.tar"
+            template.mkdir()
+            run(("git", "archive", "--output", archive, commit))
+            run(("tar", "--extract", "--file", archive, "--directory", template))
         # cookiecutter keeps its last answers in the home directory.
-        options = (f"project_name={NAME}", "--no-input", "--default-config", "--output-dir", folder)
+        options = ("project_name=Bench Service", "--no-input", "--default-config", "--output-dir", folder)
         run((sys.executable, "-m", "cookiecutter", template, *options), HOME=str(folder))
         rendered = folder / "bench-service"
         extend(rendered / "src" / PACKAGE)
         again = ["--reinstall-package", "bench-service", "--reinstall-package", "asgi-chassis"]
-        same = pins(like) if like else []
-        return self._environment(name, *again, rendered, *(pin for pin in same if "chassis" not in pin))
+        return self._environment(name, *again, rendered, *(pins(like) if like else []))
 
     def peers(self, like: Path) -> Path:
         """Install the peers beside the service's versions of what serves; returns their Python."""
@@ -64,7 +67,9 @@ class Installer:
         python = folder / "bin/python"
         if not python.exists():
             run(["uv", "venv", "--quiet", "--python", self._python, folder], UV_PYTHON_DOWNLOADS="never")
-        run(["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *packages])
+        # As in the image: compiled, and not editable.
+        command = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
+        run((*command, *packages), UV_NO_EDITABLE="1")
         return python
 
 
@@ -78,14 +83,6 @@ def versions(python: Path) -> dict[str, str]:
     """The versions that are told in the report."""
     found = dict(line.split("==") for line in pins(python))
     return {name: found[name] for name in SHOWN if name in found}
-
-
-def checkout(commit: str, folder: Path) -> Path:
-    """Write the files of a commit of the template into a new folder."""
-    archive = folder.with_suffix(".tar")
-    run(["git", "archive", "--output", archive, commit])
-    shutil.unpack_archive(archive, folder, filter="data")
-    return folder
 
 
 def extend(package: Path) -> None:
@@ -103,11 +100,3 @@ def extend(package: Path) -> None:
     if (imports, routes) != (1, 1):
         raise BenchError("app.py of this commit has another form; update extend() in benchmarks/service.py")
     app.write_text(rendered)
-
-
-def commit_of_template() -> str:
-    """The commit of the working tree, with a plus if files differ from it."""
-    try:
-        return run(["git", "describe", "--always", "--dirty=+", "--exclude", "*"]).strip()
-    except (BenchError, OSError):
-        return "unknown"
