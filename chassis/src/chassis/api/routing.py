@@ -20,7 +20,7 @@ class Endpoint:
     """A handler on one path: an ASGI application that dispatches by HTTP method."""
 
     def __init__(self, handler: Handler, path_names: Sequence[str]) -> None:
-        self.operations = {
+        self.operations: dict[str, Operation] = {
             verb.upper(): Operation(handler, verb, path_names) for verb in VERBS if hasattr(handler, verb)
         }
         if not self.operations:
@@ -28,7 +28,7 @@ class Endpoint:
         self._by_method = dict(self.operations)
         if "GET" in self._by_method:
             self._by_method["HEAD"] = self._by_method["GET"]
-        self.allow = ", ".join([*self._by_method, "OPTIONS"])
+        self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
     # Returns the coroutine of the operation rather than awaiting it: see "Performance" in chassis/README.md.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
@@ -53,8 +53,8 @@ class Route(StarletteRoute):
             )
         # Routes outside of the index that precede this one in the router's list.
         self.precursors: tuple[BaseRoute, ...] = ()
-        self.names = tuple(compile_path(path)[2])
-        self.resource = Endpoint(handler, self.names)
+        self.names: tuple[str, ...] = tuple(compile_path(path)[2])
+        self.resource: Endpoint = Endpoint(handler, self.names)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
 
