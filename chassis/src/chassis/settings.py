@@ -31,7 +31,9 @@ class ChassisSettings(BaseSettings):
     (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default.
     """
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+    )
 
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container listens on all
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")

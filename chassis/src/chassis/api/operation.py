@@ -1,7 +1,7 @@
 """One method of a handler, its signature compiled once: binds a request, calls the method, sends the response."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -31,13 +31,13 @@ class Operation:
     def __init__(self, handler: Handler, verb: str, path_names: Collection[str]) -> None:
         self.verb = verb
         self.method: Callable[..., Any] = getattr(handler, verb)
-        self.name = f"{type(handler).__name__}.{verb}"
+        self.name: str = f"{type(handler).__name__}.{verb}"
         signature = inspect.signature(self.method)
         hints = self._hints()
         self.path: dict[str, Parameter] = {}
         self.query: dict[str, Parameter] = {}
         self.body: TypeAdapter[Any] | None = None
-        self.body_is_optional = False
+        self.body_is_optional: bool = False
         self._wants_request = False
         for parameter in signature.parameters.values():
             self._add(parameter, hints, path_names)
@@ -50,11 +50,11 @@ class Operation:
         self._parameters = Parameters(self.path, self.query) if self.path or self.query else None
         returned = _result_annotation(hints.get("return", Any))
         has_schema = not (returned is Any or returned is NoneType or _is_class(returned, Response))
-        self.result = self._adapter("return", returned) if has_schema else None
+        self.result: TypeAdapter[Any] | None = self._adapter("return", returned) if has_schema else None
         self._to_json = self.result.serializer.to_json if self.result is not None else to_json
         responses = declared_responses(self.method)
-        self.errors = responses.errors
-        self.status = responses.status or (204 if returned is NoneType else 200)
+        self.errors: Mapping[int, str] = responses.errors
+        self.status: int = responses.status or (204 if returned is NoneType else 200)
         self._tells_length = self.status != HTTPStatus.NO_CONTENT
         self._has_content = self._tells_length and returned is not NoneType
         # An instance of exactly this class is serialized without checking its type again.

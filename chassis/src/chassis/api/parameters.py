@@ -25,10 +25,10 @@ class Parameter:
         self.adapter = adapter
         self.annotation = annotation
         self.default = default
-        self.is_required = default is inspect.Parameter.empty
+        self.is_required: bool = default is inspect.Parameter.empty
         plain = _plain(annotation)
-        self.is_list = get_origin(plain) in COLLECTIONS or plain in COLLECTIONS
-        self.is_structured = _has_structure(adapter.core_schema)
+        self.is_list: bool = get_origin(plain) in COLLECTIONS or plain in COLLECTIONS
+        self.is_structured: bool = _has_structure(adapter.core_schema)
 
 
 class Parameters:
