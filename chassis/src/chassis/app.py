@@ -62,12 +62,14 @@ class App:
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
-        self.name = name or _distribution_of(type(settings))
-        self.version = version or _installed_version(self.name)
+        self.name: str = name or _distribution_of(type(settings))
+        self.version: str = version or _installed_version(self.name)
         self.description = description
-        self.telemetry = telemetry or Telemetry.from_settings(settings, service=self.name, version=self.version)
-        self.tasks = Tasks(self.telemetry)
-        self.health = Health(cache_seconds=settings.readiness_cache_seconds)
+        self.telemetry: Telemetry = telemetry or Telemetry.from_settings(
+            settings, service=self.name, version=self.version
+        )
+        self.tasks: Tasks = Tasks(self.telemetry)
+        self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
