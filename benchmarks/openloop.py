@@ -3,8 +3,8 @@
     python -m benchmarks.openloop <port> <path> <requests a second> <seconds> <connections>
 
 wrk sends the next request when the last one is done, so a slow server gets fewer requests and hides its slow
-moments ("coordinated omission"). Here each request is due at a fixed time, and its latency counts from then. One
-thread polls without sleeping, because a timer's error would be larger than the latency.
+moments ("coordinated omission"). Here each request is due at a fixed time, and its latency counts from then. The
+client polls without sleeping, because a timer's error would be larger than the latency.
 """
 
 import gc
@@ -71,11 +71,11 @@ class Client:
             self._poll.register(sock.fileno(), select.EPOLLIN)
             self._free.append(sock.fileno())
 
-    def run(self, seconds: float, rate: float | None, *, drop: bool = True, detect_pauses: bool = False) -> Responses:
+    def run(self, seconds: float, rate: float | None, *, precise: bool = False) -> Responses:
         """Send at `rate`, or as fast as responses come.
 
-        A request that is due while no connection is free is not sent with `drop`, else it waits. With
-        `detect_pauses`, requests in flight while others had the client's core are left out.
+        A request that is due while no connection is free is not sent. With `precise`, it waits for one, the client
+        polls without sleeping, and requests in flight while others had its core are left out.
         """
         responses = Responses()
         began = due = last = perf_counter()
@@ -86,7 +86,7 @@ class Client:
             while due <= now < until:
                 if self._free:
                     self._send(due if rate else now, now, responses)
-                elif drop and rate:
+                elif rate and not precise:
                     responses.not_sent += 1
                 else:
                     break
@@ -95,11 +95,12 @@ class Client:
                 break
             if now > until + TIMEOUT_SECONDS:
                 sys.exit(f"{len(self._due)} requests got no response")
-            events = self._poll.poll(0)
+            wait = 0.01 if rate is None else min(max(due - now, 0.0), 0.01)
+            events = self._poll.poll(0 if precise else wait)
             served = len(responses.served)
             for number, _ in events:
                 self._receive(number, began, responses)
-            if detect_pauses:
+            if precise:
                 now, ran = perf_counter(), thread_time()
                 if (now - last) - (ran - last_ran) > PAUSE_SECONDS:
                     responses.left_out += len(responses.served) - served + len(self._due)
@@ -107,8 +108,8 @@ class Client:
                     self._due = dict.fromkeys(self._due, -1.0)
                     due = max(due, now)
                 last, last_ran = now, ran
-            if not events:
-                os.sched_yield()
+                if not events:
+                    os.sched_yield()
         responses.seconds = perf_counter() - began
         return responses
 
@@ -145,7 +146,7 @@ def main() -> None:
     port, path, rate, seconds, connections = sys.argv[1:]
     client = Client(int(port), path, int(connections))
     gc.disable()
-    found = client.run(float(seconds), float(rate), drop=False, detect_pauses=True)
+    found = client.run(float(seconds), float(rate), precise=True)
     since = float(seconds) * WARM_UP_SHARE
     report = {f"p{share}_us": found.percentile(share, since) * 1e3 for share in (50, 95, 99)}
     report |= {"sent_late_us": fmean(found.sent_late) * 1e6, "left_out": found.left_out / found.sent}
