@@ -8,7 +8,6 @@ that install from PyPI, by `uv tool run` in the newest version. The first round 
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from statistics import median
 from typing import NamedTuple
 
 from .measure import fetch, free_port
-from .processes import ALL_CORES, ROOT, BenchError, Child, run
+from .processes import ALL_CORES, ROOT, SHOWN_CHARACTERS, BenchError, Child, run
 
 TIMEOUT_SECONDS = 120
 
@@ -63,16 +62,18 @@ def wait_for_response(generator: Generator, project: Path, python: str) -> None:
     """Run the service until its first 200."""
     port = free_port()
     env = {"UV_PYTHON": python, "PORT": str(port)}
-    options = {"cwd": project, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    output = (project / "output.txt").open("w+b")
+    options = {"cwd": project, "stdout": output, "stderr": output, "start_new_session": True}
     until = time.monotonic() + TIMEOUT_SECONDS
-    with Child(("sh", "-c", generator.start), cores=ALL_CORES, env=env, **options) as child:
+    with output, Child(("sh", "-c", generator.start), cores=ALL_CORES, env=env, **options) as child:
         try:
             while child.process.poll() is None and time.monotonic() < until:
                 with suppress(OSError):
                     if fetch(port, generator.path)[0] == 200:
                         return
                 time.sleep(0.01)
-            raise BenchError(f"no 200 on {generator.path}")
+            output.seek(0)
+            raise BenchError(f"no 200 on {generator.path}: {output.read().decode()[-SHOWN_CHARACTERS:]}")
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGTERM)

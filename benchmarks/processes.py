@@ -116,10 +116,11 @@ def machine_facts() -> dict[str, str]:
     """Kind and size of the machine, without its name."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    kernel = ".".join(platform.release().split(".")[:2])
     alone = "The server has a core of its own" if SERVER_CORES != LOAD_CORES else "**One core for everything**"
     return {
         "processor": f"{model[1].strip() if model else platform.machine()}, {len(ALL_CORES)} cores",
         "memory": f"{int(memory[1]) / 1_048_576:.0f} GiB" if memory else "unknown",
-        "system": f"Linux {platform.release()}, {platform.freedesktop_os_release().get('PRETTY_NAME', '')}",
+        "system": f"Linux {kernel}, {platform.freedesktop_os_release().get('PRETTY_NAME', '')}",
         "placement": f"{alone}; load, log reader and collector share {len(LOAD_CORES | OTHER_CORES)}",
     }

@@ -16,9 +16,9 @@ COLUMNS = {
     "requests": ("requests", "{:,.0f}"),
     "asked_rate": ("requests/s", "{:,.0f}"),
     "rate": ("requests/s", "{:,.0f}"),
-    "ratio": ("ratio", "{:.3g}"),
+    "ratio": ("ratio", "{:#.3g}"),
     "cpu_us": ("CPU µs/request", "{:.1f}"),
-    "cpu_ratio": ("ratio by CPU", "{:.3g}"),
+    "cpu_ratio": ("ratio by CPU", "{:#.3g}"),
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p95_us": ("p95 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
@@ -148,7 +148,7 @@ def chart(results: Results) -> str:
         y, share = TOP + BAR_STEP * index, row["ratio"]
         least, most = (LABEL_WIDTH + share[name] * scale for name in ("least", "most"))
         fill = f'fill="{COLOURS[row["kind"]]}"'
-        text = f"{share['median']:.2g} · {row['rate']['median']:,.0f}/s"
+        text = f"{share['median']:#.2g} · {row['rate']['median']:,.0f}/s"
         lines += [
             f'<text x="{LABEL_WIDTH - 10}" y="{y + 14}" text-anchor="end">{escape(row["label"])}</text>',
             f'<rect x="{LABEL_WIDTH}" y="{y}" width="{share["median"] * scale:.1f}" height="18" {fill}/>',

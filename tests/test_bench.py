@@ -23,7 +23,7 @@ COSTS = (
 
 
 def bench(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "benchmarks.run", "--smoke", "--work", folder, *options)
+    command = (sys.executable, "-m", "benchmarks.run", "--smoke", "--work", str(folder), *options)
     return run(*command, cwd=TEMPLATE, **variables)
 
 
