@@ -131,7 +131,7 @@ def test_unknown_exporter_stops_the_start_with_one_line(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
     with pytest.raises(SystemExit) as caught:
-        Telemetry.from_settings(ChassisSettings(_env_file=None))  # type: ignore[call-arg]
+        Telemetry.from_settings(ChassisSettings(_env_file=None), service="x", version="1")  # type: ignore[call-arg]
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: OTEL_TRACES_EXPORTER='zipkin': this service knows 'otlp', 'console' and 'none'"

@@ -47,7 +47,7 @@ class Loop:
                 if self.enters(read_at):
                     self.now += service_seconds
                     self.computed += service_seconds if processor_seconds is None else processor_seconds
-                    self.control.under_way -= 1
+                    self.control.leave()
                     answers.append(self.now - arrival)
                 else:
                     self.now += SHED_SECONDS
@@ -124,7 +124,7 @@ def test_number_under_way_is_bounded() -> None:
     for _ in range(3):
         with pytest.raises(Problem):
             loop.control.enter(loop.now)
-    loop.control.under_way -= 1
+    loop.control.leave()
     loop.control.enter(loop.now)
     assert (loop.shed("concurrency"), loop.shed("delay")) == (3, 0)
     assert loop.metrics.registry.get_sample_value("http_server_max_requests") == 2

@@ -23,15 +23,15 @@ from opentelemetry.trace import (
 from opentelemetry.trace.span import TraceState
 
 from chassis import Handler, Route
-from chassis.telemetry import observation
 from chassis.telemetry.otlp import (
-    MAX_REMEMBERED,
+    MAX_CACHED,
+    attribute_cache,
     encode_attributes,
     encode_request,
     encode_span,
-    remembered,
     varint,
 )
+from chassis.telemetry.span_attributes import shared_attributes
 
 from .support.service import SAMPLED, serve
 
@@ -113,23 +113,23 @@ async def test_encoding_of_a_requests_span_is_that_of_opentelemetry(monkeypatch:
     assert all(span.attributes and span.attributes["url.path"] for span in spans)
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    for number in range(2 * MAX_REMEMBERED):
+def test_cache_of_attributes_is_bounded() -> None:
+    for number in range(2 * MAX_CACHED):
         encode_attributes(9, {"number": str(number)})
-    assert len(remembered) <= MAX_REMEMBERED
+    assert len(attribute_cache) <= MAX_CACHED
     encode_attributes(9, {"long": "x" * 1000})
-    assert ("long", "x" * 1000) not in remembered
+    assert ("long", "x" * 1000) not in attribute_cache
 
 
-async def test_what_is_remembered_of_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observation, "MAX_REMEMBERED", 3)
+async def test_cache_of_shared_attributes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_attributes, "max_entries", 3)
     async with serve(Route("/item", Item())) as service:
         for number in range(9):
             headers = SAMPLED | {"user-agent": f"browser/{number}" * (1 if number < 8 else 100)}
             await service.client.get("/item", params={"number": 1}, headers=headers)
         spans = await service.spans(9)
     assert len({dict(span.attributes or {})["user_agent.original"] for span in spans}) == 9
-    assert len(observation.remembered_attributes) <= 3
+    assert len(shared_attributes) <= 3
 
 
 def test_link_keeps_its_trace_state() -> None:

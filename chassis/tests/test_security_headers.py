@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
 from chassis import Handler, Reply, Route
-from chassis.middleware import SecurityHeadersMiddleware
 
 from .support.service import serve
 
@@ -58,6 +56,9 @@ async def test_answer_may_have_its_own(client: httpx.AsyncClient, method: str) -
 
 async def test_defaults_can_be_replaced_and_left_out() -> None:
     headers = {"X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "", "x-more": "1"}
-    async with serve(Route("/", Items()), inner=[Middleware(SecurityHeadersMiddleware, headers=headers)]) as service:
+    async with serve(Route("/", Items()), security_headers=headers) as service:
         answer = await service.client.get("/")
+        admin = await service.client.get("/healthz")
+    assert (admin.headers["x-frame-options"], admin.headers["x-more"]) == ("SAMEORIGIN", "1")
+    assert "referrer-policy" not in answer.headers
     assert (answer.headers["x-frame-options"], answer.headers["x-more"]) == ("SAMEORIGIN", "1")

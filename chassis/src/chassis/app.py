@@ -1,19 +1,20 @@
 """The application: what `app.py` beside the chassis lists, put together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .admin import admin_routes
 from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
 from .http.connection import answer_refused
-from .middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
+from .middleware import TelemetryMiddleware, build_stack
+from .middleware.load_shedder import LoadShedder
 from .problem import Problem
 from .tasks import Tasks
 from .telemetry import Telemetry
@@ -39,7 +40,11 @@ class App:
         *,
         telemetry: Telemetry,
         routes: Sequence[BaseRoute],
-        middleware: Sequence[Middleware],
+        middleware: Sequence[Middleware] = (),
+        max_body_bytes: int = 1_048_576,
+        deadline_seconds: float = 30.0,
+        load_shedder: LoadShedder | None = None,
+        security_headers: Mapping[str, str] | None = None,
         checks: Sequence[Check] = (),
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
         tasks: Tasks | None = None,
@@ -58,23 +63,27 @@ class App:
         ]
         self.has_websockets = has_websockets(routes)
         self._router = Router(self.routes)
-        self.public = self._stack(middleware, self._route)
+        self.public = build_stack(
+            self._route,
+            telemetry=telemetry,
+            middleware=middleware,
+            max_body_bytes=max_body_bytes,
+            deadline_seconds=deadline_seconds,
+            load_shedder=load_shedder,
+            security_headers=security_headers,
+        )
         admin = admin_routes(self.health, telemetry)
         self._admin_paths = frozenset(route.path for route in admin)
-        self.admin = self._stack(
-            [
-                Middleware(TelemetryMiddleware, telemetry=telemetry, log_success=False),
-                Middleware(SecurityHeadersMiddleware),
-                Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
-            ],
+        self.admin = build_stack(
             Router(admin),
+            telemetry=telemetry,
+            max_body_bytes=ADMIN_BODY_BYTES,
+            deadline_seconds=ADMIN_DEADLINE_SECONDS,
+            security_headers=security_headers,
+            log_success=False,
         )
-
         # What was refused before it could be dispatched, to be observed like everything else.
-        self.refusals = self._stack(
-            [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeadersMiddleware)],
-            answer_refused,
-        )
+        self.refusals = TelemetryMiddleware(answer_refused, telemetry=telemetry, security_headers=security_headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,7 +103,7 @@ class App:
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
-            watch = LoopWatch(self.telemetry.metrics.loop_lag)
+            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
             self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
             self.health.state = State.READY
             try:
@@ -102,12 +111,6 @@ class App:
             finally:
                 self.health.state = State.DRAINING
                 await self.tasks.stop(stop_seconds())
-
-    def _stack(self, middleware: Sequence[Middleware], innermost: ASGIApp) -> ASGIApp:
-        app = innermost
-        for cls, args, kwargs in reversed(middleware):
-            app = cls(app, *args, **kwargs)
-        return app
 
     def _route(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if self.health.state is State.STARTING:

@@ -1,6 +1,6 @@
-"""The application that tests run: any routes, behind the middlewares of a generated service."""
+"""The application that tests run: any routes, in the layers of a generated service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -8,11 +8,6 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
 from chassis import App, Check, LoadShedder, Telemetry
-from chassis.middleware import (
-    GuardMiddleware,
-    SecurityHeadersMiddleware,
-    TelemetryMiddleware,
-)
 
 
 def make_app(
@@ -21,27 +16,21 @@ def make_app(
     max_body_bytes: int = 100_000,
     max_requests: int | None = None,
     deadline_seconds: float = 20.0,
-    inner: Sequence[Middleware] = (),
+    middleware: Sequence[Middleware] = (),
+    security_headers: Mapping[str, str] | None = None,
     checks: Sequence[Check] = (),
     resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     readiness_cache_seconds: float = 0.0,
 ) -> App:
-    """Routes behind the middlewares that a generated service has."""
+    """Routes in the layers that a generated service has; `middleware` is the owner's."""
     return App(
         telemetry=telemetry,
         routes=routes,
-        middleware=[
-            Middleware(TelemetryMiddleware, telemetry=telemetry),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(
-                GuardMiddleware,
-                max_body_bytes=max_body_bytes,
-                deadline_seconds=deadline_seconds,
-                timed_out=telemetry.metrics.timed_out_requests,
-                load=LoadShedder(max_requests, telemetry.metrics),
-            ),
-            *inner,
-        ],
+        middleware=middleware,
+        max_body_bytes=max_body_bytes,
+        deadline_seconds=deadline_seconds,
+        load_shedder=LoadShedder(max_requests, telemetry.metrics),
+        security_headers=security_headers,
         checks=checks,
         resources=resources,
         readiness_cache_seconds=readiness_cache_seconds,

@@ -76,7 +76,7 @@ async def resource() -> AsyncIterator[None]:
 def main() -> int:
     """Serve until a signal comes."""
     settings = load_settings(ChassisSettings)
-    telemetry = Telemetry.from_settings(settings)
+    telemetry = Telemetry.from_settings(settings, service="test-program", version="1")
     routes = [Route("/waiting", Waiting()), Route("/switch-interval", SwitchInterval()), Route("/work", Work())]
     app = make_app(telemetry, *routes, resources=[resource()])
     server = Server(

@@ -18,10 +18,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 
-from .otlp import Source, encode_request, encode_span
-from .spans import RequestSpan
+from .otlp import Source, encode_request, encode_request_span, encode_span
+from .spans import SCOPE, RequestSpan, RequestSpanProcessor
 
 if TYPE_CHECKING:
     import httpx
@@ -32,7 +32,7 @@ LOAD_AFTER_SECONDS = 1.0
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
 
 
-class OtlpExporter(SpanProcessor):
+class OtlpExporter(RequestSpanProcessor):
     """Takes ended spans and posts them in batches from a thread of its own.
 
     A span is encoded when it ends, while it is at hand: bytes that wait cost the garbage collector
@@ -112,24 +112,39 @@ class OtlpExporter(SpanProcessor):
         )
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep `span` until its batch is sent; called in the thread in which it ends."""
-        if not isinstance(span, RequestSpan) and not (span.context and span.context.trace_flags.sampled):
+        """Keep a span that a handler or library made until its batch is sent."""
+        if not (span.context and span.context.trace_flags.sampled):
             return
         scope = span.instrumentation_scope
         key = (scope.name, scope.version) if scope is not None else ("", None)
-        found = self._queues.get(key)
-        if found is None:
-            found = self._queues.setdefault(key, ((span.resource, scope), deque()))
-        queue = found[1]
-        waiting = len(queue)
-        if waiting >= self._max_queued:
-            self.dropped["queue_full"] += 1
-            if not self._dropping:
-                self._dropping = True
-                log.warning("spans are dropped: %d wait to be exported to %s", waiting, self._url)
-            return
-        queue.append(encode_span(span))
-        if waiting + 1 >= self._batch_size and not self._wake.is_set():
+        queue = self._queue(key, (span.resource, scope))
+        if self._has_room(queue):
+            self._put(queue, encode_span(span))
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        """Keep the span of a request until its batch is sent."""
+        queue = self._queue((SCOPE.name, SCOPE.version), (span.resource, SCOPE))
+        if self._has_room(queue):
+            self._put(queue, encode_request_span(span))
+
+    def _queue(self, key: tuple[str, str | None], source: Source) -> deque[bytes]:
+        entry = self._queues.get(key)
+        if entry is None:
+            entry = self._queues.setdefault(key, (source, deque()))
+        return entry[1]
+
+    def _has_room(self, queue: deque[bytes]) -> bool:
+        if len(queue) < self._max_queued:
+            return True
+        self.dropped["queue_full"] += 1
+        if not self._dropping:
+            self._dropping = True
+            log.warning("spans are dropped: %d wait to be exported to %s", len(queue), self._url)
+        return False
+
+    def _put(self, queue: deque[bytes], encoded: bytes) -> None:
+        queue.append(encoded)
+        if len(queue) >= self._batch_size and not self._wake.is_set():
             self._wake.set()
 
     def shutdown(self) -> None:
