@@ -28,10 +28,12 @@ from chassis.telemetry.otlp import (
     attribute_cache,
     encode_attributes,
     encode_request,
+    encode_request_span,
     encode_span,
     varint,
 )
 from chassis.telemetry.span_attributes import shared_attributes
+from chassis.telemetry.spans import SCOPE, RequestSpan, RequestSpanProcessor
 
 from .support.service import SAMPLED, serve
 
@@ -94,22 +96,42 @@ def test_encoding_is_that_of_opentelemetry() -> None:
 
 
 class Item(Handler):
-    """Says something of its own, and something that the request's span says as well."""
+    """Adds to the request's span, and sets an attribute that the span has anyway."""
 
     async def get(self, number: int) -> None:
-        trace.get_current_span().set_attributes({"item": number, "mine": True} if number else {"http.route": "mine"})
+        span = trace.get_current_span()
+        span.set_attributes({"item": number, "mine": True} if number else {"http.route": "mine"})
+        if number == 2:
+            span.add_link(REMOTE, {"why": "before"})
+            span.add_event("looked", {"where": "there"})
+            span.set_status(StatusCode.ERROR, "it broke")
+
+
+class Collecting(RequestSpanProcessor):
+    """Keeps the spans of requests as they are."""
+
+    def __init__(self) -> None:
+        self.spans: list[RequestSpan] = []
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        self.spans.append(span)
 
 
 async def test_encoding_of_a_requests_span_is_that_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    collecting = Collecting()
     async with serve(Route("/item", Item())) as service:
+        service.app.telemetry.tracing.add_processor(collecting)
         for number in (0, 1, 2, 1):
             for headers in ({}, SAMPLED | {"tracestate": "vendor=a", "user-agent": f"browser/{number}"}):
                 await service.client.get("/item", params={"number": number}, headers=headers)
         await service.client.get("/item", params={"number": "none"})
         await service.client.get("/nothing")
         spans = await service.spans(10)
-    assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == normal(encode_by_opentelemetry(spans))
+    expected = normal(encode_by_opentelemetry(spans))
+    assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == expected
+    encoded = encode_request([((span.resource, SCOPE), [encode_request_span(span)]) for span in collecting.spans])
+    assert normal(ExportTraceServiceRequest.FromString(encoded)) == expected
     assert all(span.attributes and span.attributes["url.path"] for span in spans)
 
 
