@@ -261,5 +261,5 @@ async def test_starting_is_503_while_the_process_is_alive() -> None:
 
 def test_two_checks_of_one_name_are_refused() -> None:
     probe: Callable[[], Awaitable[object]] = never
-    with pytest.raises(ValueError, match="two checks have one name"):
+    with pytest.raises(ValueError, match="two checks have the same name"):
         Health([Check("database", probe), Check("database", probe)])

@@ -1,4 +1,4 @@
-"""A bounded cache for what costs time to make and comes again with most requests."""
+"""A bounded cache for values that are expensive to make and needed again by most requests."""
 
 from typing import TypeVar
 

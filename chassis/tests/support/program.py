@@ -10,6 +10,7 @@ import structlog
 from starlette.requests import Request
 
 from chassis import (
+    App,
     ChassisSettings,
     Handler,
     Route,
@@ -73,14 +74,18 @@ async def resource() -> AsyncIterator[None]:
         log.info("left")
 
 
+def create_app() -> App:
+    """The application, as its settings say."""
+    telemetry = Telemetry.from_settings(load_settings(ChassisSettings), service="test-program", version="1")
+    routes = [Route("/waiting", Waiting()), Route("/switch-interval", SwitchInterval()), Route("/work", Work())]
+    return make_app(telemetry, *routes, resources=[resource()])
+
+
 def main() -> int:
     """Serve until a signal comes."""
     settings = load_settings(ChassisSettings)
-    telemetry = Telemetry.from_settings(settings, service="test-program", version="1")
-    routes = [Route("/waiting", Waiting()), Route("/switch-interval", SwitchInterval()), Route("/work", Work())]
-    app = make_app(telemetry, *routes, resources=[resource()])
     server = Server(
-        app,
+        create_app(),
         host=settings.host,
         port=settings.port,
         admin_port=settings.admin_port,

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Literal
 
@@ -17,14 +17,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
 from .log_writer import MAX_HELD_BYTES, LineWriter
+from .redaction import Redactor, text
 
 LogFormat = Literal["auto", "json", "console"]
 
-REDACTED = "[redacted]"
-TOO_DEEP = "[too deep]"
-MAX_DEPTH = 20
 LAST_FLUSH_SECONDS = 1.0
-PAIR = 2
 SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
 
 
@@ -128,45 +125,6 @@ class AccessLogger(structlog.BoundLoggerBase):
         self._logger.write(event)
 
 
-class Redactor:
-    """Replaces the values of secret keys, however deep: in dictionaries, lists and pairs such as headers.
-
-    Works on a copy, whose keys are all text, as JSON requires.
-    """
-
-    def __init__(self, keys: Collection[str]) -> None:
-        self._keys = frozenset(key.lower().replace("_", "-") for key in keys)
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        exception = event.pop("exc_info", None)  # the console renderer's, which shows it by itself
-        redacted = self._redact_mapping(event, 0)
-        return redacted if exception is None else {**redacted, "exc_info": exception}
-
-    def _redact_mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        return {
-            key if isinstance(key, str) else _text(key): REDACTED
-            if self._is_secret(key)
-            else self._redact(value, depth)
-            for key, value in values.items()
-        }
-
-    def _redact(self, value: Any, depth: int) -> Any:
-        if not isinstance(value, dict | list | tuple):
-            return value
-        if depth >= MAX_DEPTH:
-            return TOO_DEEP
-        if isinstance(value, dict):
-            return self._redact_mapping(value, depth + 1)
-        if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
-            return (_text(value[0]), REDACTED)
-        return [self._redact(one, depth + 1) for one in value]
-
-    def _is_secret(self, key: Any) -> bool:
-        if isinstance(key, bytes):
-            key = key.decode("latin-1")
-        return isinstance(key, str) and key.lower().replace("_", "-") in self._keys
-
-
 def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put the ids of the current request and span on an event."""
     context = otel_context.get_current()
@@ -183,10 +141,10 @@ def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     """One JSON object without a newline; values that JSON does not have become their text."""
     try:
-        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z)
+        return orjson.dumps(event, default=text, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:
         # Keys that aren't text, lone surrogates, integers over 64 bits, circles: still one line, and readable.
-        return orjson.dumps({_text(key): _text(value) for key, value in event.items()})
+        return orjson.dumps({text(key): text(value) for key, value in event.items()})
 
 
 def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -209,13 +167,6 @@ def as_text(render: Processor) -> Processor:
         return line.decode() if isinstance(line, bytes) else str(line)
 
     return render_text
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - whatever it raises, the line must be written
-        return f"<{type(value).__qualname__} that cannot be shown>"
 
 
 def _console_renderer() -> Processor:

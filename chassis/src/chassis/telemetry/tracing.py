@@ -33,13 +33,12 @@ PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 
 
 class Tracing:
-    """Decides what is sampled, continues remote traces, and hands ended spans to the exporter.
+    """Decides which requests are sampled, continues remote traces, and hands ended spans to the processors.
 
     Configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT` or
-    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` switches the export over HTTP on, `OTEL_TRACES_EXPORTER`
-    (`otlp`, `console`, `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and its `_ARG` replace the
-    default of 1 % of the traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED`
-    switches recording off.
+    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP, `OTEL_TRACES_EXPORTER` (`otlp`, `console`,
+    `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the
+    traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED` disables recording.
     """
 
     def __init__(self, service: str, *, version: str) -> None:
