@@ -11,8 +11,9 @@ from threading import Thread
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 
 class State(StrEnum):

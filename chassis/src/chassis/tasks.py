@@ -5,10 +5,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from .telemetry import Telemetry
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Tasks:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import structlog
 from starlette.exceptions import HTTPException
+from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem
 from ..request_info import RequestInfo
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 
 def problem_of(error: Exception, info: RequestInfo) -> HTTPException:

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
+from structlog.typing import FilteringBoundLogger
 
 from ..context import CLIENT_DISCONNECTED, READ_AT
 from ..problem import Problem, send_problem
@@ -17,7 +18,7 @@ from .deadlines import Deadlines
 from .failures import deadline_problem, problem_of
 from .load_shedder import LoadShedder
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 MAX_REASON_BYTES = 123  # a control frame has room for no more (RFC 6455, section 5.5)
 

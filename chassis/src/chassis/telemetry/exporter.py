@@ -22,7 +22,7 @@ from .spans import SCOPE, RequestSpan, RequestSpanProcessor
 if TYPE_CHECKING:
     import httpx
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LOAD_AFTER_SECONDS = 1.0
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import ClassVar
 
 if sys.platform == "linux":
     from fcntl import F_GETPIPE_SZ, fcntl, ioctl
@@ -18,6 +19,8 @@ MAX_HELD_BYTES = 8_388_608
 RETRY_SECONDS = 0.02
 NOTHING_UNREAD = bytes(4)  # a C int
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
+
+Write = Callable[["LineWriter", bytes | str], None]
 
 
 class LineWriter:
@@ -52,7 +55,7 @@ class LineWriter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def write(self, line: bytes | str) -> None:
+    def write(self: "LineWriter", line: bytes | str) -> None:
         """Add one line, without its newline."""
         data = line if isinstance(line, bytes) else line.encode()
         if not (self._is_full and self._hold(data)):
@@ -68,8 +71,16 @@ class LineWriter:
             self._flush_is_due = True
             loop.call_soon(self.flush)
 
-    # structlog calls its logger by the level's name.
-    msg = debug = info = warning = warn = error = critical = exception = log = write
+    # structlog calls the method of the level's name.
+    msg: ClassVar[Write] = write
+    log: ClassVar[Write] = write
+    debug: ClassVar[Write] = write
+    info: ClassVar[Write] = write
+    warning: ClassVar[Write] = write
+    warn: ClassVar[Write] = write
+    error: ClassVar[Write] = write
+    exception: ClassVar[Write] = write
+    critical: ClassVar[Write] = write
 
     def flush(self, seconds: float = 0.0) -> None:
         """Write the kept lines as far as there is room, and wait for room for at most `seconds`."""

@@ -12,12 +12,13 @@ from typing import Any
 import structlog
 from opentelemetry.context import Context
 from prometheus_client import Histogram
+from structlog.typing import FilteringBoundLogger
 
 from ..context import RequestContext, request_context
 from .observation import Observation
 from .route_template import route_template
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 PERIOD_SECONDS = 0.25
 CHECK_SECONDS = 0.1

@@ -87,24 +87,31 @@ class RequestSpan(Span):
         )
 
     def get_span_context(self) -> SpanContext:
+        """The ids of the span."""
         return self.request.span_context()
 
     def is_recording(self) -> bool:
+        """Whether the span has not ended."""
         return self.end_time is None
 
     def update_name(self, name: str) -> None:
+        """Rename the span; at its end it gets the name of the semantic conventions."""
         self.name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute of the handler."""
         self.own_attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes of the handler."""
         self.own_attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        """Add an event; `timestamp` is nanoseconds since the epoch, by default now."""
         self.events = (*self.events, Event(name, attributes, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        """Link another span."""
         self.links = (*self.links, Link(context, attributes))
 
     def record_exception(
@@ -123,6 +130,7 @@ class RequestSpan(Span):
         self.add_event("exception", facts | dict(attributes or {}), timestamp)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status; a response of 500 or above is an error in any case."""
         self.status = status if isinstance(status, Status) else Status(status, description)
 
     def end_after(self, seconds: float) -> None:
@@ -130,6 +138,7 @@ class RequestSpan(Span):
         self.end(self.start_time + int(seconds * 1e9))
 
     def end(self, end_time: int | None = None) -> None:
+        """End the span once, at nanoseconds since the epoch or now, and export it."""
         if self.end_time is None:
             self.end_time = end_time or time_ns()
             self._export(self)

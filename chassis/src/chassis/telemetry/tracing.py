@@ -25,7 +25,7 @@ from .spans import RequestSpan, RequestSpanProcessor
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 NO_CONTEXT = Context()
 # Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
