@@ -84,7 +84,7 @@ async def test_error_that_is_not_listed_is_500_without_its_text(failing: App) ->
 
 async def test_first_middleware_is_the_outermost() -> None:
     naming = [Middleware(Naming, name=b"first"), Middleware(Naming, name=b"second")]
-    async with serve(inner=naming) as service:
+    async with serve(middleware=naming) as service:
         response = await service.client.get("/docs")
     assert response.headers.get_list("x-name") == ["second", "first"]
 

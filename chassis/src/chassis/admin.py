@@ -50,7 +50,7 @@ class MetricsPage(Handler):
 
     async def get(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        self._telemetry.ended_requests.observe()
+        self._telemetry.observer.observe()
         return Response(encode(self._telemetry.metrics.registry), headers={"content-type": content_type})
 
 
