@@ -75,18 +75,18 @@ baked: bake
 # The Python that all candidates run on.
 BENCH_PYTHON ?= $(PYTHON)
 .PHONY: bench
-bench: $(UV) ## measure the service beside its peers (ARGS=--quick for four minutes)
+bench: install ## measure the service beside its peers (ARGS=--quick, ARGS='--against COMMIT')
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet=2 wrk >/dev/null; } \
 		|| { echo "wrk is missing; on Debian and Ubuntu: sudo apt-get install wrk"; exit 1; }
-	@$(PYTHON) -m benchmarks.run --uv $(UV) --python $(BENCH_PYTHON) $(ARGS)
+	@$(RUN) python -m benchmarks.run --python "$$(command -v $(BENCH_PYTHON))" $(ARGS)
 
 .PHONY: bench-overload
-bench-overload: install ## measure how ten times the load that can be served is borne
+bench-overload: install ## measure the response to ten times the load that can be served
 	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/resilience/test_overload.py | grep -v '^{"timestamp"'
 
 .PHONY: bench-bake
-bench-bake: install ## measure how long it takes from the command to a service, and to its first answer
-	@$(RUN) python benchmarks/bake.py 5 $(BENCH_PYTHON)
+bench-bake: install ## measure the time from the command to a service, and to its first response
+	@$(RUN) python -m benchmarks.bake 5 $(BENCH_PYTHON)
 
 .PHONY: recording
 recording: install ## make the README's recording of a terminal again, docs/terminal.svg

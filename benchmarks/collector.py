@@ -1,10 +1,6 @@
-"""An OTLP over HTTP endpoint that counts the spans which arrive; a process of its own.
+"""An OTLP/HTTP endpoint that counts the server spans it receives: `python benchmarks/collector.py` prints its port.
 
-    python collector.py        prints its port
-
-`GET /count` answers the spans by kind and name. After `POST /keep` their trace ids are kept as well,
-and `GET /ids` hands out those of server spans, each with its span's name. Below `/hanging` nothing is
-answered, below `/failing` with 503.
+`GET /` returns the count by span name. Requests below `/hanging` get no response.
 """
 
 import gzip
@@ -14,74 +10,47 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-SPAN_KIND_SERVER = 2
-
-
-class Spans:
-    """What has arrived."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[int, str]] = Counter()
-        self.ids: list[tuple[str, str]] | None = None
-        self._lock = Lock()
-
-    def add(self, message: ExportTraceServiceRequest) -> None:
-        spans = [span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
-        counts = Counter((span.kind, span.name) for span in spans)
-        with self._lock:
-            self.counts.update(counts)
-            if self.ids is not None:
-                self.ids.extend((span.name, span.trace_id.hex()) for span in spans if span.kind == SPAN_KIND_SERVER)
+SPANS = Counter[str]()
+LOCK = Lock()
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """`/v1/traces`, and what the benchmark asks."""
+    """Receives spans and returns their count."""
 
     protocol_version = "HTTP/1.1"
-    spans = Spans()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path.startswith("/hanging"):
             Event().wait()
-        if self.path.startswith("/failing"):
-            self._answer(b"", status=503)
-            return
-        if self.path == "/keep":
-            self.spans.ids = []
-            self._answer(b"")
-            return
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        self.spans.add(ExportTraceServiceRequest.FromString(body))
-        self._answer(b"", "application/x-protobuf")
+        message = ExportTraceServiceRequest.FromString(body)
+        spans = (span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans)
+        names = Counter(span.name for span in spans if span.kind == Span.SPAN_KIND_SERVER)
+        with LOCK:
+            SPANS.update(names)
+        self._respond(b"", "application/x-protobuf")
 
     def do_GET(self) -> None:
-        if self.path == "/ids":
-            ids, self.spans.ids = self.spans.ids, None
-            self._answer(json.dumps(ids or []).encode())
-            return
-        self._answer(json.dumps([[kind, name, count] for (kind, name), count in self.spans.counts.items()]).encode())
+        with LOCK:
+            self._respond(json.dumps(SPANS).encode(), "application/json")
 
-    def _answer(self, body: bytes, kind: str = "application/json", status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("content-type", kind)
+    def _respond(self, body: bytes, content_type: str) -> None:
+        self.send_response(200)
+        self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Nothing: the standard library would write a line for each request."""
-
-
-class Server(ThreadingHTTPServer):
-    """A thread for each connection, none of which holds up the end."""
-
-    daemon_threads = True
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Write nothing: the base class writes a line for each request."""
 
 
 if __name__ == "__main__":
-    server = Server(("127.0.0.1", 0), Endpoint)
+    ThreadingHTTPServer.daemon_threads = True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -1,145 +1,156 @@
-"""An open-loop client: asks at a constant rate, whatever the answers do; a process of its own.
+"""An open-loop client: it sends requests at a constant rate, however slow the responses are.
 
-    python openloop.py <port> <path> <requests a second> <seconds> <connections>
+    python -m benchmarks.openloop <port> <path> <requests a second> <seconds> <connections>
 
-wrk asks again as soon as it is answered, so that a slow moment of the server makes it ask less and
-hides itself ("coordinated omission"). Here each request is due at a fixed time and its latency counts
-from then, also when no connection was free. One thread polls without sleeping, so that its own timers
-don't blur microseconds; it yields the core whenever nothing has happened. When the machine has taken
-its core from it for longer than `PAUSE_SECONDS`, it can't tell when answers came: what was under way is
-left out, and what was due meanwhile isn't asked. The first fifth of the time warms up and isn't counted.
-Prints percentiles in microseconds, how late the requests were sent, and how many were left out.
+wrk sends the next request when the last one is done, so a slow server gets fewer requests and hides its slow
+moments ("coordinated omission"). Here each request is due at a fixed time, and its latency counts from then. The
+client polls without sleeping, because a timer's error would be larger than the latency.
 """
 
 import gc
 import json
 import os
+import re
 import select
 import socket
 import sys
-from array import array
 from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from statistics import fmean, quantiles
 from time import perf_counter, thread_time
 
-WARM_UP_SHARE = 0.2
+# When others have the client's core for longer, it cannot tell when responses came.
 PAUSE_SECONDS = 0.0001
-LEFT_OUT = -1.0  # for a request's due time
-PERCENTILES = (50.0, 95.0, 99.0, 99.9)
+TIMEOUT_SECONDS = 10.0
+WARM_UP_SHARE = 0.2
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+
+
+@dataclass
+class Responses:
+    """Times in seconds. `served` holds pairs: when the request was due, from the start on, and its latency."""
+
+    seconds: float = 0.0
+    sent: int = 0
+    not_sent: int = 0
+    left_out: int = 0
+    served: list[tuple[float, float]] = field(default_factory=list)
+    sent_late: list[float] = field(default_factory=list)
+    shed_at: list[float] = field(default_factory=list)
+    without_retry_after: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Successful responses a second."""
+        return len(self.served) / self.seconds
+
+    def percentile(self, percent: int, since: float = 0.0, before: float = inf) -> float:
+        """Latency in milliseconds of the requests that were due in this time; 0 if there were none."""
+        latencies = [latency for due, latency in self.served if since <= due < before]
+        if len(latencies) < 2:
+            return 0.0
+        return round(quantiles(latencies, n=100, method="inclusive")[percent - 1] * 1e3, 4)
 
 
 class Client:
-    """Connections that each have at most one request under way."""
+    """Connections that carry one request each at a time. Any status but 200 and 503 ends the process."""
 
     def __init__(self, port: int, path: str, connections: int) -> None:
-        self.request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n".encode()
-        self.poll = select.epoll()
-        self.sockets: dict[int, socket.socket] = {}
-        self.free: deque[int] = deque()
-        self.due: dict[int, float] = {}
-        self.parts: dict[int, bytes] = {}
-        self.latencies = array("d")
-        self.delays = array("d")
-        self.end = b""
-        self.asked = self.left_out = 0
-        self._now = self._ran = 0.0
+        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        self._poll = select.epoll()
+        self._sockets: dict[int, socket.socket] = {}
+        self._free: deque[int] = deque()
+        self._due: dict[int, float] = {}
+        self._received: dict[int, bytes] = {}
         for _ in range(connections):
             sock = socket.create_connection(("127.0.0.1", port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.end = self.end or self._learn(sock)
             sock.setblocking(False)
-            self.sockets[sock.fileno()] = sock
-            self.poll.register(sock.fileno(), select.EPOLLIN)
-            self.free.append(sock.fileno())
+            self._sockets[sock.fileno()] = sock
+            self._poll.register(sock.fileno(), select.EPOLLIN)
+            self._free.append(sock.fileno())
 
-    def _learn(self, sock: socket.socket) -> bytes:
-        """The body of the first answer; each answer is complete when it ends so."""
-        sock.sendall(self.request)
-        self.asked += 1
-        data = b""
-        while b"\r\n\r\n" not in data or not data.endswith(b"}"):
-            data += sock.recv(65536)
-        return data.partition(b"\r\n\r\n")[2]
+    def run(self, seconds: float, rate: float | None, *, precise: bool = False) -> Responses:
+        """Send at `rate`, or as fast as responses come.
 
-    def run(self, rate: float, seconds: float) -> None:
-        """Ask for `seconds`; what is still under way a second later is an error."""
-        interval = 1.0 / rate
-        began = due = self._now = perf_counter()
-        self._ran = thread_time()
-        counted_from = began + seconds * WARM_UP_SHARE
+        A request that is due while no connection is free is not sent. With `precise`, it waits for one, the client
+        polls without sleeping, and requests in flight while others had its core are left out.
+        """
+        responses = Responses()
+        began = due = last = perf_counter()
+        last_ran = thread_time()
         until = began + seconds
         while True:
             now = perf_counter()
-            while due <= now and due < until and self.free:
-                self._ask(due, now if due >= counted_from else None)
-                due += interval
-            if now > until + 1.0:
-                sys.exit("the server can't keep up with this rate")
-            events = self.poll.poll(0)
-            answered = [self._take(number) for number, _ in events]
-            if self._paused():
-                self.left_out += len(answered) + len(self.due)
-                self.due = dict.fromkeys(self.due, LEFT_OUT)
-                due = max(due, self._now)
-            else:
-                self.latencies.extend(latency for due_then, latency in answered if due_then >= counted_from)
-            if not events:
-                if due >= until and not self.due:
-                    return
-                os.sched_yield()
+            while due <= now < until:
+                if self._free:
+                    self._send(due if rate else now, now, responses)
+                elif rate and not precise:
+                    responses.not_sent += 1
+                else:
+                    break
+                due += 1 / rate if rate else 0.0
+            if now >= until and not self._due:
+                break
+            if now > until + TIMEOUT_SECONDS:
+                sys.exit(f"{len(self._due)} requests got no response")
+            wait = 0.01 if rate is None else min(max(due - now, 0.0), 0.01)
+            events = self._poll.poll(0 if precise else wait)
+            served = len(responses.served)
+            for number, _ in events:
+                self._receive(number, began, responses)
+            if precise:
+                now, ran = perf_counter(), thread_time()
+                if (now - last) - (ran - last_ran) > PAUSE_SECONDS:
+                    responses.left_out += len(responses.served) - served + len(self._due)
+                    del responses.served[served:]
+                    self._due = dict.fromkeys(self._due, -1.0)
+                    due = max(due, now)
+                last, last_ran = now, ran
+                if not events:
+                    os.sched_yield()
+        responses.seconds = perf_counter() - began
+        return responses
 
-    def _paused(self) -> bool:
-        """Whether somebody else has had the core since this was last asked."""
-        now, ran = perf_counter(), thread_time()
-        paused = (now - self._now) - (ran - self._ran)
-        self._now, self._ran = now, ran
-        return paused > PAUSE_SECONDS
+    def _send(self, due: float, now: float, responses: Responses) -> None:
+        number = self._free.popleft()
+        self._due[number] = due
+        self._sockets[number].send(self._request)
+        responses.sent += 1
+        responses.sent_late.append(now - due)
 
-    def _ask(self, due: float, now: float | None) -> None:
-        number = self.free.popleft()
-        self.due[number] = due
-        if now is not None:
-            self.delays.append(now - due)
-        self.sockets[number].send(self.request)
-        self.asked += 1
-
-    def _take(self, number: int) -> tuple[float, float]:
-        """When the request was due that is answered now, and its latency."""
-        data = self.parts.pop(number, b"") + self.sockets[number].recv(65536)
-        if not data.endswith(self.end):
-            if not data:
-                sys.exit("the server closed a connection")
-            self.parts[number] = data
-            return LEFT_OUT, 0.0  # there is more to come
-        due = self.due.pop(number)
-        if not data.startswith(b"HTTP/1.1 200"):
-            sys.exit(f"not 200: {data[:60]!r}")
-        self.free.append(number)
-        return due, perf_counter() - due
-
-
-def percentiles(values: array[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return {f"p{share:g}": round(ordered[round(last * share / 100)] * 1e6, 1) for share in PERCENTILES}
+    def _receive(self, number: int, began: float, responses: Responses) -> None:
+        part = self._sockets[number].recv(65536)
+        if not part:
+            sys.exit("the server closed a connection")
+        data = self._received.pop(number, b"") + part
+        headers, _, body = data.partition(b"\r\n\r\n")
+        length = LENGTH.search(headers)
+        if length is None or len(body) < int(length[1]):
+            self._received[number] = data
+            return
+        now, due = perf_counter(), self._due.pop(number)
+        self._free.append(number)
+        status = headers[9:12]
+        if status == b"503":
+            responses.shed_at.append(now - began)
+            responses.without_retry_after += b"\r\nretry-after: " not in headers
+        elif status != b"200":
+            sys.exit(f"neither 200 nor 503: {data[:200]!r}")
+        elif due >= 0:
+            responses.served.append((due - began, now - due))
 
 
 def main() -> None:
     port, path, rate, seconds, connections = sys.argv[1:]
     client = Client(int(port), path, int(connections))
     gc.disable()
-    client.run(float(rate), float(seconds))
-    counted = float(seconds) * (1 - WARM_UP_SHARE)
-    print(
-        json.dumps(
-            {
-                "requests": client.asked,
-                "rate": round(len(client.latencies) / counted, 1),
-                "latency_us": percentiles(client.latencies),
-                "sent_late_us": percentiles(client.delays),
-                "left_out": round(client.left_out / client.asked, 4),
-            }
-        )
-    )
+    found = client.run(float(seconds), float(rate), precise=True)
+    since = float(seconds) * WARM_UP_SHARE
+    report = {f"p{share}_us": found.percentile(share, since) * 1e3 for share in (50, 95, 99)}
+    report |= {"sent_late_us": fmean(found.sent_late) * 1e6, "left_out": found.left_out / found.sent}
+    print(json.dumps({"requests": found.sent, "shed": len(found.shed_at), **report}))
 
 
 if __name__ == "__main__":

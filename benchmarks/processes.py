@@ -1,155 +1,126 @@
-"""Child processes: started on their cores, ended with the benchmark however it ends, and asked what they use."""
+"""Child processes on fixed cores, their CPU time and memory, and the facts of the machine."""
 
 import ctypes
 import os
+import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import Any
 
-from .machine import Cores
-
+ROOT = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 LIBC = ctypes.CDLL(None)
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 30.0
+SHOWN_CHARACTERS = 1500
+EMPTY: Mapping[str, str] = {}
+# Variables of the caller that would change how a candidate behaves.
+NOT_INHERITED = ("APP_", "OTEL_", "PYTHON", "PROMETHEUS_", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT")
 
-# Nothing of the caller's may steer a candidate, nor keep its bytecode from being kept.
-NOT_INHERITED = ("APP_", "OTEL_", "PYTHON", "PROMETHEUS_", "VIRTUAL_ENV", "UV_")
+_ALLOWED = sorted(os.sched_getaffinity(0))
+ALL_CORES = frozenset(_ALLOWED)
+SERVER_CORES = frozenset(_ALLOWED[:1])
+LOAD_CORES = frozenset(_ALLOWED[1:2] or _ALLOWED)
+OTHER_CORES = frozenset(_ALLOWED[2:]) or LOAD_CORES
 
 
 class BenchError(Exception):
-    """The benchmark can't say anything true; it ends here."""
-
-
-def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The caller's environment without what would steer a candidate, and with `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
-    return kept | dict(extra or {})
+    """A section cannot be measured; the message says why."""
 
 
 class Child:
-    """A process of ours; leaving the context ends it, and so does the end of this process, even by SIGKILL."""
+    """A process that ends with its context, and with this process even after SIGKILL."""
 
     def __init__(
-        self,
-        arguments: Sequence[str | Path],
-        *,
-        cores: frozenset[int],
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-        stdout: int | IO[bytes] | None = None,
-        stderr: int | IO[bytes] | None = None,
+        self, command: Sequence[str | Path], *, cores: frozenset[int], env: Mapping[str, str] = EMPTY, **options: Any
     ) -> None:
-        parent = os.getpid()
-
         def prepare() -> None:
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
             os.sched_setaffinity(0, cores)
 
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [str(one) for one in arguments],
-            env=clean_environment(env),
-            cwd=cwd,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            env={name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)} | {**env},
             preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
+            **{"cwd": ROOT, "stdin": subprocess.DEVNULL, **options},
         )
-        self.pid = self.process.pid
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Child":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.process.poll() is None:
+    def __exit__(self, *_: object) -> None:
+        with self.process:  # which closes its streams and waits
             self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
 
-    def read_line(self) -> bytes:
-        """The next line of its standard output, which must be a pipe."""
-        if self.process.stdout is None:
-            raise ValueError("standard output is not a pipe")
-        return self.process.stdout.readline()
+    def output(self) -> str:
+        """Wait for the end and return standard output; BenchError if the exit status is not 0."""
+        out, err = self.process.communicate()
+        if self.process.returncode:
+            message = (err or out or b"").decode(errors="replace").strip()[-SHOWN_CHARACTERS:]
+            raise BenchError(f"{self.process.args!r} ended with {self.process.returncode}: {message}")
+        return str((out or b"").decode())
 
-    def stop(self, number: int, seconds: float = 30.0) -> int:
-        """Send a signal and wait for the end; the exit status."""
+    def stop(self, number: int) -> int:
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"a process didn't end within {seconds} s of signal {number}") from None
+        return int(self.process.wait(STOP_SECONDS))
 
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads, user and system, since it began."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        """CPU time of all threads, user and system, since the start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
     def memory_mb(self) -> dict[str, float]:
-        """Resident and proportional set size, in MB of 1,000,000 bytes."""
-        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        return {
-            name.lower(): round(int(value) * 1024 / 1e6, 1)
-            for name, value in re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE)
-        }
+        """Resident (rss) and proportional (pss) memory in MB of 1,000,000 bytes."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        found = re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE)
+        return {f"{name.lower()}_mb": round(int(value) * 1024 / 1e6, 1) for name, value in found}
 
 
 class CoreWatch:
-    """What a server, and whoever else, takes of the server's core from now on."""
+    """CPU time of a server, and the share of its core that other processes take, from now on."""
 
-    def __init__(self, server: Child, cores: Cores) -> None:
+    def __init__(self, server: Child) -> None:
         self._server = server
-        self._core = min(cores.server)
-        self._cpu = server.cpu_seconds()
-        self._all = core_seconds(self._core)
-        self._began = time.perf_counter()
+        self._cpu, self._core, self._began = server.cpu_seconds(), _core_seconds(), time.perf_counter()
 
-    def used(self) -> tuple[float, float]:
-        """CPU seconds of the server, and the share of the time that others had the core."""
+    def used(self) -> tuple[float, float, float]:
+        """CPU seconds of the server, share of others, idle share."""
         seconds = time.perf_counter() - self._began
         cpu = self._server.cpu_seconds() - self._cpu
-        # The kernel counts in ticks: two of them, one for each count, may be nobody's.
-        foreign = core_seconds(self._core) - self._all - cpu - 2 / TICKS_PER_SECOND
-        return cpu, max(0.0, foreign) / seconds
+        # The kernel counts in ticks, so each of the two differences can be off by one.
+        others = max(0.0, _core_seconds() - self._core - cpu - 2 / TICKS_PER_SECOND) / seconds
+        return cpu, round(others, 4), round(max(0.0, 1 - cpu / seconds - others), 4)
 
 
-def core_seconds(core: int) -> float:
-    """Time for which anybody's program ran on a core, without interrupts, and what the hypervisor stole."""
-    found = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)
-    if found is None:
+def _core_seconds() -> float:
+    """Time in which any process ran on the server's core, and time that the hypervisor took."""
+    line = re.search(rf"^cpu{min(SERVER_CORES)} (.*)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    if line is None:
         return 0.0
-    user, nice, system, _idle, _wait, _irq, _softirq, steal, *_ = (int(one) for one in found[1].split())
+    user, nice, system, _idle, _wait, _irq, _softirq, steal, *_ = (int(ticks) for ticks in line[1].split())
     return (user + nice + system + steal) / TICKS_PER_SECOND
 
 
-def run_quietly(
-    arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> str:
-    """Run to the end and give its standard output, or raise with the end of what it said."""
-    done = subprocess.run(
-        [str(one) for one in arguments], env=env, capture_output=True, text=True, check=False, cwd=cwd
-    )
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-1500:]
-        raise BenchError(f"{Path(arguments[0]).name} {arguments[1]} ended with {done.returncode}:\n{said}")
-    return done.stdout
+def run(command: Sequence[str | Path], *, cwd: Path = ROOT, **env: str) -> str:
+    """Run a command to its end and return its output; BenchError if it fails."""
+    with Child(command, cores=ALL_CORES, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        return child.output()
 
 
-def stop_on_signals() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, so that contexts are left and children are ended."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+def machine_facts() -> dict[str, str]:
+    """Kind and size of the machine, without its name."""
+    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    kernel = ".".join(platform.release().split(".")[:2])
+    alone = "The server has a core of its own" if SERVER_CORES != LOAD_CORES else "**One core for everything**"
+    return {
+        "processor": f"{model[1].strip() if model else platform.machine()}, {len(ALL_CORES)} cores",
+        "memory": f"{int(memory[1]) / 1_048_576:.0f} GiB" if memory else "unknown",
+        "system": f"Linux {kernel}, {platform.freedesktop_os_release().get('PRETTY_NAME', '')}",
+        "placement": f"{alone}; load, log reader and collector share {len(LOAD_CORES | OTHER_CORES)}",
+    }

@@ -1,237 +1,158 @@
-"""The table: a run's results as Markdown."""
+"""The results as Markdown and as a chart. Both can be made from an incomplete results.json."""
 
-from collections import Counter
-from collections.abc import Iterable
+from html import escape
 from typing import Any
 
-from .charts import LABELS, all_charts, duration, share, size
-from .goals import Goal, goals
-
 Results = dict[str, Any]
+TITLES = {
+    "main": "Throughput",
+    "post": "POST with a validated body",
+    "latency": "Latency at half of the peak rate",
+    "collectors": "Collectors, 100 % sampled",
+    "memory": "Memory",
+    "against": "Beside another commit",
+}
+COLUMNS = {
+    "requests": ("requests", "{:,.0f}"),
+    "asked_rate": ("requests/s", "{:,.0f}"),
+    "rate": ("requests/s", "{:,.0f}"),
+    "ratio": ("ratio", "{:#.3g}"),
+    "cpu_us": ("CPU µs/request", "{:.1f}"),
+    "cpu_ratio": ("ratio by CPU", "{:#.3g}"),
+    "p50_us": ("p50 µs", "{:,.0f}"),
+    "p95_us": ("p95 µs", "{:,.0f}"),
+    "p99_us": ("p99 µs", "{:,.0f}"),
+    "p99_ratio": ("p99 ratio", "{:.2f}"),
+    "sent_late_us": ("sent late µs", "{:,.1f}"),
+    "left_out": ("left out", "{:.1%}"),
+    "start_seconds": ("start", "{:.2f} s"),
+    "rss_mb": ("resident", "{:.1f} MB"),
+    "pss_mb": ("proportional", "{:.1f} MB"),
+}
 NOISY_SHARE = 0.03
-STARVED_SHARE = 0.9
+IDLE_SHARE = 0.1
+# Between two commits, smaller differences are those of the machine.
+SAME_SPEED, SAME_SIZE = 0.03, 0.05
+COLOURS = {"yardstick": "#57606a", "bare": "#9aa4af", "part": "#e3b27c", "usual": "#c2601a", "ours": "#1663c7"}
+WIDTH, LABEL_WIDTH, TEXT_WIDTH, BAR_STEP, TOP = 860, 290, 150, 27, 70
 
 
 def markdown(results: Results) -> str:
-    """Everything that was found, in the order in which it is asked for."""
-    about = results["about"]
-    charts = all_charts(results)
-    parts = ["# Results\n", _about(about), _warnings(results)]
-    if found := goals(results):
-        noisy = {name for name, worst in results["foreign"].items() if worst > NOISY_SHARE}
-        rows = (
-            [goal.case, goal.goal, goal.found, verdict(goal, rough=bool(noisy & {*goal.sections}))] for goal in found
-        )
-        parts.append("## Goals\n\n" + table(["case", "goal", "found, median (least to most)", ""], rows))
-    sections = {
-        "main": ("Throughput", _main, "throughput.svg"),
-        "parts": ("Cost by part", _parts, "parts.svg"),
-        "post": ("POST with a validated body", _main, ""),
-        "latency": ("Latency at half of the peak rate", _latency, ""),
-        "routes": ("Routes", _grown, "routes.svg"),
-        "concurrency": ("Connections", _grown, "concurrency.svg"),
-        "bodies": ("Bodies", _bodies, "bodies.svg"),
-        "collectors": ("A collector that doesn't answer, 100 % sampled", _main, ""),
-        "computing": ("Beside a request that computes in a thread", _computing, ""),
-        "startup": ("Start", _startup, ""),
-        "memory": ("Memory", _memory, ""),
-    }
-    for name, (title, make, chart) in sections.items():
-        if name in results:
-            picture = f"![{title}]({chart})\n\n" if chart in charts else ""
-            parts.append(f"## {title}\n\n{picture}{make(results[name])}")
-    parts.append(_checks(results["checks"]))
-    return "\n".join(part for part in parts if part)
-
-
-def verdict(goal: Goal, *, rough: bool) -> str:
-    """Met or missed, and whether the machine was quiet enough to say so."""
-    return ("met" if goal.met else "**missed**") + (", rough" if rough else "")
-
-
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A table whose first column is text and whose others are figures."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
-
-
-def _about(about: Results) -> str:
-    machine = about["machine"]
+    """All sections that there are, the goals, the checks and the errors."""
+    about, sections = results["about"], results["sections"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"`{about['command']}`, the {about['plan']} plan, {about['date']}, {about['minutes']} minutes, "
-        f"template at `{about['commit']}`.\n"
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory']} of memory, {machine['system']}; "
-        f"{about['placement']}.\n\n{versions}.\n"
-    )
-
-
-def _warnings(results: Results) -> str:
-    """Whether the machine was quiet enough in every section, and the load strong enough in those at full speed."""
-    foreign = results["foreign"]
-    noisy = [f"{name} {worst:.0%}" for name, worst in foreign.items() if worst > NOISY_SHARE]
-    said = f"Others took at most {max(foreign.values()):.0%} of the server's core."
+    parts = [
+        "# Results",
+        f"`{about['command']}`, {about['date']}, {about['minutes']} minutes, template at `{about['commit']}`.",
+        f"{'. '.join(about['machine'].values())}. {versions}.",
+        "A figure is the median of the rounds, with the least and the most in brackets.",
+    ]
+    parts += [f"**{name} was not measured:** {error}" for name, error in results["errors"].items()]
+    noisy = [f"{name} {found['others']:.0%}" for name, found in sections.items() if found["others"] > NOISY_SHARE]
     if noisy:
-        said = (
-            "**The machine was not quiet.** Others took, at the worst moment of a section, this share of the "
-            f"server's core: {', '.join(noisy)}. Figures of these sections are rough."
-        )
-    rows = [row for name in ("main", "parts", "post") for row in results.get(name, {}).values()]
-    starved = {row["label"]: None for row in rows if _least_used(row) < STARVED_SHARE}
-    if starved:
-        said += f"\n\n**The load was too weak** at times, so that the server's core idled, for: {'; '.join(starved)}."
-        if _least_used(results.get("main", {}).get("bare_asgi")) < STARVED_SHARE:
-            said += " Ratios to the bare function of such a round are too high."
-    return said + "\n"
+        parts.append(f"**The machine was not quiet**: others took up to this share of the core: {', '.join(noisy)}.")
+    rows = [row for found in sections.values() for row in found["rows"].values()]
+    if weak := {row["label"]: None for row in rows if row.get("idle", {}).get("most", 0) > IDLE_SHARE}:
+        parts.append(f"**The load was too weak** at times to keep the core busy, for: {'; '.join(weak)}.")
+    if found := goals(sections):
+        parts.append("## Goals\n\n" + table(["case", "goal", "found", ""], found))
+    for name, title in TITLES.items():
+        if name in sections:
+            chart = f"![{title}](throughput.svg)\n\n" if name == "main" else ""
+            parts.append(f"## {title}\n\n{chart}{_rows(sections[name]['rows'])}")
+    held = [[subject, str(count)] for subject, count in results["checks"]["held"].items()]
+    parts.append("## Checks\n\n" + table(["comparison", "held"], held))
+    if failed := results["checks"]["failed"]:
+        parts.append("**Failed:**\n\n" + "\n".join(f"- {one}" for one in failed))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _least_used(row: Results | None) -> float:
-    """The share of its core's time that the server and others used, in the round where it was least."""
-    if row is None:
-        return 1.0
-    return min(float(one + other) for one, other in zip(row["busy"]["rounds"], row["foreign"]["rounds"], strict=True))
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """The first column is text, the others are figures."""
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
 
 
-def _main(rows: Results) -> str:
-    head = ["candidate", "requests/s", "least to most", "ratio", "least to most", "CPU µs/request", "ratio by CPU"]
+def _rows(rows: dict[str, Results]) -> str:
+    used = [name for name in COLUMNS if any(name in row for row in rows.values())]
     return table(
-        head,
-        (
-            [
-                f"**{row['label']}**" if row["group"] == "ours" else row["label"],
-                f"{row['rate']['median']:,.0f}",
-                f"{row['rate']['min']:,.0f} to {row['rate']['max']:,.0f}",
-                share(row["ratio"]["median"]),
-                f"{share(row['ratio']['min'])} to {share(row['ratio']['max'])}",
-                f"{row['cpu_us']['median']:.1f}",
-                share(row["cpu_ratio"]["median"]),
-            ]
-            for row in rows.values()
-        ),
+        ["", *(COLUMNS[name][0] for name in used)],
+        [[row["label"], *(cell(row.get(name), COLUMNS[name][1]) for name in used)] for row in rows.values()],
     )
 
 
-def _parts(rows: Results) -> str:
-    return table(
-        ["part", "costs, CPU µs/request", "round by round", "requests/s without it"],
-        (
-            [
-                row["part"] or row["label"],
-                f"{row['costs_us']:.1f}" if row["part"] else f"({row['cpu_us']['min']:.1f} in all)",
-                _by_round(row["costs_by_round_us"]) if row["part"] else "",
-                f"{row['rate']['median']:,.0f}",
-            ]
-            for row in rows.values()
-        ),
-    )
+def cell(value: Any, form: str) -> str:
+    if not isinstance(value, dict):
+        return "" if value is None else form.format(value)
+    middle, least, most = (form.format(value[name]) for name in ("median", "least", "most"))
+    return middle if least == most else f"{middle} ({least} to {most})"
 
 
-def _by_round(costs: Results) -> str:
-    return f"{costs['median']:.1f} ({costs['min']:.1f} to {costs['max']:.1f})"
+def goals(sections: Results) -> list[list[str]]:
+    """The goals of the sections that there are: case, goal, what was found, and whether it is met."""
+    found: list[list[str]] = []
+    rows = {name: section["rows"] for name, section in sections.items()}
+
+    def goal(case: str, value: float, form: str, *, least: float | None = None, most: float | None = None) -> None:
+        met = (least is None or value >= least) and (most is None or value <= most)
+        wanted = f"≥ {form.format(least)}" if least is not None else f"≤ {form.format(most)}"
+        found.append([case, wanted, form.format(value), "met" if met else "**missed**"])
+
+    if "usual_100" in rows.get("main", {}):
+        main = {name: row["ratio"]["median"] for name, row in rows["main"].items()}
+        goal("1 % sampled, to the bare function", main["ours"], "{:.2f}", least=0.6)
+        goal("100 % sampled and exported, to the bare function", main["ours_100"], "{:.2f}", least=0.4)
+        goal("to the usual stack, 1 % sampled both", main["ours"] / main["usual"], "{:.1f}", least=15)
+        goal("to the usual stack, 100 % sampled both", main["ours_100"] / main["usual_100"], "{:.1f}", least=15)
+        starts = {name: rows["main"][name]["start_seconds"]["median"] for name in ("ours", "usual")}
+        goal("start to the first 200 on /readyz", starts["ours"], "{:.2f} s", most=0.6)
+        goal("start, to the usual stack's", starts["ours"] / starts["usual"], "{:.2f}", most=0.6)
+    if "bare_fastapi" in rows.get("post", {}):
+        goal("POST, to bare FastAPI", rows["post"]["ours"]["ratio"]["median"], "{:.2f}", least=2)
+    if "latency" in rows:
+        goal("p99, to the bare function's", rows["latency"]["ours"]["p99_ratio"]["median"], "{:.2f}", most=1.5)
+    if "collectors" in rows:
+        worst = min(row["ratio"]["median"] for row in rows["collectors"].values())
+        goal("the worst collector, to one that responds", worst, "{:.2f}", least=0.9)
+    if "memory" in rows:
+        resident = max(row["rss_mb"] for row in rows["memory"].values())
+        goal("resident memory", resident, "{:.1f} MB", most=75)
+        goal("its change from 100,000 requests on", rows["memory"]["flat"]["rss_mb"], "{:.1f} MB", most=3)
+    for suffix in ("", "_100") if "against" in rows else ():
+        before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
+        case = f"{now['label']}, to before"
+        goal(f"{case}: rate", now["ratio"]["median"], "{:.2f}", least=1 - SAME_SPEED)
+        goal(f"{case}: least CPU", now["cpu_us"]["least"] / before["cpu_us"]["least"], "{:.2f}", most=1 + SAME_SPEED)
+        for key, what in (("start_seconds", "start"), ("rss_mb", "resident memory")):
+            goal(f"{case}: {what}", now[key]["median"] / before[key]["median"], "{:.2f}", most=1 + SAME_SIZE)
+    return found
 
 
-def _latency(rows: Results) -> str:
-    return table(
-        ["", "requests/s", "p50", "p95", "p99", "p99.9", "p99 least to most", "sent late, p99", "left out"],
-        (
-            [
-                name.replace("bare_asgi", "bare function").replace("usual", "usual stack"),
-                f"{row['rate']['median']:,.0f}",
-                *(f"{row[one]['median']:,.0f} µs" for one in ("p50_us", "p95_us", "p99_us", "p99.9_us")),
-                f"{row['p99_us']['min']:,.0f} to {row['p99_us']['max']:,.0f}",
-                f"{row['sent_late_p99_us']['median']:,.0f} µs",
-                f"{row['left_out']['median']:.1%}",
-            ]
-            for name, row in rows.items()
-        ),
-    )
-
-
-def _grown(rows: Results) -> str:
-    steps = list(next(iter(rows.values())))
-    return table(
-        ["requests/s (p99)", *steps],
-        (
-            [LABELS[name][0], *(f"{row[one]['rate']['median']:,.0f} ({_p99(row[one])})" for one in steps)]
-            for name, row in rows.items()
-        ),
-    )
-
-
-def _p99(row: Results) -> str:
-    return duration(float(f"{row['p99_us']['median']:.2g}"))
-
-
-def _bodies(rows: Results) -> str:
-    steps = list(next(iter(rows.values())))
-    shown = [f"{way} {size(int(number))}" for way, number in (step.split() for step in steps)]
-    return table(
-        ["requests/s", *shown],
-        ([LABELS[name][0], *(f"{row[one]['rate']['median']:,.0f}" for one in steps)] for name, row in rows.items()),
-    )
-
-
-def _computing(rows: Results) -> str:
-    return table(
-        ["candidate", "requests/s alone", "beside it", "ratio", "least to most", "p99 alone", "beside it"],
-        (
-            [
-                f"**{row['label']}**" if name == "ours" else row["label"],
-                f"{row['alone']['rate']['median']:,.0f}",
-                f"{row['rate']['median']:,.0f}",
-                share(row["ratio"]["median"]),
-                f"{share(row['ratio']['min'])} to {share(row['ratio']['max'])}",
-                f"{row['alone']['p99_us']['median'] / 1000:,.1f} ms",
-                f"{row['p99_us']['median'] / 1000:,.1f} ms",
-            ]
-            for name, row in rows.items()
-        ),
-    )
-
-
-def _startup(rows: Results) -> str:
-    return table(
-        ["process to first answer", "seconds", "least to most", "proportional memory"],
-        (
-            [
-                row["label"],
-                f"{row['seconds']['median']:.2f}",
-                f"{row['seconds']['min']:.2f} to {row['seconds']['max']:.2f}",
-                f"{row['pss_mb']['median']:.1f} MB",
-            ]
-            for row in rows.values()
-        ),
-    )
-
-
-def _memory(found: Results) -> str:
-    points = [(LABELS["ours"][0], point) for point in thinned(found["ours"])]
-    points += [(LABELS["usual"][0], point) for point in found["usual"]]
-    return table(
-        ["memory", "after requests", "resident", "proportional"],
-        ([label, f"{one['requests']:,}", f"{one['rss']:.1f} MB", f"{one['pss']:.1f} MB"] for label, one in points),
-    )
-
-
-def thinned(points: list[Results]) -> list[Results]:
-    """At most eight of many points, the first and the last among them."""
-    step = max(1, -(-len(points) // 8))
-    return [point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1]
-
-
-def _checks(found: list[Results]) -> str:
-    subjects = Counter((one["candidate"], one["subject"]) for one in found)
-    held = Counter((one["candidate"], one["subject"]) for one in found if one["holds"])
-    wrong = [one for one in found if not one["holds"]]
-    said = (
-        "## Checks\n\nEach candidate gave the same answer before it was timed, and no answer was an error. "
-        "wrk counts the answers that it has read, so a server may have one more for each connection and load.\n\n"
-    )
-    rows = [[f"{name}: {subject}", f"{held[name, subject]} of {count}"] for (name, subject), count in subjects.items()]
-    said += table(["comparison", "held"], rows)
-    if wrong:
-        said += "\nThose that did not hold:\n\n" + table(
-            ["comparison", "expected", "found"],
-            ([f"{one['candidate']}: {one['subject']}", one["expected"], str(one["found"])] for one in wrong),
-        )
-    return said
+def chart(results: Results) -> str:
+    """Throughput as horizontal bars in SVG, which GitHub shows beside the table; empty without that section."""
+    rows = results["sections"].get("main", {"rows": {}})["rows"].values()
+    if not rows:
+        return ""
+    about, height = results["about"], TOP + BAR_STEP * len(rows) + 12
+    title = "Requests a second on one core, as a share of a bare ASGI function's (higher is better)"
+    conditions = f"{about['date'][:10]} · Python {about['versions']['python']} · {about['machine']['processor']}"
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        "<style>text{font:13px system-ui,sans-serif;fill:#24292f}</style>",
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#fff"/>',
+        f'<text x="20" y="30" style="font-size:16px;font-weight:600">{escape(title)}</text>',
+        f'<text x="20" y="49">{escape(conditions)}</text>',
+    ]
+    scale = (WIDTH - LABEL_WIDTH - TEXT_WIDTH) / max(row["ratio"]["most"] for row in rows)
+    for index, row in enumerate(rows):
+        y, share = TOP + BAR_STEP * index, row["ratio"]
+        least, most = (LABEL_WIDTH + share[name] * scale for name in ("least", "most"))
+        fill = f'fill="{COLOURS[row["kind"]]}"'
+        text = f"{share['median']:#.2g} · {row['rate']['median']:,.0f}/s"
+        lines += [
+            f'<text x="{LABEL_WIDTH - 10}" y="{y + 14}" text-anchor="end">{escape(row["label"])}</text>',
+            f'<rect x="{LABEL_WIDTH}" y="{y}" width="{share["median"] * scale:.1f}" height="18" {fill}/>',
+            f'<path d="M{least:.1f} {y + 9}H{most:.1f}" stroke="#24292f"/>',
+            f'<text x="{most + 10:.1f}" y="{y + 14}">{text}</text>',
+        ]
+    return "\n".join([*lines, "</svg>\n"])

@@ -1,138 +1,129 @@
-"""Measures the generated service beside its peers: `python -m benchmarks.run --help`, or `make bench`."""
+"""Measures the generated service beside its peers: `python -m benchmarks.run --help`, or `make bench`.
+
+The results are on disk after each section. A section that fails is recorded with its error, and the run goes on.
+"""
 
 import argparse
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from dataclasses import replace
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import charts, machine, report
-from .catalogue import Catalogue
-from .environment import EnvironmentMaker
-from .load import find_wrk, wrk_version
-from .plan import FULL, LONG_MEMORY_REQUESTS, QUICK, SECTIONS
-from .processes import BenchError, Child, stop_on_signals
-from .sections import Sections
-from .service import ROOT, make_variants, render
-from .serving import Bench
+from . import report
+from .candidates import Candidates
+from .measure import Checks
+from .processes import OTHER_CORES, BenchError, Child, machine_facts, run
+from .sections import FULL, QUICK, SECTIONS, SMOKE, Sections
+from .service import Installer
 
 HERE = Path(__file__).parent
 WORK = HERE / ".work"
 
 
 def main() -> int:
-    """Run it; the exit status is 0 when everything was measured and every check held."""
+    """Run it; the exit status is 0 if every section was measured and every check held."""
     arguments = parse()
-    stop_on_signals()
-    folder: Path = arguments.output or (WORK / "results" if arguments.quick or arguments.only else HERE / "results")
+    folder: Path = arguments.output
     if arguments.report:
         write(json.loads((folder / "results.json").read_text()), folder)
         return 0
-    began = time.monotonic()
     try:
-        with ExitStack() as stack:
-            results = measure(arguments, stack)
+        results = measure(arguments)
     except BenchError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print(f"\ninterrupted; the sections before are in {folder}", file=sys.stderr)
         return 130
-    results["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    write(results, folder)
-    print((folder / "RESULTS.md").read_text())
-    print(f"written to {folder.resolve()}", file=sys.stderr)
-    return 0 if all(one["holds"] for one in results["checks"]) else 1
+    print((folder / "RESULTS.md").read_text(), f"written to {folder}", sep="\n")
+    return 1 if results["errors"] or results["checks"]["failed"] else 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in four minutes, to see that all works; rougher figures")
-    parser.add_argument("--long", action="store_true", help="watch the memory over a million requests")
-    parser.add_argument("--only", default="", metavar="A,B", help=f"some sections of: {', '.join(SECTIONS)}")
-    parser.add_argument("--python", default=sys.executable, help="the Python that all candidates run on, 3.11 or newer")
-    parser.add_argument("--uv", default=shutil.which("uv") or "uv", help="where uv is, if it isn't on PATH")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="folder of the results (else benchmarks/results, or .work/results if not all is run)",
-    )
-    parser.add_argument("--report", action="store_true", help="write table and charts again from the last results.json")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, in about four minutes")
+    parser.add_argument("--smoke", action="store_true", help="as short as possible: shows only that everything runs")
+    parser.add_argument("--only", metavar="A,B", help=f"some sections of: {', '.join(SECTIONS)}")
+    parser.add_argument("--against", metavar="COMMIT", help="only compare with another commit of the template")
+    parser.add_argument("--python", default=sys.executable, help="the Python of all candidates, 3.11 or newer")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of services and environments")
+    parser.add_argument("--output", type=Path, help="folder of the results; else results, or .work/results unless full")
+    parser.add_argument("--report", action="store_true", help="write table and chart again from results.json")
     arguments = parser.parse_args()
-    unknown = sorted({*filter(None, arguments.only.split(","))} - {*SECTIONS})
-    if unknown:
+    names = ["against"] if arguments.against else [name for name in SECTIONS if name != "against"]
+    arguments.sections = arguments.only.split(",") if arguments.only else names
+    if unknown := sorted({*arguments.sections} - {*SECTIONS}):
         parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if "against" in arguments.sections and not arguments.against:
+        parser.error("the section against needs --against COMMIT")
+    full = arguments.report or not (arguments.quick or arguments.smoke or arguments.only or arguments.against)
+    arguments.output = arguments.output or (HERE if full else arguments.work) / "results"
     return arguments
 
 
-def measure(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
-    """Prepare, measure section by section, and put together what is known of the run."""
-    plan = QUICK if arguments.quick else FULL
-    if arguments.long:
-        plan = replace(plan, memory_requests=LONG_MEMORY_REQUESTS)
-    find_wrk()
-    if shutil.which(arguments.uv) is None:
-        raise BenchError("uv is not installed; give its place with --uv, or use: make bench")
-    print("preparing…", file=sys.stderr, flush=True)
-    WORK.mkdir(exist_ok=True)
-    maker = EnvironmentMaker(arguments.uv, arguments.python, WORK / "venvs")
-    tools = maker.tools()
-    service = render(tools, WORK / "service")
-    variants = make_variants(service, WORK / "service" / "variants")
-    environments = maker.all(service, tools)
-    cores = machine.Cores.share_out()
-    collector = stack.enter_context(Child([tools, HERE / "collector.py"], cores=cores.others, stdout=subprocess.PIPE))
-    port = int(collector.read_line())
-    catalogue = Catalogue(environments, variants, port)
-    sections = Sections(Bench(cores, port, tools, WORK), catalogue, plan)
-    for name in SECTIONS:
-        if not arguments.only or name in arguments.only.split(","):
-            sections.run(name)
-    return {
-        "about": {
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure section by section; the results are written after each."""
+    plan = QUICK if arguments.quick else SMOKE if arguments.smoke else FULL
+    for program in ("wrk", "uv"):
+        if shutil.which(program) is None:
+            raise BenchError(f"{program} is not installed; `make bench` installs it on Debian and Ubuntu")
+    print("preparing…", file=sys.stderr)
+    installer = Installer(arguments.python, arguments.work.resolve())
+    began, checks = time.monotonic(), Checks()
+    with Child((sys.executable, HERE / "collector.py"), cores=OTHER_CORES, stdout=subprocess.PIPE) as collector:
+        assert collector.process.stdout  # noqa: S101 - it is a pipe
+        port = int(collector.process.stdout.readline())
+        candidates = Candidates(installer, port, arguments.against, smoke=arguments.smoke)
+        sections = Sections(candidates, port, plan, checks)
+        about: dict[str, Any] = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "command": command(arguments),
-            "plan": plan.name,
-            "commit": commit(),
-            "machine": machine.facts(),
-            "placement": cores.note,
-            "versions": {**environments.versions(), "load": wrk_version()},
-        },
-        **sections.as_json(),
-    }
+            "commit": run(("sh", "-c", "git describe --always --dirty=+ --exclude '*' || echo unknown")).strip(),
+            "machine": machine_facts(),
+        }
+        results: dict[str, Any] = {"about": about, "errors": {}, "sections": {}}
+        for name in arguments.sections:
+            try:
+                results["sections"][name] = sections.run(name)
+            except Exception as error:  # noqa: BLE001 - the other sections are measured nevertheless
+                traceback.print_exc()
+                results["errors"][name] = f"{type(error).__name__}: {error}"
+            about["minutes"] = round((time.monotonic() - began) / 60, 1)
+            about["versions"] = candidates.versions()
+            results["checks"] = {"held": dict(checks.held), "failed": checks.failed}
+            write(results, arguments.output)
+    return results
 
 
 def command(arguments: argparse.Namespace) -> str:
-    """What to type to get the same, without this machine's paths."""
-    options = [f"--{name}" for name in ("quick", "long") if getattr(arguments, name)]
-    options += ["--only", arguments.only] if arguments.only else []
-    return f'make bench ARGS="{" ".join(options)}"' if options else "make bench"
-
-
-def commit() -> str:
-    """The template's commit, with a plus when files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude", "*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
+    """What to type for the same run, without the paths of this machine."""
+    chosen = [f"--{name}" for name in ("quick", "smoke") if getattr(arguments, name)]
+    chosen += [f"--{name} {value}" for name in ("only", "against") if (value := getattr(arguments, name))]
+    return f"make bench ARGS='{' '.join(chosen)}'" if chosen else "make bench"
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """JSON, table and charts."""
+    """Replace the files of the results, each in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "RESULTS.md").write_text(report.markdown(results))
-    for name, picture in charts.all_charts(results).items():
-        (folder / name).write_text(picture)
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    # Each figure on one line.
+    text = re.sub(r"\{[^{}]*\}", lambda found: " ".join(found[0].split()), text)
+    files = {
+        "results.json": f"{text}\n",
+        "RESULTS.md": report.markdown(results),
+        "throughput.svg": report.chart(results),
+    }
+    for name, content in files.items():
+        part = folder / f"{name}.part"
+        part.write_text(content)
+        os.replace(part, folder / name)
 
 
 if __name__ == "__main__":

@@ -1,290 +1,158 @@
-"""What is measured: each section runs its candidates interleaved, round by round, and gives its part of the results."""
+"""What is measured. Each section runs its candidates in turn, round by round, and returns its rows."""
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from http import HTTPStatus
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from .catalogue import Candidate, Catalogue
-from .checks import Finding, check_answer, check_each_line, check_validation, findings
-from .load import ITEM, NEW_ITEM, Request
-from .plan import Plan
-from .processes import BenchError
-from .serving import Bench, Loaded, Running
-from .statistics_of import ratios, spread
+from .candidates import Candidate, Candidates
+from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-Results = dict[str, Any]
-SHARED_READ_SECONDS = 0.01
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "against")
+FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
+MEMORY_POINTS = 8
+MEMORY_AFTER = 100_000
+
+Row = dict[str, Any]
+Rows = dict[str, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rounds and seconds of a run; wrk takes whole seconds only."""
+
+    rounds: int
+    few_rounds: int
+    seconds: int
+    warm_up_seconds: int
+    latency_rounds: int
+    latency_seconds: float
+    memory_requests: int
+
+
+FULL = Plan(5, 3, 2, 1, 9, 2.5, 1_000_000)
+QUICK = Plan(2, 1, 1, 1, 2, 2.5, 150_000)
+SMOKE = Plan(1, 1, 1, 0, 1, 0.5, 10_000)
+
+
+def figure(values: Sequence[float]) -> dict[str, float]:
+    """Median, least, most and number of the values of all rounds."""
+    numbers = {"median": median(values), "least": min(values), "most": max(values)}
+    return {**{name: float(f"{value:.5g}") for name, value in numbers.items()}, "rounds": len(values)}
+
+
+def ratio(values: Sequence[float], to: Sequence[float]) -> dict[str, float]:
+    """Of the values of the same round, because the speed of a machine drifts."""
+    return figure([value / other for value, other in zip(values, to, strict=True)])
 
 
 class Sections:
-    """All sections over one plan; `run` calls one by name."""
+    """All sections over one plan."""
 
-    def __init__(self, bench: Bench, catalogue: Catalogue, plan: Plan) -> None:
-        self._bench = bench
-        self._catalogue = catalogue
+    def __init__(self, candidates: Candidates, collector_port: int, plan: Plan, checks: Checks) -> None:
+        self._candidates = candidates
+        self._collector_port = collector_port
         self._plan = plan
-        self.findings: list[Finding] = []
-        self.results: Results = {}
-        self._foreign: dict[str, float] = {}
+        self._checks = checks
+        self._others: list[float] = []
+        self._peak = 0.0
 
-    def run(self, name: str) -> None:
-        """Measure one section; what it finds is in `results` and `findings`."""
-        section: Callable[[], Results] = getattr(self, f"_{name}")
+    def run(self, name: str) -> dict[str, Any]:
+        """Measure one section: its rows, and the largest share of the server's core that other processes took."""
         print(f"{name}:", end=" ", file=sys.stderr, flush=True)
-        self._bench.foreign.clear()
-        self.results[name] = section()
-        self._foreign[name] = round(max(self._bench.foreign), 3)
-        print(file=sys.stderr)
+        self._others = [0.0]
+        section: Callable[[], Rows] = getattr(self, f"_{name}")
+        try:
+            return {"rows": section(), "others": max(self._others)}
+        finally:
+            print(file=sys.stderr)
 
-    def _main(self) -> Results:
-        for name in ("ours", "ours_100"):
-            candidate = self._catalogue.named(name)
-            self.findings += check_each_line(self._bench, candidate, seconds=self._plan.warm_up_seconds)
-        candidates = self._catalogue.main()
-        loads = self._rounds(candidates, ITEM, self._plan.rounds, self._plan.seconds)
-        return {one.name: self._row(one, loads[one.name], loads["bare_asgi"]) for one in candidates}
-
-    def _parts(self) -> Results:
-        parts = self._catalogue.parts()
-        loads = self._rounds([one for one, _ in parts], ITEM, self._plan.rounds, self._plan.seconds)
-        rows = {}
-        for candidate, part in parts:
-            row = self._row(candidate, loads[candidate.name], None)
-            whole = [one.cpu_us for one in loads["ours"]]
-            without = [one.cpu_us for one in loads[candidate.name]]
-            # Others on the machine only add to what is measured, so what is least has least of them in it.
-            costs = min(whole) - min(without)
-            # One by one with the whole of the same round, to see how far they stray.
-            by_round = spread([one - other for one, other in zip(whole, without, strict=True)])
-            rows[candidate.name] = row | {"part": part, "costs_us": round(costs, 2), "costs_by_round_us": by_round}
+    def _main(self) -> Rows:
+        rows = self._rounds(self._candidates.main(), self._plan.rounds)
+        self._peak = rows["ours"]["rate"]["median"]
         return rows
 
-    def _post(self) -> Results:
-        candidates = [self._catalogue.named(name) for name in ("bare_fastapi", "ours", "usual")]
-        loads = self._few_rounds(candidates, NEW_ITEM)
-        return {one.name: self._row(one, loads[one.name], loads["bare_fastapi"]) for one in candidates}
+    def _post(self) -> Rows:
+        every = self._candidates.main()
+        chosen = {name: one for name, one in every.items() if name in ("bare_fastapi", "ours", "usual")}
+        return self._rounds(chosen, self._plan.few_rounds, VALID)
 
-    def _latency(self) -> Results:
-        """Each at half of its own peak, and the bare function at the same rate."""
-        names = ("ours", "usual")
+    def _collectors(self) -> Rows:
+        return self._rounds(self._candidates.collectors(), self._plan.few_rounds)
+
+    def _against(self) -> Rows:
+        """The other commit and the working tree at 1 %, then both at 100 %."""
+        rows: Rows = {}
+        for pair in self._candidates.before_and_now():
+            rows |= self._rounds(pair, 2 * self._plan.rounds - 1)
+        return rows
+
+    def _latency(self) -> Rows:
+        """At half of the service's own peak, and the bare function at the same rate."""
+        every = self._candidates.main()
+        rate = (self._peak or self._once(every["ours"], None).rate) / 2
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        rates: dict[str, float] = {}
-        for number in range(self._plan.latency_rounds):
-            for name in names if number < self._plan.few_rounds else names[:1]:
-                rate = rates.setdefault(name, self._peak(name) / 2)
-                for which in (name, "bare_asgi"):
-                    found[f"{which} at {name}"].append(self._at(self._catalogue.named(which), rate))
-        rows: Results = {}
-        for name in names:
-            for which in (name, "bare_asgi"):
-                reports = found[f"{which} at {name}"]
-                rows[f"{which} at half of {name}"] = {
-                    "rate": spread([one["rate"] for one in reports]),
-                    "asked_rate": round(rates[name], 1),
-                    "p50_us": spread([one["latency_us"]["p50"] for one in reports]),
-                    "p95_us": spread([one["latency_us"]["p95"] for one in reports]),
-                    "p99_us": spread([one["latency_us"]["p99"] for one in reports]),
-                    "p99.9_us": spread([one["latency_us"]["p99.9"] for one in reports]),
-                    "sent_late_p99_us": spread([one["sent_late_us"]["p99"] for one in reports]),
-                    "left_out": spread([one["left_out"] for one in reports]),
-                }
-            own, bare = (rows[f"{which} at half of {name}"]["p99_us"]["rounds"] for which in (name, "bare_asgi"))
-            rows[f"{name} at half of {name}"]["p99_ratio"] = ratios(own, bare)
+        for _ in range(self._plan.latency_rounds):
+            for name in ("bare_asgi", "ours"):
+                with self._running(every[name], pause=SHARED_PAUSE_SECONDS) as running:
+                    running.load(1)
+                    found[name].append(running.load_at(rate, self._plan.latency_seconds))
+                    running.finish()
+        rows: Rows = {}
+        for name, reports in found.items():
+            values = {key: [report[key] for report in reports] for key in reports[0]}
+            p99_ratio = ratio(values["p99_us"], [report["p99_us"] for report in found["bare_asgi"]])
+            figures = {key: figure(of_rounds) for key, of_rounds in values.items() if key != "requests"}
+            rows[name] = {"label": every[name].label, "asked_rate": round(rate), **figures, "p99_ratio": p99_ratio}
         return rows
 
-    def _routes(self) -> Results:
-        names = ("bare_starlette", "bare_fastapi", "ours")
-        rows: Results = {name: {} for name in names}
-        first: dict[str, list[Loaded]] = {}
-        candidates = [
-            (name, number, self._catalogue.named(name).with_other_routes(number - 1))
-            for number in self._plan.routes
-            for name in names
-        ]
-        loads: dict[tuple[str, int], list[Loaded]] = defaultdict(list)
-        for _ in range(self._plan.few_rounds):
-            for name, number, candidate in candidates:
-                loads[name, number].append(self._once(candidate, ITEM, self._plan.growth_seconds))
-        for (name, number), found in loads.items():
-            first.setdefault(name, found)
-            rows[name][str(number)] = self._figures(found) | {"ratio": _rate_ratios(found, first[name])}
+    def _memory(self) -> Rows:
+        """After each second of load; a few of the points are kept."""
+        points: list[Row] = []
+        requests = 0
+        with self._running(self._candidates.main()["ours"]) as running:
+            while True:
+                points.append({"label": "ours, observed", "requests": requests, **running.server.memory_mb()})
+                if requests >= self._plan.memory_requests:
+                    break
+                requests += running.load(1).requests
+            running.finish()
+        step = -(-len(points) // MEMORY_POINTS)
+        rows = {f"point {n}": point for n, point in enumerate(points) if n % step == 0 or point is points[-1]}
+        after = [point["rss_mb"] for point in points if point["requests"] >= MEMORY_AFTER] or [points[-1]["rss_mb"]]
+        rows["flat"] = {"label": "largest change from 100,000 requests on", "rss_mb": round(max(after) - min(after), 1)}
         return rows
 
-    def _concurrency(self) -> Results:
-        # A thousand connections that ask again at once are an overload, and load control would turn some away.
-        ours = self._catalogue.named("ours").with_env(APP_QUEUE_SECONDS="60")
-        others = [self._catalogue.named(name) for name in ("bare_asgi", "bare_fastapi", "usual")]
-        loads: dict[tuple[str, int], list[Loaded]] = defaultdict(list)
-        for _ in range(self._plan.growth_rounds):
-            for candidate in (*others[:2], ours, others[2]):
-                with Running(self._bench, candidate) as running:
-                    check_answer(running)
-                    running.load(seconds=self._plan.warm_up_seconds)
-                    for number in self._plan.connections:
-                        seconds = self._plan.growth_seconds
-                        loads[candidate.name, number].append(running.load(connections=number, seconds=seconds))
-                    self.findings += findings(candidate, running.finish())
-                _dot()
-        return _grown(loads, self._figures)
-
-    def _bodies(self) -> Results:
-        sizes = self._plan.body_bytes
-        requests = {f"out {size}": Request(f"/blob/{size}") for size in sizes}
-        requests |= {f"in {size}": Request("/blob", size) for size in sizes}
-        loads: dict[tuple[str, str], list[Loaded]] = defaultdict(list)
-        for _ in range(self._plan.growth_rounds):
-            for candidate in self._catalogue.bodies():
-                with Running(self._bench, candidate) as running:
-                    for name, request in requests.items():
-                        check_answer(running, request)
-                        loads[candidate.name, name].append(running.load(request, seconds=self._plan.growth_seconds))
-                    self.findings += findings(candidate, running.finish())
-                _dot()
-        return _grown(loads, self._figures)
-
-    def _collectors(self) -> Results:
-        candidates = self._catalogue.collectors()
-        loads = self._few_rounds(candidates, ITEM)
-        return {one.name: self._row(one, loads[one.name], loads[candidates[0].name]) for one in candidates}
-
-    def _computing(self) -> Results:
-        """Each alone, and while one request computes in a thread."""
-        seconds = self._plan.few_seconds
-        alone: dict[str, list[Loaded]] = defaultdict(list)
-        beside: dict[str, list[Loaded]] = defaultdict(list)
-        candidates = self._catalogue.computing()
-        for _ in range(self._plan.few_rounds):
-            for candidate in candidates:
-                with Running(self._bench, candidate) as running:
-                    check_answer(running)
-                    running.load(seconds=self._plan.warm_up_seconds)
-                    alone[candidate.name].append(running.load(seconds=seconds))
-                    with ThreadPoolExecutor() as threads:
-                        # Longer than the load, so that it computes from the load's begin to its end.
-                        computing = threads.submit(running.ask, Request(f"/computing/{seconds + 1}"))
-                        beside[candidate.name].append(running.load(seconds=seconds))
-                        if computing.done() or computing.result()[0] != HTTPStatus.OK:
-                            raise BenchError(f"{candidate.name} didn't compute as long as it was asked to")
-                    self.findings += findings(candidate, running.finish())
-                _dot()
+    def _rounds(self, chosen: Mapping[str, Candidate], rounds: int, body: str | None = None) -> Rows:
+        """All candidates once in each round, in a new process every time; each is compared with the first."""
+        loads: dict[str, list[Load]] = {name: [] for name in chosen}
+        for number in range(rounds):
+            for name in sorted(chosen, key=list(chosen).index, reverse=bool(number % 2)):
+                loads[name].append(self._once(chosen[name], body))
+        to = next(iter(loads.values()))
         return {
-            one.name: {
-                **self._row(one, beside[one.name], alone[one.name]),
-                "alone": self._figures(alone[one.name]),
+            name: {
+                "label": candidate.label,
+                "kind": candidate.kind,
+                **{key: figure([getattr(load, key) for load in loads[name]]) for key in FIGURES},
+                "ratio": ratio([load.rate for load in loads[name]], [load.rate for load in to]),
+                "cpu_ratio": ratio([load.cpu_us for load in to], [load.cpu_us for load in loads[name]]),
             }
-            for one in candidates
+            for name, candidate in chosen.items()
         }
 
-    def _startup(self) -> Results:
-        candidates = [self._catalogue.named(name) for name in ("bare_asgi", "bare_fastapi", "ours", "usual")]
-        seconds: dict[str, list[float]] = defaultdict(list)
-        memory: dict[str, list[float]] = defaultdict(list)
-        for _ in range(self._plan.starts):
-            for candidate in candidates:
-                with Running(self._bench, candidate) as running:
-                    seconds[candidate.name].append(running.startup_seconds)
-                    memory[candidate.name].append(running.server.memory_mb()["pss"])
-                _dot()
-        return {
-            one.name: {"label": one.label, "seconds": spread(seconds[one.name]), "pss_mb": spread(memory[one.name])}
-            for one in candidates
-        }
+    def _once(self, candidate: Candidate, body: str | None) -> Load:
+        with self._running(candidate) as running:
+            if body:
+                running.check_validation()
+            if self._plan.warm_up_seconds:
+                running.load(self._plan.warm_up_seconds, body)
+            load = running.load(self._plan.seconds, body)
+            running.finish()
+        return load
 
-    def _memory(self) -> Results:
-        """Our memory after each so many requests; the usual stack's after one load, for comparison."""
-        points = []
-        ours = self._catalogue.named("ours")
-        with Running(self._bench, ours) as running:
-            points.append({"requests": 0, **running.server.memory_mb()})
-            done = 0
-            while done < self._plan.memory_requests:
-                done += running.load(seconds=1).answered.requests
-                points.append({"requests": done, **running.server.memory_mb()})
-                _dot()
-            self.findings += findings(ours, running.finish())
-        usual = self._catalogue.named("usual")
-        with Running(self._bench, usual) as running:
-            done = running.load(seconds=self._plan.seconds).answered.requests
-            theirs = {"requests": done, **running.server.memory_mb()}
-        return {"ours": points, "usual": [theirs]}
-
-    def _few_rounds(self, candidates: Iterable[Candidate], request: Request) -> dict[str, list[Loaded]]:
-        return self._rounds(candidates, request, self._plan.few_rounds, self._plan.few_seconds)
-
-    def _rounds(
-        self, candidates: Iterable[Candidate], request: Request, rounds: int, seconds: int
-    ) -> dict[str, list[Loaded]]:
-        """All candidates once in each round, each in a process of its own every time."""
-        loads: dict[str, list[Loaded]] = defaultdict(list)
-        every = list(candidates)
-        for _ in range(rounds):
-            for candidate in every:
-                loads[candidate.name].append(self._once(candidate, request, seconds))
-        return loads
-
-    def _once(self, candidate: Candidate, request: Request, seconds: int) -> Loaded:
-        with Running(self._bench, candidate) as running:
-            if request is NEW_ITEM:
-                check_validation(running)
-            check_answer(running, request)
-            running.load(request, seconds=self._plan.warm_up_seconds)
-            loaded = running.load(request, seconds=seconds)
-            self.findings += findings(candidate, running.finish())
-        _dot()
-        return loaded
-
-    def _at(self, candidate: Candidate, rate: float) -> dict[str, Any]:
-        # A reader that wakes for every line would interrupt the client where it has no core of its own.
-        shared = self._bench.cores.others == self._bench.cores.load
-        with Running(self._bench, candidate, read_every_seconds=SHARED_READ_SECONDS if shared else 0.0) as running:
-            check_answer(running)
-            running.load(seconds=self._plan.warm_up_seconds)
-            report = running.load_at(rate, seconds=self._plan.latency_seconds)
-            self.findings += findings(candidate, running.finish())
-        _dot()
-        return report
-
-    def _peak(self, name: str) -> float:
-        if "main" in self.results:
-            return float(self.results["main"][name]["rate"]["median"])
-        return self._once(self._catalogue.named(name), ITEM, self._plan.seconds).answered.rate
-
-    def _figures(self, loads: list[Loaded]) -> Results:
-        return {
-            "rate": spread([one.answered.rate for one in loads]),
-            "cpu_us": spread([one.cpu_us for one in loads]),
-            "p50_us": spread([one.answered.p50_us for one in loads]),
-            "p99_us": spread([one.answered.p99_us for one in loads]),
-            "busy": spread([one.busy for one in loads]),
-            "foreign": spread([one.foreign for one in loads]),
-        }
-
-    def _row(self, candidate: Candidate, loads: list[Loaded], to: list[Loaded] | None) -> Results:
-        row = {"label": candidate.label, "group": candidate.group, **self._figures(loads)}
-        if to is None:
-            return row
-        by_cpu = ratios([one.cpu_us for one in to], [one.cpu_us for one in loads])
-        return row | {"ratio": _rate_ratios(loads, to), "cpu_ratio": by_cpu}
-
-    def as_json(self) -> Results:
-        """Everything that was found."""
-        return {**self.results, "foreign": self._foreign, "checks": [asdict(one) for one in self.findings]}
-
-
-def _rate_ratios(loads: list[Loaded], to: list[Loaded]) -> Any:
-    return ratios([one.answered.rate for one in loads], [one.answered.rate for one in to])
-
-
-def _grown(loads: dict[tuple[str, Any], list[Loaded]], figures: Callable[[list[Loaded]], Results]) -> Results:
-    rows: Results = defaultdict(dict)
-    for (name, what), found in loads.items():
-        rows[name][str(what)] = figures(found)
-    return dict(rows)
-
-
-def _dot() -> None:
-    print(".", end="", file=sys.stderr, flush=True)
+    def _running(self, candidate: Candidate, *, pause: float = 0.0) -> Running:
+        print(".", end="", file=sys.stderr, flush=True)
+        return Running(candidate, self._collector_port, self._checks, self._others, pause=pause)

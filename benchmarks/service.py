@@ -1,112 +1,102 @@
-"""Our candidate: the template rendered, and extended as its owner would by a handler module and lines in `app.py`."""
+"""Our candidate: the template, rendered from a commit or the working tree, with the benchmark's handlers, installed."""
 
 import re
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
-from .processes import BenchError, clean_environment, run_quietly
+from .processes import ROOT, BenchError, run
 
-ROOT = Path(__file__).resolve().parent.parent
-NAME = "Bench Service"
-SLUG = "bench-service"
 PACKAGE = "bench_service"
-
-ROUTES = """
-            *[Route(f"/other{number}/{{item_id}}", OneItem()) for number in range(settings.other_routes)],
+SOURCE = Path(__file__).parent / "service/app.py"
+# What serves must be the same in all environments, in the version that the service has.
+SHARED = ("uvicorn", "httptools", "uvloop", "pydantic")
+PEERS = (
+    "fastapi>=0.121",
+    "opentelemetry-exporter-otlp-proto-http>=1.39",
+    "opentelemetry-instrumentation-fastapi>=0.60b0",
+    "opentelemetry-sdk>=1.39",
+    "orjson>=3.10.12",
+    "prometheus-fastapi-instrumentator>=7.1",
+    "structlog>=25.1",
+    *SHARED,
+)
+SHOWN = (*SHARED, "starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk")
+# Inserted into app.py of a commit before the seam `App(settings)`.
+OLD_IMPORT = "from .chassis import "
+OLD_ROUTES = """
             Route("/items", Items()),
-            Route("/items/{item_id}", OneItem()),
-            Route("/computing/{seconds}", Computing()),
-            Route("/blob", Blobs()),
-            Route("/blob/{size}", Blob()),"""
-IMPORT = "from .handlers.items import Blob, Blobs, Computing, Items, OneItem\n"
-SETTING = """
-    other_routes: int = Field(0, ge=0, description="Routes before the measured one.")
-"""
-MIDDLEWARES = ("TelemetryMiddleware", "SecurityHeadersMiddleware", "GuardMiddleware")
-
-# What each variant leaves out: middlewares, by their lines in `app.py`, the metrics of the requests, or the time after
-# which a thread that computes lets the event loop go on.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "whole": (),
-    "no-security": ("SecurityHeadersMiddleware",),
-    "no-guard": ("GuardMiddleware",),
-    "no-telemetry": ("TelemetryMiddleware",),
-    "no-metrics": ("metrics",),
-    "nothing": MIDDLEWARES,
-    "no-switch": ("switch",),
-}
+            Route("/items/{item_id}", OneItem()),"""
 
 
-def render(tools: Path, folder: Path) -> Path:
-    """Render the template with its default answers but the name; gives the service's folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    home = folder / "home"  # cookiecutter remembers its last answers in the home directory
-    home.mkdir(parents=True)
-    run_quietly(
-        [tools, "-m", "cookiecutter", "--no-input", "--default-config", "-o", folder, ROOT, f"project_name={NAME}"],
-        env=clean_environment({"HOME": str(home)}),
-    )
-    service = folder / SLUG
-    extend(service / "src" / PACKAGE)
-    return service
+class Installer:
+    """Renders services and makes virtual environments of one Python below `folder`."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        self.folder = folder
+        ask = "import platform, sys; print(sys.executable); print(platform.python_version())"
+        self._python, self.version = run([python, "-c", ask]).split()
+        if tuple(int(part) for part in self.version.split(".")[:2]) < (3, 11):
+            raise BenchError(f"Python {self.version} is too old; use 3.11 or newer with --python")
+
+    def service(self, name: str, commit: str | None = None, like: Path | None = None) -> Path:
+        """Install the service of `commit`, else the working tree, with the versions of `like`; returns its Python."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        template = ROOT
+        if commit:
+            template, archive = folder / "template", folder / "template.tar"
+            template.mkdir()
+            run(("git", "archive", "--output", archive, commit))
+            run(("tar", "--extract", "--file", archive, "--directory", template))
+        # cookiecutter keeps its last answers in the home directory.
+        options = ("project_name=Bench Service", "--no-input", "--default-config", "--output-dir", folder)
+        run((sys.executable, "-m", "cookiecutter", template, *options), HOME=str(folder))
+        rendered = folder / "bench-service"
+        extend(rendered / "src" / PACKAGE)
+        again = ["--reinstall-package", "bench-service", "--reinstall-package", "asgi-chassis"]
+        return self._environment(name, *again, rendered, *(pins(like) if like else []))
+
+    def peers(self, like: Path) -> Path:
+        """Install the peers beside the service's versions of what serves; returns their Python."""
+        return self._environment("peers", *PEERS, *(pin for pin in pins(like) if pin.split("==")[0] in SHARED))
+
+    def _environment(self, name: str, *packages: str | Path) -> Path:
+        folder = self.folder / "venvs" / f"{name}-{self.version}"
+        python = folder / "bin/python"
+        if not python.exists():
+            run(["uv", "venv", "--quiet", "--python", self._python, folder], UV_PYTHON_DOWNLOADS="never")
+        # As in the image: compiled, and not editable.
+        command = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
+        run((*command, *packages), UV_NO_EDITABLE="1")
+        return python
+
+
+def pins(python: Path) -> list[str]:
+    """The libraries of an environment as requirements, without what was installed from a folder."""
+    frozen = run(["uv", "pip", "freeze", "--python", python]).splitlines()
+    return [line for line in frozen if "==" in line]
+
+
+def versions(python: Path) -> dict[str, str]:
+    """The versions that are told in the report."""
+    found = dict(line.split("==") for line in pins(python))
+    return {name: found[name] for name in SHOWN if name in found}
 
 
 def extend(package: Path) -> None:
-    """What an owner would do: a module of handlers, their routes in `app.py`, a setting."""
-    shutil.copy(Path(__file__).parent / "service" / "items.py.txt", package / "handlers" / "items.py")
+    """Add the benchmark's handlers as an owner would."""
     app = package / "app.py"
-    source = app.read_text()
-    source = _replace(source, r"\n        routes=\[", lambda found: found + ROUTES)
-    source = _replace(source, r"\nfrom \.settings ", lambda found: "\n" + IMPORT + found[1:])
-    app.write_text(source)
-    settings = package / "settings.py"
-    text = _replace(settings.read_text(), r"\n    max_orders: .*\n", lambda found: found + SETTING)
-    settings.write_text(text)
-
-
-def make_variants(service: Path, folder: Path) -> dict[str, Path]:
-    """A copy of the sources for each variant; started from there, a copy is found before the installed package."""
-    made = {}
-    for name, left_out in VARIANTS.items():
-        made[name] = folder / name
-        shutil.copytree(service / "src", made[name])
-        app = made[name] / PACKAGE / "app.py"
-        source = app.read_text()
-        for one in left_out:
-            if one == "switch":
-                server = made[name] / PACKAGE / "chassis" / "server.py"
-                server.write_text(_replace(server.read_text(), r"\n *sys\.setswitchinterval\(.*", lambda _: ""))
-            else:
-                source = _without_metrics(source) if one == "metrics" else _without_middleware(source, one)
-        app.write_text(source)
-    return made
-
-
-def _without_middleware(source: str, name: str) -> str:
-    """`source` without the `Middleware(<name>, …),` of its list."""
-    start = re.search(rf" *Middleware\(\s*{name}\b", source)
-    if start is None:
-        raise BenchError(f"app.py doesn't list {name}; benchmarks/service.py has to follow the template")
-    depth = 0
-    for index in range(source.index("(", start.start()), len(source)):
-        depth += {"(": 1, ")": -1}.get(source[index], 0)
-        if depth == 0:
-            end = source.index("\n", index) + 1
-            return source[: start.start()] + source[end:]
-    raise BenchError("app.py has a bracket that isn't closed")
-
-
-def _without_metrics(source: str) -> str:
-    return _replace(
-        source,
-        r"\n    telemetry = Telemetry\.from_settings\(settings\)",
-        lambda found: found + "\n    telemetry.metrics.requests.observe = lambda *_: None",
-    )
-
-
-def _replace(source: str, pattern: str, by: Callable[[str], str]) -> str:
-    changed, count = re.subn(pattern, lambda found: by(found[0]), source, count=1)
-    if count != 1:
-        raise BenchError(f"the rendered service has no {pattern!r}; benchmarks/service.py has to follow the template")
-    return changed
+    rendered, ours = app.read_text(), SOURCE.read_text()
+    if re.search(r"\bApp\(settings\b", rendered):
+        app.write_text(ours)
+        return
+    # A commit before the seam: a module of handlers, and lines in app.py.
+    handlers = ours.partition("\n\ndef create_app")[0].replace("from chassis import App, ChassisSettings, ", OLD_IMPORT)
+    (package / "items.py").write_text(handlers)
+    rendered, imports = re.subn(r"(?m)^(?=from \.settings )", "from .items import Items, OneItem\n", rendered)
+    rendered, routes = re.subn(r"\n +routes=\[", lambda found: found[0] + OLD_ROUTES, rendered)
+    if (imports, routes) != (1, 1):
+        raise BenchError("app.py of this commit has another form; update extend() in benchmarks/service.py")
+    app.write_text(rendered)

@@ -58,6 +58,6 @@ async def test_broken_middleware_of_yours_does_not_reach_them() -> None:
         async def __call__(self, scope: object, receive: object, send: object) -> None:
             raise RuntimeError
 
-    async with serve(inner=[Middleware(Broken)]) as service:
+    async with serve(middleware=[Middleware(Broken)]) as service:
         assert (await service.client.get("/docs")).status_code == 500
         assert (await service.client.get("/readyz")).status_code == 200

@@ -105,7 +105,7 @@ async def test_malformed_json_is_400(client: httpx.AsyncClient, content: bytes) 
     answer = await post(client, "/any", content)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["detail"].startswith("The body is not JSON.")
+    assert answer.json()["detail"].startswith("The body is not valid JSON")
 
 
 async def test_deep_json_is_400(client: httpx.AsyncClient) -> None:

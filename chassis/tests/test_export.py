@@ -137,6 +137,14 @@ def test_unknown_exporter_stops_the_start_with_one_line(
     assert line == "error: OTEL_TRACES_EXPORTER='zipkin': this service knows 'otlp', 'console' and 'none'"
 
 
+def test_service_and_version_of_the_telemetry_are_those_that_are_given() -> None:
+    settings = ChassisSettings(_env_file=None)  # type: ignore[call-arg]
+    telemetry = Telemetry.from_settings(settings, service="order-service", version="4.5.6")
+    attributes = telemetry.tracing.resource.attributes
+    assert (telemetry.service, telemetry.version) == ("order-service", "4.5.6")
+    assert (attributes["service.name"], attributes["service.version"]) == ("order-service", "4.5.6")
+
+
 async def test_exporter_that_hangs_does_not_hold_up_the_end() -> None:
     release = threading.Event()
 

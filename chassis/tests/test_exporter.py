@@ -151,7 +151,10 @@ async def test_row_of_failures_is_logged_once_and_its_end(
     assert exporter.dropped == {"queue_full": 0, "export_failed": 6}
     await asyncio.to_thread(exporter.shutdown)
     said = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
-    assert [message.partition(" to ")[0] for message in said] == ["spans can't be exported", "spans are exported again"]
+    assert [message.partition(" to ")[0] for message in said] == [
+        "spans cannot be exported",
+        "spans are exported again",
+    ]
 
 
 async def test_absent_collector_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +199,7 @@ def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
     exporter.shutdown()
 
     assert exporter.dropped["export_failed"] == 3
-    assert "spans can't be exported" in caplog.text
+    assert "spans cannot be exported" in caplog.text
     assert "carrier-pigeon" in caplog.text
 
 

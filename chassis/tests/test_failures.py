@@ -95,7 +95,7 @@ async def test_unhandled_exception_is_500_that_shows_nothing_internal(service: S
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "The service failed to answer; the error is in its log.",
+        "detail": "The service failed to handle the request; the error is in its log.",
         "trace_id": TRACE_ID,
     }
 

@@ -1,9 +1,12 @@
 """The application under another server, by the ASGI lifespan protocol."""
 
 import asyncio
+import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 import uvicorn
 from starlette.types import Message
@@ -11,6 +14,7 @@ from starlette.types import Message
 from chassis import App
 
 from .support.application import make_app
+from .support.process import PROGRAM, run
 from .support.service import connect, observed, until
 
 
@@ -66,3 +70,29 @@ async def test_application_is_served_by_plain_uvicorn() -> None:
         server.should_exit = True
         await serving
         assert [line["status"] for line in seen.events("request")] == [200, 404]
+
+
+async def test_output_under_uvicorn_with_its_own_log_configuration_is_json() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    arguments = ("-m", "uvicorn", "--factory", f"{PROGRAM}:asgi", "--port", str(port), "--ws", "none")
+    async with run(*arguments) as process, connect(port) as client:
+        async with asyncio.timeout(20):
+            while not await is_ready(client):
+                await asyncio.sleep(0.05)
+        assert (await client.get("/switch-interval")).status_code == 200
+        await process.line("request")
+        process.send(signal.SIGTERM)
+        _, error_output = await process.end()
+    # One access line, and it is ours; uvicorn's lines after the start are ours as well or are not written.
+    assert [line["path"] for line in process.lines if line["event"] == "request"] == ["/switch-interval"]
+    assert "GET" not in error_output
+    assert "Shutting down" not in error_output
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    """Whether a service is there and ready."""
+    try:
+        return (await client.get("/readyz")).status_code == 200
+    except httpx.ConnectError:
+        return False

@@ -14,8 +14,7 @@ from multiprocessing import get_context
 import pytest
 
 from chassis import Handler, Problem, Route
-from chassis.middleware import LoadShedder
-from chassis.middleware.load_shedder import CALM_SECONDS, QUEUE_REQUESTS, QUEUE_SECONDS
+from chassis.middleware.load_shedder import CALM_SECONDS, QUEUE_REQUESTS, QUEUE_SECONDS, LoadShedder
 from chassis.telemetry.metrics import Metrics
 
 from .support.service import Service, serve
@@ -48,7 +47,7 @@ class Loop:
                 if self.enters(read_at):
                     self.now += service_seconds
                     self.computed += service_seconds if processor_seconds is None else processor_seconds
-                    self.control.under_way -= 1
+                    self.control.leave()
                     answers.append(self.now - arrival)
                 else:
                     self.now += SHED_SECONDS
@@ -125,7 +124,7 @@ def test_number_under_way_is_bounded() -> None:
     for _ in range(3):
         with pytest.raises(Problem):
             loop.control.enter(loop.now)
-    loop.control.under_way -= 1
+    loop.control.leave()
     loop.control.enter(loop.now)
     assert (loop.shed("concurrency"), loop.shed("delay")) == (3, 0)
     assert loop.metrics.registry.get_sample_value("http_server_max_requests") == 2

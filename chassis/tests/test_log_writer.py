@@ -145,7 +145,7 @@ async def test_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_misse
     assert [line["number"] for line in lines if line["event"] == "count"] == [*range(kept), 400]
     (told,) = (line for line in lines if line["event"] != "count")
     assert (told["event"], told["level"], told["count"]) == (
-        "log lines were dropped, since nobody read them",
+        "log lines dropped",
         "warning",
         dropped,
     )

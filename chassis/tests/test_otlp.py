@@ -23,15 +23,17 @@ from opentelemetry.trace import (
 from opentelemetry.trace.span import TraceState
 
 from chassis import Handler, Route
-from chassis.telemetry import observation
 from chassis.telemetry.otlp import (
-    MAX_REMEMBERED,
+    MAX_CACHED,
+    attribute_cache,
     encode_attributes,
     encode_request,
+    encode_request_span,
     encode_span,
-    remembered,
     varint,
 )
+from chassis.telemetry.span_attributes import shared_attributes
+from chassis.telemetry.spans import SCOPE, RequestSpan, RequestSpanProcessor
 
 from .support.service import SAMPLED, serve
 
@@ -94,42 +96,62 @@ def test_encoding_is_that_of_opentelemetry() -> None:
 
 
 class Item(Handler):
-    """Says something of its own, and something that the request's span says as well."""
+    """Adds to the request's span, and sets an attribute that the span has anyway."""
 
     async def get(self, number: int) -> None:
-        trace.get_current_span().set_attributes({"item": number, "mine": True} if number else {"http.route": "mine"})
+        span = trace.get_current_span()
+        span.set_attributes({"item": number, "mine": True} if number else {"http.route": "mine"})
+        if number == 2:
+            span.add_link(REMOTE, {"why": "before"})
+            span.add_event("looked", {"where": "there"})
+            span.set_status(StatusCode.ERROR, "it broke")
+
+
+class Collecting(RequestSpanProcessor):
+    """Keeps the spans of requests as they are."""
+
+    def __init__(self) -> None:
+        self.spans: list[RequestSpan] = []
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        self.spans.append(span)
 
 
 async def test_encoding_of_a_requests_span_is_that_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    collecting = Collecting()
     async with serve(Route("/item", Item())) as service:
+        service.app.telemetry.tracing.add_processor(collecting)
         for number in (0, 1, 2, 1):
             for headers in ({}, SAMPLED | {"tracestate": "vendor=a", "user-agent": f"browser/{number}"}):
                 await service.client.get("/item", params={"number": number}, headers=headers)
         await service.client.get("/item", params={"number": "none"})
         await service.client.get("/nothing")
         spans = await service.spans(10)
-    assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == normal(encode_by_opentelemetry(spans))
+    expected = normal(encode_by_opentelemetry(spans))
+    assert normal(ExportTraceServiceRequest.FromString(encode_spans(spans))) == expected
+    encoded = encode_request([((span.resource, SCOPE), [encode_request_span(span)]) for span in collecting.spans])
+    assert normal(ExportTraceServiceRequest.FromString(encoded)) == expected
     assert all(span.attributes and span.attributes["url.path"] for span in spans)
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    for number in range(2 * MAX_REMEMBERED):
+def test_cache_of_attributes_is_bounded() -> None:
+    for number in range(2 * MAX_CACHED):
         encode_attributes(9, {"number": str(number)})
-    assert len(remembered) <= MAX_REMEMBERED
+    assert len(attribute_cache) <= MAX_CACHED
     encode_attributes(9, {"long": "x" * 1000})
-    assert ("long", "x" * 1000) not in remembered
+    assert ("long", "x" * 1000) not in attribute_cache
 
 
-async def test_what_is_remembered_of_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observation, "MAX_REMEMBERED", 3)
+async def test_cache_of_shared_attributes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_attributes, "max_entries", 3)
     async with serve(Route("/item", Item())) as service:
         for number in range(9):
             headers = SAMPLED | {"user-agent": f"browser/{number}" * (1 if number < 8 else 100)}
             await service.client.get("/item", params={"number": 1}, headers=headers)
         spans = await service.spans(9)
     assert len({dict(span.attributes or {})["user_agent.original"] for span in spans}) == 9
-    assert len(observation.remembered_attributes) <= 3
+    assert len(shared_attributes) <= 3
 
 
 def test_link_keeps_its_trace_state() -> None:

@@ -58,4 +58,7 @@ async def test_defaults_can_be_replaced_and_left_out() -> None:
     headers = {"X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "", "x-more": "1"}
     async with serve(Route("/", Items()), security_headers=headers) as service:
         answer = await service.client.get("/")
+        admin = await service.client.get("/healthz")
+    assert (admin.headers["x-frame-options"], admin.headers["x-more"]) == ("SAMEORIGIN", "1")
+    assert "referrer-policy" not in answer.headers
     assert (answer.headers["x-frame-options"], answer.headers["x-more"]) == ("SAMEORIGIN", "1")

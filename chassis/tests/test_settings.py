@@ -79,9 +79,9 @@ def test_settings_cannot_be_changed() -> None:
     [
         ("APP_PORT", "http", "Port to listen on; 0 takes any that is free"),
         ("APP_PORT", "65536", "Port to listen on; 0 takes any that is free"),
-        ("APP_LOG_LEVEL", "LOUD", "The least level that is logged"),
+        ("APP_LOG_LEVEL", "LOUD", "The lowest level that is logged"),
         ("APP_LOG_FORMAT", "xml", "json, console, or auto: console on a terminal, JSON elsewhere"),
-        ("APP_DEADLINE_SECONDS", "0", "Time until an answer begins"),
+        ("APP_DEADLINE_SECONDS", "0", "Longest time until a response starts"),
         ("APP_MAX_ORDERS", "0", "Orders that the store holds"),
         ("APP_REGIONS", "north,south", "A JSON list of names"),
         ("APP_REGIONS", "3", "A JSON list of names"),

@@ -2,11 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from io import StringIO
 
+import orjson
 import pytest
 import structlog
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from starlette.requests import Request
 
@@ -200,3 +206,61 @@ async def test_service_name_is_taken_from_the_environment(monkeypatch: pytest.Mo
         await service.client.get("/items/7", headers=SAMPLED)
         attributes = (await one_span(service)).resource.attributes
     assert (attributes["service.name"], attributes["deployment.environment.name"]) == ("another-name", "test")
+
+
+async def test_console_exporter_of_the_sdk_takes_a_requests_span(service: Service) -> None:
+    out = StringIO()
+    async with serve(Route("/items/{item_id}", Item())) as other:
+        other.app.telemetry.tracing.add_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=out)))
+        await other.client.get("/items/7", headers=SAMPLED)
+        await one_span(other)
+    span = orjson.loads(out.getvalue())
+    assert (span["name"], span["kind"], span["parent_id"]) == (
+        "GET /items/{item_id}",
+        "SpanKind.SERVER",
+        f"0x{PARENT_ID}",
+    )
+    assert span["attributes"]["item.tags"] == ["a", "b"]
+    assert span["resource"]["attributes"]["service.name"] == "test-service"
+
+
+async def test_batch_processor_of_the_sdk_takes_a_requests_span() -> None:
+    exporter = InMemorySpanExporter()
+    processor = BatchSpanProcessor(exporter)
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(processor)
+        await service.client.get("/items/7", headers=SAMPLED)
+        await one_span(service)
+        assert await asyncio.to_thread(processor.force_flush)
+        assert [span.name for span in exporter.get_finished_spans()] == ["GET /items/{item_id}"]
+
+
+class CopyingBaggage(SpanProcessor):
+    """Copies baggage to each span at its start, as a processor of OpenTelemetry's contrib packages does."""
+
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
+        span.set_attributes({name: str(value) for name, value in baggage.get_all(parent_context).items()})
+
+
+async def test_processor_may_add_to_a_requests_span_at_its_start() -> None:
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(CopyingBaggage())
+        await service.client.get("/items/7", headers={**SAMPLED, "baggage": "tenant=acme"})
+        assert ((await one_span(service)).attributes or {})["tenant"] == "acme"
+
+
+class Failing(SpanProcessor):
+    """Fails at the end of each span."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        raise RuntimeError("no room")
+
+
+async def test_processor_that_fails_takes_nothing_from_the_request() -> None:
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(Failing())
+        await service.client.get("/items/7", headers=SAMPLED)
+        assert (await service.access_line())["status"] == 204
+        assert len(await service.spans()) == 1
+        (line,) = [line for line in service.seen.lines if "exception" in line]
+        assert line["event"] == "a span processor failed: Failing"

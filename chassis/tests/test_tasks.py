@@ -91,7 +91,7 @@ async def test_task_that_takes_too_long_is_cancelled_and_named() -> None:
     async with serve(shutdown_seconds=0.2) as service:
         service.app.tasks.start(work(), name="work")
         service.server.stop()
-        (line,) = await until(lambda: service.seen.events("background tasks cancelled at the end"), seconds=10)
+        (line,) = await until(lambda: service.seen.events("background tasks cancelled at shutdown"), seconds=10)
     assert cleaned.is_set()
     assert (line["tasks"], line["count"]) == (["work"], 1)
 
@@ -112,7 +112,7 @@ async def test_tasks_get_what_the_requests_leave_of_the_time() -> None:
             service.server.stop()
             await until(lambda: service.seen.events("stopped"), seconds=5)
         assert (await asked).status_code == 503
-        assert service.seen.events("background tasks cancelled at the end")[0]["tasks"] == ["endless"]
+        assert service.seen.events("background tasks cancelled at shutdown")[0]["tasks"] == ["endless"]
 
 
 async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None:
@@ -128,7 +128,7 @@ async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None
         service.app.tasks.start(loop(), name="loop", until_stopped=True)
         service.server.stop()
         await until(lambda: service.seen.events("stopped"))
-        assert service.seen.events("background tasks cancelled at the end") == []
+        assert service.seen.events("background tasks cancelled at shutdown") == []
     assert cleaned.is_set()
 
 

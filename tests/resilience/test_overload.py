@@ -6,7 +6,6 @@ The figures themselves are measured by `make bench-overload`; here it is only as
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -58,10 +57,10 @@ def working(bake: Bake, start: Start) -> Service:
 @pytest.mark.parametrize("path", ["/waiting", "/computing"])
 def test_overload_is_borne_and_over_when_it_is_over(working: Service, path: str) -> None:
     os.sched_setaffinity(working.process.pid, {min(os.sched_getaffinity(0))})  # the client takes the others
-    program = TEMPLATE / "benchmarks/overload.py"
+    seconds = os.environ.get("OVERLOAD_SECONDS", "3")
     ports = [str(client.base_url.port) for client in (working.http, working.admin)]
 
-    done = run(sys.executable, program, *ports, path, os.environ.get("OVERLOAD_SECONDS", "3"), cwd=Path.cwd())
+    done = run(sys.executable, "-m", "benchmarks.overload", *ports, path, seconds, cwd=TEMPLATE)
 
     assert done.returncode == 0, done.stdout
     found = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""What operators and machines ask a service: is it alive, is it ready, what does it count, what is it?"""
+"""Endpoints for the platform and operators: liveness, readiness, metrics, info."""
 
 import platform
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from .version import __version__
 
 
 def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
-    """The routes of the admin port, or of the only port where there is no other."""
+    """The routes of the admin port; without one, of the public port."""
     return [
         Route("/healthz", Liveness(), in_openapi=False),
         Route("/readyz", Readiness(health), in_openapi=False),
@@ -25,14 +25,14 @@ def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
 
 
 class Liveness(Handler):
-    """200 as long as the process answers; nothing else is asked, or a dead database would restart pods."""
+    """200 as long as the process responds. It checks nothing else, or a dead database would restart pods."""
 
     async def get(self) -> dict[str, str]:
         return {"status": "alive"}
 
 
 class Readiness(Handler):
-    """200 when the service has started, isn't draining, and every required check passes; else 503."""
+    """200 when the service has started, is not draining, and every required check passes; else 503."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -43,19 +43,19 @@ class Readiness(Handler):
 
 
 class MetricsPage(Handler):
-    """The metrics as Prometheus text, or as OpenMetrics with exemplars when the scraper takes it."""
+    """The metrics as Prometheus text, or as OpenMetrics with exemplars when the scraper accepts it."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
 
     async def get(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        self._telemetry.ended_requests.observe()
+        self._telemetry.observer.observe()
         return Response(encode(self._telemetry.metrics.registry), headers={"content-type": content_type})
 
 
 class Info(Handler):
-    """What runs here, and since when."""
+    """Name, version and start time of the service."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._info = {

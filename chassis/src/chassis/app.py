@@ -16,7 +16,8 @@ from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
 from .http.connection import answer_refused
-from .middleware import GuardMiddleware, LoadShedder, SecurityHeadersMiddleware, TelemetryMiddleware
+from .middleware import TelemetryMiddleware, build_stack
+from .middleware.load_shedder import LoadShedder
 from .problem import Problem
 from .settings import ChassisSettings
 from .tasks import Tasks
@@ -62,12 +63,14 @@ class App:
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
-        self.name = name or _distribution_of(type(settings))
-        self.version = version or _installed_version(self.name)
+        self.name: str = name or _distribution_of(type(settings))
+        self.version: str = version or _installed_version(self.name)
         self.description = description
-        self.telemetry = telemetry or Telemetry.from_settings(settings, service=self.name, version=self.version)
-        self.tasks = Tasks(self.telemetry)
-        self.health = Health(cache_seconds=settings.readiness_cache_seconds)
+        self.telemetry: Telemetry = telemetry or Telemetry.from_settings(
+            settings, service=self.name, version=self.version
+        )
+        self.tasks: Tasks = Tasks(self.telemetry)
+        self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
@@ -177,7 +180,7 @@ class App:
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
-            watch = LoopWatch(self.telemetry.metrics.loop_lag)
+            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
             self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
             for name, work in self._background:
                 self.tasks.start(work(), name=name, until_stopped=True)
@@ -241,41 +244,27 @@ class _Stacks:
             scope["app"] = app
             return router(scope, receive, send)
 
-        security = Middleware(SecurityHeadersMiddleware, headers=security_headers)
-        self.public = _stack(
-            [
-                Middleware(TelemetryMiddleware, telemetry=telemetry),
-                security,
-                Middleware(
-                    GuardMiddleware,
-                    max_body_bytes=settings.max_body_bytes,
-                    deadline_seconds=settings.deadline_seconds,
-                    timed_out=telemetry.metrics.timed_out_requests,
-                    problems=problems,
-                    load=LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
-                ),
-                *middleware,
-            ],
+        self.public = build_stack(
             route,
+            telemetry=telemetry,
+            max_body_bytes=settings.max_body_bytes,
+            deadline_seconds=settings.deadline_seconds,
+            load_shedder=LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
+            middleware=middleware,
+            problems=problems,
+            security_headers=security_headers,
         )
         admin = admin_routes(app.health, telemetry)
         self.admin_paths = frozenset(route.path for route in admin)
-        self.admin = _stack(
-            [
-                Middleware(TelemetryMiddleware, telemetry=telemetry, log_success=False),
-                security,
-                Middleware(GuardMiddleware, max_body_bytes=ADMIN_BODY_BYTES, deadline_seconds=ADMIN_DEADLINE_SECONDS),
-            ],
+        self.admin = build_stack(
             Router(admin),
+            telemetry=telemetry,
+            max_body_bytes=ADMIN_BODY_BYTES,
+            deadline_seconds=ADMIN_DEADLINE_SECONDS,
+            security_headers=security_headers,
+            log_success=False,
         )
-        self.rejections = _stack([Middleware(TelemetryMiddleware, telemetry=telemetry), security], answer_refused)
-
-
-def _stack(middleware: list[Middleware], innermost: ASGIApp) -> ASGIApp:
-    app = innermost
-    for cls, args, kwargs in reversed(middleware):
-        app = cls(app, *args, **kwargs)
-    return app
+        self.rejections = TelemetryMiddleware(answer_refused, telemetry=telemetry, security_headers=security_headers)
 
 
 def _distribution_of(settings: type[ChassisSettings]) -> str:

@@ -1,4 +1,4 @@
-"""A bounded cache for what costs time to make and comes again with most requests."""
+"""A bounded cache for values that are expensive to make and needed again by most requests."""
 
 from typing import TypeVar
 
@@ -21,8 +21,8 @@ class BoundedCache(dict[Key, Value]):
 
     def __init__(self, max_entries: int = MAX_ENTRIES, *, max_entry_bytes: int = MAX_ENTRY_BYTES) -> None:
         super().__init__()
-        self.max_entries = max_entries
-        self.max_entry_bytes = max_entry_bytes
+        self.max_entries: int = max_entries
+        self.max_entry_bytes: int = max_entry_bytes
 
     def add(self, key: Key, value: Value, *, size_bytes: int = 0) -> Value:
         """Keep `value`, unless it is too large; returns it."""

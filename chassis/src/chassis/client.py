@@ -1,4 +1,4 @@
-"""Calls to other services, as part of the request that makes them."""
+"""Outbound HTTP: requests to other services carry on the context of the current request."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from .context import request_context
 def http_client(**options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
 
-    Make one for each service that is called, list it among the `resources` in `app.py`, and give it to
-    the handlers that need it. `options` are httpx's own, such as `base_url` and `timeout` (seconds).
+    Make one for each service that you call, list it among the `resources` in `app.py`, and pass it to the handlers
+    that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout` (seconds).
     """
     hooks = {kind: list(functions) for kind, functions in options.pop("event_hooks", {}).items()}
     hooks["request"] = [carry_context, *hooks.get("request", [])]
@@ -21,7 +21,7 @@ def http_client(**options: Any) -> httpx.AsyncClient:
 
 
 async def carry_context(request: httpx.Request) -> None:
-    """httpx's hook: put the current context on `request`, unless the caller has put another there."""
+    """A request hook of httpx: add the headers of the current context, unless the caller has set them."""
     carrier: dict[str, str] = {}
     context = otel_context.get_current()
     inject(carrier, context)

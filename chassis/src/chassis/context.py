@@ -1,15 +1,22 @@
 """The context of one request: what `api`, `http`, `telemetry` and `middleware` share of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry import trace
 from opentelemetry.context import Context, create_key
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, set_span_in_context
-from opentelemetry.trace.span import TraceState
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 # OpenTelemetry's own key for the current span, learned from its public function.
-SPAN_KEY: str = next(iter(set_span_in_context(trace.INVALID_SPAN, Context())))
-REQUEST_KEY = create_key("chassis-request")
+SPAN_KEY: str = next(iter(set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), Context())))
+REQUEST_KEY: str = create_key("chassis-request")
 
 NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -19,17 +26,30 @@ class RequestContext(Context):
     """OpenTelemetry's current context while a request is handled: its ids, and its span on demand.
 
     Ids are kept as the lower-case hexadecimal text of W3C Trace Context; most requests need no more.
+    OpenTelemetry's `get_value` reads a context by `get`, and its `set_value` derives one from `copy`; these two
+    methods of a dictionary are overridden, so that the span is built only when somebody asks for it.
     """
 
     # With a dictionary for them a request would take longer to begin.
     __slots__ = ("_span", "request_id", "sampled", "span_id", "trace_id", "trace_state")
 
-    def __init__(self, trace_id: str, span_id: str, request_id: str, sampled: bool) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.request_id = request_id or trace_id
-        self.sampled = sampled
-        self.trace_state: TraceState | None = None
+    def __init__(
+        self,
+        trace_id: str,
+        span_id: str,
+        request_id: str,
+        sampled: bool,
+        values: Mapping[str, object] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> None:
+        """`values` are those of an extracted context, such as baggage. Without a request id, the trace id is used."""
+        if values is not None:
+            super().__init__(values)
+        self.trace_id: str = trace_id
+        self.span_id: str = span_id
+        self.request_id: str = request_id or trace_id
+        self.sampled: bool = sampled
+        self.trace_state: TraceState | None = trace_state
         self._span: Span | None = None
 
     @property
@@ -40,6 +60,7 @@ class RequestContext(Context):
         return self._span
 
     def span_context(self) -> SpanContext:
+        """The ids in OpenTelemetry's form."""
         flags = SAMPLED if self.sampled else NOT_SAMPLED
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, self.trace_state)
 
@@ -48,6 +69,7 @@ class RequestContext(Context):
         self._span = span
 
     def get(self, key: str, default: Any = None) -> Any:
+        """The value for `key`; the span and the request have their keys as in any other context."""
         if key == SPAN_KEY:
             return self.span
         if key == REQUEST_KEY:
@@ -55,14 +77,14 @@ class RequestContext(Context):
         return super().get(key, default)
 
     def copy(self) -> dict[str, object]:
-        """What OpenTelemetry derives a child's context from."""
+        """The values from which OpenTelemetry derives a child's context."""
         return {**self, SPAN_KEY: self.span, REQUEST_KEY: self}
 
 
 def request_context(context: Context) -> RequestContext | None:
     """The request that `context` belongs to, also from below a child span; None outside of one."""
-    found = context.get(REQUEST_KEY)
-    return found if isinstance(found, RequestContext) else None
+    request = context.get(REQUEST_KEY)
+    return request if isinstance(request, RequestContext) else None
 
 
 # In an ASGI scope: when the server read the request, monotonic seconds. The load shedder measures the wait from it.

@@ -1,4 +1,4 @@
-"""Whether the process should get requests: its state, and checks of what it depends on."""
+"""Readiness: the state of the service, and checks of its dependencies."""
 
 import asyncio
 import inspect
@@ -11,12 +11,13 @@ from threading import Thread
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 
 class State(StrEnum):
-    """Where the service is between start and end; only `READY` gets new requests."""
+    """The phases of the service's life; only in `READY` it should get new requests."""
 
     STARTING = "starting"
     READY = "ready"
@@ -25,12 +26,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A question to a dependency, asked for readiness.
+    """A check of a dependency, for readiness.
 
-    `probe` fails by raising; what it returns is ignored. An `async def` is cancelled after `timeout`
-    seconds. A `def` runs in a thread, which nobody can stop: it counts as failed after `timeout` seconds,
-    and is not begun again before it has ended. A check that is not `required` is shown, and doesn't take
-    the service out of the balancer.
+    `probe` fails by raising any exception; its result is ignored. An `async def` is cancelled after `timeout`
+    seconds. A `def` runs in a thread, which cannot be stopped: it has failed after `timeout` seconds, and is not
+    started again before it has ended. A check that is not `required` is reported, and does not make the service
+    unready.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Check:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a check said last, and when (monotonic seconds)."""
+    """The last result of a check; `at` is monotonic seconds."""
 
     status: str
     duration: float
@@ -52,13 +53,13 @@ class Outcome:
 class Health:
     """The state of the service and the results of its checks.
 
-    Checks run at the same time, each within its own timeout. A result answers all who ask for
-    `cache_seconds`, and those who ask meanwhile wait for the same run, so that a storm of probes is
-    not a storm on the database. No check is started a second time while it runs.
+    Checks run concurrently, each within its own timeout. A result is cached for `cache_seconds`, and probes that
+    come meanwhile wait for the same run, so that many probes do not become many queries of the database. No check is
+    started a second time while it runs.
     """
 
     def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
-        self.state = State.STARTING
+        self.state: State = State.STARTING
         self._checks: list[Check] = []
         self._cache_seconds = cache_seconds
         self._outcomes: dict[str, Outcome] = {}
@@ -74,8 +75,8 @@ class Health:
         self._checks.append(check)
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests should come here, and the document that says why."""
-        await asyncio.gather(*(self._ask(check) for check in self._checks))
+        """Whether the service is ready, and the document that explains it."""
+        await asyncio.gather(*(self._update(check) for check in self._checks))
         now = time.monotonic()
         ready = self.state is State.READY
         results: dict[str, Any] = {}
@@ -94,7 +95,7 @@ class Health:
     def _status(self, ready: bool) -> str:
         return self.state if ready or self.state is not State.READY else "failing"
 
-    async def _ask(self, check: Check) -> None:
+    async def _update(self, check: Check) -> None:
         outcome = self._outcomes.get(check.name)
         if outcome is not None and time.monotonic() - outcome.at < self._cache_seconds:
             return
@@ -106,7 +107,7 @@ class Health:
         # Not `wait_for`, which waits for a task that ignores its cancellation.
         await asyncio.wait({task}, timeout=check.timeout)
         if task.done() and task.cancelled() and self._outcomes.get(check.name) is outcome:
-            # Not by us: such as a pool that is closed and cancels whoever waits for it.
+            # Cancelled from inside, for example by a pool that closes and cancels its waiters.
             self._note(check, Outcome("fail", time.monotonic() - began, time.monotonic(), "CancelledError"))
         if not task.done():
             if check.name not in self._in_thread:
@@ -117,8 +118,8 @@ class Health:
         began = time.monotonic()
         try:
             await self._probe(check)
-        except Exception as error:  # noqa: BLE001 - a check fails by raising whatever it likes
-            # The message may hold an address or a password; it goes to the log, not to whoever asks.
+        except Exception as error:  # noqa: BLE001 - a check fails by raising any exception
+            # The message may contain an address or a password; it goes to the log, not into the response.
             now = time.monotonic()
             self._note(check, Outcome("fail", now - began, now, type(error).__qualname__), error)
         else:
@@ -138,7 +139,7 @@ class Health:
             await result
 
     def _note(self, check: Check, outcome: Outcome, error: Exception | None = None) -> None:
-        """Keep the outcome, and log it when it differs from the last: a change is news, a state is not."""
+        """Keep the outcome, and log it when it differs from the last one."""
         before = self._outcomes.get(check.name)
         self._outcomes[check.name] = outcome
         if (before.status if before else "pass") != outcome.status:
@@ -152,13 +153,13 @@ def is_async(call: Callable[[], object]) -> bool:
 
 
 def in_thread(call: Callable[[], object]) -> Future[object]:
-    """Run `call` in a thread of its own, which doesn't hold up the end of the process as a pool's would."""
+    """Run `call` in a daemon thread of its own; the end of the process would wait for a thread of a pool."""
     result: Future[object] = Future()
 
     def run() -> None:
         try:
             result.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
             result.set_exception(error)
 
     result.set_running_or_notify_cancel()

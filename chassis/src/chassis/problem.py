@@ -13,15 +13,20 @@ from .context import request_context
 from .response_sender import send_response
 
 # RFC 9110 gave new names to some; Python has them from 3.13 on.
-RENAMED = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+RENAMED: dict[int, str] = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 PROBLEM_JSON = b"application/problem+json"
 
 
 class Problem(HTTPException):
-    """An expected failure, to be raised anywhere below the guard and shown to the client.
+    """An expected failure: raise it in a handler or middleware, and the client gets it as a problem document.
 
     The document has `type`, `title`, `status`, `detail` (RFC 9457, section 3.1), `trace_id`, and
-    whatever `members` adds. Everything in it is public.
+    the extension members in `members` (section 3.2). Everything in it is public.
     """
 
     def __init__(
@@ -35,13 +40,13 @@ class Problem(HTTPException):
         **members: Any,
     ) -> None:
         super().__init__(status, detail or "", headers)
-        self.type = type
-        self.title = title
-        self.members = members
+        self.type: str = type
+        self.title: str | None = title
+        self.members: dict[str, Any] = members
 
 
 async def send_problem(send: Send, error: HTTPException) -> None:
-    """Answer with the problem document of `error`; a plain Starlette `HTTPException` gets one too."""
+    """Respond with the problem document of `error`, which may be a plain `HTTPException` of Starlette as well."""
     title = phrase(error.status_code)
     document: dict[str, Any] = {"type": "about:blank", "title": title, "status": error.status_code}
     if error.detail and error.detail != title:

@@ -1,5 +1,6 @@
-"""What is known of a request from one look at its header section, and of its body while it is read."""
+"""What the chassis knows of a request: the header fields that it reads, and its body while it is received."""
 
+import asyncio
 import re
 
 from starlette.types import Message, Receive, Scope
@@ -9,7 +10,7 @@ from .problem import Problem
 REQUEST_INFO = "chassis.request"  # the key in an ASGI scope
 
 # The fields that the chassis itself reads, in lower case.
-NOTED_FIELDS = frozenset(
+NOTED_FIELDS: frozenset[bytes] = frozenset(
     {
         b"baggage",
         b"content-length",
@@ -23,81 +24,107 @@ NOTED_FIELDS = frozenset(
 )
 # Safe in a header, a log line and a shell; anything else is replaced by an id of ours.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
+# The first digits of a longer number are beyond any limit already; `int` raises for more than 4,300.
+MAX_LENGTH_DIGITS = 18
+# A request of these has a body only if a field says so (RFC 9112, section 6.3); later versions need no such field.
+FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
 
 
 class RequestInfo:
-    """The fields that the chassis reads of a request, each found once, and the size of the body that was read.
+    """The header fields that the chassis reads, each found once, and the size of the body.
 
     Our server notes the fields while it parses them (`note`). Behind another ASGI server, `of` looks for them in
-    `scope["headers"]` on first use.
+    `scope["headers"]` on first use. Layers further in find the same object in the scope.
     """
 
     __slots__ = (
         "body_bytes",
         "content_length",
+        "context_fields",
         "has_body",
-        "has_more_context",
         "host",
+        "is_counted",
         "max_body_bytes",
         "read_at",
+        "rejection",
         "request_id",
+        "timed_out_task",
         "traceparent",
         "user_agent",
     )
 
     def __init__(self, read_at: float | None = None) -> None:
-        self.read_at = read_at
+        self.read_at: float | None = read_at
         """When our server read the request, monotonic seconds; None behind another server."""
-        self.host = b""
-        self.user_agent = b""
-        self.request_id = ""
+        self.host: bytes = b""
+        self.user_agent: bytes = b""
+        self.request_id: str = ""
         """The client's, if it is safe to repeat; else empty."""
         self.content_length: int | None = None
-        self.has_body = False
-        """Whether there is a body (RFC 9112, section 6.3)."""
+        """The declared size of the body in bytes; None without a valid declaration."""
+        self.has_body: bool = False
+        """Whether there may be a body (RFC 9112, section 6.3)."""
         self.traceparent: bytes | None = None
-        self.has_more_context = False
-        """Whether there is a tracestate, baggage or a second traceparent, which OpenTelemetry's propagators read."""
-        self.body_bytes = 0
-        """Of the body, as far as the application has read it."""
+        """Empty if there are several, which are as good as none (W3C Trace Context, section 3.2)."""
+        self.context_fields: dict[str, list[str]] | None = None
+        """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
+        self.body_bytes: int = 0
+        """Of the body, as far as the application has received it."""
+        self.is_counted: bool = False
+        """Whether a layer further out counts the body already."""
         self.max_body_bytes: int | None = None
+        """The limit that `counting` enforces; None for no limit."""
+        self.rejection: Problem | None = None
+        """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
+        self.timed_out_task: asyncio.Task[object] | None = None
+        """The task that was cancelled because the request's deadline had passed."""
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestInfo":
-        """The one that the server put into `scope`, else a new one from its headers."""
+        """The object that is in `scope` already, else a new one from the headers there."""
         info = scope.get(REQUEST_INFO)
         if isinstance(info, cls):
             return info
         info = scope[REQUEST_INFO] = cls()
+        info.has_body = scope["type"] == "http" and scope.get("http_version", "1.1") not in FRAMED_BY_FIELDS
         for name, value in scope["headers"]:
             if name in NOTED_FIELDS:
                 info.note(name, value)
         return info
 
     def note(self, name: bytes, value: bytes) -> None:
-        """Note a field of `NOTED_FIELDS`; `name` is in lower case."""
+        """Note a field of `NOTED_FIELDS`; `name` is in lower case.
+
+        Never raises: a content-length that is not a number is for the server to reject. The body's limit holds
+        without it, since the body is counted as well.
+        """
         if name == b"host":
             self.host = value
         elif name == b"user-agent":
             self.user_agent = value
         elif name == b"content-length":
             self.has_body = True
-            self.content_length = int(value)
+            if value.isdigit():
+                self.content_length = int(value[:MAX_LENGTH_DIGITS])
         elif name == b"transfer-encoding":
             self.has_body = True
         elif name == b"traceparent":
-            self.has_more_context = self.has_more_context or self.traceparent is not None
-            self.traceparent = value
+            self.traceparent = value if self.traceparent is None else b""
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
                 self.request_id = value.decode("ascii")
         else:
-            self.has_more_context = True
+            self.context_fields = fields = self.context_fields or {}
+            fields.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
 
     def counting(self, receive: Receive) -> Receive:
-        """`receive` that counts the body in `body_bytes`, and raises a `Problem` of 413 beyond `max_body_bytes`."""
-        if not self.has_body:
+        """`receive` that counts the body in `body_bytes`, and raises a `Problem` of 413 beyond `max_body_bytes`.
+
+        Returns `receive` as it is when there is no body, and when it counts already.
+        """
+        if not self.has_body or self.is_counted:
             return receive
+        self.is_counted = True
 
         async def receive_and_count() -> Message:
             message = await receive()
@@ -114,7 +141,7 @@ def body_too_large(max_body_bytes: int) -> Problem:
     """413; the connection is closed because the rest of the body is not read (RFC 9110, section 15.5.14)."""
     return Problem(
         413,
-        f"The request's body is larger than {max_body_bytes} bytes.",
+        f"The request body is larger than {max_body_bytes} bytes.",
         headers={"connection": "close"},
         max_body_bytes=max_body_bytes,
     )

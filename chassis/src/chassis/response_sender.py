@@ -1,33 +1,56 @@
 """The response on its way from the application to the server."""
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from starlette.types import Message, Send
 
+Header = tuple[bytes, bytes]
 
-class ResponseSender:
-    """An ASGI `send` that knows what has been sent, and gives headers along.
+NAME = itemgetter(0)
 
-    Middlewares that stand next to each other share one (`ResponseSender.of`), so that a message passes
-    through one function instead of one for each of them. One that wraps `send` in its own way ends
-    the sharing: what is inside of it sees what it was sent, what is outside what it sends.
+
+class DefaultHeaders:
+    """Headers for responses that do not have their own of the same name.
+
+    Names are case-insensitive. A header with an empty value is left out.
     """
 
-    __slots__ = ("_send", "body_bytes", "default_headers", "headers", "status")
+    __slots__ = ("headers", "names")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        lower = {name.lower(): value for name, value in headers.items()}
+        self.headers: tuple[Header, ...] = tuple(
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in lower.items() if value
+        )
+        self.names: frozenset[bytes] = frozenset(name for name, _ in self.headers)
+
+
+NO_HEADERS = DefaultHeaders({})
+
+
+class ResponseSender:
+    """An ASGI `send` that knows what has been sent, and adds headers.
+
+    Layers that are next to each other share one (`ResponseSender.of`), so that a message passes through one function
+    instead of one for each layer. A middleware that wraps `send` ends the sharing: layers inside of it see what they
+    send, layers outside see what it sends.
+    """
+
+    __slots__ = ("_defaults", "_headers", "_send", "body_bytes", "status")
+
+    def __init__(self, send: Send, headers: Sequence[Header] = (), defaults: DefaultHeaders = NO_HEADERS) -> None:
+        """`headers` are added to the response, `defaults` only where the response has no header of that name."""
         self._send = send
-        self.status = 0
-        """Of the response, once it has started; of a WebSocket 101, or 403 when its handshake is refused."""
-        self.body_bytes = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        """Added to the response."""
-        self.default_headers: Mapping[bytes, tuple[bytes, bytes]] = {}
-        """By name, added to a response that does not have its own."""
+        self._headers = headers
+        self._defaults = defaults
+        self.status: int = 0
+        """0 until the response has started; of a WebSocket 101, or 403 when its handshake is rejected."""
+        self.body_bytes: int = 0
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
-        """`send` itself, when the middleware outside has made it one already."""
+        """`send` itself, when the layer outside has made it one already."""
         return send if isinstance(send, cls) else cls(send)
 
     # A plain function that returns the inner awaitable: a coroutine of its own would cost as much as
@@ -38,29 +61,29 @@ class ResponseSender:
             self.body_bytes += len(message.get("body", b""))
             return self._send(message)
         if kind in ("http.response.start", "websocket.http.response.start"):
-            message["headers"] = self._with_ours(message.get("headers", ()))
-            sent = self._send(message)  # first, because our server refuses a broken head right here
+            message["headers"] = self._complete(message.get("headers", ()))
+            sent = self._send(message)  # first, because our server rejects an invalid header section right here
             self.status = message["status"]
             return sent
         if kind == "websocket.accept":
-            message["headers"] = self._with_ours(message.get("headers", ()))
+            message["headers"] = self._complete(message.get("headers", ()))
             self.status = 101
         elif kind == "websocket.close" and not self.status:
-            self.status = 403  # the server's response when the handshake is refused
+            self.status = 403  # the server's response when the handshake is rejected
         return self._send(message)
 
-    def _with_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = [*headers, *self.headers]
-        defaults = self.default_headers
-        present = [name for name, _ in headers]
-        if defaults.keys().isdisjoint(present):  # as most responses are
-            headers += defaults.values()
+    def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
+        defaults = self._defaults
+        headers = [*headers, *self._headers]
+        if defaults.names.isdisjoint(map(NAME, headers)):  # as in most responses
+            headers += defaults.headers
         else:
-            headers += [header for name, header in defaults.items() if name not in present]
+            present = {name for name, _ in headers}
+            headers += [header for header in defaults.headers if header[0] not in present]
         return headers
 
 
-async def send_response(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def send_response(send: Send, status: int, headers: list[Header], body: bytes) -> None:
     """Send a whole response."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -6,7 +6,7 @@ import sys
 from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
 
 from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -25,13 +25,15 @@ _values_only: ContextVar[bool] = ContextVar("values_only", default=False)
 
 
 class ChassisSettings(BaseSettings):
-    """What every service can be told; add yours in a subclass beside the chassis.
+    """The settings that every service has. Add yours in a subclass.
 
     A setting comes from the environment, else `.env` in the working directory, else a file of its name
     (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+    )
 
     host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container listens on all
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")
@@ -39,64 +41,68 @@ class ChassisSettings(BaseSettings):
         None, ge=0, le=65535, description="Port for health, readiness, metrics and info; unset, they are on `APP_PORT`."
     )
     trusted_proxies: str = Field(
-        "", description="Addresses, comma separated, whose `X-Forwarded-For` and `-Proto` are believed; `*` for all."
+        "", description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, comma separated, or `*`."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="The least level that is logged."
+        "INFO", description="The lowest level that is logged."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
     )
     log_redact: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Keys, comma separated, whose values are never logged, beside passwords, tokens and cookies."
+        (), description="Keys, comma separated, whose values are never logged. Passwords, tokens and cookies never are."
     )
     log_buffer_bytes: int = Field(
-        8_388_608, ge=65_536, description="Log lines that wait while nobody reads them; beyond it they are dropped."
+        8_388_608, ge=65_536, description="Buffer for log lines while nobody reads them; further lines are dropped."
     )
-    commit: str = Field("unknown", description="The commit that was built, for `/info` and `build_info`.")
+    commit: str = Field("unknown", description="The commit that was built, shown by `/info` and `build_info`.")
     max_connections: int = Field(
-        10_000, ge=1, description="Connections open at the same time; beyond it 503 and a close."
+        10_000, ge=1, description="Most open connections; a further one gets 503 and is closed."
     )
-    max_target_bytes: int = Field(8_192, ge=1, description="The longest request target; beyond it 414.")
+    max_target_bytes: int = Field(8_192, ge=1, description="Longest request target; a longer one gets 414.")
     max_head_bytes: int = Field(
-        32_768, ge=1, description="The largest request line and fields together; beyond it 431."
+        32_768, ge=1, description="Largest request line and header section together; larger ones get 431."
     )
     head_seconds: float = Field(
         10.0,
         gt=0,
-        description="Time for a request's head, from its first byte or the connection's begin; beyond it 408.",
+        description="Longest time for the headers of a request to arrive; beyond it 408.",
     )
     body_seconds: float = Field(
         10.0,
         gt=0,
-        description="Time over which the pace of a body or an answer is measured; too slow is 408, or a close.",
+        description="Interval over which the rate of a body or response is measured; too slow is 408 or a disconnect.",
     )
     min_bytes_per_second: int = Field(
-        500, ge=0, description="The least pace at which a body comes or an answer is taken."
+        500, ge=0, description="Lowest rate at which a body must arrive, or a response be read."
     )
-    max_body_bytes: int = Field(1_048_576, ge=0, description="The largest request body; beyond it 413.")
+    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body; a larger one gets 413.")
     max_requests: int | None = Field(
         None,
         ge=1,
-        description="Requests under way at the same time; beyond it 503. Unset, only a busy processor counts.",
+        description="Most requests in flight; beyond it 503. Unset, only an overloaded processor sheds requests.",
     )
     queue_seconds: float = Field(
-        0.02, gt=0, description="Wait for the processor that a request may have while more come than it can do."
+        0.02, gt=0, description="Longest time a request may queue for CPU under overload; beyond it 503."
     )
     deadline_seconds: float = Field(
-        30.0, gt=0, description="Time until an answer begins; beyond it the handler is cancelled and the answer is 504."
+        30.0,
+        gt=0,
+        description="Longest time until a response starts; beyond it the handler is cancelled and 504 sent.",
     )
     keep_alive_seconds: int = Field(
-        75, ge=1, description="Time an idle connection is kept; longer than any load balancer in front keeps it."
+        75,
+        ge=1,
+        description="Time after which an idle connection is closed; longer than that of the load balancer in front.",
     )
-    readiness_cache_seconds: float = Field(
-        1.0, ge=0, description="Time for which the result of a check answers further readiness probes."
-    )
+    readiness_cache_seconds: float = Field(1.0, ge=0, description="Time for which the result of a check is cached.")
     drain_seconds: float = Field(
-        5.0, ge=0, description="Time after SIGTERM in which requests are still accepted, until balancers have noticed."
+        5.0,
+        ge=0,
+        description="Time after SIGTERM in which requests are still served, until load balancers have noticed.",
     )
     shutdown_seconds: float = Field(
-        20.0, ge=0, description="Time after that for requests and background tasks under way to finish."
+        20.0, ge=0, description="Time after that for requests and background tasks in flight to finish."
     )
 
     @classmethod
@@ -133,17 +139,17 @@ class ChassisSettings(BaseSettings):
     @field_validator("log_redact", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
 
 Settings = TypeVar("Settings", bound=ChassisSettings)
 
 
 def load_settings(kind: type[Settings]) -> Settings:
-    """Read `kind`, or end the process with status 2 and a line on standard error for each wrong value.
+    """Read the settings, or exit with status 2 and a line on standard error for each wrong value.
 
-    The line names the variable, the value (unless it is a secret) and what is allowed. A variable that
-    looks like a setting but is none is reported and ignored, since other tools may share the prefix.
+    The line names the variable, the value (unless it is a secret) and what is allowed. An unknown variable with the
+    prefix gets a warning and is ignored, since other tools may share the prefix.
     """
     for unknown, close in unknown_variables(kind):
         hint = f"; did you mean {close}?" if close else ""

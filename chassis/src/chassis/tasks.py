@@ -1,22 +1,23 @@
-"""Work that outlives a request: started anywhere, supervised here, ended in order."""
+"""Background tasks: work that may go on after the request that started it."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from .telemetry import Telemetry
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Tasks:
     """Background tasks of the service.
 
-    A failure is logged with its traceback and counted (`background_tasks_failed_total`). At the end,
-    after the last request, tasks get the time that is left to finish and are then cancelled; those
-    started with `until_stopped`, loops that never finish, are cancelled at once.
+    A failure is logged with its traceback and counted (`background_tasks_failed_total`). During graceful shutdown,
+    after the last request, tasks may finish within the remaining time and are then cancelled. Tasks that are started
+    with `until_stopped`, such as loops that never finish, are cancelled at once.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -24,7 +25,7 @@ class Tasks:
         self._tasks: dict[asyncio.Task[Any], bool] = {}
 
     def start(self, work: Coroutine[Any, Any, object], *, name: str, until_stopped: bool = False) -> None:
-        """Run `work` beside the requests. `name` labels metrics: name the kind of work, not the item."""
+        """Run `work` in the background. `name` is a label of metrics: name the kind of work, not the item."""
         task = asyncio.create_task(work, name=name)
         self._tasks[task] = until_stopped
         self._metrics.background_tasks.labels(name).inc()
@@ -39,7 +40,7 @@ class Tasks:
             log.error("background task failed", task=name, exc_info=error)
 
     async def stop(self, seconds: float) -> None:
-        """Await what can finish within `seconds`, cancel the rest, and wait for its cleanup."""
+        """Wait at most `seconds` for the tasks, cancel the others, and wait a second for their cleanup."""
         for task, until_stopped in self._tasks.items():
             if until_stopped:
                 task.cancel("the service is stopping")
@@ -47,7 +48,7 @@ class Tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         if unfinished := list(self._tasks):
             names = sorted({task.get_name() for task in unfinished})
-            log.warning("background tasks cancelled at the end", tasks=names, count=len(unfinished))
+            log.warning("background tasks cancelled at shutdown", tasks=names, count=len(unfinished))
             for task in unfinished:
                 task.cancel("the service is stopping")
             await asyncio.wait(unfinished, timeout=1.0)

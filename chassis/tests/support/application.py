@@ -23,7 +23,7 @@ TEST_SETTINGS: dict[str, Any] = {
 def make_app(
     telemetry: Telemetry,
     *routes: BaseRoute,
-    inner: Iterable[Middleware] = (),
+    middleware: Iterable[Middleware] = (),
     checks: Iterable[Check] = (),
     resources: Iterable[AbstractAsyncContextManager[Any]] = (),
     security_headers: dict[str, str] | None = None,
@@ -39,8 +39,8 @@ def make_app(
         security_headers=security_headers,
     )
     app.add_routes(*routes)
-    for middleware in inner:
-        app.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
+    for owners in middleware:
+        app.add_middleware(owners.cls, *owners.args, **owners.kwargs)
     for check in checks:
         app.add_check(check.name, check.probe, timeout=check.timeout, required=check.required)
     for resource in resources:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import structlog
 from starlette.requests import Request
 
-from chassis import App, ChassisSettings, Handler, run
+from chassis import App, ChassisSettings, Handler, load_settings, run
 from chassis.health import State
 
 log = structlog.get_logger()
@@ -72,6 +72,11 @@ def create_app(settings: ChassisSettings) -> App:
     app.add_route("/work", Work())
     app.add_resource(resource())
     return app
+
+
+def asgi() -> App:
+    """The application for another ASGI server, such as: uvicorn --factory tests.support.program:asgi."""
+    return create_app(load_settings(ChassisSettings))
 
 
 if __name__ == "__main__":

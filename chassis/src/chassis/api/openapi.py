@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 from the same compiled signatures that bind the requests, and a page that shows it."""
+"""OpenAPI 3.1 from the compiled signatures that bind the requests, and a page that shows it."""
 
 import base64
 import hashlib
@@ -31,10 +31,10 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 100, "maximum": 599},
         "detail": {"type": "string"},
-        "trace_id": {"type": "string", "description": "The trace in which the error is found."},
+        "trace_id": {"type": "string", "description": "The trace of the request."},
         "errors": {
             "type": "array",
-            "description": "For 422: each value that is not allowed, and why.",
+            "description": "For 422: each invalid value, and the reason.",
             "items": {
                 "type": "object",
                 "properties": {
@@ -75,7 +75,7 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
 
 
 class OpenApi(Handler):
-    """`GET /openapi.json`; the document is made once."""
+    """`GET /openapi.json`; the document is encoded once."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._content = orjson.dumps(document)
@@ -85,10 +85,10 @@ class OpenApi(Handler):
 
 
 class Docs(Handler):
-    """`GET /docs`: shows `openapi.json`, and lets one try it, with nothing from any other address."""
+    """`GET /docs`: shows and tries `openapi.json`, without a request to any other host."""
 
     def __init__(self) -> None:
-        page = files(__package__).joinpath("docs.html").read_text(encoding="utf-8")
+        page = files(__name__.rpartition(".")[0]).joinpath("docs.html").read_text(encoding="utf-8")
         script, style = (_inline_hash(page, element) for element in ("script", "style"))
         self._page = page
         self._policy = (
@@ -101,19 +101,19 @@ class Docs(Handler):
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
-    """The JSON Schema of each adapter in use, with what they share under its name in components."""
+    """The JSON Schema of each adapter, and the components that they share."""
     adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
     for operation in operations:
-        inputs = [one.adapter for one in (operation.path | operation.query).values()]
+        inputs = [parameter.adapter for parameter in (operation.path | operation.query).values()]
         if operation.body is not None:
             inputs.append(operation.body)
-        adapters += [((id(one), "validation"), "validation", one) for one in inputs]
+        adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
         if operation.result is not None:
             adapters.append(((id(operation.result), "serialization"), "serialization", operation.result))
     if not adapters:
         return {}, {}
-    found, definitions = TypeAdapter.json_schemas(adapters, ref_template=REF_TEMPLATE)
-    return {key: schema for (key, _), schema in found.items()}, definitions.get("$defs", {})
+    schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=REF_TEMPLATE)
+    return {key: schema for (key, _), schema in schemas.items()}, definitions.get("$defs", {})
 
 
 def _operation(route: Route, method: str, operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def _operation(route: Route, method: str, operation: Operation, schemas: dict[tu
         described["summary"] = summary.rstrip(".")
     if description.strip():
         described["description"] = description.strip()
-    parameters = [_parameter("path", name, one, schemas) for name, one in operation.path.items()]
-    # A path parameter that the method reads from the request itself has no type but text.
+    parameters = [_parameter("path", name, parameter, schemas) for name, parameter in operation.path.items()]
+    # A path parameter that the method reads from the request itself is text.
     parameters += [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in route.param_convertors
         if name not in operation.path
     ]
-    parameters += [_parameter("query", name, one, schemas) for name, one in operation.query.items()]
+    parameters += [_parameter("query", name, parameter, schemas) for name, parameter in operation.query.items()]
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
@@ -163,11 +163,11 @@ def _responses(
         success["content"] = {"application/json": {"schema": schema}}
     errors: dict[int, str] = dict(operation.errors)
     if operation.body is not None:
-        errors.setdefault(400, "The body is not JSON.")
+        errors.setdefault(400, "The body is not valid JSON.")
         errors.setdefault(413, "The body is too large.")
-        errors.setdefault(415, "The body is not called JSON.")
+        errors.setdefault(415, "Content-Type is not application/json.")
     if operation.body is not None or has_parameters:
-        errors.setdefault(422, "A value is not allowed; `errors` says which, and why.")
+        errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
     responses = {str(operation.status): success}
     for status, description in sorted(errors.items()):
         responses[str(status)] = _problem(description)

@@ -1,4 +1,4 @@
-"""Routes of handlers, found in one step however many there are."""
+"""Routes of handlers. Finding one takes the same time however many there are."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -11,15 +11,16 @@ from starlette.routing import Router as StarletteRouter
 from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
+from ..response_sender import send_response
 from .handler import VERBS, Handler
 from .operation import Operation, SignatureError
 
 
 class Endpoint:
-    """A handler on one path: an ASGI application that chooses the operation by the HTTP method."""
+    """A handler on one path: an ASGI application that dispatches by HTTP method."""
 
     def __init__(self, handler: Handler, path_names: Sequence[str]) -> None:
-        self.operations = {
+        self.operations: dict[str, Operation] = {
             verb.upper(): Operation(handler, verb, path_names) for verb in VERBS if hasattr(handler, verb)
         }
         if not self.operations:
@@ -27,53 +28,47 @@ class Endpoint:
         self._by_method = dict(self.operations)
         if "GET" in self._by_method:
             self._by_method["HEAD"] = self._by_method["GET"]
-        self.allow = ", ".join([*self._by_method, "OPTIONS"])
+        self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
-    # This and the router's are plain functions that return a coroutine, which saves a coroutine each.
+    # Returns the coroutine of the operation rather than awaiting it: see "Performance" in chassis/README.md.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         operation = self._by_method.get(scope["method"])
         if operation is not None:
             return operation(scope, receive, send)
         if scope["method"] == "OPTIONS":
-            return self._tell_options(send)
-        raise Problem(405, f"Allowed here: {self.allow}.", headers={"allow": self.allow})
-
-    async def _tell_options(self, send: Send) -> None:
-        headers = [(b"allow", self.allow.encode())]
-        await send({"type": "http.response.start", "status": 204, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+            return send_response(send, 204, [(b"allow", self.allow.encode())], b"")
+        raise Problem(405, f"This resource allows {self.allow}.", headers={"allow": self.allow})
 
 
 class Route(StarletteRoute):
     """Puts a `Handler` on a path such as `/orders/{order_id}`; usable wherever Starlette takes a route.
 
-    Raises `SignatureError` when a method of the handler can't be bound to this path.
+    Raises `SignatureError` when a method of the handler cannot be bound to this path.
     """
 
     def __init__(self, path: str, handler: Handler, *, name: str | None = None, in_openapi: bool = True) -> None:
         if not isinstance(handler, Handler):
             raise SignatureError(
-                f"{path}: {handler!r} is not an instance of Handler; functions go into starlette.routing.Route"
+                f"{path}: {handler!r} is not an instance of Handler; for a function, use starlette.routing.Route"
             )
-        # Routes outside of the index that a router lists before this one.
+        # Routes outside of the index that precede this one in the router's list.
         self.precursors: tuple[BaseRoute, ...] = ()
-        self.names = tuple(compile_path(path)[2])
-        self.resource = Endpoint(handler, self.names)
+        self.names: tuple[str, ...] = tuple(compile_path(path)[2])
+        self.resource: Endpoint = Endpoint(handler, self.names)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
 
-class Router(StarletteRouter):
-    """Starlette's router with an index in front of it.
+class Router:
+    """An ASGI application: an index of routes in front of Starlette's router.
 
-    Routes of handlers whose parameters are whole segments (`/orders/{order_id}`) are found by one
-    dictionary look-up for each segment; among them a literal segment wins over a parameter, whatever
-    the order of the list. All other routes, mounts and WebSockets are tried one after the other, as
-    Starlette does, and come first where they are listed first. No redirect for a trailing slash: it
-    would drop the body of a POST.
+    Routes of handlers whose parameters are whole segments (`/orders/{order_id}`) are found by one dictionary look-up
+    for each segment. Among them a literal segment wins over a parameter, whatever the order of the list. All other
+    routes, mounts and WebSockets are tried one after the other by Starlette's router, and come first where they
+    precede. A trailing slash is not redirected: that would drop the body of a POST.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        super().__init__(routes, redirect_slashes=False, default=not_found)
+        self._starlette = StarletteRouter(routes, redirect_slashes=False, default=not_found)
         self._root = _Node()
         others: list[BaseRoute] = []
         for route in routes:
@@ -86,6 +81,7 @@ class Router(StarletteRouter):
             if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
                 raise SignatureError(f"two handlers on one path: {route.path}")
 
+    # No coroutine of its own, as above.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
             path = scope["path"]
@@ -98,10 +94,10 @@ class Router(StarletteRouter):
                 scope["endpoint"] = route.resource
                 scope["path_params"] = dict(zip(route.names, values, strict=False))
                 return route.resource(scope, receive, send)
-        return super().__call__(scope, receive, send)
+        return self._starlette(scope, receive, send)
 
     def _index(self, route: Route) -> bool:
-        """Put `route` into the index; False for one that only a regular expression can match."""
+        """Put `route` into the index; returns False if only a regular expression can match it."""
         segments = route.path.split("/")[1:]
         node = self._root
         for segment in segments:
@@ -112,7 +108,7 @@ class Router(StarletteRouter):
                     node.parameter = _Node()
                 node = node.parameter
             else:
-                return False  # it has a convertor, or is only part of a segment
+                return False  # a convertor, or a parameter that is only part of a segment
         if node.route is not None:
             raise SignatureError(f"two handlers on one path: {node.route.path} and {route.path}")
         node.route = route
@@ -120,7 +116,7 @@ class Router(StarletteRouter):
 
 
 class _Node:
-    """A place in the tree of path segments."""
+    """A node in the tree of path segments."""
 
     __slots__ = ("literals", "parameter", "route")
 
@@ -135,16 +131,16 @@ class _Node:
         segment = segments[depth]
         literal = self.literals.get(segment)
         if literal is not None:
-            found = literal.find(segments, depth + 1, values)
-            if found is not None:
-                return found
+            route = literal.find(segments, depth + 1, values)
+            if route is not None:
+                return route
         if self.parameter is None or not segment:
             return None
         values.append(segment)
-        found = self.parameter.find(segments, depth + 1, values)
-        if found is None:
+        route = self.parameter.find(segments, depth + 1, values)
+        if route is None:
             values.pop()
-        return found
+        return route
 
 
 def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
@@ -152,12 +148,12 @@ def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
 
 
 def has_websockets(routes: Sequence[BaseRoute]) -> bool:
-    """Whether a WebSocket may arrive: a route of one, or something mounted that may have one."""
+    """Whether a WebSocket may be accepted: by a route, or by a mounted application that may have one."""
     return any(isinstance(route, WebSocketRoute) or not isinstance(route, StarletteRoute) for route in routes)
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """What nothing else answers: 404, or a WebSocket handshake that is refused."""
+    """Respond to requests that no route matches: 404, or a rejected WebSocket handshake."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return
@@ -170,8 +166,9 @@ def _is_whole(segment: str) -> bool:
 
 def operations_of(routes: Sequence[BaseRoute]) -> list[tuple[Route, str, Operation]]:
     """Every operation that OpenAPI describes, in the order of the routes."""
-    found: list[tuple[Route, str, Operation]] = []
-    for route in routes:
-        if isinstance(route, Route) and route.include_in_schema:
-            found += [(route, method, one) for method, one in route.resource.operations.items()]
-    return found
+    return [
+        (route, method, operation)
+        for route in routes
+        if isinstance(route, Route) and route.include_in_schema
+        for method, operation in route.resource.operations.items()
+    ]

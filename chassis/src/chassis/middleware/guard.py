@@ -1,31 +1,42 @@
-"""What keeps one request from hurting the service: limits, and an answer for everything that escapes."""
+"""Limits that keep one request from harming the service, and a response to everything that is raised."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import structlog
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
+from structlog.typing import FilteringBoundLogger
 
 from ..context import CLIENT_DISCONNECTED, READ_AT
 from ..problem import Problem, send_problem
+from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
+from .deadlines import Deadlines
+from .failures import deadline_problem, problem_of
 from .load_shedder import LoadShedder
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
+
+MAX_REASON_BYTES = 123  # a control frame has room for no more (RFC 6455, section 5.5)
 
 
 class GuardMiddleware:
-    """Limits a request and turns every failure into a problem document.
+    """Limits a request, and responds with a problem document to whatever the layers inside raise.
 
-    `max_body_bytes` limits the request's body, declared or sent in chunks (413). `deadline_seconds`
-    is the time until the answer begins: past it the handler is cancelled, its cleanup runs, and the
-    client gets 504; an answer that has begun, such as a stream, may go on. `timed_out` counts them. A
-    request whose client has gone is cancelled as well, by the server instance, and has status 499.
-    `load` turns requests away when there are too many (503).
+    `max_body_bytes` limits the request's body, whether its size is declared or not (413). `deadline_seconds` is the
+    time until the response starts: then the handler is cancelled, its cleanup runs, and the client gets 504; a
+    response that has started, such as a stream, may go on. `timed_out` counts these requests. `load_shedder` rejects
+    requests under overload (503). A request whose client disconnects is cancelled by the server and has status 499.
+
+    `problems` is the status of each expected exception that is not an `HTTPException`; its text becomes the detail.
+
+    With `forwards_rejections`, a request that the guard rejects still passes through the layers inside, so that
+    middleware there sees the response. It is noted in `RequestInfo.rejection`, and a `ProblemMiddleware` inside of
+    that middleware sends the response.
     """
 
     def __init__(
@@ -35,178 +46,92 @@ class GuardMiddleware:
         max_body_bytes: int,
         deadline_seconds: float,
         timed_out: Counter | None = None,
-        load: LoadShedder | None = None,
+        load_shedder: LoadShedder | None = None,
         problems: Mapping[type[Exception], int] | None = None,
+        forwards_rejections: bool = False,
     ) -> None:
-        self.app = app
-        self.max_body_bytes = max_body_bytes
-        self._deadlines = Deadlines(deadline_seconds)
-        self._timed_out = timed_out
-        self._load = load
+        self.app: ASGIApp = app
+        self._max_body_bytes = max_body_bytes
+        self._deadlines = Deadlines(deadline_seconds, timed_out)
+        self._load_shedder = load_shedder
         self._problems = dict(problems or {})
+        self._forwards_rejections = forwards_rejections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
+        if scope["type"] != "http":
             await self._guard_websocket(scope, receive, send)
             return
-
-        outgoing = ResponseSender.of(send)
-        load = self._load
-        if load is not None:
+        info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
+        sender = send if isinstance(send, ResponseSender) else ResponseSender(send)
+        load_shedder = self._load_shedder
+        if load_shedder is not None:
             try:
-                load.enter(scope.get(READ_AT))
+                load_shedder.enter(scope.get(READ_AT) if info.read_at is None else info.read_at)
             except Problem as problem:
-                await send_problem(outgoing, problem)
-                return
-        deadlines = self._deadlines
+                load_shedder = None  # the request has not entered, so it does not leave
+                if not self._forwards_rejections:
+                    await send_problem(sender, problem)
+                    return
+                info.rejection = problem
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
-        deadlines.set(task, outgoing)
+        self._deadlines.set(task, sender, info)
         try:
-            await self.app(scope, self._limit_body(scope, receive), outgoing)
+            if info.has_body:
+                receive = self._limit_body(info, receive)
+            await self.app(scope, receive, sender)
         except asyncio.CancelledError as cancelled:
-            if outgoing.status:
+            if sender.status:
                 raise
             if cancelled.args == (CLIENT_DISCONNECTED,):
                 task.uncancel()
-                return  # nobody is left to answer
-            if deadlines.passed(task):
-                task.uncancel()
-                if self._timed_out is not None:
-                    self._timed_out.inc()
-                await send_problem(outgoing, Problem(504, "The answer took longer than the service allows."))
-                return
-            # Cancelled by the server instance, at its end.
-            # The answer is the end of this task, so there is nothing that the cancellation must still reach.
-            await send_problem(
-                outgoing, Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
-            )
+                return  # nobody is left to respond to
+            await send_problem(sender, deadline_problem(info) or stopping())
         except ClientDisconnect:
-            return  # nobody is left to answer
+            return  # nobody is left to respond to
         except Exception as error:
-            if outgoing.status:
-                raise  # half an answer can't be mended: the server closes the connection and logs the error
-            await send_problem(outgoing, answer_to(error, self._problems))
+            if sender.status:
+                raise  # the response is incomplete: the server closes the connection and logs the error
+            await send_problem(sender, problem_of(error, info, self._problems))
         finally:
-            deadlines.clear(task)
-            if load is not None:
-                load.under_way -= 1
+            self._deadlines.clear(task)
+            if load_shedder is not None:
+                load_shedder.leave()
 
-    def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
-        """Refuse a body that says it is too large, and watch one that doesn't say."""
-        declared: bytes | None = None
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                declared = value
-                break
-            if name == b"transfer-encoding":
-                break
-        else:
-            return receive  # no body: nothing to watch
-        if declared is not None and int(declared) > self.max_body_bytes:
-            raise body_too_large(self.max_body_bytes)
-        received = 0
-
-        async def receive_limited() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self.max_body_bytes:
-                    raise body_too_large(self.max_body_bytes)
-            return message
-
-        return receive_limited
+    def _limit_body(self, info: RequestInfo, receive: Receive) -> Receive:
+        """Reject a body whose declared size is too large, and count one while it is received."""
+        limit = self._max_body_bytes
+        if info.max_body_bytes is None or limit < info.max_body_bytes:
+            info.max_body_bytes = limit
+        if info.content_length is not None and info.content_length > limit:
+            if not self._forwards_rejections:
+                raise body_too_large(limit)
+            info.rejection = info.rejection or body_too_large(limit)
+        return receive if info.is_counted else info.counting(receive)
 
     async def _guard_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
         try:
             await self.app(scope, receive, send)
         except WebSocketDisconnect:
-            return  # the client has left, which is its right
+            return  # the client may leave at any time
         except WebSocketException as error:
-            await send({"type": "websocket.close", "code": error.code, "reason": error.reason[:123]})
+            await send({"type": "websocket.close", "code": error.code, "reason": _reason(error.reason)})
         except HTTPException as error:
-            await send({"type": "websocket.close", "code": 1008, "reason": error.detail[:123]})
+            await send({"type": "websocket.close", "code": 1008, "reason": _reason(error.detail)})
         except Exception:
             log.exception("unhandled exception in a websocket", path=scope["path"])
-            await send({"type": "websocket.close", "code": 1011})  # RFC 6455, 7.4.1: internal error
+            await send({"type": "websocket.close", "code": 1011})  # internal error (RFC 6455, section 7.4.1)
 
 
-class Deadlines:
-    """One timer for all requests: they end in the order in which they began, since all have equal time."""
+def stopping() -> Problem:
+    """503 for a request that the server cancels at the end of a graceful shutdown.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._due: dict[asyncio.Task[object], tuple[float, ResponseSender]] = {}
-        self._passed: set[asyncio.Task[object]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self, task: asyncio.Task[object], outgoing: ResponseSender) -> None:
-        """Cancel `task` when its time is up, unless its answer has begun by then."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._seconds
-        self._due[task] = (due, outgoing)
-        if self._timer is None:
-            self._timer = loop.call_at(due, self._cancel_overdue)
-
-    def clear(self, task: asyncio.Task[object]) -> None:
-        if self._due.pop(task, None) is None:
-            self._passed.discard(task)
-
-    def passed(self, task: asyncio.Task[object]) -> bool:
-        """Whether `task` was cancelled by its deadline."""
-        return task in self._passed
-
-    def _cancel_overdue(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._timer = None
-        while self._due:
-            task, (due, outgoing) = next(iter(self._due.items()))
-            if due > now:
-                self._timer = loop.call_at(due, self._cancel_overdue)
-                return
-            del self._due[task]
-            if not outgoing.status:
-                self._passed.add(task)
-                task.cancel("deadline")
+    The cancellation is not ended with `Task.uncancel`: the response is the end of the request's task.
+    """
+    return Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
 
 
-def body_too_large(max_body_bytes: int) -> Problem:
-    """413; the connection is closed because the rest of the body is not read (RFC 9110, 15.5.14)."""
-    return Problem(
-        413,
-        f"The request's body is larger than {max_body_bytes} bytes.",
-        headers={"connection": "close"},
-        max_body_bytes=max_body_bytes,
-    )
-
-
-def answer_to(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException:
-    """What the client is told of `error`; an unexpected one is logged here, once, with its traceback."""
-    # A task group fails with a group, even for one expected failure.
-    leaves = list(_leaves(error)) if isinstance(error, ExceptionGroup) else [error]
-    expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
-    if len(expected) == len(leaves):
-        return expected[0]
-    log.error("unhandled exception", exc_info=error)
-    return Problem(500, "The service failed to answer; the error is in its log.")
-
-
-def _expected(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException | None:
-    if isinstance(error, HTTPException):
-        return error
-    for kind in type(error).__mro__:
-        if kind in problems:
-            return Problem(problems[kind], str(error))
-    return None
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _reason(text: str) -> str:
+    return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

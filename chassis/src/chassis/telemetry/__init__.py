@@ -1,4 +1,4 @@
-"""Logs, metrics and traces of one service, configured together and ended together."""
+"""Logs, metrics and traces of one service, configured together and shut down together."""
 
 import asyncio
 import atexit
@@ -12,32 +12,35 @@ from ..settings import ChassisSettings, refuse
 from ..version import __version__
 from .logs import Logs
 from .metrics import Metrics, Tally
-from .observation import EndedRequests
+from .observation import Observer
 from .tracing import Tracing
 
 
 class Telemetry:
-    """What the middleware, the tasks and your code observe with.
+    """The logs, metrics and traces that the chassis and your code write to.
 
     `telemetry.metrics.registry` takes your metrics. Logs come from `structlog.get_logger()` and spans
     from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
     """
 
     def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
-        self.service = service
-        self.version = version
-        self.commit = commit
-        self.logs = logs
-        self.tracing = tracing
-        self.metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        self.service: str = service
+        self.version: str = version
+        self.commit: str = commit
+        self.logs: Logs = logs
+        self.tracing: Tracing = tracing
+        self.metrics: Metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
-        self.ended_requests = EndedRequests(logs, self.metrics.requests)
+        self.observer: Observer = Observer(logs, self.metrics.requests)
 
     @classmethod
     def from_settings(cls, settings: ChassisSettings, *, service: str, version: str) -> Self:
-        """The telemetry that the settings and `OTEL_*` variables ask for."""
+        """The telemetry of the service with this name and version, as `settings` and `OTEL_*` variables configure it.
+
+        Ends the process with status 2 and one line on standard error for an `OTEL_*` value that is not supported.
+        """
         logs = Logs(
             level=settings.log_level,
             format=settings.log_format,
@@ -51,14 +54,14 @@ class Telemetry:
         return cls(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
     def install(self) -> None:
-        """Become what the whole process logs and traces with."""
+        """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
-        atexit.register(self.ended_requests.observe)
+        atexit.register(self.observer.observe)
 
     async def shutdown(self, seconds: float) -> None:
-        """Send out the last spans, for at most `seconds`, and the last log lines."""
-        self.ended_requests.observe()
+        """Export the last spans, for at most `seconds`, and write the last log lines."""
+        self.observer.observe()
         loop = asyncio.get_running_loop()
         flushed = asyncio.Event()
 
@@ -68,7 +71,7 @@ class Telemetry:
                 loop.call_soon_threadsafe(flushed.set)
 
         # An exporter blocks while it sends. A daemon thread, because the end of the process must not
-        # wait for a collector that doesn't answer, as it would for a thread of the loop's executor.
+        # wait for a collector that does not respond, as it would for a thread of the loop's executor.
         threading.Thread(target=flush, name="telemetry-shutdown", daemon=True).start()
         try:
             async with asyncio.timeout(seconds):

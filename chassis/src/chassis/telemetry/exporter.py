@@ -1,14 +1,10 @@
-"""Spans on their way to a collector: OTLP over HTTP, in batches.
+"""Exports spans to a collector: OTLP over HTTP, in batches.
 
-Follows the OTLP specification 1.x ("OTLP/HTTP") and OpenTelemetry's environment variables for its
-exporter (`OTEL_EXPORTER_OTLP_*`, those for traces before those for all signals) and its batches
-(`OTEL_BSP_*`).
+Follows the OTLP specification 1.x ("OTLP/HTTP").
 """
 
 import gzip
 import logging
-import os
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,32 +12,32 @@ from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 
-from .otlp import Source, encode_request, encode_span
-from .spans import RequestSpan
+from . import exporter_environment as environment
+from .otlp import Source, encode_request, encode_request_span, encode_span
+from .spans import SCOPE, RequestSpan, RequestSpanProcessor
 
 if TYPE_CHECKING:
     import httpx
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LOAD_AFTER_SECONDS = 1.0
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
 
 
-class OtlpExporter(SpanProcessor):
-    """Takes ended spans and posts them in batches from a thread of its own.
+class OtlpExporter(RequestSpanProcessor):
+    """Queues ended spans, and posts them in batches in a thread of its own.
 
-    A span is encoded when it ends, while it is at hand: bytes that wait cost the garbage collector
-    nothing. At most `max_queued` of a scope wait; when the collector can't keep up, further ones are dropped,
-    which is logged once. A failure that may pass is tried again until `timeout_seconds` are over; the
-    first of a row of failures is logged, and its end.
+    A span is encoded when it ends: queued bytes cost the garbage collector nothing. At most `max_queued` spans of an
+    instrumentation scope are queued. When the collector does not keep up, further ones are dropped, which is logged
+    once. A temporary failure is retried until `timeout_seconds` are over. The first of several failures is logged,
+    and the first success after them.
 
-    `make_client` is called in that thread, when the start is over: a client takes as long to load as a fifth of
-    the service.
+    `make_client` is called in that thread after the start of the service: loading the client takes a fifth of the
+    start.
     """
 
     def __init__(
@@ -64,12 +60,12 @@ class OtlpExporter(SpanProcessor):
         self._max_queued = max_queued
         self._batch_size = batch_size
         self._delay_seconds = delay_seconds
-        # By name and version of the instrumentation scope: to hash an SDK's resource takes longer than all else.
+        # By name and version of the instrumentation scope, since hashing a resource of the SDK takes long.
         self._queues: dict[tuple[str, str | None], tuple[Source, deque[bytes]]] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        # Spans that nobody will see, by the reason.
-        self.dropped = {"queue_full": 0, "export_failed": 0}
+        # By reason.
+        self.dropped: dict[str, int] = {"queue_full": 0, "export_failed": 0}
         self._dropping = False
         self._failing = False
         self._posting = threading.Lock()
@@ -78,62 +74,83 @@ class OtlpExporter(SpanProcessor):
 
     @classmethod
     def from_environment(cls) -> "OtlpExporter":
-        """The exporter that the environment asks for.
+        """The exporter that the environment variables describe.
 
-        Raises `ValueError` for what it can't do, and `OSError` for certificates that can't be read.
+        Raises `ValueError` for a value that it does not support, and `OSError` for certificates that cannot be read.
         """
-        protocol = _variable("PROTOCOL") or "http/protobuf"
+        protocol = environment.variable("PROTOCOL") or "http/protobuf"
         if protocol != "http/protobuf":
             raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: this service exports over 'http/protobuf'")
-        compression = _variable("COMPRESSION") or "none"
+        compression = environment.variable("COMPRESSION") or "none"
         if compression not in ("none", "gzip"):
             raise ValueError(f"OTEL_EXPORTER_OTLP_COMPRESSION={compression!r}: this service knows 'none' and 'gzip'")
-        timeout = _variable("TIMEOUT") or "10"
+        timeout = environment.variable("TIMEOUT") or "10"
         try:
             timeout_seconds = float(timeout)
         except ValueError:
             raise ValueError(f"OTEL_EXPORTER_OTLP_TIMEOUT={timeout!r}: a number of seconds, such as 10") from None
-        max_queued = _whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        certificates = (_variable("CERTIFICATE"), _variable("CLIENT_CERTIFICATE"), _variable("CLIENT_KEY"))
-        make_client = partial(_make_client, *certificates, timeout_seconds)
+        max_queued = environment.whole_number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+        certificates = (
+            environment.variable("CERTIFICATE"),
+            environment.variable("CLIENT_CERTIFICATE"),
+            environment.variable("CLIENT_KEY"),
+        )
+        make_client = partial(environment.make_client, *certificates, timeout_seconds)
         if any(certificates):
-            make_client().close()  # so that it fails now, and not when the first spans are lost
-        headers = dict(_parse_header(one) for one in (_variable("HEADERS") or "").split(",") if "=" in one)
+            make_client().close()  # so that it fails now, rather than lose the first spans
+        headers = dict(
+            environment.parse_header(pair) for pair in (environment.variable("HEADERS") or "").split(",") if "=" in pair
+        )
         if compression == "gzip":
             headers["content-encoding"] = "gzip"
         return cls(
             make_client,
-            _url(),
+            environment.url(),
             headers=headers,
             timeout_seconds=timeout_seconds,
             max_queued=max_queued,
-            batch_size=min(_whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), max_queued),
-            delay_seconds=_whole("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+            batch_size=min(environment.whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), max_queued),
+            delay_seconds=environment.whole_number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
         )
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep `span` until its batch is sent; called in the thread in which it ends."""
-        if not isinstance(span, RequestSpan) and not (span.context and span.context.trace_flags.sampled):
+        """Keep a span that a handler or library made until its batch is sent."""
+        if not (span.context and span.context.trace_flags.sampled):
             return
         scope = span.instrumentation_scope
         key = (scope.name, scope.version) if scope is not None else ("", None)
-        found = self._queues.get(key)
-        if found is None:
-            found = self._queues.setdefault(key, ((span.resource, scope), deque()))
-        queue = found[1]
-        waiting = len(queue)
-        if waiting >= self._max_queued:
-            self.dropped["queue_full"] += 1
-            if not self._dropping:
-                self._dropping = True
-                log.warning("spans are dropped: %d wait to be exported to %s", waiting, self._url)
-            return
-        queue.append(encode_span(span))
-        if waiting + 1 >= self._batch_size and not self._wake.is_set():
+        queue = self._queue(key, (span.resource, scope))
+        if self._has_room(queue):
+            self._put(queue, encode_span(span))
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        """Keep the span of a request until its batch is sent."""
+        queue = self._queue((SCOPE.name, SCOPE.version), (span.resource, SCOPE))
+        if self._has_room(queue):
+            self._put(queue, encode_request_span(span))
+
+    def _queue(self, key: tuple[str, str | None], source: Source) -> deque[bytes]:
+        entry = self._queues.get(key)
+        if entry is None:
+            entry = self._queues.setdefault(key, (source, deque()))
+        return entry[1]
+
+    def _has_room(self, queue: deque[bytes]) -> bool:
+        if len(queue) < self._max_queued:
+            return True
+        self.dropped["queue_full"] += 1
+        if not self._dropping:
+            self._dropping = True
+            log.warning("spans are dropped: %d wait to be exported to %s", len(queue), self._url)
+        return False
+
+    def _put(self, queue: deque[bytes], encoded: bytes) -> None:
+        queue.append(encoded)
+        if len(queue) >= self._batch_size and not self._wake.is_set():
             self._wake.set()
 
     def shutdown(self) -> None:
-        """Send what waits, and close the connection; blocks until then."""
+        """Send the queued spans, and close the connection; blocks until then."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
@@ -141,7 +158,7 @@ class OtlpExporter(SpanProcessor):
             self._client.close()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Send what waits now; blocks until then, and is True when nothing failed."""
+        """Send the queued spans now; blocks until then, and returns whether nothing failed."""
         self._export()
         return not self._failing
 
@@ -149,7 +166,7 @@ class OtlpExporter(SpanProcessor):
         self._wake.wait(min(LOAD_AFTER_SECONDS, self._delay_seconds))
         if not self._stopping.is_set():
             with self._posting:
-                self._load()  # if it fails, the first batch will tell
+                self._load()  # the first batch reports a failure
         while not self._stopping.is_set():
             self._wake.wait(self._delay_seconds)
             self._wake.clear()
@@ -167,7 +184,7 @@ class OtlpExporter(SpanProcessor):
                     self.dropped["export_failed"] += sum(len(spans) for _, spans in batch)
                 self._dropping = self._dropping and bool(failure)
                 if failure and not self._failing:
-                    log.warning("spans can't be exported to %s: %s", self._url, failure)
+                    log.warning("spans cannot be exported to %s: %s", self._url, failure)
                 elif self._failing and not failure:
                     log.warning("spans are exported again")
                 self._failing = bool(failure)
@@ -178,23 +195,27 @@ class OtlpExporter(SpanProcessor):
         for source, queue in [*self._queues.values()]:
             count = min(len(queue), left)
             if count:
-                # Others only append, so what is counted may be taken.
+                # Other threads only append, so as many spans as are counted may be removed.
                 batch.append((source, [queue.popleft() for _ in range(count)]))
                 left -= count
         return batch
 
     def _load(self) -> str | None:
-        """Make the client, unless there is one; what went wrong, or None."""
+        """Make the client, unless there is one; returns the reason of a failure, or None."""
         import httpx
 
         try:
             self._client = self._client or self._make_client()
-        except (OSError, ValueError, httpx.InvalidURL) as error:  # of the environment's proxies and authorities
+        except (
+            OSError,
+            ValueError,
+            httpx.InvalidURL,
+        ) as error:  # of proxies, certificates
             return f"{type(error).__name__}: {error}"
         return None
 
     def _post(self, body: bytes) -> str | None:
-        """What went wrong, or None."""
+        """Send one batch; returns the reason of a failure, or None."""
         import httpx
 
         failure = self._load()
@@ -219,38 +240,3 @@ class OtlpExporter(SpanProcessor):
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure
             pause *= 2
-
-
-def _make_client(certificate: str, client_certificate: str, client_key: str, timeout_seconds: float) -> "httpx.Client":
-    import httpx
-
-    verify = ssl.create_default_context(cafile=certificate) if certificate else httpx.create_ssl_context()
-    if client_certificate:
-        verify.load_cert_chain(client_certificate, client_key or None)
-    return httpx.Client(verify=verify, timeout=timeout_seconds)
-
-
-def _variable(name: str) -> str:
-    specific = os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "").strip()
-    return specific or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
-
-
-def _url() -> str:
-    # The one for traces is used as it is, the one for all signals gets the signal's path.
-    specific = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    general = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
-    return specific or f"{general.rstrip('/')}/v1/traces"
-
-
-def _parse_header(pair: str) -> tuple[str, str]:
-    name, _, value = pair.partition("=")
-    return name.strip().lower(), unquote(value.strip())
-
-
-def _whole(name: str, default: int) -> int:
-    value = os.environ.get(name, "").strip()
-    if not value:
-        return default
-    if not value.isdigit() or int(value) < 1:
-        raise ValueError(f"{name}={value!r}: a whole number above 0, such as {default}")
-    return int(value)

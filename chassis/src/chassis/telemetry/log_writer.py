@@ -1,4 +1,4 @@
-"""Log lines on their way out of the process."""
+"""Writes log lines to standard output without blocking."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import ClassVar
 
 if sys.platform == "linux":
     from fcntl import F_GETPIPE_SZ, fcntl, ioctl
@@ -19,19 +20,21 @@ RETRY_SECONDS = 0.02
 NOTHING_UNREAD = bytes(4)  # a C int
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
 
+Write = Callable[["LineWriter", bytes | str], None]
+
 
 class LineWriter:
-    """Writes lines to a file descriptor and never waits for whoever reads them.
+    """Writes lines to a file descriptor and never waits for its reader.
 
-    Lines of one turn of the event loop leave together: a `write` for each is what makes logging expensive
-    on a pipe. What a full pipe doesn't take is held, up to `max_held_bytes`, and each turn with new lines
-    writes what there is room for; without new lines, a timer does. Lines beyond that are dropped,
-    `on_drop` is called for each, and `on_recovery` with their number when the reader is back.
+    The lines of one turn of the event loop are written together: a `write` for each line makes logging expensive on
+    a pipe. When the pipe is full, up to `max_held_bytes` of lines are kept, and each turn with new lines writes as
+    much as there is room for; without new lines, a timer does. Further lines are dropped: `on_drop` is called for
+    each, and `on_recovery` with their number when the reader reads again.
 
-    Where poll(2) says that there is room, a write of at most PIPE_BUF bytes doesn't block, and isn't mixed
-    with what others write to the same pipe (POSIX.1-2017, write). So the descriptor, which our children
-    share, needn't be made non-blocking. An empty pipe of Linux takes all that it holds in one piece (pipe(7)):
-    each write wakes a reader that sleeps, and that costs more than the write itself.
+    Where poll(2) reports room, a write of at most PIPE_BUF bytes does not block, and is not mixed with the output of
+    other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share, stays
+    blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)): each write wakes a reader that
+    sleeps, and that costs more than the write itself.
     """
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
@@ -46,13 +49,13 @@ class LineWriter:
         self._flush_is_due = False
         self._is_full = False
         self._retry_is_due = False
-        # Lines since it is full, in one piece: between orjson's results, if they are kept, are holes of kilobytes.
+        # The lines since the pipe is full, in one piece: orjson's results, if they are kept, waste kilobytes each.
         self._held = bytearray()
-        self._dropped = 0  # since it is full
+        self._dropped = 0  # since the pipe is full
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def write(self, line: bytes | str) -> None:
+    def write(self: "LineWriter", line: bytes | str) -> None:
         """Add one line, without its newline."""
         data = line if isinstance(line, bytes) else line.encode()
         if not (self._is_full and self._hold(data)):
@@ -62,17 +65,25 @@ class LineWriter:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self.flush()  # of another thread, or there is no loop
+            self.flush()  # in another thread, or without a loop
         else:
             self._loop = loop
             self._flush_is_due = True
             loop.call_soon(self.flush)
 
-    # structlog calls its logger by the level's name.
-    msg = debug = info = warning = warn = error = critical = exception = log = write
+    # structlog calls the method of the level's name.
+    msg: ClassVar[Write] = write
+    log: ClassVar[Write] = write
+    debug: ClassVar[Write] = write
+    info: ClassVar[Write] = write
+    warning: ClassVar[Write] = write
+    warn: ClassVar[Write] = write
+    error: ClassVar[Write] = write
+    exception: ClassVar[Write] = write
+    critical: ClassVar[Write] = write
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write what has gathered as far as there is room, and wait for room for at most `seconds`."""
+        """Write the kept lines as far as there is room, and wait for room for at most `seconds`."""
         deadline = time.monotonic() + seconds if seconds else 0.0
         dropped = 0
         with self._lock:
@@ -87,10 +98,10 @@ class LineWriter:
             self.on_recovery(dropped)
 
     def _drain(self, deadline: float) -> bool:
-        """Whether everything could be written."""
+        """Write; whether everything could be written."""
         while True:
             if self._written == len(self._data):
-                # Other threads only append, so what is counted here is what may be taken away.
+                # Other threads only append, so as many lines as are counted here may be removed.
                 count = len(self._lines)
                 self._written = 0
                 if count:
@@ -105,15 +116,15 @@ class LineWriter:
             if not room:
                 return False
             end = self._written + room
-            # Whole lines, where one isn't too long by itself.
+            # Whole lines, unless one line alone is too long.
             part = self._data[self._written : self._data.rfind(b"\n", self._written, end) + 1 or end]
             try:
                 size = os.write(self._fd, part)
             except BlockingIOError:
-                # Somebody who shares our output has made it non-blocking, and was faster.
+                # Another process has made the shared output non-blocking, and has filled it meanwhile.
                 return False
             except OSError:
-                # A reader that has gone away is not an error of the service.
+                # A reader that has closed the pipe is not an error of the service.
                 self._lines.clear()
                 self._held.clear()
                 self._data, self._written = b"", 0
@@ -121,11 +132,11 @@ class LineWriter:
             self._written += size
 
     def _note_full(self) -> None:
-        """Try again after a while; a watch by the event loop would make the descriptor non-blocking for all."""
+        """Retry on a timer; the event loop's own writers would make the descriptor non-blocking for all processes."""
         self._is_full = True
         loop = self._loop
         if loop is not None and not self._retry_is_due:
-            with suppress(RuntimeError):  # it is closed: the last flush is still to come
+            with suppress(RuntimeError):  # the loop is closed; the last flush follows
                 loop.call_soon_threadsafe(lambda: loop.call_later(RETRY_SECONDS, self._retry))
                 self._retry_is_due = True
 
@@ -134,7 +145,7 @@ class LineWriter:
         self.flush()
 
     def _hold(self, line: bytes) -> bool:
-        """Keep or drop a line that can't leave; False when it can."""
+        """Keep or drop a line while the pipe is full; False when it is not."""
         with self._lock:
             if not self._is_full:
                 return False
@@ -147,15 +158,15 @@ class LineWriter:
 
 
 def _is(kind: Callable[[int], bool], fd: int) -> bool:
-    """Whether the descriptor is of that kind, as `stat` tells."""
+    """Whether the descriptor is of that kind, according to `stat`."""
     try:
         return kind(os.fstat(fd).st_mode)
-    except OSError:  # closed, which is no error of the service either
+    except OSError:  # closed, which is not an error of the service either
         return False
 
 
 Room = Callable[[float], int]
-"""Waits for room for so many milliseconds; returns how many bytes can be written without waiting."""
+"""Waits that many milliseconds for room; returns how many bytes can be written without blocking."""
 
 
 def _file_room(_milliseconds: float) -> int:
@@ -177,11 +188,11 @@ def _pipe_room(fd: int) -> Room:
 
     def room(milliseconds: float) -> int:
         try:
-            # In one that isn't empty, how full its pages are is not to be known.
+            # The room in a pipe that is not empty is unknown, since its pages may be partly used.
             if ioctl(fd, FIONREAD, NOTHING_UNREAD) == NOTHING_UNREAD:
                 return fcntl(fd, F_GETPIPE_SZ)
         except OSError:
-            pass  # closed; `write` will say so
+            pass  # closed; `write` will report it
         return some(milliseconds)
 
     return room

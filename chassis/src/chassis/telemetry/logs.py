@@ -1,11 +1,11 @@
-"""One JSON line per event on standard output, for our records and every library's; colour on a terminal."""
+"""One JSON line for each event on standard output, also for the records of libraries; colour on a terminal."""
 
 import atexit
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Literal
 
@@ -17,14 +17,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
 from .log_writer import MAX_HELD_BYTES, LineWriter
+from .redaction import Redactor, text
 
 LogFormat = Literal["auto", "json", "console"]
 
-REDACTED = "[redacted]"
-TOO_DEEP = "[too deep]"
-MAX_DEPTH = 20
 LAST_FLUSH_SECONDS = 1.0
-PAIR = 2
 SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
 
 
@@ -32,8 +29,8 @@ class Logs:
     """How records are rendered and where they go; `install` makes it the process's configuration.
 
     `level` is a standard name such as `INFO`. `redact` names keys whose values are never shown,
-    beside `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
-    before it is rendered. `buffer_bytes` of lines wait for a reader that has stopped.
+    in addition to `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
+    before it is rendered. Up to `buffer_bytes` of lines are kept while the reader of the output has stopped.
     """
 
     def __init__(
@@ -46,8 +43,8 @@ class Logs:
         buffer_bytes: int = MAX_HELD_BYTES,
         fd: int = 1,
     ) -> None:
-        self.level = logging.getLevelNamesMapping()[level]
-        self.writer = LineWriter(fd, max_held_bytes=buffer_bytes)
+        self.level: int = logging.getLevelNamesMapping()[level]
+        self.writer: LineWriter = LineWriter(fd, max_held_bytes=buffer_bytes)
         self.writer.on_recovery = _log_dropped
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self._render = _console_renderer() if console else render_json
@@ -67,18 +64,18 @@ class Logs:
 
     @property
     def has_processors(self) -> bool:
-        """Whether people have added processors of their own."""
+        """Whether there are processors of the service's owner."""
         return bool(self._processors)
 
     def access_logger(self) -> "AccessLogger":
-        """A logger for lines that come complete: only your processors and the renderer run."""
+        """A logger for complete lines: only your processors and the renderer run."""
         logger: AccessLogger = structlog.wrap_logger(
             self.writer, processors=[*self._processors, self._render], wrapper_class=AccessLogger, context_class=dict
         ).bind()
         return logger
 
     def install(self) -> None:
-        """Configure structlog and the standard library's `logging`, warnings included, to end here."""
+        """Configure structlog, the standard library's `logging`, warnings and uncaught exceptions to log here."""
         structlog.configure(
             processors=[*self._shared, self._render],
             wrapper_class=structlog.make_filtering_bound_logger(self.level),
@@ -100,12 +97,13 @@ class Logs:
         root = logging.getLogger()
         root.handlers = [handler]
         root.setLevel(self.level)
-        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        # Where the application runs under uvicorn, it has configured these two. The access line is ours.
+        for name in ("uvicorn", "uvicorn.access"):
             library = logging.getLogger(name)
             library.handlers = []
-            library.propagate = name != "uvicorn.access"  # the access line is ours
-        # What uvicorn says at every start and end is said by the server instance with more facts;
-        # httpx logs each request it sends with its whole address, query and all.
+            library.propagate = name == "uvicorn"
+        # uvicorn's lines at each start and stop repeat the server's, which have more facts.
+        # httpx logs each request that it sends with the whole URL, including the query.
         for name in ("uvicorn.error", "httpx"):
             logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
         logging.captureWarnings(True)
@@ -127,45 +125,6 @@ class AccessLogger(structlog.BoundLoggerBase):
         self._logger.write(event)
 
 
-class Redactor:
-    """Replaces the values of secret keys, however deep: in dictionaries, lists and pairs such as headers.
-
-    Works on a copy, which has only text for keys, as JSON wants it.
-    """
-
-    def __init__(self, keys: Collection[str]) -> None:
-        self._keys = frozenset(key.lower().replace("_", "-") for key in keys)
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        exception = event.pop("exc_info", None)  # the console renderer's, which shows it by itself
-        redacted = self._redact_mapping(event, 0)
-        return redacted if exception is None else {**redacted, "exc_info": exception}
-
-    def _redact_mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        return {
-            key if isinstance(key, str) else _text(key): REDACTED
-            if self._is_secret(key)
-            else self._redact(value, depth)
-            for key, value in values.items()
-        }
-
-    def _redact(self, value: Any, depth: int) -> Any:
-        if not isinstance(value, dict | list | tuple):
-            return value
-        if depth >= MAX_DEPTH:
-            return TOO_DEEP
-        if isinstance(value, dict):
-            return self._redact_mapping(value, depth + 1)
-        if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
-            return (_text(value[0]), REDACTED)
-        return [self._redact(one, depth + 1) for one in value]
-
-    def _is_secret(self, key: Any) -> bool:
-        if isinstance(key, bytes):
-            key = key.decode("latin-1")
-        return isinstance(key, str) and key.lower().replace("_", "-") in self._keys
-
-
 def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put the ids of the current request and span on an event."""
     context = otel_context.get_current()
@@ -180,41 +139,34 @@ def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    """One JSON object without a newline, whatever is in it: what JSON can't say becomes its text."""
+    """One JSON object without a newline; values that JSON does not have become their text."""
     try:
-        return orjson.dumps(event, default=_text, option=orjson.OPT_UTC_Z)
+        return orjson.dumps(event, default=text, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:
         # Keys that aren't text, lone surrogates, integers over 64 bits, circles: still one line, and readable.
-        return orjson.dumps({_text(key): _text(value) for key, value in event.items()})
+        return orjson.dumps({text(key): text(value) for key, value in event.items()})
 
 
 def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """When, how grave and what come first on a line, for those who read it as it is."""
+    """Put timestamp, level and event first, for people who read the lines as they are."""
     essentials = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return {**essentials, **event}
 
 
 def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """uvicorn says the same twice, the second time in colour."""
+    """Drop uvicorn's second copy of the message, which has colour codes."""
     event.pop("color_message", None)
     return event
 
 
 def as_text(render: Processor) -> Processor:
-    """`render` for the standard library's formatter, for which a line of bytes is a mistake to warn of."""
+    """`render` for the standard library's formatter, which warns of a line of bytes."""
 
     def render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
         line = render(logger, method, event)
         return line.decode() if isinstance(line, bytes) else str(line)
 
     return render_text
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - whatever it is, the line must come out
-        return f"<{type(value).__qualname__} that can't be shown>"
 
 
 def _console_renderer() -> Processor:
@@ -243,7 +195,7 @@ class _Handler(logging.Handler):
 
 def _log_dropped(count: int) -> None:
     log: Callable[..., Any] = structlog.get_logger().warning
-    log("log lines were dropped, since nobody read them", count=count)
+    log("log lines dropped", reason="standard output was not read fast enough", count=count)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:

@@ -1,44 +1,50 @@
-"""Watches whether the event loop gets to run: how late its timers are, and what holds it."""
+"""Watches the event loop: how late its timers are, and which code blocks it."""
 
 import asyncio
 import sys
 import threading
 import time
+from collections.abc import Collection, Iterable
 from pathlib import PurePath
 from types import FrameType
 from typing import Any
 
 import structlog
-from prometheus_client.metrics import Histogram
+from opentelemetry.context import Context
+from prometheus_client import Histogram
+from structlog.typing import FilteringBoundLogger
 
-from ..context import RequestContext
-from .observation import route_template
+from ..context import RequestContext, request_context
+from .observation import Observation
+from .route_template import route_template
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 PERIOD_SECONDS = 0.25
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 BLOCKED_SECONDS = 0.5
 FRAMES = 4
 
 
 class LoopWatch:
-    """Observes the lag of the event loop, and warns once each time that something holds it.
+    """Observes the lag of the event loop, and logs one warning each time that something blocks it.
 
-    Code that blocks for `BLOCKED_SECONDS` holds up every request and every probe. Afterwards nobody can
-    tell which it was, so a thread looks at what the loop's thread is doing meanwhile. Requests pay nothing.
+    Code that blocks for `BLOCKED_SECONDS` delays every request and every probe, and nothing shows afterwards which
+    code it was. So a thread looks at the stack of the loop's thread meanwhile. Requests pay nothing for it: `active`
+    are the observations that exist anyway.
     """
 
-    def __init__(self, lag: Histogram) -> None:
+    def __init__(self, lag: Histogram, active: Collection[Observation]) -> None:
         self._lag = lag
+        self._active = active
         self._due = 0.0
 
     async def run(self) -> None:
         """Watch the loop that runs this until it is cancelled."""
         self._due = time.monotonic() + PERIOD_SECONDS
         stopped = threading.Event()
-        looking = (threading.get_ident(), stopped)
-        threading.Thread(target=self._look, args=looking, name="event loop watch", daemon=True).start()
+        arguments = (asyncio.get_running_loop(), threading.get_ident(), stopped)
+        threading.Thread(target=self._watch, args=arguments, name="event loop watch", daemon=True).start()
         try:
             while True:
                 await asyncio.sleep(PERIOD_SECONDS)
@@ -48,35 +54,62 @@ class LoopWatch:
         finally:
             stopped.set()
 
-    def _look(self, thread: int, stopped: threading.Event) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, thread: int, stopped: threading.Event) -> None:
         warned_of = 0.0
-        while not stopped.wait(LOOK_SECONDS):
+        while not stopped.wait(CHECK_SECONDS):
             due = self._due
             late = time.monotonic() - due
             if late < BLOCKED_SECONDS or due == warned_of:
                 continue
-            frame = sys._current_frames().get(thread)
-            # None of ours where it only waits for events: then the whole process had to stand still.
+            frame = sys._current_frames().get(thread)  # documented, in spite of its name
+            # A loop that only waits for events has no frame of ours: then the whole process was suspended.
             if frame is not None and PurePath(frame.f_code.co_filename).parent.name != "asyncio":
                 warned_of = due
-                log.warning(
-                    "event loop is blocked", late_seconds=round(late, 3), **_request_of(frame), at=_place(frame)
-                )
-            del frame  # or what it holds would live until the next one
+                request = _facts(current_request(loop, frame, self._active))
+                log.warning("event loop is blocked", late_seconds=round(late, 3), **request, at=_calls(frame))
+            del frame  # or its locals would live until the next one
 
 
-def _request_of(frame: FrameType | None) -> dict[str, Any]:
-    """Which request it is, from the frame of the middleware that observes it."""
+def current_request(
+    loop: asyncio.AbstractEventLoop, frame: FrameType | None, active: Collection[Observation]
+) -> Observation | None:
+    """The request whose code runs in `loop` right now; None if it runs no request. May be called in any thread.
+
+    `frame` is the innermost of the loop's thread. From Python 3.12 on the request is found by the context variables
+    of the task that runs, which tasks of the handler inherit. Before, a task's variables cannot be read from outside:
+    the request is found by its observation, which the telemetry middleware holds in its frame.
+    """
+    if sys.version_info < (3, 12):
+        return _observation_in(frame)
+    task = asyncio.current_task(loop)
+    context = _request_of(task.get_context().values()) if task is not None else None
+    # A copy, since requests come and go in the other thread.
+    return next((observation for observation in list(active) if observation.context is context), None)
+
+
+def _request_of(values: Iterable[object]) -> RequestContext | None:
+    contexts = (request_context(value) for value in values if isinstance(value, Context))
+    return next((context for context in contexts if context is not None), None)
+
+
+def _observation_in(frame: FrameType | None) -> Observation | None:
     while frame is not None:
-        request, scope = frame.f_locals.get("request"), frame.f_locals.get("scope")
-        if isinstance(request, RequestContext) and isinstance(scope, dict):
-            ids = {"request_id": request.request_id, "trace_id": request.trace_id}
-            return {"method": scope.get("method", "GET"), "route": route_template(scope), **ids}
+        for value in frame.f_locals.values():
+            if isinstance(value, Observation):
+                return value
         frame = frame.f_back
-    return {}
+    return None
 
 
-def _place(frame: FrameType | None) -> list[str]:
+def _facts(observation: Observation | None) -> dict[str, Any]:
+    if observation is None:
+        return {}
+    scope, context = observation.scope, observation.context
+    ids = {"request_id": context.request_id, "trace_id": context.trace_id}
+    return {"method": scope.get("method", "GET"), "route": route_template(scope), **ids}
+
+
+def _calls(frame: FrameType | None) -> list[str]:
     """The innermost calls, the innermost first."""
     calls: list[str] = []
     while frame is not None and len(calls) < FRAMES:

@@ -5,13 +5,30 @@ and prometheus-client still does the exposition.
 """
 
 from bisect import bisect_left
+from collections import Counter as Counting
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.metrics import Counter, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
+
+if TYPE_CHECKING:
+    from .observation import Observation
 
 # Semantic conventions for HTTP metrics, http.server.request.duration: the advised boundaries.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -20,23 +37,24 @@ LABELS = ("http_request_method", "http_route", "http_response_status_code")
 
 
 class RequestSeries:
-    """What was observed of one method, route and status."""
+    """The observed values of one method, route and status."""
 
     __slots__ = ("duration", "exemplars", "request_size", "response_size", "sums")
 
     def __init__(self) -> None:
-        self.duration = [0] * (len(SECONDS) + 1)
-        self.request_size = [0] * (len(BYTES) + 1)
-        self.response_size = [0] * (len(BYTES) + 1)
-        self.sums = [0.0, 0.0, 0.0]
+        self.duration: list[int] = [0] * (len(SECONDS) + 1)
+        self.request_size: list[int] = [0] * (len(BYTES) + 1)
+        self.response_size: list[int] = [0] * (len(BYTES) + 1)
+        self.sums: list[float] = [0.0, 0.0, 0.0]
         self.exemplars: dict[int, Exemplar] = {}
 
 
 class RequestMetrics(Collector):
-    """Duration, body sizes and the number of requests under way."""
+    """Duration, body sizes and the number of requests in progress."""
 
     def __init__(self) -> None:
-        self.active: dict[str, int] = {}
+        self.active: set[Observation] = set()
+        """The requests in progress."""
         self._series: dict[tuple[str, str, int], RequestSeries] = {}
 
     def observe(
@@ -57,7 +75,7 @@ class RequestMetrics(Collector):
             series = self._series[key] = RequestSeries()
         bucket = bisect_left(SECONDS, seconds)
         series.duration[bucket] += 1
-        series.request_size[bisect_left(BYTES, request_bytes)] += 1
+        series.request_size[bisect_left(BYTES, request_bytes) if request_bytes else 0] += 1
         series.response_size[bisect_left(BYTES, response_bytes)] += 1
         sums = series.sums
         sums[0] += seconds
@@ -67,7 +85,7 @@ class RequestMetrics(Collector):
             series.exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, timestamp)
 
     def collect(self) -> Iterable[Metric]:
-        """What prometheus-client exposes."""
+        """The metrics that prometheus-client exposes."""
         duration = HistogramMetricFamily(
             "http_server_request_duration_seconds", "Duration of HTTP server requests.", labels=LABELS
         )
@@ -84,15 +102,17 @@ class RequestMetrics(Collector):
             request_size.add_metric(labels, cumulate(BYTES, series.request_size), sums[1])
             response_size.add_metric(labels, cumulate(BYTES, series.response_size), sums[2])
         active = GaugeMetricFamily(
-            "http_server_active_requests", "HTTP server requests under way.", labels=("http_request_method",)
+            "http_server_active_requests", "HTTP server requests in progress.", labels=("http_request_method",)
         )
-        for method, count in self.active.items():
-            active.add_metric((method,), count)
+        counts = Counting(observation.method for observation in list(self.active))
+        # A method that was seen before has a zero rather than a gap.
+        for method in dict.fromkeys([*(key[0] for key in self._series), *counts]):
+            active.add_metric((method,), counts[method])
         return (duration, request_size, response_size, active)
 
 
 class Tally(Collector):
-    """A counter that somebody else keeps: `read` gives its count for each value of `label`."""
+    """A counter that other code keeps: `read` returns its count for each value of `label`."""
 
     def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         self._name = name
@@ -101,7 +121,7 @@ class Tally(Collector):
         self._read = read
 
     def collect(self) -> Iterable[Metric]:
-        """What prometheus-client exposes."""
+        """The metrics that prometheus-client exposes."""
         family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
         for value, count in self._read().items():
             family.add_metric((value,), count)
@@ -111,7 +131,7 @@ class Tally(Collector):
 def cumulate(
     bounds: Sequence[float], counts: Sequence[int], exemplars: dict[int, Exemplar] | None = None
 ) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-    """The `le` buckets of the exposition format: each holds all that are below it."""
+    """The `le` buckets of the exposition format: each includes all smaller ones."""
     buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     total = 0
     for index, (bound, count) in enumerate(zip((*bounds, float("inf")), counts, strict=True)):
@@ -123,37 +143,41 @@ def cumulate(
 
 
 class Metrics:
-    """The service's registry and what the chassis itself counts; add yours with `registry=metrics.registry`."""
+    """The service's registry and the metrics of the chassis; add yours with `registry=metrics.registry`."""
 
     def __init__(self, service: str, *, version: str, commit: str, chassis_version: str) -> None:
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self.requests = RequestMetrics()
+        self.requests: RequestMetrics = RequestMetrics()
         self.registry.register(self.requests)
-        self.timed_out_requests = Counter(
+        self.timed_out_requests: Counter = Counter(
             "http_server_timed_out_requests", "Requests that passed their deadline.", registry=self.registry
         )
-        self.shed_requests = Counter(
-            "http_server_shed_requests", "Requests turned away by load control.", ["reason"], registry=self.registry
+        self.shed_requests: Counter = Counter(
+            "http_server_shed_requests", "Requests rejected under overload.", ["reason"], registry=self.registry
         )
-        self.max_requests = Gauge(
-            "http_server_max_requests", "Requests allowed under way at once, 0 without a limit.", registry=self.registry
+        self.max_requests: Gauge = Gauge(
+            "http_server_max_requests",
+            "Requests allowed at the same time, 0 without a limit.",
+            registry=self.registry,
         )
-        self.dropped_log_lines = Counter(
-            "log_lines_dropped", "Log lines that found no room while nobody read them.", registry=self.registry
+        self.dropped_log_lines: Counter = Counter(
+            "log_lines_dropped",
+            "Log lines dropped because nobody read standard output.",
+            registry=self.registry,
         )
-        self.loop_lag = Histogram(
+        self.loop_lag: Histogram = Histogram(
             "event_loop_lag_seconds",
-            "How much later than asked for the event loop ran a timer.",
+            "Delay with which the event loop ran a timer.",
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
             registry=self.registry,
         )
-        self.background_tasks = Gauge(
-            "background_tasks", "Background tasks that have not ended.", ["task"], registry=self.registry
+        self.background_tasks: Gauge = Gauge(
+            "background_tasks", "Background tasks that are running.", ["task"], registry=self.registry
         )
-        self.failed_background_tasks = Counter(
+        self.failed_background_tasks: Counter = Counter(
             "background_tasks_failed",
             "Background tasks that ended with an exception.",
             ["task"],
@@ -161,7 +185,7 @@ class Metrics:
         )
         build = Gauge(
             "build_info",
-            "Always 1; what is running is in the labels.",
+            "Always 1; the labels tell which build is running.",
             ["service", "version", "commit", "chassis_version"],
             registry=self.registry,
         )

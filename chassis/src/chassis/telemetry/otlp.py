@@ -1,8 +1,8 @@
-"""Spans as OTLP, turned into protobuf's wire format directly.
+"""Spans as OTLP, encoded into protobuf's wire format directly.
 
-OpenTelemetry's own exporter builds a message object for each span, attribute and value, at a price of
-tens of microseconds for each request. The messages here are few and never change (OTLP is stable
-since 1.0), and most of their bytes are the same from one request to the next, so they are remembered.
+OpenTelemetry's own exporter builds a message object for each span, attribute and value, which costs tens of
+microseconds for each request. The messages here are few and never change (OTLP is stable since 1.0), and most of
+their bytes are the same from one request to the next, so they are cached.
 
 Follows opentelemetry-proto 1.x (trace/v1/trace.proto).
 """
@@ -12,45 +12,62 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link, SpanKind
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanKind, TraceState
 
-from .spans import RequestSpan
+from ..cache import BoundedCache
+from .spans import UNSET, RequestSpan
 
-MAX_REMEMBERED = 4096
-MAX_REMEMBERED_BYTES = 500
+MAX_CACHED = 4096
 PLAIN = (str, int)
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200  # SpanFlags
 
-# What tells where a span comes from: its resource and its instrumentation scope.
-Source = tuple[Any, Any]
+# The origin of a span: its resource and its instrumentation scope.
+Source = tuple[Resource, InstrumentationScope | None]
 
-remembered: dict[tuple[str, object], bytes] = {}
+attribute_cache: BoundedCache[tuple[str, Any], bytes] = BoundedCache(MAX_CACHED)
 
 
 def encode_request(sources: Iterable[tuple[Source, Iterable[bytes]]]) -> bytes:
-    """An ExportTraceServiceRequest: encoded spans by where they come from."""
+    """An ExportTraceServiceRequest: encoded spans by their origin."""
     request = []
     for (resource, scope), spans in sources:
-        described = text(1, scope.name) + text(2, scope.version or "") if scope is not None else b""
-        scope_spans = field(1, described) + b"".join([field(2, span) for span in spans])
+        named = text(1, scope.name) + text(2, scope.version or "") if scope is not None else b""
+        scope_spans = field(1, named) + b"".join([field(2, span) for span in spans])
         attributes = field(1, encode_attributes(1, resource.attributes))
         request.append(field(1, attributes + field(2, scope_spans)))
     return b"".join(request)
 
 
 def encode_span(span: ReadableSpan) -> bytes:
-    """A Span message."""
-    if isinstance(span, RequestSpan):  # which need not build its context for this
-        request = span.request
-        parts = [b"\x0a\x10", bytes.fromhex(request.trace_id), b"\x12\x08", bytes.fromhex(request.span_id)]
-        trace_state = request.trace_state
-    elif span.context is not None:
-        context = span.context
-        parts = [b"\x0a\x10", context.trace_id.to_bytes(16), b"\x12\x08", context.span_id.to_bytes(8)]
-        trace_state = context.trace_state
-    else:
+    """A Span message; raises `ValueError` for a span without a context."""
+    context = span.context
+    if context is None:
         raise ValueError("a span without a context")
+    ids = b"\x0a\x10" + context.trace_id.to_bytes(16) + b"\x12\x08" + context.span_id.to_bytes(8)
+    return _encode_span(span, ids, context.trace_state, encode_attributes(9, span.attributes))
+
+
+def encode_request_span(span: RequestSpan) -> bytes:
+    """A Span message, without building the span's context, and with the cached form of its shared attributes."""
+    request = span.request
+    ids = b"\x0a\x10" + bytes.fromhex(request.trace_id) + b"\x12\x08" + bytes.fromhex(request.span_id)
+    shared, own = span.shared_attributes, span.own_attributes
+    if not shared.keys().isdisjoint(own):
+        attributes = encode_attributes(9, span.attributes)
+    else:
+        if shared.encoded is None:
+            shared.encoded = encode_attributes(9, shared)
+        attributes = shared.encoded + encode_attributes(9, own)
+    return _encode_span(span, ids, request.trace_state, attributes)
+
+
+def _encode_span(
+    span: ReadableSpan | RequestSpan, ids: bytes, trace_state: TraceState | None, attributes: bytes
+) -> bytes:
+    parts = [ids]
     if trace_state:
         parts.append(text(3, trace_state.to_header()))
     parent = span.parent
@@ -59,32 +76,24 @@ def encode_span(span: ReadableSpan) -> bytes:
     parts += (
         encode_name(span.name, span.kind),
         struct.pack("<cQcQ", b"\x39", span.start_time or 0, b"\x41", span.end_time or 0),
-        encode_request_attributes(span) if isinstance(span, RequestSpan) else encode_attributes(9, span.attributes),
+        attributes,
     )
     for event in span.events:
         times = b"\x09" + struct.pack("<Q", event.timestamp)
         parts.append(field(11, times + text(2, event.name) + encode_attributes(3, event.attributes)))
-    parts += (field(13, encode_link(link)) for link in span.links)
-    if span.status.status_code.value:
-        parts.append(field(15, text(2, span.status.description or "") + b"\x18%c" % span.status.status_code.value))
+    for link in span.links:
+        parts.append(field(13, encode_link(link)))
+    status = span.status
+    if status is not UNSET and status.status_code.value:
+        parts.append(field(15, text(2, status.description or "") + b"\x18%c" % status.status_code.value))
     parts.append(encode_flags(16, is_remote=parent is not None and parent.is_remote))
     return b"".join(parts)
 
 
-@lru_cache(MAX_REMEMBERED)
+@lru_cache(MAX_CACHED)
 def encode_name(name: str, kind: SpanKind) -> bytes:
     """A span's name and kind."""
     return text(5, name) + b"\x30%c" % (kind.value + 1)  # the SDK counts from INTERNAL = 0, the protocol from 1
-
-
-def encode_request_attributes(span: RequestSpan) -> bytes:
-    """The attributes of a request's span, most of which it has in common with others."""
-    described, own = span.described, span.own_attributes
-    if not described.keys().isdisjoint(own):
-        return encode_attributes(9, span.attributes)
-    if described.encoded is None:
-        described.encoded = encode_attributes(9, described)
-    return described.encoded + encode_attributes(9, own)
 
 
 def encode_link(link: Link) -> bytes:
@@ -109,16 +118,14 @@ def encode_attributes(number: int, attributes: Mapping[str, Any] | None) -> byte
     tag = varint(number << 3 | 2)
     parts: list[bytes] = []
     for item in attributes.items():
-        # Text and whole numbers are remembered; 1.0 and True would be the same key as 1, and aren't.
+        # Text and whole numbers are cached; 1.0 and True would be the same key as 1, and are not.
         is_plain = type(item[1]) in PLAIN
-        encoded = remembered.get(item) if is_plain else None
+        encoded = attribute_cache.get(item) if is_plain else None
         if encoded is None:
             pair = text(1, item[0]) + field(2, encode_value(item[1]))
             encoded = varint(len(pair)) + pair
-            if is_plain and len(encoded) <= MAX_REMEMBERED_BYTES:
-                if len(remembered) >= MAX_REMEMBERED:
-                    remembered.clear()
-                remembered[item] = encoded
+            if is_plain:
+                attribute_cache.add(item, encoded, size_bytes=len(encoded))
         parts += (tag, encoded)
     return b"".join(parts)
 
@@ -127,6 +134,8 @@ def encode_value(value: Any) -> bytes:
     """An AnyValue message."""
     if isinstance(value, str):
         return text(1, value, always=True)
+    if value is None:
+        return b""
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
@@ -141,7 +150,7 @@ def encode_value(value: Any) -> bytes:
 
 
 def text(number: int, value: str, *, always: bool = False) -> bytes:
-    """A string field; protobuf leaves an empty one out, unless which field it is says something."""
+    """A string field; protobuf leaves an empty one out, unless it is the chosen member of a `oneof` (`always`)."""
     return field(number, value.encode("utf-8", "backslashreplace")) if value or always else b""
 
 
@@ -150,7 +159,7 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-@lru_cache(MAX_REMEMBERED)
+@lru_cache(MAX_CACHED)
 def varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first."""
     if value < 0x80:

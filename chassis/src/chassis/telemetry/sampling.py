@@ -1,4 +1,4 @@
-"""Which traces are recorded."""
+"""Decides which traces are recorded."""
 
 import os
 from typing import Self
@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioB
 from opentelemetry.trace import SpanContext
 
 DEFAULT_SAMPLE_RATIO = 0.01
-# By name, the share of traces recorded; None is for OTEL_TRACES_SAMPLER_ARG to say.
+# By name, the share of traces that are recorded; None where OTEL_TRACES_SAMPLER_ARG sets it.
 SAMPLERS: dict[str, float | None] = {
     "always_on": 1.0,
     "always_off": 0.0,
@@ -19,7 +19,7 @@ SAMPLERS: dict[str, float | None] = {
 
 
 class Sampling:
-    """The samplers of the specification (OTEL_TRACES_SAMPLER), decided without building anything."""
+    """The samplers of OpenTelemetry's specification (OTEL_TRACES_SAMPLER), without an object for each decision."""
 
     def __init__(self, ratio: float, *, parent_based: bool) -> None:
         self._ratio = ratio
@@ -28,7 +28,7 @@ class Sampling:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """1 % of the traces that begin here, and what callers have decided, unless the environment says else."""
+        """As the environment says; by default 1 % of the traces that begin here, else the caller's decision."""
         name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or "parentbased_traceidratio"
         argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
         if name not in SAMPLERS:
@@ -43,14 +43,14 @@ class Sampling:
         return cls(ratio, parent_based=name.startswith("parentbased_"))
 
     def samples_root(self, trace_id: int) -> bool:
-        """Whether a trace that begins here is recorded; the same for all who use the ratio on this id."""
+        """Whether a trace that begins here is recorded; all services with the same ratio decide the same for an id."""
         return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
 
     def samples_child(self, parent: SpanContext) -> bool:
-        """Whether a trace that a caller began is recorded."""
+        """Whether a trace that a caller has begun is recorded."""
         return parent.trace_flags.sampled if self._parent_based else self.samples_root(parent.trace_id)
 
     def sampler(self) -> Sampler:
-        """The SDK's sampler that decides the same, for spans begun outside of requests."""
+        """The SDK's sampler with the same decisions, for spans that begin outside of requests."""
         root = TraceIdRatioBased(self._ratio)
         return ParentBased(root) if self._parent_based else root

@@ -1,13 +1,13 @@
-"""The context and the span of one request, as OpenTelemetry and everybody who uses it finds them."""
+"""The span of one request, and the kind of processor that takes it as it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
 from ..context import RequestContext
@@ -15,10 +15,11 @@ from ..version import __version__
 
 SCOPE = InstrumentationScope("chassis", __version__)
 UNSET = Status()
+PLAIN = (str, int, float, bytes)  # bool is an int
 
 
-class RememberedAttributes(dict[str, Any]):
-    """Attributes that many spans have in common, with the form in which they are exported once that is known."""
+class SharedAttributes(dict[str, Any]):
+    """Attributes that many spans have in common, and their encoded form once it is known."""
 
     __slots__ = ("encoded",)
 
@@ -27,73 +28,91 @@ class RememberedAttributes(dict[str, Any]):
         self.encoded: bytes | None = None
 
 
-NO_ATTRIBUTES = RememberedAttributes({})
+NO_ATTRIBUTES = SharedAttributes({})
 
 
-class RequestSpan(ReadableSpan, Span):
-    """The server span of one sampled request, leaner than the SDK's: no lock, no limits to check.
+class RequestSpan(Span):
+    """The server span of one sampled request, leaner than the SDK's: no lock, and no limits to check.
 
-    Handlers find it as the current span; processors and exporters take it as any of the SDK's.
+    Handlers find it as the current span. `RequestSpanProcessor`s get it as it is; for all other processors and
+    exporters, `readable` builds the SDK's object.
     """
 
-    # What is the same for all of them; the names are those that ReadableSpan's properties read.
-    _kind = SpanKind.SERVER
-    _instrumentation_info = None
-    _instrumentation_scope = SCOPE
-    _links = ()
-    _name = ""
-    _status = UNSET
-    _end_time: int | None = None
-    _span_context: SpanContext | None = None
+    # Most spans keep these; an attribute of the class costs nothing for each of them.
+    kind: SpanKind = SpanKind.SERVER
+    status: Status = UNSET
+    end_time: int | None = None
+    events: Sequence[Event] = ()
+    links: Sequence[Link] = ()
+    shared_attributes: SharedAttributes = NO_ATTRIBUTES
+    """Set at the end; where a handler has set one of these attributes as well, this one is exported."""
 
-    # Without the base's, which sets each of these for each span.
     def __init__(
         self,
+        name: str,
         request: RequestContext,
         parent: SpanContext | None,
         *,
         resource: Resource,
-        export: Callable[[ReadableSpan], None],
+        export: "Callable[[RequestSpan], None]",
     ) -> None:
-        self.request = request
-        self._parent = parent
-        self._resource = resource
-        self._export = export
+        self.name: str = name
+        self.request: RequestContext = request
+        self.parent: SpanContext | None = parent
+        self.resource: Resource = resource
         self.own_attributes: dict[str, Any] = {}
-        self.described = NO_ATTRIBUTES
-        self._events: list[Event] = []
-        self._start_time = time_ns()
-
-    # What costs something is made when it is asked for, under the names that the base reads.
+        self.start_time: int = time_ns()
+        self._export = export
 
     @property
-    def _context(self) -> SpanContext:  # type: ignore[override]
-        if self._span_context is None:
-            self._span_context = self.request.span_context()
-        return self._span_context
+    def attributes(self) -> dict[str, Any]:
+        """All attributes, in the order in which they are exported."""
+        return {**self.shared_attributes, **self.own_attributes, **self.shared_attributes}
 
-    @property
-    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
-        # The order in which they are exported; where both say something, the request is right.
-        return {**self.described, **self.own_attributes, **self.described}
+    def readable(self) -> ReadableSpan:
+        """This span as the SDK's exporters take it."""
+        return ReadableSpan(
+            self.name,
+            self.get_span_context(),
+            self.parent,
+            self.resource,
+            {key: _plain(value) for key, value in self.attributes.items()},
+            self.events,
+            self.links,
+            self.kind,
+            status=self.status,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            instrumentation_scope=SCOPE,
+        )
 
     def get_span_context(self) -> SpanContext:
-        return self._context
+        """The ids of the span."""
+        return self.request.span_context()
 
     def is_recording(self) -> bool:
-        return self._end_time is None
+        """Whether the span has not ended."""
+        return self.end_time is None
 
     def update_name(self, name: str) -> None:
-        self._name = name
+        """Rename the span; at its end it gets the name of the semantic conventions."""
+        self.name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute of the handler."""
         self.own_attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes of the handler."""
         self.own_attributes.update(attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        self._events.append(Event(name, attributes, timestamp))
+        """Add an event; `timestamp` is nanoseconds since the epoch, by default now."""
+        self.events = (*self.events, Event(name, attributes, timestamp))
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        """Link another span."""
+        self.links = (*self.links, Link(context, attributes))
 
     def record_exception(
         self,
@@ -103,21 +122,40 @@ class RequestSpan(ReadableSpan, Span):
         escaped: bool = False,
     ) -> None:
         """Add the event of the semantic conventions; the traceback is in the log, under the same ids."""
-        described = {
+        facts = {
             "exception.type": type(exception).__qualname__,
             "exception.message": str(exception),
             "exception.escaped": str(escaped),
         }
-        self.add_event("exception", described | dict(attributes or {}), timestamp)
+        self.add_event("exception", facts | dict(attributes or {}), timestamp)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        self._status = status if isinstance(status, Status) else Status(status, description)
+        """Set the status; a response of 500 or above is an error in any case."""
+        self.status = status if isinstance(status, Status) else Status(status, description)
 
     def end_after(self, seconds: float) -> None:
-        """End the span so long after its start."""
-        self.end((self._start_time or 0) + int(seconds * 1e9))
+        """End the span that many seconds after its start."""
+        self.end(self.start_time + int(seconds * 1e9))
 
     def end(self, end_time: int | None = None) -> None:
-        if self._end_time is None:
-            self._end_time = end_time or time_ns()
+        """End the span once, at nanoseconds since the epoch or now, and export it."""
+        if self.end_time is None:
+            self.end_time = end_time or time_ns()
             self._export(self)
+
+
+class RequestSpanProcessor(SpanProcessor):
+    """A span processor that takes the spans of requests as they are, and all others by `on_end`."""
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        """The span of a request has ended; called in the thread in which it ends."""
+        raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value as the SDK keeps it: anything that is no attribute value becomes its text."""
+    if value is None or isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Sequence):
+        return tuple(_plain(item) for item in value)
+    return str(value)

@@ -4,130 +4,148 @@ Only a sampled request builds a span. Any other has ids for its logs, and an Ope
 that makes a non-recording span when a handler asks for one.
 """
 
+import logging
 import os
 import re
 from random import getrandbits
+from typing import TYPE_CHECKING, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags, get_current_span
 
 from ..context import RequestContext
+from ..request_info import RequestInfo
 from .sampling import Sampling
-from .spans import RequestSpan
+from .spans import RequestSpan, RequestSpanProcessor
 
-Headers = list[tuple[bytes, bytes]]
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import Span as SdkSpan
 
+log: logging.Logger = logging.getLogger(__name__)
+
+NO_CONTEXT = Context()
 # Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
 PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class Tracing:
-    """Decides what is sampled, continues remote traces, and hands ended spans to the exporter.
+    """Decides which requests are sampled, continues remote traces, and hands ended spans to the processors.
 
     Configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT` or
-    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` switches the export over HTTP on, `OTEL_TRACES_EXPORTER`
-    (`otlp`, `console`, `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and its `_ARG` replace the
-    default of 1 % of the traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED`
-    switches recording off.
+    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP, `OTEL_TRACES_EXPORTER` (`otlp`, `console`,
+    `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the
+    traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED` disables recording.
     """
 
     def __init__(self, service: str, *, version: str) -> None:
-        self.resource = Resource.create({"service.name": service, "service.version": version}).merge(
-            # The environment's word (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) wins over ours.
+        self.resource: Resource = Resource.create({"service.name": service, "service.version": version}).merge(
+            # The environment's values (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) have priority over ours.
             Resource(_named_by_environment())
         )
         processor = _exporting_processor()
-        self.exporting = False
+        self.exporting: bool = False
+        """Whether recorded spans go anywhere."""
         self._sampling = Sampling.from_environment()
-        self.provider = TracerProvider(sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False)
-        self._processors: list[SpanProcessor] = []
+        self.provider: TracerProvider = TracerProvider(
+            sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False
+        )
+        self._request_processors: list[RequestSpanProcessor] = []
+        self._sdk_processors: list[SpanProcessor] = []
         if processor is not None:
             self.add_processor(processor)
 
     @property
     def dropped_spans(self) -> dict[str, int]:
-        """Spans that were not exported, by the reason; empty without an exporter of ours."""
-        counted = [getattr(processor, "dropped", {}) for processor in self._processors]
-        return {reason: count for drops in counted for reason, count in drops.items()}
+        """The number of spans that were not exported, by reason; empty without an exporter of ours."""
+        counts = [getattr(processor, "dropped", {}) for processor in self._request_processors]
+        return {reason: count for dropped in counts for reason, count in dropped.items()}
 
     def add_processor(self, processor: SpanProcessor) -> None:
-        """Send every ended span to `processor` as well: the requests' own and those of handlers."""
+        """Send every span to `processor` as well: those of requests and those that handlers make."""
         self.exporting = True
-        self._processors.append(processor)
+        if isinstance(processor, RequestSpanProcessor):
+            self._request_processors.append(processor)
+        else:
+            self._sdk_processors.append(processor)
         self.provider.add_span_processor(processor)
 
-    def export(self, span: ReadableSpan) -> None:
-        for processor in self._processors:
-            processor.on_end(span)
+    def export(self, span: RequestSpan) -> None:
+        """Hand the span of a request that has ended to every processor."""
+        for processor in self._request_processors:
+            processor.on_request_end(span)
+        if not self._sdk_processors:
+            return
+        readable = span.readable()
+        for other in self._sdk_processors:
+            try:
+                other.on_end(readable)
+            except Exception:
+                # A request's metrics and access line must not depend on it.
+                log.exception("a span processor failed: %s", type(other).__qualname__)
 
-    def begin(
-        self, headers: Headers, traceparent: bytes | None, request_id: str, *, propagated: bool
-    ) -> RequestContext:
-        """The context of a new request, its span begun when it is sampled.
-
-        `propagated` says that `headers` has a tracestate or baggage, which only the propagators read.
-        """
+    def begin(self, info: RequestInfo, method: str) -> RequestContext:
+        """The context of a new request; its span has begun if it is sampled."""
         # One random number for both ids; that either is all zeros is less likely than a broken machine.
         random = getrandbits(192)
         ids = random.to_bytes(24).hex()
-        if traceparent is None and not propagated:
-            sampled = self.exporting and self._sampling.samples_root(random >> 64)
-            context = RequestContext(ids[:32], ids[32:], request_id, sampled)
-            if sampled:
-                context.record(self._span(context, None))
-            return context
-        return self._continue(headers, traceparent if not propagated else None, request_id, ids)
+        if info.traceparent is not None or info.context_fields is not None:
+            return self._continue(info, method, ids)
+        sampled = self.exporting and self._sampling.samples_root(random >> 64)
+        context = RequestContext(ids[:32], ids[32:], info.request_id, sampled)
+        if sampled:
+            context.record(self._span(method, context, None))
+        return context
 
-    def _continue(self, headers: Headers, traceparent: bytes | None, request_id: str, ids: str) -> RequestContext:
-        """The context of a request that comes with somebody's trace context or baggage."""
+    def _continue(self, info: RequestInfo, method: str, ids: str) -> RequestContext:
+        """The context of a request that brings trace context or baggage."""
         values: Context | None = None
-        plain = PLAIN_TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
-        if plain is not None:
+        plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
+        if plain is not None and info.context_fields is None:
             parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
         else:
-            carrier = _text(headers)
-            if len(carrier.get("traceparent", ())) > 1:
-                # Two of them are as good as none (W3C Trace Context, section 3.2).
-                del carrier["traceparent"]
-            values = extract(carrier, Context())
+            values = extract(_carrier(info), NO_CONTEXT)
             parent = get_current_span(values).get_span_context()
         if parent.is_valid:
             trace_id = f"{parent.trace_id:032x}"
             sampled = self._sampling.samples_child(parent)
+            trace_state = parent.trace_state
         else:
             trace_id = ids[:32]
             # "Sampled" without an exporter would send others looking for a parent span that nobody has.
             sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
-        context = RequestContext(trace_id, ids[32:], request_id, sampled)
-        if values is not None:
-            dict.update(context, values)
-        if parent.is_valid:
-            context.trace_state = parent.trace_state
+            trace_state = None
+        context = RequestContext(trace_id, ids[32:], info.request_id, sampled, values, trace_state)
         if sampled and self.exporting:
-            context.record(self._span(context, parent if parent.is_valid else None))
+            context.record(self._span(method, context, parent if parent.is_valid else None, values))
         return context
 
-    def _span(self, context: RequestContext, parent: SpanContext | None) -> RequestSpan:
-        return RequestSpan(context, parent, resource=self.resource, export=self.export)
+    def _span(
+        self, name: str, context: RequestContext, parent: SpanContext | None, values: Context | None = None
+    ) -> RequestSpan:
+        span = RequestSpan(name, context, parent, resource=self.resource, export=self.export)
+        for processor in self._sdk_processors:
+            # Declared as the SDK's class; processors that set attributes at the start need only the API's methods.
+            processor.on_start(cast("SdkSpan", span), NO_CONTEXT if values is None else values)
+        return span
 
     def install(self) -> None:
         """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code."""
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        if not isinstance(trace.get_tracer_provider(), TracerProvider):
             trace.set_tracer_provider(self.provider)
 
     def shutdown(self) -> None:
-        """Flush what is recorded and end the exporter; blocks until it is out or has timed out."""
+        """Export the recorded spans and end the processors; blocks until that is done or has timed out."""
         self.provider.shutdown()
 
 
-def _text(headers: Headers) -> dict[str, list[str]]:
-    carrier: dict[str, list[str]] = {}
-    for name, value in headers:
-        carrier.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+def _carrier(info: RequestInfo) -> dict[str, list[str]]:
+    carrier = dict(info.context_fields or {})
+    if info.traceparent is not None:
+        carrier["traceparent"] = [info.traceparent.decode("latin-1")]
     return carrier
 
 

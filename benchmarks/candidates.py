@@ -1,0 +1,131 @@
+"""The candidates: how each is started, and what it must log, count and export for its requests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .processes import ROOT
+from .service import PACKAGE, Installer, versions
+
+OUR_COUNTER = "http_server_request_duration_seconds_count"
+THEIR_COUNTER = "http_requests_total"
+SMOKE = ("bare_asgi", "ours", "ours_100")
+SAMPLERS = {0.0: "always_off", 0.01: "parentbased_traceidratio", 1.0: "parentbased_always_on"}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A server that can be started.
+
+    `kind` is ours, yardstick, bare, part or usual. `sampled` is the share of requests whose spans must arrive, None
+    if it exports none or no collector receives them. `counter` is the metric that counts requests.
+    """
+
+    label: str
+    kind: str
+    command: tuple[str | Path, ...]
+    folder: Path
+    env: Mapping[str, str]
+    logs: bool
+    counter: str | None
+    sampled: float | None
+
+
+class Candidates:
+    """All candidates by name. An environment is installed when its first candidate is used."""
+
+    def __init__(self, installer: Installer, collector_port: int, against: str | None, *, smoke: bool) -> None:
+        self._installer = installer
+        self._collector = f"http://127.0.0.1:{collector_port}"
+        self._against = against
+        self._smoke = smoke
+        self._service = installer.service("service")
+
+    @cached_property
+    def _peers(self) -> Path:
+        # The service's environment has uvicorn, so a smoke run needs no other.
+        return self._service if self._smoke else self._installer.peers(self._service)
+
+    @cached_property
+    def _before(self) -> Path:
+        return self._installer.service("before", self._against, like=self._service)
+
+    def versions(self) -> dict[str, str]:
+        """Of Python and the libraries, as far as they are installed now."""
+        theirs = versions(self._peers) if "_peers" in self.__dict__ else {}
+        return {"python": self._installer.version, **theirs, **versions(self._service)}
+
+    def main(self) -> dict[str, Candidate]:
+        """The candidates of the throughput section; the others are compared with the first."""
+        parts = ("fastapi", "logs", "metrics", "traces")
+        every = {
+            "bare_asgi": self._peer("bare ASGI function", "yardstick", "asgi"),
+            "bare_fastapi": self._peer("FastAPI, bare", "bare", "fastapi"),
+            "ours": self._ours(),
+            "ours_100": self._ours(1.0),
+            "ours_no_line": self._ours(what="no access line, 1 % sampled", APP_LOG_LEVEL="WARNING"),
+            "ours_no_spans": self._ours(0.0),
+            "part_opentelemetry": self._peer("FastAPI + OpenTelemetry, 1 % sampled", "part", "fastapi", "traces"),
+            "part_structlog": self._peer("FastAPI + structlog access line", "part", "fastapi", "logs"),
+            "usual": self._peer("FastAPI + all three, 1 % sampled", "usual", *parts),
+            "usual_100": self._peer("FastAPI + all three, 100 % sampled", "usual", *parts, sampled=1.0),
+        }
+        return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
+
+    def collectors(self) -> dict[str, Candidate]:
+        """All requests are sampled, and the collector responds, refuses connections, or never responds."""
+        endpoints = {
+            "responds": self._collector,
+            "refuses": "http://127.0.0.1:1",
+            "hangs": f"{self._collector}/hanging",
+        }
+        return {
+            name: self._ours(1.0, what=f"collector {name}", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+            for name, endpoint in endpoints.items()
+        }
+
+    def before_and_now(self) -> list[dict[str, Candidate]]:
+        """The service of the other commit and of the working tree, at each sampling."""
+        return [
+            {
+                f"before{suffix}": self._ours(
+                    sampled, what=f"before, {sampled * 100:.0f} % sampled", python=self._before
+                ),
+                f"now{suffix}": self._ours(sampled, what=f"now, {sampled * 100:.0f} % sampled"),
+            }
+            for sampled, suffix in ((0.01, ""), (1.0, "_100"))
+        ]
+
+    def _env(self, sampled: float) -> dict[str, str]:
+        sampler = {"OTEL_TRACES_SAMPLER": SAMPLERS[sampled], "OTEL_TRACES_SAMPLER_ARG": str(sampled)}
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self._collector, "OTEL_SERVICE_NAME": "bench", **sampler}
+
+    def _ours(self, sampled: float = 0.01, *, what: str = "", python: Path | None = None, **env: str) -> Candidate:
+        """The rendered service, started as in a container."""
+        env = {"APP_HOST": "127.0.0.1", "APP_DRAIN_SECONDS": "0", **self._env(sampled), **env}
+        if self._smoke:  # it shares its cores, so requests and spans may have to wait for them
+            env |= {"APP_QUEUE_SECONDS": "60", "OTEL_BSP_MAX_QUEUE_SIZE": "200000"}
+        return Candidate(
+            label=f"ours, {what or f'observed, {sampled * 100:.0f} % sampled'}",
+            kind="ours",
+            command=(python or self._service, "-m", PACKAGE),
+            folder=self._installer.folder,
+            env=env,
+            logs="APP_LOG_LEVEL" not in env,
+            counter=OUR_COUNTER,
+            sampled=sampled if env["OTEL_EXPORTER_OTLP_ENDPOINT"] == self._collector else None,
+        )
+
+    def _peer(self, label: str, kind: str, name: str, *parts: str, sampled: float = 0.01) -> Candidate:
+        """A peer of `peers.py`."""
+        return Candidate(
+            label=label,
+            kind=kind,
+            command=(self._peers, "-m", "benchmarks.peers", name, *parts),
+            folder=ROOT,
+            env=self._env(sampled),
+            logs="logs" in parts,
+            counter=THEIR_COUNTER if "metrics" in parts else None,
+            sampled=sampled if "traces" in parts else None,
+        )

@@ -1,0 +1,220 @@
+"""One candidate while it runs: started, loaded, stopped, and what it logged, counted and exported meanwhile."""
+
+import http.client
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .candidates import Candidate
+from .processes import LOAD_CORES, OTHER_CORES, SERVER_CORES, SHOWN_CHARACTERS, BenchError, Child, CoreWatch
+
+HERE = Path(__file__).parent
+ITEM = "/items/1"
+VALID = '{"name":"item 1","quantity":2,"tags":["a","b"]}'
+INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
+RESPONSE = (200, b'{"id":1,"name":"item 1"}')
+START_SECONDS = 30.0
+POLL_SECONDS = 0.002
+CONNECTIONS = 64
+ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
+# The number of sampled spans is random; one run in a million is further from the expected one.
+STANDARD_DEVIATIONS = 5.0
+# The log reader would interrupt a latency client on the same core at each line.
+SHARED_PAUSE_SECONDS = 0.01 if OTHER_CORES == LOAD_CORES else 0.0
+
+
+@dataclass
+class Checks:
+    """Comparisons of what candidates told with what they did: the number that held, and those that failed."""
+
+    held: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+
+    def compare(self, subject: str, found: int, least: int, most: int) -> None:
+        """`found` must be between `least` and `most`."""
+        if least <= found <= most:
+            self.held[subject] += 1
+        else:
+            self.failed.append(f"{subject}: {found}, expected {least} to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load of wrk. `cpu_us` is the server's CPU time for a request, `idle` the share of its core that was free."""
+
+    requests: int
+    rate: float
+    cpu_us: float
+    idle: float
+    start_seconds: float
+    rss_mb: float
+
+
+class Running:
+    """A candidate as a process, from its first successful response until the context is left."""
+
+    def __init__(
+        self, candidate: Candidate, collector_port: int, checks: Checks, others: list[float], *, pause: float = 0.0
+    ) -> None:
+        self._candidate = candidate
+        self._collector_port = collector_port
+        self._checks = checks
+        self._others = others
+        self._pause = pause
+        self._port = free_port()
+        self._start_seconds = 0.0
+        self._requests = self._in_flight = 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._spans_before = self._spans()
+            self._errors = stack.enter_context(tempfile.TemporaryFile())
+            out, into = os.pipe()
+            reader = (sys.executable, HERE / "reader.py", str(self._pause))
+            try:
+                self._reader = Child(reader, cores=OTHER_CORES, stdin=out, stdout=subprocess.PIPE)
+                stack.enter_context(self._reader)
+                began = time.perf_counter()
+                self.server = Child(
+                    self._candidate.command,
+                    cores=SERVER_CORES,
+                    env={**self._candidate.env, "PORT": str(self._port), "APP_PORT": str(self._port)},
+                    cwd=self._candidate.folder,
+                    stdout=into,
+                    stderr=self._errors,
+                )
+                stack.enter_context(self.server)
+            finally:
+                os.close(out)
+                os.close(into)
+            self._wait(began)
+            if (response := self._fetch(ITEM)) != RESPONSE:
+                raise self._error(f"responds to {ITEM} with {response}")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def check_validation(self) -> None:
+        """A valid body gets the same response from all candidates, an invalid one 422."""
+        valid, invalid = (self._fetch("/items", body) for body in (VALID, INVALID))
+        if valid != RESPONSE or invalid[0] != http.client.UNPROCESSABLE_ENTITY:
+            raise self._error(f"responds to bodies with {valid} and {invalid}")
+
+    def load(self, seconds: int, body: str | None = None) -> Load:
+        """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
+        options = ("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--timeout", "30s")
+        address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
+        command = ["wrk", *options, "--script", str(HERE / "wrk.lua"), address, *(("--", body) if body else ())]
+        found, cpu, idle = self._run(command)
+        errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
+        if errors or not found["requests"]:
+            raise self._error(f"wrk saw {errors or 'no response'}")
+        self._in_flight += CONNECTIONS
+        rate, cpu_us = found["requests"] / found["microseconds"] * 1e6, cpu / found["requests"] * 1e6
+        return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, self.server.memory_mb()["rss_mb"])
+
+    def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
+        """Send requests at a constant rate; latencies in microseconds."""
+        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(CONNECTIONS)]
+        found, _, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
+        if found.pop("shed"):
+            raise self._error(f"sheds requests at {rate:.0f}/s")
+        return found
+
+    def finish(self) -> None:
+        """Stop the server, and compare its lines, counter and spans with the responses."""
+        label, sampled, compare = self._candidate.label, self._candidate.sampled, self._checks.compare
+        ours = self._candidate.kind == "ours"
+        time.sleep(0.1)  # wrk leaves without waiting for the last responses
+        told = {"counter": self._counted()} if self._candidate.counter else {}
+        status = self.server.stop(signal.SIGTERM if ours else signal.SIGINT)
+        if ours and status:
+            raise self._error(f"ended with {status}")
+        lines = int(self._reader.output())  # the reader ends when the last writer has
+        if self._candidate.logs:
+            told["access lines"] = lines - (0 if ours or not told else 1)  # FastAPI's has the request of its metrics
+        least, most = self._requests, self._requests + self._in_flight
+        for name, count in told.items():
+            compare(f"{label}: {name} = responses", count, least, most)
+        if len(told) == 2:
+            compare(f"{label}: access lines = counter", told["access lines"], told["counter"], told["counter"])
+        if sampled is not None:
+            least, most = min(told.values(), default=least), max(told.values(), default=most)
+            spread = STANDARD_DEVIATIONS * math.sqrt(most * sampled * (1 - sampled))
+            spans, least, most = self._spans(), math.floor(least * sampled - spread), math.ceil(most * sampled + spread)
+            compare(f"{label}: spans = sampled share", spans - self._spans_before, least, most)
+
+    def _wait(self, began: float) -> None:
+        path, watch = "/readyz" if self._candidate.kind == "ours" else ITEM, CoreWatch(self.server)
+        while self.server.process.poll() is None and time.perf_counter() < began + START_SECONDS:
+            with suppress(OSError):
+                if fetch(self._port, path)[0] == http.client.OK:
+                    self._start_seconds = time.perf_counter() - began
+                    self._requests += path == ITEM
+                    self._others.append(watch.used()[1])
+                    return
+            time.sleep(POLL_SECONDS)
+        raise self._error(f"is not ready after {time.perf_counter() - began:.1f} s")
+
+    def _run(self, command: list[str]) -> tuple[dict[str, Any], float, float]:
+        """Run a client: what it prints last, CPU seconds of the server, and the idle share of its core."""
+        watch = CoreWatch(self.server)
+        with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            found: dict[str, Any] = json.loads(child.output().strip().rpartition("\n")[2])
+        cpu, others, idle = watch.used()
+        self._others.append(others)
+        self._requests += found["requests"]
+        return found, cpu, idle
+
+    def _fetch(self, path: str, body: str | None = None) -> tuple[int, bytes]:
+        self._requests += 1
+        return fetch(self._port, path, body)
+
+    def _counted(self) -> int:
+        text = fetch(self._port, "/metrics")[1].decode()
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        counts = (sample for sample in samples if sample.name == self._candidate.counter)
+        return round(sum(sample.value for sample in counts if not {*ADMIN} & {*sample.labels.values()}))
+
+    def _spans(self) -> int:
+        spans: dict[str, int] = json.loads(fetch(self._collector_port, "/")[1])
+        return sum(count for name, count in spans.items() if not name.endswith(ADMIN))
+
+    def _error(self, what: str) -> BenchError:
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace")[-SHOWN_CHARACTERS:]
+        return BenchError(f"{self._candidate.label} {what}\n{said}".strip())
+
+
+def fetch(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
+    """One request on a connection of its own: status and body of the response."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        headers = {"content-type": "application/json"} if body else {}
+        connection.request("POST" if body else "GET", path, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """A port that no process listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,60 @@
+"""The problem documents for what a handler or middleware raises."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+import structlog
+from starlette.exceptions import HTTPException
+from structlog.typing import FilteringBoundLogger
+
+from ..problem import Problem
+from ..request_info import RequestInfo
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+
+def problem_of(error: Exception, info: RequestInfo, problems: Mapping[type[Exception], int]) -> HTTPException:
+    """The response to `error`; an unexpected one is logged here, once, with its traceback.
+
+    `problems` is the status of each expected exception that is not an `HTTPException`.
+    """
+    if info.timed_out_task is not None:
+        deadline_problem(info)  # a handler may turn its cancellation into another exception; the cancellation ends too
+    # A task group fails with a group, even for one expected failure.
+    leaves = list(_leaves(error)) if isinstance(error, ExceptionGroup) else [error]
+    expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
+    if len(expected) == len(leaves):
+        return expected[0]
+    log.error("unhandled exception", exc_info=error)
+    return Problem(500, "The service failed to handle the request; the error is in its log.")
+
+
+def deadline_problem(info: RequestInfo) -> Problem | None:
+    """504 if the current task was cancelled by the deadline of its request, else None.
+
+    The cancellation ends here (`Task.uncancel`), so that the layers outside can go on. A task that a middleware
+    started for its own part of the request is cancelled by that middleware, and gets None.
+    """
+    task = asyncio.current_task()
+    if task is None or task is not info.timed_out_task:
+        return None
+    info.timed_out_task = None
+    task.uncancel()
+    return Problem(504, "The service did not respond before the request's deadline.")
+
+
+def _expected(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException | None:
+    if isinstance(error, HTTPException):
+        return error
+    for base in type(error).__mro__:
+        if base in problems:
+            return Problem(problems[base], str(error))
+    return None
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

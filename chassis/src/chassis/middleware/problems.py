@@ -1,0 +1,48 @@
+"""Problem responses inside of the owner's middleware."""
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..problem import send_problem
+from ..request_info import REQUEST_INFO, RequestInfo
+from ..response_sender import ResponseSender
+from .failures import deadline_problem, problem_of
+
+
+class ProblemMiddleware:
+    """Innermost: responds with a problem document to what the router and the handlers raise.
+
+    So the middleware between this and the guard (CORS, sessions, compression) sees these responses, like all others.
+    It also sees the guard's: a request that the guard rejects comes here, and gets its response without a handler.
+    The guard itself responds where a client has gone, where the service stops, and to what the middleware raises.
+    """
+
+    def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], int] | None = None) -> None:
+        self.app: ASGIApp = app
+        self._problems = dict(problems or {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
+        if info.rejection is not None:
+            await send_problem(send, info.rejection)
+            return
+        sender = ResponseSender.of(send)
+        try:
+            await self.app(scope, receive, sender)
+        except asyncio.CancelledError:
+            problem = None if sender.status else deadline_problem(info)
+            if problem is None:
+                raise
+            await send_problem(sender, problem)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            if sender.status:
+                raise
+            await send_problem(sender, problem_of(error, info, self._problems))

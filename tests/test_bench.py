@@ -1,0 +1,81 @@
+"""The benchmark runs, and the README states what it measured."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bakery import TEMPLATE, run
+from running import needs
+
+RESULTS = TEMPLATE / "benchmarks/results/results.json"
+# In the order in which the README states them.
+HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
+# For each row of the README's table: here with and without, FastAPI with and without.
+COSTS = (
+    ("ours", "ours_no_line", "part_structlog", "bare_fastapi"),
+    ("ours", "ours_no_spans", "part_opentelemetry", "bare_fastapi"),
+    ("ours", "bare_asgi", "usual", "bare_fastapi"),
+    ("ours_100", "ours", "usual_100", "usual"),
+)
+
+
+def bench(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "benchmarks.run", "--smoke", "--work", str(folder), *options)
+    return run(*command, cwd=TEMPLATE, **variables)
+
+
+def test_readme_states_the_committed_figures() -> None:
+    rows = json.loads(RESULTS.read_text())["sections"]["main"]["rows"]
+    readme = (TEMPLATE / "README.md").read_text()
+
+    headline = readme.partition("What that costs:")[2].partition("\n\n")[0]
+    ratios = [rows[name]["ratio"]["median"] for name in HEADLINE]
+    stated = [float(figure) for figure in re.findall(r"\b0\.\d+", headline)]
+    assert stated == [round(ratio, 3 if ratio < 0.1 else 2) for ratio in ratios]
+
+    least = {name: row["cpu_us"]["least"] for name, row in rows.items()}
+    costs = [(f"{least[a] - least[b]:.1f}", f"{least[c] - least[d]:.0f}") for a, b, c, d in COSTS]
+    table = readme.partition("| µs of CPU for each request")[2].partition("\n\n")[0]
+    assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE) == costs
+
+
+def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_bytes(RESULTS.read_bytes())
+
+    done = bench(tmp_path, "--report", "--output", str(tmp_path))
+
+    assert done.returncode == 0, done.stdout
+    for name in ("results.json", "RESULTS.md", "throughput.svg"):
+        assert (tmp_path / name).read_bytes() == RESULTS.with_name(name).read_bytes(), name
+
+
+def test_benchmark_measures_every_section(tmp_path: Path) -> None:
+    needs("wrk")
+    sections = ("main", "post", "latency", "collectors", "memory", "against")
+
+    done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
+
+    assert done.returncode == 0, done.stdout
+    results: dict[str, Any] = json.loads((tmp_path / "results/results.json").read_text())
+    report = (tmp_path / "results/RESULTS.md").read_text()
+    assert tuple(results["sections"]) == sections
+    assert results["errors"] == {}
+    assert results["checks"]["failed"] == []
+    assert min(row["rate"]["least"] for row in results["sections"]["main"]["rows"].values()) > 0
+    assert "| ours, observed, 100 % sampled |" in report
+    assert "| ours, now, 1 % sampled, to before: rate |" in report
+
+
+def test_section_that_fails_is_recorded_and_the_others_are_measured(tmp_path: Path) -> None:
+    needs("wrk")
+
+    done = bench(tmp_path, "--only", "against,post", "--against", "no-such-commit")
+
+    assert done.returncode == 1
+    results: dict[str, Any] = json.loads((tmp_path / "results/results.json").read_text())
+    assert list(results["sections"]) == ["post"]
+    assert "no-such-commit" in results["errors"]["against"]
+    assert "**against was not measured:** BenchError: " in (tmp_path / "results/RESULTS.md").read_text()
