@@ -8,8 +8,9 @@ import pytest
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
-from chassis.http.cycle import MAX_REMEMBERED, remembered_lines, remembered_names
+from chassis.cache import MAX_ENTRIES
 from chassis.http.protocol import HttpProtocol
+from chassis.http.response_head import field_lines, field_names
 
 from .support.service import Service, exchange, serve, until
 
@@ -107,22 +108,22 @@ async def test_field_that_would_break_the_message_is_500(
     answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"set-cookie" not in answer
-    assert field not in remembered_lines
+    assert field not in field_lines
 
 
 async def test_what_is_remembered_of_fields_is_bounded(raw: Raw, service: Service) -> None:
-    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_REMEMBERED)]
+    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_ENTRIES)]
     answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
-    for number in range(3 * MAX_REMEMBERED):
+    for number in range(3 * MAX_ENTRIES):
         assert b"\r\nx-number-%d: %d\r\n" % (number, number) in answer
-    assert len(remembered_lines) <= MAX_REMEMBERED
-    assert len(remembered_names) <= MAX_REMEMBERED
+    assert len(field_lines) <= MAX_ENTRIES
+    assert len(field_names) <= MAX_ENTRIES
 
 
 async def test_fields_that_always_differ_are_not_remembered(raw: Raw, service: Service) -> None:
     raw.headers = [(b"Set-Cookie", b"session=1")]
     assert b"\r\nset-cookie: session=1\r\n" in await exchange(service.server.port, b"GET /raw/" + CLOSE)
-    assert (b"Set-Cookie", b"session=1") not in remembered_lines
+    assert (b"Set-Cookie", b"session=1") not in field_lines
 
 
 async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:

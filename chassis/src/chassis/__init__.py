@@ -7,7 +7,7 @@ from .api.handler import Handler, Reply, responds
 from .api.routing import Route
 from .app import App
 from .health import Check
-from .http.limits import Limits
+from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
 from .server import Server
@@ -20,8 +20,8 @@ __all__ = [
     "App",
     "ChassisSettings",
     "Check",
+    "ConnectionLimits",
     "Handler",
-    "Limits",
     "LoadShedder",
     "Problem",
     "Reply",

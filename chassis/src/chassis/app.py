@@ -12,7 +12,7 @@ from .admin import admin_routes
 from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
-from .http.connection import answer_refused
+from .http.rejection import send_rejection
 from .middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
 from .problem import Problem
 from .tasks import Tasks
@@ -71,9 +71,9 @@ class App:
         )
 
         # What was refused before it could be dispatched, to be observed like everything else.
-        self.refusals = self._stack(
+        self.rejections = self._stack(
             [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeadersMiddleware)],
-            answer_refused,
+            send_rejection,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,12 +16,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
-from chassis import Handler, Limits, Route
+from chassis import ConnectionLimits, Handler, Route
 from chassis.http.protocol import HttpProtocol
 
 from .support.service import Service, connect, exchange, serve, until
 
-SHORT = Limits(max_target_bytes=1000, max_head_bytes=2000, head_seconds=0.3, body_seconds=0.3)
+SHORT = ConnectionLimits(max_target_bytes=1000, max_head_bytes=2000, head_seconds=0.3, body_seconds=0.3)
 
 
 class Sink(Handler):
@@ -360,7 +360,7 @@ class Unsent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Its own connection, the only one that is answered.
-        connection = next(one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.cycle)
+        connection = next(one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.responding)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not connection.transport.get_write_buffer_size():
             await send({"type": "http.response.body", "body": b"x" * 8192, "more_body": True})
@@ -387,7 +387,7 @@ async def test_many_bodies_on_a_connection_are_no_large_head(service: Service) -
 
 
 async def test_connection_too_many_is_503() -> None:
-    async with serve(Route("/sink", Sink()), server={"limits": Limits(max_connections=3)}) as service:
+    async with serve(Route("/sink", Sink()), server={"limits": ConnectionLimits(max_connections=3)}) as service:
         async with connected(service) as first, connected(service), connected(service):
             answer = await exchange(service.server.port, b"")
             assert statuses(answer) == [503]
@@ -400,7 +400,7 @@ async def test_connection_too_many_is_503() -> None:
 
 
 async def test_admin_port_counts_its_own_connections() -> None:
-    server = {"limits": Limits(max_connections=1), "admin_port": 0}
+    server = {"limits": ConnectionLimits(max_connections=1), "admin_port": 0}
     async with serve(Route("/sink", Sink()), server=server) as service, connected(service):
         assert statuses(await exchange(service.server.port, b"")) == [503]
         async with connect(service.server.admin_port or 0) as admin:
