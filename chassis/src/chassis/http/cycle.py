@@ -126,7 +126,7 @@ class RequestCycle:
             self._fail("ASGI application failed", error)
         finally:
             # Here, because a callback of the task would be one more thing that the event loop has to schedule.
-            self._connection.port.remove_task(self.task)
+            self._connection.port.tasks.discard(self.task)
 
     def disconnect(self) -> None:
         """The client has gone. An application that waits in `receive` is told so; any other is cancelled."""
@@ -157,8 +157,7 @@ class RequestCycle:
             self._body += body
         if len(self._body) > HIGH_WATER_BYTES:
             self._connection.flow.pause_reading()
-        if self._received is not None:
-            self._received.set()
+        self._wake()
 
     def end_body(self) -> None:
         """The body is complete."""
@@ -287,12 +286,11 @@ class RequestCycle:
             transport.write(b"".join(lines))
         else:
             transport.writelines(lines)  # copying this much costs more than it saves
-        if not more_body:
-            self._complete_response()
-
-    def _complete_response(self) -> None:
+        if more_body:
+            return
         self.response_complete = True
-        self._wake()
+        if self._received is not None:
+            self._received.set()
         if self.keep_alive:
             self._connection.on_response_complete()
         else:

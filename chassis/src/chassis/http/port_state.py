@@ -29,7 +29,7 @@ class PortState:
     """
 
     __slots__ = (
-        "_on_idle",
+        "_without_connections",
         "accepts_websockets",
         "app",
         "connections",
@@ -60,23 +60,19 @@ class PortState:
         self.date_line = b""
         self.is_draining = False
         """Whether every response says `Connection: close`."""
-        self._on_idle: asyncio.Event | None = None
+        self._without_connections: asyncio.Event | None = None
 
     def remove_connection(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        self._check_idle()
-
-    def remove_task(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if self._on_idle is not None:
-            self._check_idle()
+        if self._without_connections is not None and not self.connections:
+            self._without_connections.set()
 
     async def wait_until_idle(self) -> None:
         """Wait until all connections are closed and all requests have ended."""
-        self._on_idle = asyncio.Event()
-        self._check_idle()
-        await self._on_idle.wait()
-
-    def _check_idle(self) -> None:
-        if self._on_idle is not None and not self.connections and not self.tasks:
-            self._on_idle.set()
+        while self.connections or self.tasks:
+            if self.tasks:
+                await asyncio.wait(self.tasks)
+                self.tasks.difference_update([task for task in self.tasks if task.done()])
+            else:
+                self._without_connections = asyncio.Event()
+                await self._without_connections.wait()

@@ -10,7 +10,7 @@ from contextvars import Context
 from time import monotonic
 from typing import cast
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from ..context import READ_AT
 from ..problem import Problem
@@ -99,10 +99,15 @@ class HttpProtocol(asyncio.Protocol):
 
     # What the reader finds.
 
-    def on_request(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
-        """Begin a request, after the responses to the requests before it."""
-        cycle = RequestCycle(self, self.port.app, scope, keep_alive, expects_continue)
-        self._begin(cycle)
+    def begin(self, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
+        """Run `app` for a request, after the responses to the requests before it."""
+        before = self._reader.cycle
+        cycle = RequestCycle(self, app, scope, keep_alive, expects_continue)
+        if before is None or before.response_complete:
+            self._run(cycle)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.append(cycle)
         return cycle
 
     def on_websocket(self, scope: Scope, data: bytes) -> None:
@@ -138,20 +143,11 @@ class HttpProtocol(asyncio.Protocol):
 
     def _reject(self, scope: Scope) -> None:
         # An application responds, so that a rejection has an access line, an id and a count like every request.
-        cycle = RequestCycle(self, self.port.rejections, scope, keep_alive=False, expects_continue=False)
+        cycle = self.begin(self.port.rejections, scope, keep_alive=False, expects_continue=False)
         cycle.more_body = False
-        self._begin(cycle)
         self._reader.cycle = cycle
 
     # Responses, one after the other.
-
-    def _begin(self, cycle: RequestCycle) -> None:
-        before = self._reader.cycle
-        if before is None or before.response_complete:
-            self._run(cycle)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.append(cycle)
 
     def _run(self, cycle: RequestCycle) -> None:
         self.responding = cycle
@@ -164,12 +160,14 @@ class HttpProtocol(asyncio.Protocol):
         """The response is written, and the connection stays open."""
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        last_read = self._reader.cycle
         if self.pipeline:
             self._run(self.pipeline.popleft())
         elif self._reader.in_head:
             self._timeouts.start_head()
-        elif not self._reader.awaits_body():  # else the rest of the body comes first
+        elif last_read is not None and not last_read.more_body:  # else the rest of the body comes first
             self._timeouts.start_idle()
 
     def resume_reading(self) -> None:

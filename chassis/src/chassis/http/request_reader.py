@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import httptools
 import structlog
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from ..problem import Problem
 from ..request_info import NOTED_FIELDS, REQUEST_INFO, RequestInfo
@@ -26,7 +26,7 @@ class Connection(Protocol):
 
     port: PortState
 
-    def on_request(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
+    def begin(self, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
         """Begin a request, and return the cycle that takes its body."""
         ...
 
@@ -41,6 +41,7 @@ class RequestReader:
     """Assembles heads and bodies, and limits what is incomplete."""
 
     __slots__ = (
+        "_app",
         "_checked_host",
         "_client",
         "_codings",
@@ -66,6 +67,7 @@ class RequestReader:
 
     def __init__(self, connection: Connection, timeouts: Timeouts, client: Address, server: Address) -> None:
         self._connection = connection
+        self._app = connection.port.app
         self._timeouts = timeouts
         self._client = client
         self._server = server
@@ -201,9 +203,9 @@ class RequestReader:
             self._websocket_scope = scope
         elif version == "1.0":
             # An expectation of HTTP/1.0 is ignored (RFC 9110, section 10.1.1).
-            self.cycle = self._connection.on_request(scope, False, False)
+            self.cycle = self._connection.begin(self._app, scope, False, False)
         else:
-            self.cycle = self._connection.on_request(scope, parser.should_keep_alive(), self._expects_continue)
+            self.cycle = self._connection.begin(self._app, scope, parser.should_keep_alive(), self._expects_continue)
 
     def on_body(self, body: bytes) -> None:
         if self._timeouts.body_due != NEVER:

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import NamedTuple
 
 from ..cache import BoundedCache
 
@@ -25,7 +25,8 @@ field_lines: BoundedCache[tuple[bytes, bytes], bytes] = BoundedCache()
 field_names: BoundedCache[bytes, bytes] = BoundedCache()
 
 
-class ResponseHead(NamedTuple):
+@dataclass(slots=True)
+class ResponseHead:
     """An encoded head, and the framing of the content that follows it."""
 
     lines: list[bytes]
@@ -51,54 +52,66 @@ def encode_response_head(
     request. Raises `RuntimeError` for a status or a field that would break the message.
     """
     lines = [STATUS_LINES.get(status) or _status_line(status), date_line]
-    length_line = b""
+    append, cached_line = lines.append, field_lines.get
     content_length: int | None = None
-    chunked = False
+    framing: list[tuple[bytes, bytes]] = []
     for header in headers:
         try:
-            line = field_lines.get(header)  # type: ignore[call-overload]  # mostly tuples; others are never found
+            line = cached_line(header)  # type: ignore[call-overload]  # mostly tuples; others are never found
         except TypeError:  # lists, which ASGI allows, are not hashable
             line = None
         if line is not None:
-            lines.append(line)
+            append(line)
             continue
         name, value = header
-        if name == b"content-length" and value.isdigit() and not length_line:  # most responses have it
+        if name == b"content-length" and content_length is None and value.isdigit():  # most responses have it
             content_length = int(value)
-            length_line = b"content-length: %b\r\n" % value
             continue
         name, line = encode_field(name, value)
-        if name not in FRAMING:
-            lines.append(line)
-            if name not in VARYING and type(header) is tuple:
-                field_lines.add(header, line, size_bytes=len(line))
-        elif name == b"content-length":
-            content_length = _only_length(value, content_length)
-            length_line = line
-        elif name == b"connection" and b"close" in value.lower():
-            keep_alive = False  # the line is added below
-        elif name == b"transfer-encoding" and value.lower() == b"chunked":
-            chunked = True
-        else:
-            lines.append(line)
+        if name in FRAMING:
+            framing.append((name, value.lower()))
+            continue
+        append(line)
+        if name not in VARYING and type(header) is tuple:
+            field_lines.add(header, line, size_bytes=len(line))
 
-    if is_head or status in NO_CONTENT:
-        if chunked and is_head and not is_http_1_0:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        elif status != 204:
-            lines.append(length_line)
-        chunked, content_length = False, 0
-    elif content_length is not None and not chunked:
-        lines.append(length_line)
+    head = ResponseHead(lines, keep_alive, False, content_length)
+    if framing or content_length is None or is_head or status in NO_CONTENT:
+        _frame(head, framing, status, is_head, is_http_1_0)
     else:
-        # RFC 9112, section 6.1: HTTP/1.0 has no chunks, so the content ends with the connection.
-        chunked, content_length = not is_http_1_0, None
-        if chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+        append(b"content-length: %d\r\n" % content_length)
+    append(b"\r\n" if head.keep_alive else b"connection: close\r\n\r\n")
+    return head
+
+
+def _frame(
+    head: ResponseHead, fields: list[tuple[bytes, bytes]], status: int, is_head: bool, is_http_1_0: bool
+) -> None:
+    """Frame what is not framed by a Content-Length alone (RFC 9112, section 6)."""
+    for name, value in fields:
+        if name == b"connection":
+            # The connection belongs to the server. The application may ask for its end.
+            head.keep_alive = head.keep_alive and b"close" not in value
+        elif name == b"content-length":
+            head.content_length = _checked_length(value, head.content_length)
+        elif value == b"chunked":
+            head.chunked = True
         else:
-            keep_alive = False
-    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    return ResponseHead(lines, keep_alive, chunked, content_length)
+            raise RuntimeError(f"Invalid Transfer-Encoding of a response: {value!r}. Allowed is chunked.")
+    has_content = not (is_head or status in NO_CONTENT)
+    if has_content and head.content_length is None:
+        head.chunked = True
+    if head.chunked and is_http_1_0:  # HTTP/1.0 has no chunks, so the content ends with the connection
+        head.chunked = head.keep_alive = False
+        head.content_length = None
+    if head.chunked:
+        head.content_length = None
+        head.lines.append(b"transfer-encoding: chunked\r\n")
+    elif head.content_length is not None and status != 204:  # RFC 9110, section 8.6: 204 has no Content-Length
+        head.lines.append(b"content-length: %d\r\n" % head.content_length)
+    if not has_content:
+        head.chunked = False
+        head.content_length = 0
 
 
 def encode_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -115,7 +128,7 @@ def _checked_name(name: bytes) -> bytes:
     return field_names.add(bytes(name), bytes(name).lower(), size_bytes=len(name))
 
 
-def _only_length(value: bytes, before: int | None) -> int:
+def _checked_length(value: bytes, before: int | None) -> int:
     if not value.isdigit():
         raise RuntimeError(f"Invalid Content-Length of a response: {value!r}.")
     if before not in (None, int(value)):

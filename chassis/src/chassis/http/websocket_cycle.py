@@ -75,7 +75,7 @@ class WebSocketCycle:
             log.error("ASGI application failed", exc_info=error)
             self._end(500, INTERNAL_ERROR)
         finally:
-            self._port.remove_task(self.task)
+            self._port.tasks.discard(self.task)
 
     def _end(self, status: int, code: int) -> None:
         stage, self._stage = self._stage, Stage.CLOSED
