@@ -37,6 +37,7 @@ class PortState:
         "is_draining",
         "keep_alive_seconds",
         "limits",
+        "ping_seconds",
         "rejections",
         "tasks",
     )
@@ -49,12 +50,15 @@ class PortState:
         limits: ConnectionLimits = DEFAULT_LIMITS,
         keep_alive_seconds: float = 75.0,
         accepts_websockets: bool = False,
+        ping_seconds: float = 20.0,
     ) -> None:
         self.app = app
         self.rejections = rejections
         self.limits = limits
         self.keep_alive_seconds = keep_alive_seconds
         self.accepts_websockets = accepts_websockets
+        self.ping_seconds = ping_seconds
+        """Between the keepalive pings of a WebSocket; one that is not answered before the next closes it."""
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.date_line = b""

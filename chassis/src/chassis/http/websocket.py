@@ -22,7 +22,6 @@ from .response_head import encode_field
 from .websocket_cycle import WebSocketCycle
 
 MAX_MESSAGE_BYTES = 16_777_216
-PING_SECONDS = 20.0  # a ping that is not answered by the next one ends the connection
 CLOSE_SECONDS = 10.0  # for the client's close frame after ours
 LINGER_SECONDS = 2.0
 # Bytes parsed at a time. The rest waits for the application, because compressed bytes may become a thousand times more.
@@ -183,7 +182,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._protocol.send_response(self._response)
         self._flush()
         self.resume_reading()
-        self._ping_timer = self._loop.call_later(PING_SECONDS, self._ping)
+        self._ping_timer = self._loop.call_later(self._port.ping_seconds, self._ping)
 
     def deny(self, response: bytes) -> None:
         """End the handshake with another response than 101."""
@@ -254,4 +253,4 @@ class WebSocketProtocol(asyncio.Protocol):
             self._ping_is_unanswered = True
             self._protocol.send_ping(b"%d" % self._ping_number)
         self._flush()
-        self._ping_timer = self._loop.call_later(PING_SECONDS, self._ping)
+        self._ping_timer = self._loop.call_later(self._port.ping_seconds, self._ping)
