@@ -10,6 +10,7 @@ import pytest
 from chassis import Handler, Route, Server
 
 from .support.application import make_app
+from .support.process import run
 from .support.service import connect, exchange, observed, serve, until
 
 
@@ -233,3 +234,53 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         answers = await exchange(service.server.port, b"".join(sent))
     bodies = [int(one.rpartition(b"\r\n")[2]) for one in answers.split(b"HTTP/1.1 200 OK")[1:]]
     assert bodies == list(range(11))
+
+
+async def test_service_without_proxies_does_not_import_uvicorn() -> None:
+    code = "import sys; from tests.support import program; print('uvicorn' in sys.modules, 'websockets' in sys.modules)"
+    async with run("-c", code) as process:
+        assert await process.end() == (0, "")
+    assert process.output == b"False False\n"
+
+
+async def test_cancelled_server_shuts_down_without_a_drain() -> None:
+    diary = Diary()
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[diary.resource("a")]), port=0, drain_seconds=60.0)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("ready"))
+        serving.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+        assert seen.events("draining")[0]["seconds"] == 0
+    assert diary.entries == ["enter a", "leave a"]
+    assert refuses(server.port)
+
+
+async def test_server_that_is_stopped_before_it_starts_enters_no_resource() -> None:
+    diary = Diary()
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[diary.resource("a")]), port=0)
+        server.stop()
+        await asyncio.wait_for(server.serve(), 5)
+        assert seen.events("stopped while starting")
+    assert diary.entries == []
+    assert refuses(server.port)
+
+
+async def test_resource_that_fails_at_the_end_does_not_keep_the_ports_open() -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("cannot close")
+
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[failing()]), port=0, admin_port=0, drain_seconds=0.0)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("ready"))
+        server.stop()
+        with pytest.raises(RuntimeError, match="cannot close"):
+            await asyncio.wait_for(serving, 5)
+    assert refuses(server.port)
+    assert refuses(server.admin_port or 0)

@@ -65,7 +65,6 @@ class RequestCycle:
         "_expects_continue",
         "_head",
         "_is_head",
-        "_is_http_1_0",
         "_is_receiving",
         "_is_running",
         "_problem",
@@ -80,6 +79,10 @@ class RequestCycle:
         "task",
     )
     task: asyncio.Task[None]
+    # From the start of the response:
+    _head: list[bytes]
+    _chunked: bool
+    _content_left: int | None
 
     def __init__(
         self, connection: Connection, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool
@@ -93,9 +96,7 @@ class RequestCycle:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        # Now, because the application may change the scope.
-        self._is_head = scope["method"] == "HEAD"
-        self._is_http_1_0 = scope["http_version"] == "1.0"
+        self._is_head = scope["method"] == "HEAD"  # now, because middleware may change the method
         self._expects_continue = expects_continue
         self._body: bytes | bytearray = b""
         self._body_is_delivered = False
@@ -103,9 +104,6 @@ class RequestCycle:
         self._is_running = False
         self._is_receiving = False
         self._problem: Problem | None = None
-        self._head: list[bytes] | None = None
-        self._chunked = False
-        self._content_left: int | None = None
 
     async def run(self) -> None:
         """Run the application. An exception that escapes it is logged; the client gets 500, or a closed connection."""
@@ -255,7 +253,7 @@ class RequestCycle:
             self._connection.port.date_line,
             keep_alive,
             self._is_head,
-            self._is_http_1_0,
+            self.scope["http_version"] == "1.0",
         )
         self._head = response.lines
         self._chunked = response.chunked
@@ -264,8 +262,7 @@ class RequestCycle:
         self.response_started = True
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
-        lines = self._head or []
-        self._head = None
+        lines, self._head = self._head, []
         if self._is_head:
             pass
         elif self._chunked:

@@ -28,8 +28,8 @@ LINGER_SECONDS = 2.0
 PIECE_BYTES = 16_384
 HANDSHAKE_FIELDS = frozenset({b"connection", b"origin", b"upgrade"})
 
-library_log = logging.getLogger("websockets.server")
-library_log.setLevel(logging.WARNING)  # it has a line for each connection; the access line is enough
+library_log = logging.getLogger("chassis.websocket")
+library_log.setLevel(logging.WARNING)  # the library has an info line for each connection; the access line is enough
 
 
 def accept_handshake(scope: Scope) -> tuple[ServerProtocol, Response]:
@@ -129,8 +129,8 @@ class WebSocketProtocol(asyncio.Protocol):
             for event in self._protocol.events_received():
                 if isinstance(event, Frame):
                     self._on_frame(event)
-            if self._protocol.parser_exc is not None:
-                self._on_failure()
+            if self._protocol.state is not State.OPEN:
+                self._on_closing()
             self._flush()
         self._unread = self._unread[start:]
         if self._cycle.has_messages() and not self._ignores_input:
@@ -147,9 +147,12 @@ class WebSocketProtocol(asyncio.Protocol):
         elif frame.opcode is not Opcode.PING:  # to pings the library responds
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
-            self._message += frame.data
-            if frame.fin:
-                message, self._message = bytes(self._message), bytearray()
+            if not frame.fin:
+                self._message += frame.data
+            elif not self._message:  # as most messages have one frame
+                self._on_message(bytes(frame.data))
+            else:
+                message, self._message = bytes(self._message + frame.data), bytearray()
                 self._on_message(message)
 
     def _on_message(self, message: bytes) -> None:
@@ -160,12 +163,11 @@ class WebSocketProtocol(asyncio.Protocol):
             text = message.decode()
         except UnicodeDecodeError:
             self._protocol.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-            self._on_failure()
         else:
             self._cycle.add_message({"type": "websocket.receive", "text": text})
 
-    def _on_failure(self) -> None:
-        """The client broke the protocol, and the library has a close frame for it."""
+    def _on_closing(self) -> None:
+        """Without a close frame of the client before, it broke the protocol, and the library has replied to that."""
         sent = self._protocol.close_sent
         self._cycle.disconnect(sent.code if sent else CloseCode.ABNORMAL_CLOSURE, sent.reason if sent else "")
 

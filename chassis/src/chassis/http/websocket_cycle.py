@@ -55,7 +55,8 @@ class WebSocketCycle:
         self._port = port
         self._scope = websocket_scope(scope)
         self._stage = Stage.CONNECTING
-        self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._connect_is_delivered = False
+        self._messages: deque[Message] = deque()
         self._disconnect: Message | None = None
         self._received = asyncio.Event()
         self._status = 0
@@ -113,6 +114,9 @@ class WebSocketCycle:
 
     async def receive(self) -> Message:
         """The ASGI application's `receive`."""
+        if not self._connect_is_delivered:
+            self._connect_is_delivered = True
+            return {"type": "websocket.connect"}
         while not self._messages:
             if self._disconnect is not None:
                 return self._disconnect
