@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 BACKLOG = 2048
 DATE_SECONDS = 1.0  # the Date header has whole seconds
+ACCEPT_SECONDS = 0.02  # for connections that were accepted already, but are not known yet, to send a request
 MIN_CLOSE_SECONDS = 0.1
 LAST_RESPONSE_SECONDS = 1.0  # for cancelled requests to respond
 LINGER_SECONDS = 0.5
@@ -52,12 +53,13 @@ class Listener:
             self._socket.close()
         else:
             self._server.close()
-        for connection in tuple(self.state.connections):
-            connection.shut_down()
+        self._shut_down_connections()
 
     async def close(self, seconds: float) -> None:
         """Stop accepting, and let requests in flight finish within `seconds`; then cancel and abort what is left."""
         self.stop_accepting()
+        await asyncio.sleep(ACCEPT_SECONDS)
+        self._shut_down_connections()
         tasks = self.state.tasks
         if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
             log.warning("requests cancelled at the end", count=len(tasks))
@@ -71,6 +73,10 @@ class Listener:
             await asyncio.sleep(0)
         if self._date_timer is not None:
             self._date_timer.cancel()
+
+    def _shut_down_connections(self) -> None:
+        for connection in tuple(self.state.connections):
+            connection.shut_down()
 
     async def _is_idle_within(self, seconds: float) -> bool:
         try:
