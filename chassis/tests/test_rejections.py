@@ -366,7 +366,7 @@ class Unsent:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not connection.transport.get_write_buffer_size():
             await send({"type": "http.response.body", "body": b"x" * 8192, "more_body": True})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.body", "more_body": False})
 
 
 @pytest.mark.parametrize("field", [b"", b"connection: close\r\n"])
@@ -376,6 +376,25 @@ async def test_client_that_does_not_read_the_rest_is_disconnected(field: bytes) 
         with socket.create_connection(("127.0.0.1", service.server.port)) as client:
             client.sendall(b"GET /unsent/ HTTP/1.1\r\nhost: x\r\n%b\r\n" % field)
             assert (await service.access_line())["status"] == 200
+            await until(lambda: open_connections(service) == 0)
+
+
+async def test_client_that_does_not_read_an_aborted_response_is_disconnected() -> None:
+    """Not even when so little is left that nothing waits for the client."""
+
+    class Aborted(Unsent):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_all_but_the_end(message: Message) -> None:
+                if not message.get("more_body", True):
+                    raise RuntimeError("broken")
+                await send(message)
+
+            await super().__call__(scope, receive, send_all_but_the_end)
+
+    async with serve(Mount("/aborted", Aborted()), server={"limits": SHORT}) as service:
+        with socket.create_connection(("127.0.0.1", service.server.port)) as client:
+            client.sendall(b"GET /aborted/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await service.access_line())["error"] == "RuntimeError"
             await until(lambda: open_connections(service) == 0)
 
 

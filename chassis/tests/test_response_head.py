@@ -77,6 +77,12 @@ def test_application_cannot_keep_the_connection_open() -> None:
     assert not head.keep_alive
 
 
+def test_date_of_the_application_replaces_ours() -> None:
+    sent, _ = encode(200, [(b"Date", b"Tue, 24 Nov 2026 00:00:00 GMT")])
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 00:00:00 GMT\r\n")
+    assert sent.count(b"date: ") == 1
+
+
 def test_names_are_sent_in_lower_case() -> None:
     sent, _ = encode(200, [(b"X-Name", b"Value")])
     assert b"\r\nx-name: Value\r\n" in sent

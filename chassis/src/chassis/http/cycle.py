@@ -34,6 +34,8 @@ class Connection(Protocol):
 
     def finish(self) -> None: ...
 
+    def close(self) -> None: ...
+
     def send_problem_response(self, status: int) -> None: ...
 
 
@@ -136,7 +138,7 @@ class RequestCycle:
     def _fail(self, event: str, error: BaseException | None = None) -> None:
         log.error(event, exc_info=error)
         if self.response_started:
-            self._connection.transport.close()  # so that the client sees that the response is incomplete
+            self._connection.close()  # so that the client sees that the response is incomplete
         elif not self.disconnected:
             self.response_started = self.response_complete = True
             self._connection.send_problem_response(500)
@@ -172,7 +174,7 @@ class RequestCycle:
         if self.response_complete:
             self._connection.finish()
         elif self.response_started:
-            self._connection.transport.close()
+            self._connection.close()
         else:
             self._problem = problem
             self._wake()

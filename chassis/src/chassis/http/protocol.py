@@ -189,18 +189,26 @@ class HttpProtocol(asyncio.Protocol):
         So its data is ignored for a while (RFC 9112, section 9.6).
         """
         still_sends = self._ignores_input or self._reader.awaits_body()
-        self._ignores_input = True
-        self._timeouts.stop_reading()
-        transport = self.transport
-        if transport.is_closing():
-            return
-        if still_sends:
+        if still_sends and not self.transport.is_closing():
+            self._ignores_input = True
+            self._timeouts.stop_reading()
             self.flow.resume_reading()
-            transport.write_eof()
+            self.transport.write_eof()
             self._timeouts.start_linger()
+            self._limit_unsent()
         else:
-            transport.close()
-        if transport.get_write_buffer_size():
+            self.close()
+
+    def close(self) -> None:
+        """Close when what was written is sent, although a response may be incomplete."""
+        self._ignores_input = True
+        if not self.transport.is_closing():
+            self._timeouts.stop_reading()
+            self.transport.close()
+            self._limit_unsent()
+
+    def _limit_unsent(self) -> None:
+        if self.transport.get_write_buffer_size():
             self._timeouts.start_writing()
 
     def shut_down(self) -> None:

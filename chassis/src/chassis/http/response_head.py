@@ -71,6 +71,9 @@ def encode_response_head(
         if name in FRAMING:
             framing.append((name, value.lower()))
             continue
+        if name == b"date":
+            lines[1] = line  # the application's instead of ours
+            continue
         append(line)
         if name not in VARYING and type(header) is tuple:
             field_lines.add(header, line, size_bytes=len(line))

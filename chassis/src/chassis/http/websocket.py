@@ -191,6 +191,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._ignores_input = True
         self.transport.write(response)
         self.transport.close()
+        self._close_in(CLOSE_SECONDS)
 
     def send(self, message: str | bytes) -> None:
         """Send a message. Raises `ClientDisconnectedError` when the WebSocket is closed."""
@@ -233,6 +234,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._ignores_input = True
         if self._protocol.close_rcvd is not None:
             self.transport.close()
+            self._close_in(CLOSE_SECONDS)
         else:
             # The client may still send. Closing at once would reset the connection and discard our close frame.
             self.flow.resume_reading()
@@ -240,6 +242,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._close_in(LINGER_SECONDS)
 
     def _close_in(self, seconds: float) -> None:
+        """Abort the connection after so long, should the client not read what was sent, or not close."""
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._close_timer = self._loop.call_later(seconds, self.transport.abort)

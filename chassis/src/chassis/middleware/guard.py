@@ -65,11 +65,11 @@ class GuardMiddleware:
         try:
             await self.app(scope, self._limit_body(scope, receive), outgoing)
         except asyncio.CancelledError as cancelled:
-            if outgoing.status:
-                raise
             if cancelled.args == (CLIENT_DISCONNECTED,):
                 task.uncancel()
                 return  # nobody is left to answer
+            if outgoing.status:
+                raise
             if deadlines.passed(task):
                 task.uncancel()
                 if self._timed_out is not None:
