@@ -1,6 +1,5 @@
 """What the tests share: baked projects, one environment for all of them, and running services."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import combinations
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from bakery import TEMPLATE, render, run
+from bakery import copy_repository, render, run
 from collector import Collector
 from running import Service, running
 
@@ -32,18 +31,7 @@ def bake(tmp_path: Path) -> Bake:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """The working tree as a git repository of its own."""
-    copy = tmp_path / "cookiecutter-chassis"
-    copy.mkdir()
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (TEMPLATE / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TEMPLATE / name, copy / name)
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
-        done = run("git", *command, cwd=copy)
-        assert done.returncode == 0, done.stdout
-    return copy
+    return copy_repository(tmp_path / "cookiecutter-chassis")
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +75,11 @@ def collector() -> Iterator[Collector]:
     """A place that receives spans by OTLP over HTTP."""
     with Collector() as one:
         yield one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker has one of them left while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -163,10 +163,10 @@ async def test_name_and_version_are_shown() -> None:
 
 def test_name_is_that_of_the_distribution_of_the_settings() -> None:
     class Settings(ChassisSettings):
-        __module__ = "order_service.settings"
+        __module__ = "uninstalled_service.settings"
 
     app = App(Settings.from_values())
-    assert (app.name, app.version) == ("order-service", "unknown")
+    assert (app.name, app.version) == ("uninstalled-service", "unknown")
 
 
 async def test_limits_of_the_settings_apply() -> None:

@@ -1,0 +1,118 @@
+"""The directions of imports inside the core."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import chassis
+
+ROOT = Path(chassis.__file__).parent
+# Modules that every folder may import. They import no folder.
+SHARED = {"cache", "context", "problem", "request_info", "response_sender", "version"}
+# The folders that a part may import, beside the shared modules and itself. A part that is not named here meets what it
+# likes, as long as there is no circle.
+FOLDERS = {"api", "http", "middleware", "telemetry"}
+ALLOWED = {
+    "api": set[str](),
+    "http": set[str](),
+    "telemetry": set[str](),
+    "middleware": {"telemetry"},
+    "server": {"app", "http"},
+} | {name: set[str]() for name in SHARED}
+
+
+def name_of(path: Path) -> str:
+    """A module's name inside the core, such as `http.protocol`; empty for the core itself."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """The folder that a module is in, or the module itself when it is in none."""
+    return module.partition(".")[0]
+
+
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the core that a file imports, wherever in the file, for types alone as well."""
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            elif node.module and part_of(node.module) == "chassis":
+                base = node.module.split(".")[1:]
+            else:
+                continue
+            source = ".".join(filter(None, base))
+            # `from ..telemetry import metrics` names a module, `from ..telemetry import Telemetry` what is in one.
+            inner = {".".join(filter(None, [source, alias.name])) for alias in node.names} & modules
+            found |= inner or {source}
+        elif isinstance(node, ast.Import):
+            found |= {one.name.partition(".")[2] for one in node.names if part_of(one.name) == "chassis"}
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports. The core's `__init__`, which imports names when they are used, aside."""
+    paths = {name_of(path): path for path in ROOT.rglob("*.py")}
+    return {name: imports_of(path, set(paths)) - {name} for name, path in sorted(paths.items()) if name}
+
+
+def test_modules_are_found() -> None:
+    imports = graph()
+    assert {"app", "server", "http.protocol", "api.routing", "telemetry.metrics", "middleware"} <= set(imports)
+    assert "settings" in imports["run"]
+    assert "problem" in imports["api.routing"]
+    assert {target for targets in imports.values() for target in targets} <= set(imports)
+
+
+def test_folders_import_only_what_they_may() -> None:
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in graph().items()
+        for target in sorted(targets)
+        if (allowed := ALLOWED.get(part_of(module))) is not None
+        and part_of(target) in FOLDERS | ({"app", "server"} - {part_of(module)})
+        and part_of(target) not in allowed | {part_of(module)}
+    ]
+    assert wrong == []
+
+
+def test_only_the_shared_modules_are_shared_by_folders() -> None:
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in graph().items()
+        if part_of(module) in FOLDERS
+        for target in sorted(targets)
+        if part_of(target) not in SHARED | FOLDERS
+    ]
+    assert wrong == []
+
+
+def test_there_are_no_circles() -> None:
+    assert circles(graph()) == []
+
+
+def test_folders_have_no_circles_among_them() -> None:
+    parts = defaultdict[str, set[str]](set)
+    for module, targets in graph().items():
+        parts[part_of(module)] |= {part_of(target) for target in targets} - {part_of(module)}
+    assert circles(parts) == []
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Every circle that a walk along the imports meets, each from its first module on."""
+    found, done = [], set[str]()
+
+    def walk(module: str, way: list[str]) -> None:
+        if module in way:
+            found.append([*way[way.index(module) :], module])
+        elif module not in done:
+            for target in sorted(imports.get(module, ())):
+                walk(target, [*way, module])
+            done.add(module)
+
+    for module in sorted(imports):
+        walk(module, [])
+    return found

@@ -1,0 +1,284 @@
+"""The container image: built by `make image` from a fresh service, looked into, and run as in a cluster."""
+
+import re
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bakery import render, run
+from conftest import Bake
+from containers import Podman, in_container
+
+pytestmark = pytest.mark.long
+
+COMMIT_TIME = "1700000000"
+REPRODUCIBLE = f"--pull=never --timestamp={COMMIT_TIME}"
+MARK = "nobody may see this"
+TAG = "ghcr.io/some-one/order-service:0.1.0"
+
+
+def base_of(project: Path) -> str:
+    """The image that the Dockerfile builds upon."""
+    text = (project / "Dockerfile").read_text()
+    arguments: dict[str, str] = {}
+    for name, value in re.findall(r"^ARG (\w+)=(.*)$", text.partition("\nFROM ")[0], re.MULTILINE):
+        arguments[name] = re.sub(r"\$\{(\w+)\}", lambda one: arguments[one[1]], value)
+    return arguments["BASE"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh service in a repository, with files lying about that are nobody's business."""
+    project = render(tmp_path_factory.mktemp("image"), {"owner": "Some-One", "license": "MIT"})
+    for name in (".env", "src/order_service/.env", "id_rsa", "tests/secret.txt", ".venv/secret"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(MARK)
+    who = {"GIT_AUTHOR_DATE": COMMIT_TIME, "GIT_COMMITTER_DATE": COMMIT_TIME}
+    for key in ("AUTHOR", "COMMITTER"):
+        who |= {f"GIT_{key}_NAME": "test", f"GIT_{key}_EMAIL": "test@example.com"}
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", MARK]):
+        done = run("git", *command, cwd=project, **who)
+        assert done.returncode == 0, done.stdout
+    return project
+
+
+@pytest.fixture(scope="module")
+def podman(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """An engine that has the base image."""
+    podman = Podman(tmp_path_factory.mktemp("podman"))
+    podman.make_base(base_of(project))
+    yield podman
+    podman.clear()
+
+
+@pytest.fixture(scope="module")
+def image(podman: Podman, project: Path) -> str:
+    """What `make image` makes of a fresh service."""
+    assert not (project / "uv.lock").exists()
+    return make_image(podman, project, TAG)
+
+
+def make_image(podman: Podman, project: Path, tag: str, flags: str = "") -> str:
+    name, _, version = tag.partition(":")
+    given = ["ENGINE=podman", f"IMAGE={name}", f"VERSION={version}"] if tag != TAG else ["ENGINE=podman"]
+    flags = f"BUILD_FLAGS={REPRODUCIBLE} {flags}"
+    made = podman.run("make", "image", *given, flags, cwd=project, building=True)
+    assert made.returncode == 0, made.stdout
+    return tag
+
+
+def inside(podman: Podman, image: str, script: str, *flags: str) -> str:
+    """What a shell says inside."""
+    return podman.out("run", "--rm", "--read-only", "--entrypoint=/bin/sh", *flags, image, "-c", script).strip()
+
+
+def layers(podman: Podman, image: str) -> list[str]:
+    return [str(one) for one in podman.inspect(image)["RootFS"]["Layers"]]
+
+
+def test_fresh_service_is_built_and_locked(image: str, project: Path) -> None:
+    lock = tomllib.loads((project / "uv.lock").read_text())
+
+    assert image
+    assert "order-service" in {one["name"] for one in lock["package"]}
+
+
+def test_labels_say_what_was_built(podman: Podman, image: str, project: Path) -> None:
+    config = podman.inspect(image)["Config"]
+    commit = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+
+    assert {name.rpartition(".")[2]: value for name, value in config["Labels"].items() if "opencontainers" in name} == {
+        "title": "order-service",
+        "source": "https://github.com/Some-One/order-service",
+        "version": "0.1.0",
+        "revision": commit,
+    }
+
+
+def test_command_user_and_signal_are_what_kubernetes_wants(podman: Podman, image: str) -> None:
+    config = podman.inspect(image)["Config"]
+
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"] == ["python", "-m", "order_service"]
+    assert config.get("Cmd") is None
+    assert config["StopSignal"] == "SIGTERM"
+    assert "Healthcheck" not in config
+
+
+def test_nothing_that_installs_or_builds_is_inside(podman: Podman, image: str) -> None:
+    tools = "pip pip3 uv uvx gcc cc g++ make ld git curl wget hatch"
+    found = inside(podman, image, f"for one in {tools}; do command -v $one; done; true")
+    modules = inside(
+        podman,
+        image,
+        'python -c "from importlib import metadata, util; '
+        "print([one for one in ('pip', 'ensurepip', 'uv', 'setuptools', 'hatchling') if util.find_spec(one)], "
+        "[one.name for one in metadata.distributions() if one.name in {'pip', 'uv', 'pytest', 'ruff', 'hatchling'}])\"",
+    )
+
+    assert found == ""
+    assert modules == "[] []"
+
+
+def test_nothing_can_be_written_to_even_where_the_root_is_not_read_only(podman: Podman, image: str) -> None:
+    # What the kernel and the system offer to everybody lies outside.
+    outside = ["/dev", "/proc", "/sys", "/tmp", "/var/tmp", "/run/lock"]  # noqa: S108
+    pruned = " -o ".join(f"-path {path}" for path in outside)
+    script = f"id -u; find / \\( {pruned} \\) -prune -o ! -type l -writable -print 2>/dev/null; true"
+    shown = podman.out("run", "--rm", "--entrypoint=/bin/sh", image, "-c", script).split()
+
+    assert shown == ["10001"]
+
+
+def test_serves_with_nothing_writable_and_ends_in_order(podman: Podman, image: str, project: Path) -> None:
+    commit = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+    with in_container(podman, image, "--read-only-tmpfs=false", APP_DRAIN_SECONDS="0.2") as service:
+        service.ready()
+        order = service.http.post("/orders", json={"customer": "Ada", "lines": [{"sku": "tea", "quantity": 1}]})
+        info = service.admin.get("/info").json()
+        status = service.end()
+        ended = [one["event"] for one in service.events()[-2:]]
+
+    assert order.status_code == 201
+    assert (info["name"], info["version"], info["commit"]) == ("order-service", "0.1.0", commit)
+    assert (status, ended) == (0, ["draining", "stopped"])
+    assert [*service.errors] == []
+
+
+def test_wrong_setting_is_told_and_ends_with_2(podman: Podman, image: str) -> None:
+    with in_container(podman, image, APP_LOG_LEVEL="LOUD") as service:
+        assert service.process.wait(20) == 2
+        assert "APP_LOG_LEVEL" in "".join(service.errors.all())
+
+
+def test_all_that_is_imported_has_bytecode_that_no_time_can_make_stale(podman: Podman, image: str) -> None:
+    program = (
+        "import sys, order_service.__main__, order_service.app\n"
+        "for name, module in sorted(sys.modules.items()):\n"
+        "    path = getattr(module, '__cached__', None)\n"
+        "    if path and not name.startswith(('__main__', 'sitecustomize')):\n"
+        "        try: flags = open(path, 'rb').read(8)[4]\n"
+        "        except OSError: flags = None\n"
+        "        if flags != 1: print(name, flags)\n"
+        "print('modules', len(sys.modules))\n"
+    )
+    shown = podman.out("run", "--rm", "--entrypoint=python", image, "-c", program).splitlines()
+
+    assert shown[:-1] == []
+    assert int(shown[-1].split()[1]) > 300
+
+
+def test_layers_hold_nothing_of_the_machine_and_no_secret(
+    podman: Podman, image: str, project: Path, tmp_path: Path
+) -> None:
+    known = len(layers(podman, base_of(project)))
+    secrets = [MARK.encode(), *(path.read_bytes() for path in podman.mounted)]
+    ours, configuration = podman.layers_above(known, image, tmp_path)
+
+    assert b"app/service" in configuration
+    assert [secret for secret in secrets if secret in configuration] == []
+    assert not re.search(rb"SSL_CERT|PIP_|UV_", configuration)
+    assert "app/service/order_service/app.py" in ours
+    assert "app/service/order_service-0.1.0.dist-info/licenses/LICENSE" in ours
+    assert [path for path, content in ours.items() if any(one in content for one in secrets)] == []
+    assert {path.split("/")[1] for path in ours if path.startswith("app/")} == {".venv", "service"}
+
+
+def test_image_is_small(podman: Podman, image: str, project: Path) -> None:
+    sizes = [podman.inspect(one)["Size"] / 1e6 for one in (image, base_of(project))]
+    print(f"{sizes[0]:.0f} MB, of which the base {sizes[1]:.0f} MB")
+
+    # 130 MB over Debian's slim image is the goal, and Python itself is about 45 of them.
+    assert sizes[0] - sizes[1] < 85
+
+
+def test_first_answer_comes_soon(podman: Podman, image: str) -> None:
+    with in_container(podman, image) as service:
+        began = time.monotonic()
+        service.ready()
+        answer = httpx.get(f"{service.admin.base_url}/readyz", trust_env=False)
+        print(f"first answer {time.monotonic() - began:.2f} s after `podman run`")
+
+    assert answer.status_code == 200
+
+
+def test_same_commit_gives_the_same_bytes_elsewhere_and_later(
+    podman: Podman, image: str, project: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(project, copy, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(".venv", "id_rsa"))
+    for path in (copy / "src").rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)  # a strict umask
+    again = make_image(podman, copy, "localhost/again:0.1.0", "--no-cache")
+
+    assert layers(podman, again) == layers(podman, image)
+
+
+def test_change_of_the_service_leaves_the_dependencies_where_they_are(
+    podman: Podman, image: str, project: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "changed"
+    shutil.copytree(project, copy)
+    (copy / "LICENSE").unlink()  # as in a service that has none
+    settings = next(copy.glob("src/*/settings.py"))
+    settings.write_text(settings.read_text().replace("1_000", "2_000"))
+    before, after = layers(podman, image), layers(podman, make_image(podman, copy, "localhost/changed:0.1.0"))
+
+    assert podman.inspect("localhost/changed:0.1.0")["Labels"]["org.opencontainers.image.revision"].endswith("-dirty")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
+
+
+def test_lock_that_is_behind_is_refused(podman: Podman, image: str, project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "behind"
+    shutil.copytree(project, copy)
+    text = (copy / "pyproject.toml").read_text()
+    (copy / "pyproject.toml").write_text(text.replace('"structlog>=25.1",', '"structlog>=25.1",\n    "tomli-w>=1",'))
+    built = podman.run("podman", "build", "--pull=never", ".", cwd=copy, building=True)
+
+    assert image
+    assert built.returncode != 0
+    assert "uv.lock" in built.stdout
+
+
+def test_every_dependency_has_a_wheel_for_both_architectures(image: str, project: Path) -> None:
+    lock = tomllib.loads((project / "uv.lock").read_text())
+    packages = {one["name"]: one for one in lock["package"]}
+    wanted, seen = [one["name"] for one in packages["order-service"]["dependencies"]], set[str]()
+    missing = []
+    while wanted:
+        name = wanted.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if "directory" in packages[name]["source"]:  # the core, which is built from its folder
+            wanted += [one["name"] for one in packages[name]["dependencies"]]
+            continue
+        wanted += [one["name"] for one in packages[name].get("dependencies", [])]
+        wheels = [one["url"].rpartition("/")[2] for one in packages[name].get("wheels", [])]
+        for machine in ("x86_64", "aarch64"):
+            fits = rf"-(py3|py2\.py3|cp313|cp3\d+-abi3)\b.*(none-any|manylinux\w*_{machine})\b.*\.whl"
+            if not any(re.search(fits, wheel) for wheel in wheels):
+                missing.append((name, machine))
+
+    assert image
+    assert {"uvloop", "pydantic-core", "httptools", "orjson"} <= seen
+    assert missing == []
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_base_has_the_python_that_is_asked_for(bake: Bake, version: str) -> None:
+    found = re.fullmatch(r"docker\.io/library/python:3\.(\d+)-slim-trixie", base_of(bake(python_version=version)))
+
+    assert found
+    assert int(found[1]) >= int(version.removeprefix("3."))
+
+
+def test_hadolint_has_nothing_to_say(project: Path) -> None:
+    checked = run("hadolint", "--failure-threshold=style", "Dockerfile", cwd=project)
+
+    assert (checked.returncode, checked.stdout) == (0, "")

@@ -1,0 +1,441 @@
+"""The Kubernetes manifests: accepted by schemas and by the strictest admission, and true to the code."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions, major_minor
+from packaging.version import Version
+
+from bakery import OTHER, TEMPLATE, render, run
+from conftest import Bake, Start
+from manifests import OVERLAYS, Manifests, facts_of, kustomize, megabytes, take_in_components
+from running import needs
+
+# The three newest versions of Kubernetes that are known.
+NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
+CUSTOM = yaml.safe_load((Path(__file__).parent / "custom_resources.yaml").read_text())
+LONGEST = {"project_slug": "a" * 20 + "-" + "b" * 19}
+CHECKOV = "checkov==3.3.30"
+# What checkov would have otherwise, and why it is as it is.
+NOT_FOR_US = {
+    "CKV_K8S_11": "no CPU limit: it holds up requests while the node is idle; see resources in deployment.yaml",
+}
+
+
+@pytest.fixture(scope="module")
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
+    """Each overlay, and each with all components."""
+    built = {}
+    for overlay in OVERLAYS:
+        project = render(tmp_path_factory.mktemp(overlay), {})
+        built[overlay] = Manifests(kustomize(project / "deploy/overlays" / overlay))
+        take_in_components(project, overlay)
+        built[f"{overlay}, all"] = Manifests(kustomize(project / "deploy/overlays" / overlay))
+    return built
+
+
+@pytest.fixture(params=[*OVERLAYS, *(f"{one}, all" for one in OVERLAYS)])
+def manifests(request: pytest.FixtureRequest, deploy: dict[str, Manifests]) -> Manifests:
+    """One of them after the other."""
+    return deploy[request.param]
+
+
+@pytest.fixture(scope="module")
+def production(deploy: dict[str, Manifests]) -> Manifests:
+    """What most tests look at."""
+    return deploy["production, all"]
+
+
+@pytest.fixture(scope="module")
+def facts(installed: Path, python: Path) -> dict[str, Any]:
+    """What the code says."""
+    return facts_of(installed, python)
+
+
+def test_overlays_hold_what_a_cluster_needs(deploy: dict[str, Manifests]) -> None:
+    base = {
+        "ConfigMap",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+    }
+    for overlay in OVERLAYS:
+        kinds = [one["kind"] for one in deploy[overlay].all]
+        assert sorted(kinds) == sorted(base)
+        kinds = [one["kind"] for one in deploy[f"{overlay}, all"].all]
+        assert sorted(kinds) == sorted(base | {"HTTPRoute", "Ingress", "PodMonitor", "PrometheusRule"})
+
+
+@pytest.mark.parametrize("version", NEWEST)
+def test_kubernetes_accepts_them(manifests: Manifests, version: str) -> None:
+    accepted = [one for one in manifests.all if one["kind"] not in CUSTOM]
+    for one in accepted:
+        assert kubernetes_validate.validate(one, version, strict=True) == version
+
+    assert len(accepted) >= 8
+
+
+@pytest.mark.parametrize("kind", sorted(CUSTOM))
+def test_custom_resources_have_the_published_shape(production: Manifests, kind: str) -> None:
+    one = production[kind]
+
+    assert one["apiVersion"] == CUSTOM[kind]["apiVersion"]
+    assert set(one) == {"apiVersion", "kind", "metadata", "spec"}
+    jsonschema.Draft202012Validator(CUSTOM[kind]["spec"]).validate(one["spec"])
+
+
+@pytest.mark.parametrize("answers", [OTHER, LONGEST], ids=["others", "longest"])
+def test_other_answers_give_names_that_kubernetes_takes(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+    for overlay in OVERLAYS:
+        take_in_components(project, overlay)
+        manifests = Manifests(kustomize(project / "deploy/overlays" / overlay))
+        names = {one["metadata"]["name"] for one in manifests.all} | {manifests.container["name"]}
+        values = {value for one in manifests.all for value in one["metadata"].get("labels", {}).values()}
+        assert [name for name in names if not re.fullmatch("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name)] == []
+        assert [value for value in values if not re.fullmatch("[A-Za-z0-9]([\\w.-]{0,61}[A-Za-z0-9])?", value)] == []
+        for one in manifests.all:
+            if one["kind"] not in CUSTOM:
+                kubernetes_validate.validate(one, NEWEST[-1], strict=True)
+
+
+def test_pods_meet_the_restricted_standard(manifests: Manifests) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, field by field."""
+    pod, container = manifests.pod, manifests.container
+    security = {**pod["securityContext"], **container["securityContext"]}
+
+    # Baseline
+    assert [pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC", "hostUsers")] == [None] * 4
+    assert "privileged" not in security
+    assert security["capabilities"].get("add", []) == []
+    assert [port.get("hostPort") for port in container["ports"]] == [None, None]
+    assert [
+        name for name in ("seLinuxOptions", "procMount", "appArmorProfile", "windowsOptions") if name in security
+    ] == []
+    assert "sysctls" not in security
+    assert [probe for name, probe in container.items() if name.endswith("Probe") and "host" in probe["httpGet"]] == []
+    assert "lifecycle" not in container
+    # Restricted
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= allowed
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert security["capabilities"]["drop"] == ["ALL"]
+    assert [kind for kind in ("initContainers", "ephemeralContainers") if kind in pod] == []
+    # And beyond it
+    assert security["readOnlyRootFilesystem"] is True
+    labels = manifests["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_checkov_has_nothing_else_to_say(production: Manifests, tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(production.text)
+    skipped = f"--skip-check={','.join(NOT_FOR_US)}"
+    checked = run(
+        *("uv", "tool", "run", "--python", ">=3.9,<3.14", CHECKOV, "--framework=kubernetes", "--skip-download"),
+        *("--quiet", "--compact", skipped, "--file=all.yaml"),
+        cwd=tmp_path,
+        LOG_LEVEL="CRITICAL",
+    )
+
+    assert checked.returncode == 0, checked.stdout
+    assert re.search("Passed checks: \\d{2,}, Failed checks: 0", checked.stdout)
+
+
+def test_user_is_the_one_of_the_image(production: Manifests, installed: Path) -> None:
+    user = re.search(r"^USER (\d+):(\d+)$", (installed / "Dockerfile").read_text(), re.MULTILINE)
+    security = production.pod["securityContext"]
+
+    assert user
+    assert (security["runAsUser"], security["runAsGroup"]) == (int(user[1]), int(user[2]))
+
+
+def test_service_account_is_its_own_and_has_no_token(production: Manifests) -> None:
+    assert production["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert production.pod["automountServiceAccountToken"] is False
+    assert production.pod["serviceAccountName"] == production["ServiceAccount"]["metadata"]["name"] != "default"
+    assert production.pod["enableServiceLinks"] is False
+
+
+def test_settings_are_settings_of_the_service(manifests: Manifests, facts: dict[str, Any]) -> None:
+    ours = {name for name in manifests.settings if name.startswith("APP_")}
+    extra = {one["name"] for one in manifests.container["env"]}
+
+    assert ours
+    assert ours <= set(facts["defaults"])
+    assert {name for name in manifests.settings if name not in ours} | extra <= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "POD_NAME",
+        "POD_NAMESPACE",
+    }
+
+
+def test_ports_are_those_of_the_settings(manifests: Manifests) -> None:
+    ports = manifests.ports
+    (service,) = manifests["Service"]["spec"]["ports"]
+
+    assert ports == {
+        "http": int(manifests.settings["APP_PORT"]),
+        "admin": int(manifests.settings["APP_ADMIN_PORT"]),
+    }
+    assert service["targetPort"] == "http"
+    assert "type" not in manifests["Service"]["spec"]
+
+
+def test_service_starts_with_these_settings_and_answers_the_probes(
+    deploy: dict[str, Manifests], start: Start, installed: Path
+) -> None:
+    for overlay in OVERLAYS:
+        manifests = deploy[overlay]
+        pod = {"POD_NAME": "one", "POD_NAMESPACE": "some"}
+        given = {one["name"]: one.get("value", pod.get(one["name"], "")) for one in manifests.container["env"]}
+        for name, value in pod.items():
+            given = {key: text.replace(f"$({name})", value) for key, text in given.items()}
+        free = {"APP_PORT": "0", "APP_ADMIN_PORT": "0", "APP_DRAIN_SECONDS": "0"}
+        service = start(installed, **{**manifests.settings, **given, **free}).ready()
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = manifests.container[probe]["httpGet"]
+            assert asked["port"] == "admin"
+            assert service.admin.get(asked["path"]).status_code == 200
+            assert service.http.get(asked["path"]).status_code == 404
+        assert [*service.errors] == []
+
+
+def test_probes_ask_the_right_questions_in_time(production: Manifests, facts: dict[str, Any]) -> None:
+    startup, liveness, readiness = (production.container[f"{one}Probe"] for one in ("startup", "liveness", "readiness"))
+
+    assert startup["httpGet"]["path"] == liveness["httpGet"]["path"] == "/healthz"
+    assert readiness["httpGet"]["path"] == "/readyz"
+    # A check may fail by itself before the kubelet loses its patience.
+    assert readiness["timeoutSeconds"] > facts["check_seconds"]
+    assert readiness["periodSeconds"] >= facts["defaults"]["APP_READINESS_CACHE_SECONDS"]
+    # What serves badly is taken out long before what is stuck is killed.
+    assert readiness["periodSeconds"] * readiness["failureThreshold"] < (
+        liveness["periodSeconds"] * liveness["failureThreshold"]
+    )
+
+
+def test_grace_period_is_longer_than_the_orderly_end(manifests: Manifests, facts: dict[str, Any]) -> None:
+    given = {**facts["defaults"], **manifests.settings}
+    longest = float(given["APP_DRAIN_SECONDS"]) + float(given["APP_SHUTDOWN_SECONDS"]) + facts["flush_seconds"]
+
+    assert manifests.pod["terminationGracePeriodSeconds"] >= longest + 5
+
+
+def test_drain_lasts_until_a_failed_readiness_is_known(production: Manifests) -> None:
+    readiness = production.container["readinessProbe"]
+
+    assert float(production.settings["APP_DRAIN_SECONDS"]) >= readiness["periodSeconds"] * readiness["failureThreshold"]
+
+
+def test_update_takes_no_pod_away_before_another_is_ready(production: Manifests) -> None:
+    spec = production["Deployment"]["spec"]
+
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert "replicas" not in spec
+    assert production["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+    assert production["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"] == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "name": production["Deployment"]["metadata"]["name"],
+    }
+
+
+def test_selectors_find_the_pods_and_nobody_elses(manifests: Manifests) -> None:
+    spec = manifests["Deployment"]["spec"]
+    name = {"app.kubernetes.io/name": "order-service"}
+    selectors = [
+        spec["selector"]["matchLabels"],
+        manifests["Service"]["spec"]["selector"],
+        manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        *(one["labelSelector"]["matchLabels"] for one in manifests.pod["topologySpreadConstraints"]),
+        *(one["spec"]["selector"]["matchLabels"] for one in manifests.all if one["kind"] == "PodMonitor"),
+    ]
+    others = [
+        peer["podSelector"]["matchLabels"]
+        for rule in manifests["NetworkPolicy"]["spec"]["egress"]
+        for peer in rule["to"]
+        if "podSelector" in peer
+    ]
+
+    assert selectors == [name] * len(selectors)
+    assert name.items() <= spec["template"]["metadata"]["labels"].items()
+    assert others == [{"k8s-app": "kube-dns"}]
+
+
+def test_labels_are_the_recommended_ones(production: Manifests, installed: Path) -> None:
+    version = re.search(r'^version = "(.*)"$', (installed / "pyproject.toml").read_text(), re.MULTILINE)
+    labels = production["Deployment"]["spec"]["template"]["metadata"]["labels"]
+
+    assert version
+    assert labels == {
+        "app.kubernetes.io/name": "order-service",
+        "app.kubernetes.io/instance": "order-service",
+        "app.kubernetes.io/version": version[1],
+        "app.kubernetes.io/component": "server",
+        "app.kubernetes.io/managed-by": "kustomize",
+    }
+
+
+def test_network_policy_lets_in_and_out_what_it_should(production: Manifests) -> None:
+    spec = production["NetworkPolicy"]["spec"]
+    endpoint = re.fullmatch(r"http://[\w-]+\.([\w-]+):(\d+)", production.settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    (monitor,) = production["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    ports_in = [[port["port"] for port in rule["ports"]] for rule in spec["ingress"]]
+    out = {port["port"]: rule["to"] for rule in spec["egress"] for port in rule["ports"]}
+    gateways = spec["ingress"][0]["from"][0]["namespaceSelector"]["matchExpressions"][0]["values"]
+
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert ports_in == [["http"], ["admin"]]
+    assert monitor["port"] == "admin"
+    assert all(rule["from"] for rule in spec["ingress"])
+    assert endpoint
+    assert set(out) == {53, int(endpoint[2])}
+    assert out[int(endpoint[2])][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": endpoint[1]}
+    assert production["HTTPRoute"]["spec"]["parentRefs"][0]["namespace"] in gateways
+    assert production["Ingress"]["spec"]["ingressClassName"] in gateways
+
+
+def test_changed_setting_is_a_new_config_map_and_so_a_rollout(bake: Bake) -> None:
+    project = bake()
+    before = Manifests(kustomize(project / "deploy/overlays/production"))
+    settings = project / "deploy/base/settings.env"
+    settings.write_text(settings.read_text() + "APP_LOG_LEVEL=WARNING\n")
+    after = Manifests(kustomize(project / "deploy/overlays/production"))
+
+    names = [one["ConfigMap"]["metadata"]["name"] for one in (before, after)]
+    used = [one.container["envFrom"] for one in (before, after)]
+    assert names[0] != names[1]
+    assert used == [[{"configMapRef": {"name": name}}] for name in names]
+
+
+def test_secrets_are_by_reference_and_where_the_service_looks(manifests: Manifests, facts: dict[str, Any]) -> None:
+    (secret,) = (one for one in manifests.pod["volumes"] if "secret" in one)
+    (mount,) = (one for one in manifests.container["volumeMounts"] if one["name"] == secret["name"])
+
+    assert "Secret" not in {one["kind"] for one in manifests.all}
+    assert mount == {"name": secret["name"], "mountPath": facts["secrets"], "readOnly": True}
+    assert secret["secret"]["optional"] is True
+    assert secret["secret"]["defaultMode"] == 0o440
+    assert not re.search("(?i)password|token|secret|key", " ".join(manifests.settings))
+
+
+def test_nothing_but_tmp_can_be_written(manifests: Manifests) -> None:
+    writable = [one["mountPath"] for one in manifests.container["volumeMounts"] if not one.get("readOnly")]
+    (empty,) = (one["emptyDir"] for one in manifests.pod["volumes"] if "emptyDir" in one)
+
+    assert writable == ["/tmp"]  # noqa: S108
+    assert empty["sizeLimit"]
+
+
+def test_production_names_its_image_by_digest(deploy: dict[str, Manifests]) -> None:
+    image = "ghcr.io/acme/order-service"
+
+    assert re.fullmatch(rf"{image}@sha256:[0-9a-f]{{64}}", deploy["production"].container["image"])
+    assert deploy["dev"].container["image"] == f"{image}:dev"
+
+
+def test_memory_is_what_was_measured_and_cpu_has_no_limit(production: Manifests) -> None:
+    results = (TEMPLATE / "benchmarks/results/RESULTS.md").read_text()
+    measured = [float(one) for one in re.findall(r"^\| ours, observed \| [\d,]+ \| ([\d.]+) MB", results, re.MULTILINE)]
+    requests, limits = production.container["resources"]["requests"], production.container["resources"]["limits"]
+
+    assert len(measured) >= 5
+    assert max(measured) * 1.25 < megabytes(requests["memory"]) < max(measured) * 2
+    assert megabytes(limits["memory"]) > 2 * megabytes(requests["memory"])
+    assert set(limits) == {"memory"}
+    assert "cpu" in requests
+
+
+def test_route_waits_longer_than_the_services_deadline(production: Manifests, facts: dict[str, Any]) -> None:
+    (rule,) = production["HTTPRoute"]["spec"]["rules"]
+
+    assert float(rule["timeouts"]["request"].removesuffix("s")) > facts["defaults"]["APP_DEADLINE_SECONDS"]
+    assert rule["backendRefs"] == [{"name": "order-service", "port": production["Service"]["spec"]["ports"][0]["port"]}]
+
+
+def test_promtool_accepts_the_rules(production: Manifests, tmp_path: Path) -> None:
+    checked = promtool("check", "rules", "rules.yaml", rules=production, folder=tmp_path)
+
+    assert checked.returncode == 0, checked.stdout
+    assert "SUCCESS: 9 rules found" in checked.stdout
+
+
+def test_rules_speak_of_metrics_that_the_service_has(production: Manifests, start: Start, installed: Path) -> None:
+    service = start(installed).ready()
+    service.http.get("/orders")
+    metrics = service.admin.get("/metrics").text
+    rules = [rule for group in production["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    used = {name for rule in rules for name in re.findall(r"([a-z][\w:]+)\{", rule["expr"])} - recorded - {"up"}
+
+    assert used
+    assert {name for name in used if f"# TYPE {re.sub('_(bucket|count)$', '', name)} " not in metrics} == set()
+
+
+def test_alerts_fire_when_they_should(production: Manifests, tmp_path: Path) -> None:
+    series = (
+        'http_server_request_duration_seconds_{}{{job="order-service",namespace="a",http_response_status_code="{}"{}}}'
+    )
+    bucket = 'event_loop_lag_seconds_bucket{{job="order-service",namespace="a",le="{}"}}'
+    fine = {"up": "1+0x30", "failed": "0+1x30", "lag": "0+600x30", "tasks": "0+0x30"}
+    bad = {"up": "0+0x30", "failed": "0+60x30", "lag": "0+0x30", "tasks": "_x15 1x15"}
+    tests = []
+    for values, firing in ((fine, []), (bad, ["Absent", "ErrorRatioHigh", "EventLoopBlocked", "BackgroundTasksFail"])):
+        given = {
+            'up{job="order-service",namespace="a"}': values["up"],
+            series.format("count", 200, ""): "0+600x30",
+            series.format("count", 500, ""): values["failed"],
+            bucket.format("0.05"): values["lag"],
+            bucket.format("0.5"): "0+600x30",
+            bucket.format("+Inf"): "0+600x30",
+            'background_tasks_failed_total{job="order-service",namespace="a"}': values["tasks"],
+        }
+        alerts = [
+            {"alertname": name, "eval_time": "25m", "exp_alerts": expected(production, name) if name in firing else []}
+            for name in ("Absent", "ErrorRatioHigh", "EventLoopBlocked", "BackgroundTasksFail", "LatencyHigh")
+        ]
+        inputs = [{"series": name, "values": one} for name, one in given.items()]
+        tests.append({"interval": "1m", "input_series": inputs, "alert_rule_test": alerts})
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
+    checked = promtool("test", "rules", "tests.yaml", rules=production, folder=tmp_path)
+
+    assert checked.returncode == 0, checked.stdout
+
+
+def expected(manifests: Manifests, name: str) -> list[dict[str, Any]]:
+    """How an alert looks that is told."""
+    rules = [rule for group in manifests["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
+    (rule,) = (one for one in rules if one.get("alert") == name)
+    of = {} if name == "Absent" else {"job": "order-service", "namespace": "a"}
+    return [{"exp_labels": {**rule["labels"], **of}, "exp_annotations": rule["annotations"]}]
+
+
+def promtool(*arguments: str, rules: Manifests, folder: Path) -> subprocess.CompletedProcess[str]:
+    needs("promtool")
+    (folder / "rules.yaml").write_text(yaml.safe_dump(rules["PrometheusRule"]["spec"]))
+    return run("promtool", *arguments, cwd=folder)

@@ -1,0 +1,224 @@
+"""Rolling restarts behind a balancer, under load: no request fails, none is reset, each has its line."""
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bakery import add_handler
+from balancer import Balancer, server_name
+from conftest import Bake, Start
+from load import CONNECTIONS, Load, ask_slowly, clients
+from running import PATIENCE_SECONDS, Event, Service, needs
+
+pytestmark = pytest.mark.long
+
+RESTARTS = 10
+REQUESTS = 50_000
+SLOW_CLIENTS = 6
+UPLOADING_CLIENTS = 3
+CHUNK = b"0123456789abcdef" * 16_384
+CHUNKS = 20  # 5 MiB
+
+SLOW = '''"""What takes its time: an answer, and an upload."""
+
+import asyncio
+import hashlib
+
+import structlog
+from starlette.requests import Request
+
+from chassis import Handler
+
+log = structlog.get_logger()
+
+
+class Slow(Handler):
+    """GET answers after two seconds; POST reads whatever comes."""
+
+    async def get(self, seconds: float = 2) -> str:
+        """Answer late."""
+        log.info("begun")
+        await asyncio.sleep(seconds)
+        return "at last"
+
+    async def post(self, request: Request) -> str:
+        """Answer with the digest of the body."""
+        log.info("begun")
+        digest = hashlib.sha256()
+        async for chunk in request.stream():
+            digest.update(chunk)
+        return digest.hexdigest()
+'''
+
+
+@pytest.fixture
+def slow(bake: Bake) -> Path:
+    project = bake()
+    add_handler(project, "slow", SLOW, "from .slow import Slow", 'app.add_route("/slow", Slow())')
+    return project
+
+
+def upload(client: httpx.Client) -> None:
+    """5 MiB over about half a second; every other time the service isn't told the length."""
+    digest = hashlib.sha256()
+
+    def body() -> Iterator[bytes]:
+        for _ in range(CHUNKS):
+            digest.update(CHUNK)
+            yield CHUNK
+            time.sleep(0.025)
+
+    length = {"content-length": str(len(CHUNK) * CHUNKS)} if random.random() < 0.5 else {}  # noqa: S311 - no secret
+    answer = client.post("/slow", content=body(), headers=length)
+    assert (answer.status_code, answer.json()) == (200, digest.hexdigest())
+
+
+def fixed_port(rng: random.Random) -> int:
+    """A port that a service can have again: the system gives it to no connection meanwhile."""
+    while True:
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port := rng.randrange(20_000, 32_000)))
+            except OSError:
+                continue
+            return port
+
+
+@pytest.mark.parametrize(
+    ("check_seconds", "drain_seconds"),
+    [pytest.param(0.3, 1.0, id="noticed-soon"), pytest.param(3.0, 3.5, id="noticed-up-to-3-s-late")],
+)
+def test_ten_rolling_restarts_lose_nothing(
+    slow: Path, start: Start, tmp_path: Path, check_seconds: float, drain_seconds: float
+) -> None:
+    needs("haproxy")
+    needs("wrk")
+    seed = int(os.environ.get("ROLLING_SEED") or random.randrange(2**32))  # noqa: S311 - no secret
+    print(f"ROLLING_SEED={seed}")
+    rng = random.Random(seed)  # noqa: S311 - no secret
+
+    def start_on(port: int) -> Service:
+        return start(
+            slow,
+            APP_PORT=str(port),
+            APP_DRAIN_SECONDS=str(drain_seconds),
+            APP_MAX_BODY_BYTES=str(len(CHUNK) * CHUNKS),
+        ).ready()
+
+    ports = [fixed_port(rng) for _ in range(2)]
+    running = {port: start_on(port) for port in ports}
+    ended: list[Service] = []
+    began = time.monotonic()
+
+    with ExitStack() as stack:
+        balancer = stack.enter_context(Balancer(tmp_path, ports, check_seconds=check_seconds))
+        for port in ports:
+            balancer.wait_for(port, "UP")
+        stop_slow = stack.enter_context(clients(SLOW_CLIENTS, ask_slowly, balancer.url))
+        stop_uploads = stack.enter_context(clients(UPLOADING_CLIENTS, upload, balancer.url))
+        load = Load(tmp_path, f"{balancer.url}/orders")
+        stack.callback(load.close)
+
+        for number in range(RESTARTS):
+            time.sleep(rng.uniform(0, 0.4))  # a random moment
+            port = ports[number % 2]
+            assert running[port].end() == 0
+            ended.append(running[port])
+            balancer.wait_for(port, "DOWN")
+            running[port] = start_on(port)
+            balancer.wait_for(port, "UP")
+        restarted_seconds = time.monotonic() - began
+        balancer.wait_for_answers(REQUESTS + 1_000)  # some of them are the others'
+        counted = load.stop()
+        asked_slowly, uploads = stop_slow(), stop_uploads()
+        figures, handed = balancer.figures(), balancer.handed()
+
+    assert [service.end(signal.SIGINT) for service in running.values()] == [0, 0]  # nobody asks any more: no drain
+    events = [events_of(service) for service in (*ended, *running.values())]
+    under_way = Counter(line["method"] for one in events for line in slow_ones_at_the_signal(one))
+    connections = {name: figures["BACKEND"][name] for name in ("connect", "reuse")}
+    print(f"restarts: {restarted_seconds:.1f} s, slow: {asked_slowly}, uploads: {uploads}, {connections}")
+    print(f"under way at the signals: {under_way}")
+
+    assert counted.pop("requests") >= REQUESTS
+    assert not any(counted.values()), counted
+    trouble = ("econ", "eresp", "wretr", "wredis", "srv_abrt", "hrsp_4xx", "hrsp_5xx")
+    assert {name: figures["BACKEND"][name] for name in trouble} == dict.fromkeys(trouble, "0")
+    assert all(int(figures[server_name(port)]["hrsp_2xx"]) for port in ports)
+
+    # The connections to the services were kept alive, too.
+    assert int(figures["BACKEND"]["reuse"]) > int(figures["BACKEND"]["connect"])
+
+    # Laid side by side: what was answered, and what was logged.
+    answered = {one.request_id: one.status for one in handed if one.end == "--"}
+    abandoned = {one.request_id for one in handed if one.end.startswith("C")}
+    assert set(answered.values()) == {200}
+    assert sum(one.status == 200 for one in handed) == int(figures["BACKEND"]["hrsp_2xx"])
+    assert len(answered) + len(abandoned) == len(handed)
+    assert len(abandoned) <= CONNECTIONS
+    logged = Counter(line["request_id"] for one in events for line in access_lines(one))
+    assert set(logged.values()) == {1}
+    assert answered.keys() - logged.keys() == set()
+    assert logged.keys() - answered.keys() <= abandoned
+    # The test's own proof: at the signals there was something to lose.
+    assert under_way["GET"] >= RESTARTS
+    assert under_way["POST"] >= 1
+
+
+def test_what_outlasts_the_shutdown_is_told_503_through_the_balancer(slow: Path, start: Start, tmp_path: Path) -> None:
+    service = start(slow, APP_DRAIN_SECONDS="1", APP_SHUTDOWN_SECONDS="1", APP_MAX_BODY_BYTES=str(2**30)).ready()
+
+    def body() -> Iterator[bytes]:
+        while service.process.poll() is None:
+            yield CHUNK
+            time.sleep(0.025)
+
+    with Balancer(tmp_path, [service.port], check_seconds=0.3) as balancer, ThreadPoolExecutor() as pool:
+        address = f"{balancer.url}/slow"
+        waiting = pool.submit(httpx.get, f"{address}?seconds=60", timeout=PATIENCE_SECONDS, trust_env=False)
+        uploading = pool.submit(httpx.post, address, content=body(), timeout=PATIENCE_SECONDS, trust_env=False)
+        service.wait("begun", 2, {})
+
+        assert service.end() == 0
+
+        for answer in (waiting.result(), uploading.result()):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert (answer.headers["content-type"], answer.json()["status"]) == ("application/problem+json", 503)
+            # The service's answer, not the balancer's.
+            assert service.event("request", request_id=answer.headers["x-request-id"])["status"] == 503
+        assert [(one.status, one.server) for one in balancer.handed()] == [(503, server_name(service.port))] * 2
+
+
+def events_of(service: Service) -> list[Event]:
+    """Everything that it has logged, after its end."""
+    service.output.all()
+    assert service.errors.all() == []
+    return service.events()
+
+
+def access_lines(events: list[Event]) -> Iterator[Event]:
+    """The lines of requests; those of health checks, which fail at the end, aside."""
+    return (event for event in events if event["event"] == "request" and event["path"] != "/readyz")
+
+
+def slow_ones_at_the_signal(events: list[Event]) -> Iterator[Event]:
+    """The slow requests that had begun before the end did, and finished after."""
+    (draining,) = (event for event in events if event["event"] == "draining")
+    signalled = datetime.fromisoformat(draining["timestamp"])
+    for line in access_lines(events):
+        if line["path"] == "/slow":
+            finished = datetime.fromisoformat(line["timestamp"])
+            if finished - timedelta(milliseconds=line["duration_ms"]) < signalled < finished:
+                yield line

@@ -1,0 +1,124 @@
+"""Renders the template, and changes what it rendered as a user would."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).parents[2]
+SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
+TOOLS = Path(sys.executable).parent  # cookiecutter, uv
+NOTE = ".cruft.json"  # written by the hook
+HOME = Path.home()
+# What uv has fetched before may stay in every environment: no test is about the network.
+UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
+
+# Answers that differ from the defaults, with characters that mean something in TOML, YAML, Python and Markdown.
+OTHER = {
+    "project_name": "Größe & \"Co\" 'x' \\ <b>",
+    "project_slug": "size-7-co",
+    "description": "Says \"size\" \\n 'x' {braces} 🚀 #1 | ok: yes",
+    "owner": "Some-One",
+    "python_version": "3.13",
+}
+
+
+def render(folder: Path, answers: dict[str, str]) -> Path:
+    """Render into `folder` by cookiecutter's Python interface; returns the project."""
+    return Path(
+        cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            extra_context={"owner": "acme", **answers},  # whose clone this is, is no matter
+            output_dir=str(folder),
+            config_file=str(own_config(folder)),
+        )
+    )
+
+
+def own_config(folder: Path) -> Path:
+    """A configuration for cookiecutter that keeps its hands off the home of whoever runs the tests."""
+    config = folder.with_name(f"{folder.name}.cookiecutterrc")
+    store = folder.with_name(f"{folder.name}.cookiecutter")
+    config.write_text(f"cookiecutters_dir: '{store}/templates'\nreplay_dir: '{store}/replay'\n")
+    return config
+
+
+def package_of(project: Path) -> str:
+    """The name of the rendered package."""
+    (package,) = (one.name for one in (project / "src").iterdir() if one.is_dir())
+    return package
+
+
+def files_of(folder: Path) -> list[str]:
+    """Every file in `folder`, by its path."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def add_handler(project: Path, module: str, source: str, import_line: str, route_lines: str) -> None:
+    """Do the three steps of the README: a module, an import, and a route."""
+    (project / "src" / package_of(project) / f"{module}.py").write_text(source)
+    extend_app(project, f"{import_line}\n{route_lines}")
+
+
+def extend_app(project: Path, lines: str) -> None:
+    """Add `lines` to app.py: imports in their order, other lines before the `return` of `create_app`."""
+    app = project / "src" / package_of(project) / "app.py"
+    text = app.read_text()
+    for line in filter(None, map(str.strip, lines.splitlines())):
+        if line.startswith("from ."):
+            others = re.findall(r"^from \..*\n", text, re.MULTILINE)
+            imports = "".join(others)
+            assert imports in text
+            text = text.replace(imports, "".join(sorted([*others, f"{line}\n"])))
+        else:
+            assert text.count("    return app\n") == 1
+            text = text.replace("    return app\n", f"    {line}\n    return app\n")
+    app.write_text(text)
+
+
+def clean_environment(home: Path, **variables: str) -> dict[str, str]:
+    """The environment of a process that inherits nothing of these tests but where programs are."""
+    kept = {name: value for name, value in os.environ.items() if re.match(r"PATH$|UV_|PIP_|SSL_|REQUESTS_|LANG$", name)}
+    path = f"{TOOLS}{os.pathsep}{kept['PATH']}"
+    return {
+        **kept,
+        "PATH": path,
+        "HOME": str(home),
+        "UV_CACHE_DIR": UV_CACHE,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **variables,
+    }
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a clean environment; its output is one text."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environment(HOME, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def copy_repository(copy: Path) -> Path:
+    """Copy the working tree, without what git ignores, into a git repository of its own; returns its folder."""
+    copy.mkdir()
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, copy / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-q", "-m", "The template"]):
+        done = run("git", *command, cwd=copy)
+        assert done.returncode == 0, done.stdout
+    return copy

@@ -1,0 +1,107 @@
+"""The rendered manifests, as `kubectl kustomize` prints them."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bakery import clean_environment, package_of, run
+from running import needs
+
+Manifest = dict[str, Any]
+OVERLAYS = ("dev", "production")
+
+
+def kustomize(folder: Path) -> str:
+    """What is sent to the API server."""
+    needs("kubectl")
+    built = subprocess.run(
+        ["kubectl", "kustomize", folder], env=clean_environment(folder), capture_output=True, text=True, check=False
+    )
+    assert (built.returncode, built.stderr) == (0, ""), built.stderr
+    return built.stdout
+
+
+def take_in_components(project: Path, overlay: str) -> None:
+    """All components for this overlay, as people would take them in."""
+    path = project / "deploy/overlays" / overlay / "kustomization.yaml"
+    components = sorted(one.name for one in (project / "deploy/components").iterdir())
+    document = yaml.safe_load(path.read_text())
+    document["components"] = [f"../../components/{one}" for one in components]
+    path.write_text(yaml.safe_dump(document))
+
+
+class Manifests:
+    """The documents of an overlay, by their kind."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.all: list[Manifest] = list(yaml.safe_load_all(text))
+        # What a Secret of the service's name would hold; somebody else makes it.
+        self.secrets: dict[str, str] = {}
+
+    def __getitem__(self, kind: str) -> Manifest:
+        (found,) = (one for one in self.all if one["kind"] == kind)
+        return found
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment that the ConfigMap gives."""
+        return self.config_map(self["ConfigMap"]["metadata"]["name"])
+
+    def config_map(self, name: str) -> dict[str, str]:
+        """What the ConfigMap of this name holds."""
+        (found,) = (one for one in self.all if one["kind"] == "ConfigMap" and one["metadata"]["name"] == name)
+        data: dict[str, str] = found["data"]
+        return data
+
+    @property
+    def pod(self) -> Manifest:
+        """The pods' specification."""
+        spec: Manifest = self["Deployment"]["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def container(self) -> Manifest:
+        """Its only container."""
+        (container,) = self.pod["containers"]
+        assert isinstance(container, dict)
+        return container
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The container's ports by their names."""
+        return {one["name"]: one["containerPort"] for one in self.container["ports"]}
+
+
+FACTS = """
+import json, chassis.app as app, chassis.health as health
+from chassis.settings import DEFAULT_SECRETS_DIR
+from {package}.settings import Settings
+print(json.dumps({{
+    "defaults": {{f"APP_{{name.upper()}}": field.default for name, field in Settings.model_fields.items()}},
+    "check_seconds": health.Check("one", print).timeout,
+    "flush_seconds": app.FLUSH_SECONDS,
+    "secrets": DEFAULT_SECRETS_DIR,
+}}))
+"""
+
+
+def facts_of(project: Path, python: Path) -> dict[str, Any]:
+    """What the code says about itself."""
+    program = FACTS.format(package=package_of(project))
+    said = run(python, "-c", program, cwd=project, PYTHONPATH="src")
+    assert said.returncode == 0, said.stdout
+    facts = json.loads(said.stdout)
+    assert isinstance(facts, dict)
+    return facts
+
+
+def megabytes(quantity: str) -> float:
+    """A quantity of memory, such as 96Mi."""
+    found = re.fullmatch(r"(\d+)Mi", quantity)
+    assert found, quantity
+    return int(found[1]) * 1024 * 1024 / 1e6

@@ -1,0 +1,255 @@
+"""Hostile answers are refused in one sentence, or rendered harmlessly."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from cookiecutter.exceptions import CookiecutterException
+from markdown_it import MarkdownIt
+
+from bakery import TEMPLATE, TOOLS, own_config, package_of, run
+from conftest import Bake
+
+EMPTY = "is empty; write a few words, such as: "
+UNSHOWN = "has a line break or a character that can't be shown; write one line, such as: "
+SHAPE = "is not lower case letters, digits and single hyphens, such as: order-service"
+PYTHON_WORD = "is a word of the Python language; add a word, such as: "
+STANDARD = "is a module of Python's standard library; add a word, such as: "
+TAKEN = "is the name of a library or tool that the service uses; add a word, such as: "
+DEVICE = "is a device on Windows, where nobody could check it out; add a word, such as: "
+OWNER = "is not a GitHub name (letters, digits and hyphens, at most 39), such as: acme"
+
+REFUSED_SLUGS = {
+    SHAPE: [
+        "Order-Service",
+        "7-orders",
+        "order--service",
+        "-orders",
+        "orders-",
+        "order_service",
+        "order service",
+        "órdenes",
+        "orders\n",
+        "or\\ders",
+        "../orders",
+        "..",
+        "a/b",
+        'a"b',
+        'a"""b',
+        'a"""\nimport os; os.system("touch canary")\nr"""',
+        "a'''b",
+        "$(touch canary)",
+        "`touch canary`",
+        "__import__('os').system('touch canary')",
+    ],
+    PYTHON_WORD: ["class", "async", "match", "lambda"],
+    STANDARD: ["json", "asyncio", "string", "xml", "compression", "distutils"],
+    TAKEN: [
+        "chassis",
+        "asgi-chassis",
+        "starlette",
+        "uvicorn",
+        "prometheus-client",
+        "opentelemetry",
+        "opentelemetry-sdk",
+        "tests",
+        "python",
+        "update",
+    ],
+    DEVICE: ["con", "nul", "prn", "aux", "com1", "lpt9"],
+}
+REFUSED = [
+    *[("project_slug", slug, reason) for reason, slugs in REFUSED_SLUGS.items() for slug in slugs],
+    ("project_slug", "a" * 41, "has 41 characters and Kubernetes leaves room for 40, such as: order-service"),
+    ("project_name", "   ", EMPTY),
+    ("project_name", "a" * 81, "has 81 characters and at most 80 fit; say it shorter, such as: Order Service"),
+    ("project_name", "Order\nService", UNSHOWN),
+    ("description", "", EMPTY),
+    ("description", "a" * 201, "has 201 characters and at most 200 fit; say it shorter, such as: "),
+    ("description", 'Orders.\n"""\nimport os\n', UNSHOWN),
+    ("description", "Orders.\r\nX-Header: 1", UNSHOWN),
+    ("description", "Orders\x1b[31m in red", UNSHOWN),
+    ("description", "Orders\u2028in two lines", UNSHOWN),
+    ("description", "Orders\u202eredro", UNSHOWN),
+    ("description", "half of an emoji: \ud83d", UNSHOWN),
+    *[
+        ("owner", owner, OWNER)
+        for owner in ("", "a b", "-acme", "acme-", "a/b", "a" * 40, "acme\n", "$(id)", "@acme", 'a"""b', "ácme")
+    ],
+    ("__package", "json", "is not a question; answer project_slug, such as: order-service"),
+    ("__package", "../../canary", "is not a question; answer project_slug, such as: order-service"),
+]
+
+HARMLESS = [
+    "Says \"yes\" and 'no'.",
+    '"""',
+    "'''",
+    "\\",
+    'ends with a backslash and a quote \\"',
+    "\\n \\t \\x41 \\u0041 \\N{BULLET}",
+    "Ships 🚀 worldwide 👩‍👩‍👧",
+    "خدمة الطلبات",
+    "e\u0301 and \u0917\u094d\u0930",
+    "$(touch canary) `touch canary` ${HOME} $HOME; touch canary # & | > canary",
+    "__import__('os').system('touch canary')",
+    "%(name)s %s {0} {name} }} %} #}",
+    "# not a heading",
+    "- not a list",
+    "+ not a list",
+    "1. not a list",
+    "2) not a list",
+    "> not a quote",
+    "--- === ***",
+    "``` not code",
+    "~~~ not code",
+    "    not code",
+    "a | b |",
+    "<script>alert(1)</script> <b>bold</b>",
+    "<!-- not hidden",
+    "[not a link](http://example.com) ![nor an image](x) [a]: b",
+    "*not* _stressed_ ~~at~~ `all`",
+    "&amp; &lt; &#35;",
+    "yes",
+    "key: value, [1, 2] {a: b}",
+    "ends with hashes ##",
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "reason"), REFUSED)
+def test_answer_is_refused_in_one_sentence(
+    bake: Bake, tmp_path: Path, capfd: pytest.CaptureFixture[str], question: str, answer: str, reason: str
+) -> None:
+    with pytest.raises(CookiecutterException):
+        bake(**{question: answer})
+
+    (refusal,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert refusal.startswith(f"error: {question} ")
+    assert reason in refusal
+    assert left_behind(tmp_path) == []
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """Files, and what was made outside; cookiecutter itself leaves an empty folder above `a/b`."""
+    assert not list(Path.cwd().glob("canary*"))
+    return [path for path in folder.rglob("*") if path.is_file() and ".cookiecutter" not in str(path)]
+
+
+def test_python_that_is_not_offered_is_refused(bake: Bake, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"2\.7 provided for choice variable python_version, but the choices are"):
+        bake(python_version="2.7")
+
+    assert left_behind(tmp_path) == []
+
+
+def test_name_without_letters_falls_back_to_a_good_slug(bake: Bake) -> None:
+    assert bake(project_name="🚀").name == "my-service"
+
+
+@pytest.mark.parametrize("question", ["project_name", "description"])
+def test_answer_is_rendered_harmlessly(bake: Bake, python: Path, question: str) -> None:
+    """All in one go, since each takes a process for the import."""
+    for number, text in enumerate(HARMLESS):
+        project = bake(project_slug=f"harmless-{number}", **{question: text})
+        assert_shown(project, question, text)
+    assert_imports(project, python)
+    assert [*project.parent.rglob("canary*"), *Path.cwd().glob("canary*")] == []
+
+
+@pytest.mark.parametrize("text", ["{{ 7*7 }}", "{% raw %}", "{{ cookiecutter.owner }}", "{# no #}", "{{ foo"])
+def test_jinja_that_is_typed_stays_text(tmp_path: Path, python: Path, text: str) -> None:
+    # Typed, because cookiecutter itself renders what is given on the command line.
+    out = tmp_path / "out"
+    made = subprocess.run(
+        [TOOLS / "cookiecutter", "--config-file", own_config(out), "-o", out, TEMPLATE],
+        input=f"Orders {text}\norders-here\n{text}\n" + "\n" * 10,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert_shown(out / "orders-here", "description", text)
+    assert_shown(out / "orders-here", "project_name", f"Orders {text}")
+    assert_imports(out / "orders-here", python)
+
+
+@pytest.mark.parametrize("slug", ["a", "a" * 40, "order-service-2", "x9", "app", "handlers", "orders", "main"])
+def test_slug_that_is_accepted_can_be_imported(bake: Bake, python: Path, slug: str) -> None:
+    project = bake(project_slug=slug)
+
+    assert package_of(project) == slug.replace("-", "_")
+    assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["name"] == slug
+    assert_imports(project, python)
+
+
+def test_everything_installed_beside_the_service_is_refused_as_a_slug(python: Path) -> None:
+    """Direct dependencies: what they bring with them may change any day."""
+    script = (
+        "import importlib.metadata as m, re\n"
+        "required = [*m.requires('order-service'), *m.requires('asgi-chassis')]\n"
+        "direct = {re.split('[^a-z0-9-]', one)[0] for one in required}\n"
+        "print(*direct, *(module for module, owners in m.packages_distributions().items() if direct & {*owners}))"
+    )
+    listed = run(python, "-c", script, cwd=python.parent)
+    assert listed.returncode == 0, listed.stdout
+    names = {name.replace("_", "-") for name in listed.stdout.split() if not name.startswith("_")}
+    assert {"starlette", "prometheus-client"} <= names
+    assert {name for name in names if not is_refused(name)} == set()
+
+
+def test_scripts_of_the_service_are_refused_as_a_slug(bake: Bake) -> None:
+    # mypy would find two modules of one name.
+    scripts = {path.stem for path in bake().rglob("*.py") if path.parent.name in ("deploy", "scripts")}
+    assert scripts
+    assert {name for name in scripts if not is_refused(name)} == set()
+
+
+def is_refused(slug: str) -> bool:
+    answers = ("Name", slug, "Text.", "acme", slug.replace("-", "_"))
+    script = f"import sys, pre_gen_project; sys.exit(pre_gen_project.refusal(*{answers!r}) is None)"
+    return run(sys.executable, "-c", script, cwd=TEMPLATE / "hooks").returncode == 0
+
+
+def assert_shown(project: Path, question: str, text: str) -> None:
+    """The answer stands in TOML verbatim, and in the README as plain text."""
+    document = tomllib.loads((project / "pyproject.toml").read_text())
+    if question == "description":
+        assert document["project"]["description"] == text
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse((project / "README.md").read_text())
+    kinds = [token.type for token in tokens[:6]]
+    assert kinds == ["heading_open", "inline", "heading_close", "paragraph_open", "inline", "paragraph_close"], text
+    inline = tokens[1 if question == "project_name" else 4]
+    children = inline.children or []
+    assert {child.type for child in children} <= {"text", "text_special"}, text
+    assert "".join(child.content for child in children) == text.strip()
+
+
+def assert_imports(project: Path, python: Path) -> None:
+    imported = run(python, "-c", f"import {package_of(project)}.app", cwd=project, PYTHONPATH="src")
+    assert (imported.returncode, imported.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "owner"),
+    [
+        ([], "acme"),
+        (["remote.origin.url=git@github.com:some-one/shop.git"], "some-one"),
+        (["remote.origin.url=https://github.com/Some1/shop"], "Some1"),
+        (["remote.origin.url=ssh://git@github.com/some/shop.git", "github.user=other"], "some"),
+        (["remote.origin.url=https://notgithub.com/some/shop"], "acme"),
+        (["remote.origin.url=/srv/github.com-mirror/shop"], "acme"),
+        (["remote.origin.url=https://gitlab.com/some/shop", "github.user=other"], "other"),
+        (["github.user=not a name"], "acme"),
+    ],
+)
+def test_owner_is_who_git_says(tmp_path: Path, settings: list[str], owner: str) -> None:
+    assert run("git", "init", "--quiet", cwd=tmp_path).returncode == 0
+    for setting in settings:
+        run("git", "config", *setting.split("=", 1), cwd=tmp_path)
+
+    made = run("cookiecutter", "--config-file", own_config(tmp_path / "out"), "--no-input", TEMPLATE, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stdout
+    assert f"ghcr.io/{owner.lower()}/order-service" in (tmp_path / "order-service/Makefile").read_text()

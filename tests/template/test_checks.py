@@ -1,0 +1,79 @@
+"""The rendered service passes its own checks as rendered, and they notice what is wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bakery import TEMPLATE, files_of, render, run
+from conftest import Bake
+
+pytestmark = pytest.mark.long
+
+# What the core's tests import beside what a service has.
+FOR_TESTS_OF_THE_CORE = {
+    "hypothesis",
+    "openapi-spec-validator",
+    "opentelemetry-exporter-otlp-proto-common",
+    "opentelemetry-proto",
+    "pytest-timeout",
+    "pytest-xdist",
+}
+
+
+def test_default_service_passes_its_own_checks(installed: Path) -> None:
+    before = {path: (installed / path).read_bytes() for path in tracked(installed)}
+
+    checked = run("make", "check", cwd=installed, CI="true")
+
+    assert checked.returncode == 0, checked.stdout
+    assert {path: (installed / path).read_bytes() for path in tracked(installed)} == before
+
+
+def tracked(project: Path) -> list[str]:
+    """What people edit and the core, and no cache."""
+    ours = [path for path in files_of(project) if path.startswith(("chassis/", "src/", "tests/", ".github/"))]
+    return [path for path in ours if "__pycache__" not in path]
+
+
+def test_handlers_without_tests_fail_the_gate_of_coverage(bake: Bake, python: Path) -> None:
+    project = bake()
+    (project / "tests/test_orders.py").unlink()
+
+    tested = run(python, "-m", "pytest", "--quiet", "--cov", cwd=project, PYTHONPATH="src")
+
+    assert tested.returncode != 0
+    assert re.search(r"Required test coverage of 95(\.0)?% not reached", tested.stdout), tested.stdout
+    assert "failed" not in tested.stdout
+
+
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with the oldest libraries that it and the core allow, all at once."""
+    project = render(tmp_path_factory.mktemp("oldest"), {})
+    synced = run("uv", "sync", "--quiet", "--resolution", "lowest-direct", cwd=project)
+    assert synced.returncode == 0, synced.stdout
+    return project
+
+
+def test_floors_of_the_service_are_true(oldest: Path) -> None:
+    for tool, *arguments in (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest", "-q", "--cov")):
+        checked = run(oldest / ".venv/bin" / tool, *arguments, cwd=oldest)
+        assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.timeout(600)
+def test_floors_of_the_core_are_true(oldest: Path) -> None:
+    text = (TEMPLATE / "pyproject.toml").read_text()
+    lines: list[str] = re.findall(r'^    "(.*)",$', text, re.MULTILINE)
+    needed = [line for line in lines if re.split("[<>=]", line)[0] in FOR_TESTS_OF_THE_CORE]
+    assert len(needed) == len(FOR_TESTS_OF_THE_CORE)
+    python = oldest / ".venv/bin/python"
+    added = run("uv", "pip", "install", "-q", f"--python={python}", "--resolution=lowest-direct", *needed, cwd=oldest)
+    assert added.returncode == 0, added.stdout
+
+    # A cost is promised with today's libraries alone.
+    options = ("-q", "-n2", "--dist=loadfile", "-p", "no:cacheprovider", "--ignore=chassis/tests/test_cost.py")
+    tested = run(python, "-m", "pytest", *options, "chassis/tests", cwd=TEMPLATE)
+
+    assert tested.returncode == 0, tested.stdout

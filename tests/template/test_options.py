@@ -1,0 +1,161 @@
+"""Every answer to a question of choice, alone and beside every other: what is rendered passes its checks and runs."""
+
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from difflib import ndiff
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bakery import TEMPLATE, files_of, run
+from checks import CHECKS, check
+from conftest import RAN, Bake, Start
+
+pytestmark = pytest.mark.long
+
+OPTIONS = {
+    "license": ("none", "MIT", "Apache-2.0"),
+    "package": ("private", "public"),
+    "ci": ("github", "gitlab", "none"),
+    "deploy": ("kubernetes", "none"),
+    "monitoring": ("included", "none"),
+    "example": ("orders", "none"),
+}
+# Each pair of answers stands in one of these rows at least, the defaults in the first.
+ROWS = [
+    ("none", "private", "github", "kubernetes", "included", "orders"),
+    ("none", "public", "gitlab", "none", "none", "none"),
+    ("none", "private", "none", "none", "included", "orders"),
+    ("MIT", "public", "github", "none", "included", "none"),
+    ("MIT", "private", "gitlab", "kubernetes", "none", "orders"),
+    ("MIT", "public", "none", "kubernetes", "included", "none"),
+    ("Apache-2.0", "private", "github", "none", "none", "none"),
+    ("Apache-2.0", "public", "gitlab", "kubernetes", "included", "orders"),
+    ("Apache-2.0", "private", "none", "none", "none", "orders"),
+]
+# What is there for this answer and for no other of the question.
+FILES = {
+    ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
+    ("ci", "gitlab"): {".gitlab-ci.yml"},
+    ("deploy", "kubernetes"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
+    ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "monitoring/README.md"},
+    ("example", "orders"): {"src/order_service/orders/handlers.py", "tests/test_orders.py"},
+    ("license", "MIT"): {"LICENSE"},
+    ("license", "Apache-2.0"): {"LICENSE"},
+}
+WORDS_OF_DEPLOYMENT = r"deploy/|make (deploy|undeploy|kind)|kustomiz|kubectl"
+# Words that nobody should meet who has said no.
+WORDS = {
+    ("ci", "github"): r"github actions|\.github",
+    ("ci", "gitlab"): "gitlab",
+    ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
+    ("monitoring", "included"): r"monitoring/|grafana|make desk|pod-monitor|prometheus-rule|podmonitor",
+    ("example", "orders"): r"\.orders\b|OrderStore|:8000/orders",
+}
+
+
+def test_rows_have_every_pair_of_answers() -> None:
+    questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+    choices = {name: tuple(value) for name, value in questions.items() if isinstance(value, list) and name[0] != "_"}
+    assert {name: value for name, value in choices.items() if name != "python_version"} == OPTIONS
+    for one, other in itertools.combinations(range(len(OPTIONS)), 2):
+        wanted = set(itertools.product(*(tuple(OPTIONS.values())[number] for number in (one, other))))
+        assert {(row[one], row[other]) for row in ROWS} == wanted
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_rendered_service_passes_its_checks_and_runs(
+    bake: Bake,
+    start: Start,
+    python: Path,
+    row: tuple[str, ...],
+    record_property: Callable[[str, object], None],
+) -> None:
+    answers = dict(zip(OPTIONS, row, strict=True))
+    ran: dict[str, str] = {}
+    record_property(RAN, (answers, ran))  # for the table at the end of the run
+    project = bake(**answers)
+
+    rendered = set(files_of(project))
+    given = set(answers.items())
+    assert rendered >= set().union(*(files for answer, files in FILES.items() if answer in given))
+    absent = set().union(*(files for answer, files in FILES.items() if answer not in given))
+    absent -= set().union(*(files for answer, files in FILES.items() if answer in given))
+    assert rendered & absent == set()
+    assert {path for path in rendered if path.startswith("licenses")} == set()
+    for answer, words in WORDS.items():
+        if answer not in given:
+            owned = (path for path in rendered if not path.startswith("chassis/"))
+            found = [path for path in owned if re.search(words, (project / path).read_text(), re.IGNORECASE)]
+            assert found in ([], [".cruft.json"]), words
+    ran["files"] = str(len(rendered))
+
+    for command in CHECKS:
+        check(project, python, command)
+        ran[" ".join(command[:2]).removesuffix(" .")] = "ok"
+    verified = run(python, "scripts/vendor.py", "verify", "chassis", cwd=project)
+    assert (verified.returncode, verified.stdout) == (0, "")
+    tested = run(python, "-m", "pytest", "--cov", cwd=project, PYTHONPATH="src")  # with the gate of coverage
+    assert tested.returncode == 0, tested.stdout
+    ran["its tests"] = re.findall(r"\d+ passed", tested.stdout)[-1]
+    service = start(project).ready()
+    status = 200 if answers["example"] == "orders" else 404
+    assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
+    ran["answers"] = "ok"
+
+
+@pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])
+def test_metadata_say_what_was_answered(bake: Bake, license: str, package: str) -> None:  # noqa: A002 - the question's name
+    project = bake(license=license, package=package, owner="acme")
+
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert metadata.get("license", "none") == license
+    assert ("Private :: Do Not Upload" in metadata.get("classifiers", [])) is (package == "private")
+    if license == "none":
+        return
+    text = (project / "LICENSE").read_text()
+    assert {"MIT": "Copyright (c) acme", "Apache-2.0": "Version 2.0, January 2004"}[license] in text
+    built = run("uv", "build", "--quiet", "--wheel", cwd=project)
+    assert built.returncode == 0, built.stdout
+
+
+def test_service_without_example_is_otherwise_the_same_and_a_handler_can_be_begun(
+    bake: Bake, installed: Path, python: Path, start: Start
+) -> None:
+    project = bake(example="none")
+    app = project / "src/order_service/app.py"
+    whole = (installed / "src/order_service/app.py").read_text().splitlines()
+    changed = [line for line in ndiff(whole, app.read_text().splitlines()) if line[0] in "+-" and line[1:].strip()]
+    allowed = r"[oO]rder|[cC]atalogue|store|add_problems|def create_app|\"\"\"Put the service together"
+    assert [line for line in changed if not re.search(allowed, line)] == []
+    assert len([line for line in changed if line[0] == "+"]) == 3
+
+    made = run("make", "handler", "name=invoices", cwd=project)
+    assert made.returncode == 0, made.stdout
+    check(project, python)
+    assert start(project).ready().http.get("/invoices").json() == []
+
+
+def test_gitlab_runs_the_same_command(bake: Bake) -> None:
+    project = bake(ci="gitlab", python_version="3.12")
+
+    schema = ("uv", "tool", "run", "--quiet", "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci")
+    checked = run(*schema, ".gitlab-ci.yml", cwd=project)
+    assert checked.returncode == 0, checked.stdout
+    job = yaml.safe_load((project / ".gitlab-ci.yml").read_text())["check"]
+    assert (job["image"], job["script"]) == ("python:3.12", ["make check"])
+
+
+def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
+    command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
+    said_no = [f"{question}=none" for question, answers in OPTIONS.items() if "none" in answers]
+    made = run(*command, *said_no, cwd=tmp_path).stdout
+
+    assert "Order Service is in order-service/: a service with its tests." in made
+    assert "Left out: a licence, CI, Kubernetes manifests, monitoring, the example." in made
+    assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
+    assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout

@@ -1,0 +1,209 @@
+"""What is rendered: these files, with nothing left over, whatever the answers."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bakery import NOTE, OTHER, SOURCE, TEMPLATE, TOOLS, clean_environment, files_of, own_config, package_of, run
+from conftest import Bake
+
+# Values of GitHub's expressions and f-strings are no Jinja of ours.
+JINJA = re.compile(r"(?<!\$)\{\{|\{%|\{#|cookiecutter\b(?!-chassis)")
+# Whole lines, and nothing but which answer was given.
+CONDITION = re.compile(r'\{% (if cookiecutter\.\w+ == "\w+"|else|endif) -?%\}')
+
+
+def test_files_are_exactly_these(bake: Bake) -> None:
+    rendered = (Path(__file__).parent / "rendered_files.txt").read_text().splitlines()
+    core = [f"chassis/{path}" for path in (*files_of_core(), "SHA256SUMS")]
+
+    assert files_of(bake()) == sorted([*rendered, *core, NOTE])
+
+
+def files_of_core() -> list[str]:
+    """The files of the core that services get: those under version control, without its tests."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=TEMPLATE / "chassis")
+    paths = [path for path in listed.stdout.splitlines() if (TEMPLATE / "chassis" / path).is_file()]
+    return [path for path in paths if not path.startswith("tests/")]
+
+
+def test_core_of_a_service_has_the_bytes_of_the_templates(bake: Bake) -> None:
+    project = bake()
+    copied, original = project / "chassis", TEMPLATE / "chassis"
+
+    assert {path: (copied / path).read_bytes() for path in files_of_core()} == {
+        path: (original / path).read_bytes() for path in files_of_core()
+    }
+    assert run("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS", cwd=copied).returncode == 0
+
+
+def test_what_tools_leave_in_the_core_does_not_reach_a_service(repository: Path, tmp_path: Path) -> None:
+    left = ["build/x.py", "dist/x.whl", ".mypy_cache/x", ".pytest_cache/x", ".venv/x", ".coverage", "uv.lock"]
+    left += ["src/chassis/__pycache__/app.cpython-311.pyc", "src/chassis/http/.DS_Store", "src/a.egg-info/PKG-INFO"]
+    for name in left:
+        (repository / "chassis" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "chassis" / name).write_text("left behind")
+
+    made = run("cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "x"), repository, cwd=tmp_path)
+
+    assert made.returncode == 0, made.stdout
+    assert files_of(tmp_path / "order-service/chassis") == sorted([*files_of_core(), "SHA256SUMS"])
+
+
+def test_rendering_leaves_nothing_in_the_template(repository: Path, tmp_path: Path) -> None:
+    """Python's caches are switched on here, as they are for people."""
+    command = ("cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "x"), repository)
+    made = run(*command, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="")
+
+    assert made.returncode == 0, made.stdout
+    status = run("git", "status", "--porcelain", "--ignored", "--untracked-files=all", cwd=repository).stdout
+    # Python's own, of the extension that cookiecutter imports; it is in no folder that is copied.
+    assert [line for line in status.splitlines() if "!! __pycache__/template_extension." not in line] == []
+
+
+def test_skeleton_has_no_caches_and_no_builds() -> None:
+    ignored = run("git", "ls-files", "--others", "--ignored", "--exclude-standard", cwd=SOURCE).stdout
+
+    assert ignored == ""
+    assert [path for path in files_of(SOURCE) if re.search(r"__pycache__|\.pyc$|^dist/|^build/|egg-info", path)] == []
+
+
+def test_files_have_the_same_names_for_other_answers(bake: Bake) -> None:
+    ours = [path.replace("order_service", "size_7_co") for path in files_of(bake())]
+
+    assert files_of(bake(**OTHER)) == sorted(ours)
+
+
+@pytest.mark.parametrize("answers", [{}, OTHER], ids=["defaults", "others"])
+def test_no_jinja_is_left(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+
+    left = {path: JINJA.findall((project / path).read_text()) for path in files_of(project) if path != NOTE}
+    python = {path: found for path, found in left.items() if path.endswith(".py") and found != []}
+    assert {path: found for path, found in left.items() if found and path not in python} == {}
+    # In Python two braces are an f-string's; nothing else of Jinja looks like Python.
+    assert set().union(*python.values()) <= {"{{"}
+
+
+def test_only_app_and_settings_have_conditions_of_jinja_in_their_python() -> None:
+    package = "src/{{cookiecutter.__package}}"
+    controlled = {path: re.findall(r".*\{%.*", (SOURCE / path).read_text()) for path in python_of(SOURCE)}
+    lines = {path: found for path, found in controlled.items() if found}
+
+    assert set(lines) == {f"{package}/app.py", f"{package}/settings.py"}
+    assert [line for found in lines.values() for line in found if not CONDITION.fullmatch(line)] == []
+    assert max(len(found) for found in lines.values()) <= 6
+    assert [path for path in files_of(TEMPLATE / "hooks") if "{%" in (TEMPLATE / "hooks" / path).read_text()] == []
+
+
+def test_only_the_packages_name_is_filled_into_python() -> None:
+    filled = [text for path in python_of(SOURCE) for text in re.findall(r"\{\{.*?\}\}", (SOURCE / path).read_text())]
+
+    assert {one for one in filled if "cookiecutter" in one} == {"{{ cookiecutter.__package }}"}
+
+
+def python_of(folder: Path) -> list[str]:
+    return [path for path in files_of(folder) if path.endswith(".py")]
+
+
+def test_source_is_the_same_bytes_for_any_answers(bake: Bake) -> None:
+    def content(project: Path, folder: str) -> dict[str, str]:
+        package = package_of(project)
+        named = folder.format(package)
+        return {path: (project / named / path).read_text().replace(package, "…") for path in files_of(project / named)}
+
+    ours, theirs = bake(), bake(**OTHER)
+    for folder in ("chassis", "src/{}", ".github"):
+        assert content(ours, folder) == content(theirs, folder) != {}
+
+
+def test_toml_holds_the_answers_verbatim(bake: Bake) -> None:
+    document = tomllib.loads((bake(**OTHER) / "pyproject.toml").read_text())
+
+    assert document["project"]["name"] == OTHER["project_slug"]
+    assert document["project"]["description"] == OTHER["description"]
+    assert document["project"]["requires-python"] == ">=3.13"
+    assert document["project"]["scripts"] == {"size-7-co": "size_7_co.__main__:main"}
+
+
+def test_yaml_is_yaml(bake: Bake) -> None:
+    project = bake(**OTHER)
+    documents = [project / path for path in files_of(project) if path.endswith((".yml", ".yaml"))]
+
+    assert documents
+    for path in documents:
+        assert all(isinstance(one, dict) for one in yaml.safe_load_all(path.read_text()))
+
+
+def test_workflows_pin_actions_and_grant_nothing_by_default() -> None:
+    workflows = [*TEMPLATE.glob(".github/workflows/*.yml"), *SOURCE.glob(".github/workflows/*.yml")]
+
+    assert len(workflows) >= 2
+    for path in workflows:
+        text = path.read_text()
+        used = re.findall(r"uses: (.*)", text)
+        assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one)] == []
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] == {}
+        assert workflow["concurrency"]
+        assert all(job["timeout-minutes"] and "permissions" in job for job in workflow["jobs"].values())
+
+
+@pytest.mark.parametrize("answers", [{}, OTHER], ids=["defaults", "others"])
+def test_text_is_tidy(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
+    for path in files_of(project):
+        text = (project / path).read_bytes().decode()
+        assert "\r" not in text, path
+        assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
+        assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
+        assert not text.startswith("\n"), path
+        assert path.endswith(("Makefile", ".mk")) or "\t" not in text, path
+
+
+def test_rendering_needs_no_network(tmp_path: Path) -> None:
+    offline = tmp_path / "offline"
+    offline.mkdir()
+    # Loaded by every Python that is started below, hooks included.
+    (offline / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def refuse(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'):\n"
+        "        raise RuntimeError(f'network: {event}')\n"
+        "sys.addaudithook(refuse)\n"
+    )
+    environment = clean_environment(tmp_path, PYTHONPATH=str(offline))
+    asking = [sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {free_port()}))"]
+    refused = subprocess.run(asking, env=environment, capture_output=True, text=True, check=False)
+    assert "network: socket." in refused.stderr
+
+    out = tmp_path / "out"
+    command: list[str | Path] = [
+        TOOLS / "cookiecutter",
+        "--no-input",
+        "--config-file",
+        own_config(out),
+        "-o",
+        out,
+        TEMPLATE,
+    ]
+    began = time.monotonic()
+    rendered = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(f"rendered in {time.monotonic() - began:.2f} s")
+
+    assert rendered.returncode == 0, rendered.stdout + rendered.stderr
+    assert "cd order-service\n    make run" in rendered.stdout
+    assert (out / "order-service/README.md").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
