@@ -56,7 +56,7 @@ def remove(path: Path) -> None:
 
 def copy_core() -> None:
     """Copy chassis/ of the template into the service, by the script that the service itself has for it."""
-    command = [sys.executable, "scripts/vendor.py", "copy", os.environ["CHASSIS_TEMPLATE"], "chassis"]
+    command = [sys.executable, "scripts/vendor.py", "copy", os.environ["CHASSIS_TEMPLATE"], "--to=chassis"]
     if subprocess.run(command, check=False).returncode:
         sys.exit(1)
 

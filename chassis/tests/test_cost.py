@@ -16,11 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from pydantic import BaseModel
-from uvicorn.server import ServerState
 
 from chassis import Handler, Route, Telemetry
+from chassis.http.port_state import PortState
 from chassis.http.protocol import HttpProtocol
 from chassis.telemetry.exporter import OtlpExporter
 from chassis.telemetry.logs import Logs
@@ -92,16 +91,12 @@ async def connected(path: Path) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]
     )
     telemetry = Telemetry("test-service", version="1", commit="", logs=Logs(format="json", fd=fd), tracing=tracing)
     app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()))
-    config = uvicorn.Config(
-        app.public, http=HttpProtocol, ws="none", lifespan="off", interface="asgi3", log_config=None
-    )
-    config.load()
-    state = ServerState()
-    state.default_headers = [(b"date", b"Mon, 23 Nov 2026 07:42:54 GMT")]
+    port = PortState(app.public)
+    port.date_line = b"date: Mon, 23 Nov 2026 07:42:54 GMT\r\n"
     async with app.lifespan():
         connections = []
         for _ in range(CONNECTIONS):
-            protocol, wire = HttpProtocol(config=config, server_state=state, app_state={}), Wire()
+            protocol, wire = HttpProtocol(port), Wire()
             protocol.connection_made(wire)
             connections.append((protocol, wire))
         yield connections

@@ -1,4 +1,4 @@
-"""How large a request may be."""
+"""Limits for the size of a request's body."""
 
 from collections.abc import AsyncIterator
 
@@ -13,7 +13,7 @@ LIMIT = 1000
 
 
 class Sink(Handler):
-    """Reads what it gets, in one way or another."""
+    """Reads the body in one of two ways."""
 
     async def post(self, body: str) -> int:
         return len(body)
@@ -29,48 +29,48 @@ async def service() -> AsyncIterator[Service]:
 
 
 async def chunks(count: int) -> AsyncIterator[bytes]:
-    """A body that doesn't say how long it is."""
+    """A body without a declared length."""
     for _ in range(count):
         yield b"x" * 100
 
 
-async def test_body_of_the_limit_is_taken(service: Service) -> None:
+async def test_body_at_the_limit_is_accepted(service: Service) -> None:
     assert (await service.client.put("/sink", content=b"x" * LIMIT)).json() == LIMIT
 
 
 async def test_body_over_the_limit_is_413(service: Service) -> None:
-    answer = await service.client.put("/sink", content=b"x" * (LIMIT + 1))
-    assert answer.status_code == 413
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["max_body_bytes"] == LIMIT
+    response = await service.client.put("/sink", content=b"x" * (LIMIT + 1))
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["max_body_bytes"] == LIMIT
 
 
 async def test_declared_length_is_413_before_the_body_is_sent(service: Service) -> None:
-    answer = await exchange(
+    response = await exchange(
         service.server.port, b"POST /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999\r\n\r\n"
     )
-    assert answer.startswith(b"HTTP/1.1 413 ")  # and the connection was closed, or this would not return
+    assert response.startswith(b"HTTP/1.1 413 ")  # and the connection was closed, or this would not return
 
 
-async def test_client_that_asks_first_is_not_invited_to_send_too_much(service: Service) -> None:
-    answer = await exchange(
+async def test_client_that_expects_100_continue_gets_413_for_a_body_over_the_limit(service: Service) -> None:
+    response = await exchange(
         service.server.port,
         b"PUT /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\nexpect: 100-continue\r\n\r\n",
     )
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert response.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_chunked_body_of_the_limit_is_taken(service: Service) -> None:
+async def test_chunked_body_at_the_limit_is_accepted(service: Service) -> None:
     assert (await service.client.put("/sink", content=chunks(10))).json() == LIMIT
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_chunked_body_over_the_limit_is_413(service: Service, method: str) -> None:
-    answer = await service.client.request(
+    response = await service.client.request(
         method, "/sink", content=chunks(11), headers={"content-type": "application/json"}
     )
-    assert answer.status_code == 413
-    assert answer.headers["connection"] == "close"
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
 
 
 async def test_limit_holds_for_each_request_of_a_connection(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: framing, fields, and one connection for many requests."""
+"""HTTP/1.1 on the wire: framing, headers, and many requests on one connection."""
 
 import asyncio
 import gc
@@ -8,14 +8,15 @@ import pytest
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
-from chassis.http.cycle import MAX_REMEMBERED, remembered_lines, remembered_names
+from chassis.cache import MAX_ENTRIES
 from chassis.http.protocol import HttpProtocol
+from chassis.http.response_head import field_lines, field_names
 
 from .support.service import Service, exchange, serve, until
 
 
 class Raw:
-    """An ASGI application that sends what it was given."""
+    """An ASGI application that sends what a test gives it."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -65,27 +66,27 @@ async def test_head_has_the_length_and_no_body(raw: Raw, service: Service) -> No
 
 async def test_application_may_close_the_connection(raw: Raw, service: Service) -> None:
     raw.headers = [(b"connection", b"Close")]
-    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert answer.lower().count(b"connection: close") == 1
+    response = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert response.lower().count(b"connection: close") == 1
 
 
-async def test_status_without_a_name_is_sent(raw: Raw, service: Service) -> None:
+async def test_status_without_a_reason_phrase_is_sent(raw: Raw, service: Service) -> None:
     raw.status = 299
     assert (await exchange(service.server.port, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
 
 
-async def test_http_1_0_is_closed_after_the_answer(raw: Raw, service: Service) -> None:
+async def test_http_1_0_connection_is_closed_after_the_response(raw: Raw, service: Service) -> None:
     raw.headers = [(b"content-length", b"6")]
-    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.0\r\n\r\n")
-    assert answer.endswith(b"onetwo")
-    assert b"connection: close" in answer
+    response = await exchange(service.server.port, b"GET /raw/ HTTP/1.0\r\n\r\n")
+    assert response.endswith(b"onetwo")
+    assert b"connection: close" in response
 
 
 @pytest.mark.parametrize("length", [b"5", b"7"])
 async def test_wrong_length_closes_the_connection(raw: Raw, service: Service, length: bytes) -> None:
     raw.headers = [(b"content-length", length)]
-    answer = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert b"HTTP/1.1 500" not in answer.partition(b"\r\n\r\n")[2]  # no second answer in the first one's body
+    response = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"HTTP/1.1 500" not in response.partition(b"\r\n\r\n")[2]  # no second response in the first one's body
 
 
 @pytest.mark.parametrize(
@@ -100,32 +101,32 @@ async def test_wrong_length_closes_the_connection(raw: Raw, service: Service, le
         (b"", b"a"),
     ],
 )
-async def test_field_that_would_break_the_message_is_500(
+async def test_header_that_would_break_the_message_is_500(
     raw: Raw, service: Service, field: tuple[bytes, bytes]
 ) -> None:
     raw.headers = [field]
-    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert b"set-cookie" not in answer
-    assert field not in remembered_lines
+    response = await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    assert response.startswith(b"HTTP/1.1 500 ")
+    assert b"set-cookie" not in response
+    assert field not in field_lines
 
 
-async def test_what_is_remembered_of_fields_is_bounded(raw: Raw, service: Service) -> None:
-    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_REMEMBERED)]
-    answer = await exchange(service.server.port, b"GET /raw/" + CLOSE)
-    for number in range(3 * MAX_REMEMBERED):
-        assert b"\r\nx-number-%d: %d\r\n" % (number, number) in answer
-    assert len(remembered_lines) <= MAX_REMEMBERED
-    assert len(remembered_names) <= MAX_REMEMBERED
+async def test_cache_of_header_lines_is_bounded(raw: Raw, service: Service) -> None:
+    raw.headers = [(b"X-Number-%d" % number, b"%d" % number) for number in range(3 * MAX_ENTRIES)]
+    response = await exchange(service.server.port, b"GET /raw/" + CLOSE)
+    for number in range(3 * MAX_ENTRIES):
+        assert b"\r\nx-number-%d: %d\r\n" % (number, number) in response
+    assert len(field_lines) <= MAX_ENTRIES
+    assert len(field_names) <= MAX_ENTRIES
 
 
-async def test_fields_that_always_differ_are_not_remembered(raw: Raw, service: Service) -> None:
+async def test_headers_that_always_differ_are_not_cached(raw: Raw, service: Service) -> None:
     raw.headers = [(b"Set-Cookie", b"session=1")]
     assert b"\r\nset-cookie: session=1\r\n" in await exchange(service.server.port, b"GET /raw/" + CLOSE)
-    assert (b"Set-Cookie", b"session=1") not in remembered_lines
+    assert (b"Set-Cookie", b"session=1") not in field_lines
 
 
-async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None:
+async def test_idle_connection_is_closed_after_keep_alive_seconds(raw: Raw) -> None:
     raw.headers = [(b"content-length", b"6")]
     async with serve(Mount("/raw", raw), keep_alive_seconds=1) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
@@ -137,7 +138,7 @@ async def test_idle_connection_is_closed_when_its_time_is_over(raw: Raw) -> None
 
 
 @pytest.mark.parametrize("request_line", [b"BREW / HTTP/1.1", b"GET / HTTP/1.x"])
-async def test_what_is_no_request_is_a_problem(service: Service, request_line: bytes) -> None:
+async def test_malformed_request_is_a_problem(service: Service, request_line: bytes) -> None:
     head, _, body = (await exchange(service.server.port, request_line + b"\r\nhost: x\r\n\r\n")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"content-type: application/problem+json" in head
@@ -159,7 +160,7 @@ async def test_slow_reader_gets_everything(raw: Raw, service: Service) -> None:
 
 
 class Waiting:
-    """An ASGI application that asks for more messages than there are, until the client has gone."""
+    """An ASGI application that receives until the client has gone."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -187,8 +188,8 @@ async def test_disconnect_comes_after_the_body_and_once_the_client_has_gone() ->
 
 
 async def test_request_in_absolute_form_is_routed_by_its_path(service: Service) -> None:
-    answer = await exchange(service.server.port, b"GET http://x/raw/?q=1#part" + CLOSE)
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    response = await exchange(service.server.port, b"GET http://x/raw/?q=1#part" + CLOSE)
+    assert response.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_fragment_is_no_part_of_the_path(service: Service) -> None:
@@ -197,13 +198,13 @@ async def test_fragment_is_no_part_of_the_path(service: Service) -> None:
 
 
 class Failing:
-    """An ASGI application that no guard stands around, and that ends without an answer."""
+    """An ASGI application that returns without a response."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         return
 
 
-async def test_application_that_never_answers_is_500() -> None:
+async def test_application_that_never_responds_is_500() -> None:
     async with serve(Mount("/none", Failing())) as service:
         head, _, body = (await exchange(service.server.port, b"GET /none/" + CLOSE)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500 ")

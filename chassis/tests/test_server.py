@@ -1,4 +1,4 @@
-"""The server instance, held as an object: what it starts, in what order it ends."""
+"""The server as an object: its start, its listening ports, and the order of its shutdown."""
 
 import asyncio
 import socket
@@ -10,11 +10,12 @@ import pytest
 from chassis import Handler, Route, Server
 
 from .support.application import make_app
+from .support.process import run
 from .support.service import connect, exchange, observed, serve, until
 
 
 class Gate(Handler):
-    """Answers when it is released."""
+    """Responds when the test releases it."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
@@ -27,7 +28,7 @@ class Gate(Handler):
 
 
 class Diary:
-    """Writes down what happens."""
+    """Records the order of events."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
@@ -44,19 +45,19 @@ class Diary:
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens there any more."""
+    """Whether connections to the port are rejected."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
-async def test_port_0_is_any_port_until_the_end() -> None:
+async def test_port_0_is_any_free_port_until_the_end() -> None:
     async with serve() as service:
         assert service.server.port != 0
         assert not refuses(service.server.port)
     assert refuses(service.server.port)
 
 
-async def test_resources_are_entered_in_order_and_left_in_reverse_after_the_last_request() -> None:
+async def test_resources_are_opened_in_order_and_closed_in_reverse_after_the_last_request() -> None:
     diary, gate = Diary(), Gate()
     async with serve(Route("/", gate), resources=[diary.resource("a"), diary.resource("b")]) as service:
         assert diary.entries == ["enter a", "enter b"]
@@ -70,7 +71,7 @@ async def test_resources_are_entered_in_order_and_left_in_reverse_after_the_last
     assert diary.entries == ["enter a", "enter b", "leave b", "leave a"]
 
 
-async def test_resource_that_fails_stops_the_start_and_leaves_the_others() -> None:
+async def test_resource_that_fails_stops_the_start_and_closes_the_others() -> None:
     diary = Diary()
     with pytest.raises(RuntimeError, match="no database"):
         async with serve(resources=[diary.resource("a"), diary.resource("b", RuntimeError("no database"))]):
@@ -78,23 +79,23 @@ async def test_resource_that_fails_stops_the_start_and_leaves_the_others() -> No
     assert diary.entries == ["enter a", "enter b", "leave a"]
 
 
-async def test_drain_goes_on_accepting_and_asks_clients_to_leave() -> None:
+async def test_drain_accepts_connections_and_responds_with_connection_close() -> None:
     async with serve(drain_seconds=0.4) as service:
         assert "connection" not in (await service.client.get("/docs")).headers
         service.server.stop()
         await until(lambda: service.seen.events("draining"))
         async with connect(service.server.port) as newcomer:
-            answer = await newcomer.get("/docs")
-        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            response = await newcomer.get("/docs")
+        assert (response.status_code, response.headers["connection"]) == (200, "close")
         await until(lambda: refuses(service.server.port))
 
 
-async def test_drain_also_asks_clients_whose_requests_began_long_before() -> None:
+async def test_drain_responds_with_connection_close_to_requests_that_began_before() -> None:
     gate = Gate()
     async with serve(Route("/", gate), drain_seconds=0.4) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
-        # The server renews the fields of every answer together with the date.
+        # The server renews the fields of every response together with the date.
         date = (await service.client.get("/docs")).headers["date"]
         while (await service.client.get("/docs")).headers["date"] == date:
             await asyncio.sleep(0.05)
@@ -104,7 +105,7 @@ async def test_drain_also_asks_clients_whose_requests_began_long_before() -> Non
         assert (await asked).headers["connection"] == "close"
 
 
-async def test_idle_connection_does_not_hold_up_the_end() -> None:
+async def test_idle_connection_does_not_delay_the_shutdown() -> None:
     async with asyncio.timeout(5):
         async with serve(shutdown_seconds=60.0) as service:
             reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
@@ -117,19 +118,19 @@ async def test_idle_connection_does_not_hold_up_the_end() -> None:
         silent_writer.close()
 
 
-async def test_request_that_takes_too_long_is_told_so() -> None:
+async def test_request_that_outlasts_the_shutdown_gets_503() -> None:
     gate = Gate()
     async with serve(Route("/", gate), shutdown_seconds=0.0) as service:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop()
-        answer = await asked
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert "close" in answer.headers["connection"]
+        response = await asked
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert "close" in response.headers["connection"]
         assert (await service.access_line())["status"] == 503
 
 
-async def test_request_has_its_time_to_the_fraction_of_a_second() -> None:
+async def test_shutdown_seconds_may_be_a_fraction() -> None:
     gate = Gate()
     async with serve(Route("/", gate), shutdown_seconds=1.45) as service:
         asked = asyncio.create_task(service.client.get("/"))
@@ -145,7 +146,7 @@ async def test_stop_may_be_called_again() -> None:
             service.server.stop()
 
 
-async def test_start_that_is_stopped_leaves_its_resources() -> None:
+async def test_start_that_is_stopped_closes_its_resources() -> None:
     left = asyncio.Event()
 
     @asynccontextmanager
@@ -193,7 +194,7 @@ async def test_admin_endpoints_move_to_the_admin_port() -> None:
         assert (await service.client.get("/docs")).status_code == 200
 
 
-async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
+async def test_admin_port_responds_until_the_public_port_has_ended() -> None:
     gate = Gate()
     async with serve(Route("/", gate), admin_port=0) as service:
         asked = asyncio.create_task(service.client.get("/"))
@@ -210,18 +211,18 @@ async def test_admin_port_answers_until_the_public_part_has_ended() -> None:
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 async def test_host_may_be_an_ipv6_address() -> None:
     async with serve(host="::1") as service:
-        answer = await service.client.get(f"http://[::1]:{service.server.port}/healthz")
-    assert answer.status_code == 200
+        response = await service.client.get(f"http://[::1]:{service.server.port}/healthz")
+    assert response.status_code == 200
 
 
-async def test_answer_does_not_name_the_software() -> None:
+async def test_response_does_not_name_the_software() -> None:
     async with serve() as service:
-        answer = await service.client.get("/healthz")
-    assert "server" not in answer.headers
-    assert "date" in answer.headers
+        response = await service.client.get("/healthz")
+    assert "server" not in response.headers
+    assert "date" in response.headers
 
 
-async def test_pipelined_requests_are_answered_in_order() -> None:
+async def test_pipelined_requests_get_their_responses_in_order() -> None:
     class Echo(Handler):
         async def get(self, number: int) -> int:
             await asyncio.sleep(0.02 if number == 0 else 0)
@@ -230,6 +231,56 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     async with serve(Route("/{number}", Echo())) as service:
         sent = [b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(10)]
         sent.append(b"GET /10 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        answers = await exchange(service.server.port, b"".join(sent))
-    bodies = [int(one.rpartition(b"\r\n")[2]) for one in answers.split(b"HTTP/1.1 200 OK")[1:]]
+        responses = await exchange(service.server.port, b"".join(sent))
+    bodies = [int(one.rpartition(b"\r\n")[2]) for one in responses.split(b"HTTP/1.1 200 OK")[1:]]
     assert bodies == list(range(11))
+
+
+async def test_service_without_proxies_does_not_import_uvicorn() -> None:
+    code = "import sys; from tests.support import program; print('uvicorn' in sys.modules, 'websockets' in sys.modules)"
+    async with run("-c", code) as process:
+        assert await process.end() == (0, "")
+    assert process.output == b"False False\n"
+
+
+async def test_cancelled_server_shuts_down_without_a_drain() -> None:
+    diary = Diary()
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[diary.resource("a")], drain_seconds=60.0))
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("ready"))
+        serving.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+        assert seen.events("draining")[0]["seconds"] == 0
+    assert diary.entries == ["enter a", "leave a"]
+    assert refuses(server.port)
+
+
+async def test_server_that_is_stopped_before_it_starts_enters_no_resource() -> None:
+    diary = Diary()
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[diary.resource("a")]))
+        server.stop()
+        await asyncio.wait_for(server.serve(), 5)
+        assert seen.events("stopped while starting")
+    assert diary.entries == []
+    assert refuses(server.port)
+
+
+async def test_resource_that_fails_at_the_end_does_not_keep_the_ports_open() -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("cannot close")
+
+    with observed() as seen:
+        server = Server(make_app(seen.telemetry, resources=[failing()], admin_port=0))
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("ready"))
+        server.stop()
+        with pytest.raises(RuntimeError, match="cannot close"):
+            await asyncio.wait_for(serving, 5)
+    assert refuses(server.port)
+    assert refuses(server.admin_port or 0)

@@ -1,4 +1,4 @@
-"""How the process ends when it is told to, and that nothing is lost."""
+"""Signals: graceful shutdown of the process, and its exit status."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from .support.process import PROGRAM, run
 from .support.service import until
 
 
-async def test_sigterm_answers_what_is_under_way_and_what_still_comes() -> None:
+async def test_sigterm_serves_requests_in_flight_and_new_ones() -> None:
     async with run("-m", PROGRAM, APP_DRAIN_SECONDS="0.5") as process:
         client = await process.client()
         waiting = asyncio.create_task(client.get("/waiting"))
@@ -21,8 +21,8 @@ async def test_sigterm_answers_what_is_under_way_and_what_still_comes() -> None:
         readiness, other = await client.get("/readyz"), await client.get("/docs")
         assert (readiness.status_code, readiness.json()["status"]) == (503, "draining")
         assert (other.status_code, other.headers["connection"]) == (200, "close")
-        answer = await waiting
-        assert (answer.json(), answer.headers["connection"]) == ("at last", "close")
+        response = await waiting
+        assert (response.json(), response.headers["connection"]) == ("at last", "close")
         assert await process.end() == (0, "")
         assert process.events[-2:] == ["left", "stopped"]
 
@@ -47,7 +47,7 @@ async def test_second_signal_ends_at_once() -> None:
         assert await process.end() == (128 + signal.SIGTERM, "")
 
 
-async def test_second_signal_ends_at_once_when_nobody_reads_the_log() -> None:
+async def test_second_signal_ends_at_once_when_the_log_is_not_read() -> None:
     with full_pipe() as stdout, free_port() as port:
         async with run("-m", PROGRAM, stdout=stdout, APP_PORT=str(port)) as process:
             await until(lambda: accepts(port), seconds=10)
@@ -74,7 +74,7 @@ def accepts(port: int) -> bool:
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """A pipe into which nothing more can be written."""
+    """A pipe that is full."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -88,7 +88,7 @@ def full_pipe() -> Iterator[int]:
         os.close(writer)
 
 
-async def test_sigterm_during_the_start_ends_in_order() -> None:
+async def test_sigterm_during_the_start_shuts_down() -> None:
     async with run("-m", PROGRAM, PROGRAM_RESOURCE="hanging") as process:
         await process.line("entering")
         process.send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""WebSockets: passed to Starlette, observed like requests, and closed when something fails."""
+"""WebSockets in an app: served by Starlette, observed like requests, and closed when something fails."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from .support.service import SAMPLED, TRACE_ID, Line, Service, serve, until
 
 async def echo(websocket: WebSocket) -> None:
     await websocket.accept()
-    while True:  # until the client leaves, which Starlette tells by raising
+    while True:  # until the client disconnects; then Starlette raises
         await websocket.send_text(await websocket.receive_text())
 
 
@@ -93,14 +93,14 @@ async def test_websocket_has_one_access_line_at_its_end(service: Service) -> Non
     assert (line["request_id"], line["trace_id"]) == ("mine", TRACE_ID)
 
 
-async def test_client_that_leaves_is_not_an_error(service: Service) -> None:
+async def test_client_that_disconnects_is_not_an_error(service: Service) -> None:
     async with dial(service, "/echo/x"):
         pass
     assert (await service.access_line())["level"] == "info"
     assert tracebacks(service) == []
 
 
-async def test_unmatched_websocket_is_refused(service: Service) -> None:
+async def test_unmatched_websocket_is_rejected(service: Service) -> None:
     with pytest.raises(InvalidStatus) as caught:
         await dial(service, "/nowhere")
     assert caught.value.response.status_code == 403
@@ -117,7 +117,7 @@ async def test_unhandled_exception_closes_with_1011_and_is_logged_once(service: 
     assert line["request_id"] == "mine"
 
 
-async def test_unhandled_exception_before_the_handshake_refuses_it(service: Service) -> None:
+async def test_unhandled_exception_before_the_handshake_rejects_it(service: Service) -> None:
     with pytest.raises(InvalidStatus):
         await dial(service, "/broken-handshake")
     await service.access_line()
@@ -154,7 +154,7 @@ async def test_websocket_has_a_span(service: Service) -> None:
     assert span.name == "GET /echo/{name}"
 
 
-async def test_end_of_the_service_closes_with_1012_and_does_not_wait() -> None:
+async def test_shutdown_closes_with_1012_and_does_not_wait() -> None:
     async with asyncio.timeout(10):
         async with serve(WebSocketRoute("/echo", echo), shutdown_seconds=60.0) as service:
             async with dial(service, "/echo") as connection:

@@ -9,25 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bakery import add_handler, files_of, run
+from bakery import files_of, run
 
 IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
-CHASSIS = "src/order_service/chassis"
-ORDERS = "src/order_service/handlers/orders.py"
-LAST_SETTING = "| `APP_MAX_ORDERS` | `10000` | Orders that the store holds before it is full. |"
-INVOICES_ROUTE = 'Route("/invoices", Invoices()),'
-INVOICES = '''"""Invoices."""
-
-from ..chassis import Handler
-
-
-class Invoices(Handler):
-    """All of them."""
-
-    async def get(self) -> list[str]:
-        """None yet."""
-        return []
-'''
+CHASSIS = "chassis/src/chassis"
+EXAMPLE = "src/order_service/orders"
+ORDERS = f"{EXAMPLE}/handlers.py"
+LAST_SETTING = "| `APP_MAX_ORDERS` | `1000` | Orders that the store holds before it is full. |"
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def path(self, path: str) -> Path:
-        """One of its files; in the template, of what it renders."""
+        """One of its files; in the template, the one that it is rendered or copied from."""
         return self.folder / path
 
     def edit(self, path: str, old: str, new: str, *, first: bool = False) -> None:
@@ -65,6 +53,8 @@ class Template(Repository):
     """The template, which can move on."""
 
     def path(self, path: str) -> Path:
+        if path.startswith("chassis/"):
+            return self.folder / path
         package = path.replace("src/order_service", "src/{{cookiecutter.__package}}")
         return self.folder / "{{cookiecutter.project_slug}}" / package
 
@@ -137,37 +127,36 @@ def test_cruft_itself_writes_the_same_note(service: Service, template: Template,
 def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     service: Service, template: Template, tmp_path: Path
 ) -> None:
-    add_handler(service.folder, "invoices", INVOICES, "from .handlers.invoices import Invoices", INVOICES_ROUTE)
-    service.edit("pyproject.toml", '    "websockets>=15",\n', '    "websockets>=14",\n    "tomli-w>=1",\n')
+    service.make("handler", "name=invoices")
+    service.edit("pyproject.toml", '    "structlog>=25.1",\n', '    "structlog>=25.1",\n    "tomli-w>=1",\n')
     service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
     service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
     service.edit(
         "README.md", f"{LAST_SETTING}\n", f"{LAST_SETTING}\n| `APP_INVOICE_DAYS` | `30` | Until one is due. |\n"
     )
     service.commit("Invoices")
-    room = {path for path in service.git("ls-files", "src").splitlines() if "/chassis/" not in path}
-    theirs = {path: service.path(path).read_bytes() for path in room}
+    written = {path: service.path(path).read_bytes() for path in service.git("ls-files", "src", "tests").splitlines()}
 
     template.edit(f"{CHASSIS}/problem.py", '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
     template.path(f"{CHASSIS}/novelty.py").write_text('"""Something new."""\n')
     template.add("README.md", "\n## What is new\n\nNovelty.\n")
     template.add("Makefile", "\n.PHONY: novelty\nnovelty: ## try what is new\n\t@echo new\n")
-    template.edit("pyproject.toml", '"anyio>=4.11"', '"anyio>=4.12"')
+    template.edit("pyproject.toml", '"pytest>=8.4"', '"pytest>=8.4.1"')
     newest = template.commit("Novelty")
     said = service.make("update")
 
     assert "Updated: " in said
     assert service.noted_commit() == newest
-    fresh = bake(template, tmp_path / "fresh") / CHASSIS
-    assert files_of(service.folder / CHASSIS) == files_of(fresh)
-    assert "novelty.py" in files_of(fresh)
+    fresh = bake(template, tmp_path / "fresh") / "chassis"
+    assert files_of(service.folder / "chassis") == files_of(fresh)
+    assert "src/chassis/novelty.py" in files_of(fresh)
     assert all(
-        (service.folder / CHASSIS / path).read_bytes() == (fresh / path).read_bytes() for path in files_of(fresh)
+        (service.folder / "chassis" / path).read_bytes() == (fresh / path).read_bytes() for path in files_of(fresh)
     )
-    assert {path: service.path(path).read_bytes() for path in room} == theirs
+    assert {path: service.path(path).read_bytes() for path in written} == written
     for path, both in (
         ("README.md", ("## What is new", "Call Ada")),
-        ("pyproject.toml", ('"anyio>=4.12"', '"tomli-w>=1"')),
+        ("pyproject.toml", ('"pytest>=8.4.1"', '"tomli-w>=1"')),
     ):
         assert all(one in service.path(path).read_text() for one in both)
     assert service.make("novelty") == "new\n"
@@ -177,7 +166,7 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
 
 
 def test_deleted_example_stays_deleted(service: Service, template: Template) -> None:
-    service.git("rm", "--quiet", ORDERS)
+    service.git("rm", "-r", "--quiet", EXAMPLE)
     service.commit("No orders")
     template.edit(ORDERS, '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
     template.edit("Makefile", "# `make` explains the targets.", "# `make` alone explains the targets.")
@@ -185,14 +174,14 @@ def test_deleted_example_stays_deleted(service: Service, template: Template) -> 
 
     service.make("update")
 
-    assert not service.path(ORDERS).exists()
+    assert not service.path(EXAMPLE).exists()
     assert "`make` alone" in service.path("Makefile").read_text()
 
 
 def test_renamed_file_keeps_what_people_wrote_in_it(service: Service, template: Template) -> None:
     service.add(ORDERS, "\n# Ours.\n")
     service.commit("A remark")
-    new = ORDERS.replace("orders", "purchases")
+    new = ORDERS.replace("handlers", "purchases")
     template.path(ORDERS).rename(template.path(new))
     template.commit("Purchases")
 
@@ -202,7 +191,7 @@ def test_renamed_file_keeps_what_people_wrote_in_it(service: Service, template: 
     assert service.path(new).read_text().endswith("\n# Ours.\n")
 
 
-def test_edited_chassis_is_told_and_merged(service: Service, template: Template) -> None:
+def test_edited_core_is_named_merged_and_fails_the_checks(service: Service, template: Template) -> None:
     service.add(f"{CHASSIS}/problem.py", "\n# Ours.\n")
     service.commit("In the template's room")
     template.edit(f"{CHASSIS}/problem.py", '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
@@ -215,6 +204,22 @@ def test_edited_chassis_is_told_and_merged(service: Service, template: Template)
     merged = service.path(f"{CHASSIS}/problem.py").read_text()
     assert "# Better than ever." in merged
     assert merged.endswith("\n# Ours.\n")
+    service.commit("Merged")
+    difference = "these files of chassis/ are not as the template has them: src/chassis/problem.py"
+    assert difference in service.make("check", fails=True)
+    service.make("chassis", f"FROM={template.folder.as_uri()}")
+    assert "# Ours." not in service.path(f"{CHASSIS}/problem.py").read_text()
+    service.make("check")
+
+
+def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -> None:
+    """cruft reads its settings in that file, and fails while there are conflict markers in it."""
+    service.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.2"')
+    service.commit("Newer")
+    template.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.3"')
+    template.commit("Newer, too")
+
+    assert "pyproject.toml: choose between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
 
 
 def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
@@ -293,9 +298,7 @@ def test_service_that_is_behind_is_told_without_a_network(template: Template, tm
     template.add("README.md", "\nMore.\n")
     template.commit("More")
 
-    assert (
-        run(*tell, cwd=service).stdout == "warning: the template has 1 newer commits; to take them over: make update\n"
-    )
+    assert run(*tell, cwd=service).stdout == "warning: the template has 1 newer commits; to merge them: make update\n"
 
 
 def test_template_without_a_history_is_said(template: Template, tmp_path: Path) -> None:

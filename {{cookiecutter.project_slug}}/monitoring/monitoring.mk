@@ -2,9 +2,10 @@
 COMPOSE = $(ENGINE) compose --file monitoring/compose.yaml
 
 .PHONY: desk
-desk: uv.lock ## start the service with Prometheus, Grafana and Jaeger in containers
+desk: ## start the service with Prometheus, Grafana and Jaeger in containers
 	@$(ENGINE) compose version >/dev/null 2>&1 || { echo "error: docker compose is not installed; see https://docs.docker.com/compose/install/"; exit 1; }
-	@$(COMPOSE) up --build --detach --wait
+	@$(MAKE) --no-print-directory image VERSION=desk
+	@SERVICE_IMAGE=$(IMAGE):desk $(COMPOSE) up --detach --wait
 	@echo "service http://127.0.0.1:8000/docs  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  Jaeger http://127.0.0.1:16686"
 
 .PHONY: desk-down

@@ -1,20 +1,24 @@
 """Copies the core of the template into a folder, and checks that nobody has edited it there.
 
-    python scripts/vendor.py copy <the template's folder or git repository> <folder> [<tag, branch or commit>]
-    python scripts/vendor.py verify <folder>
+    python scripts/vendor.py copy <the template's folder or git repository> [<tag, branch or commit>] [--to=<folder>]
+    python scripts/vendor.py verify
 
-`copy` replaces the folder whole. It leaves out the core's tests and whatever tools have left behind, and lists the
-files with their checksums in SHA256SUMS, in the format of sha256sum(1). `verify` compares the folder with that list.
+The folder is the one that pyproject.toml takes `asgi-chassis` from. `copy` replaces it whole. It leaves out the core's
+tests and whatever tools have left behind, and lists the files with their checksums in SHA256SUMS, in the format of
+sha256sum(1). `verify` compares the folder with that list.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+CORE = "asgi-chassis"
 SUMS = "SHA256SUMS"
 COPIED = ("pyproject.toml", "README.md", "LICENSE", "src")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*")
@@ -25,33 +29,40 @@ def copy(template: str, destination: Path, revision: str | None = None) -> None:
     with ExitStack() as stack:
         folder = Path(template)
         if revision is not None or not folder.is_dir():
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             clone(template, folder, revision)
         source = folder / "chassis"
         if not (source / "pyproject.toml").is_file():
             sys.exit(f"error: {template} has no chassis/ with a pyproject.toml; is it the template's repository?")
-        if destination.exists():
-            shutil.rmtree(destination)
-        destination.mkdir(parents=True)
-        for name in COPIED:
-            path = source / name
-            if path.is_dir():
-                shutil.copytree(path, destination / name, ignore=LEFT_OUT)
-            elif path.is_file():
-                shutil.copyfile(path, destination / name)
+        replace(destination, source)
+
+
+def replace(destination: Path, source: Path) -> None:
+    """Replace `destination` by a copy of the core in `source`."""
+    if destination.exists():
+        if not (destination / "pyproject.toml").is_file() and any(destination.iterdir()):
+            sys.exit(f"error: {destination} is not a copy of the core, so it was not replaced")
+        shutil.rmtree(destination)
+    destination.mkdir(parents=True)
+    for name in COPIED:
+        path = source / name
+        if path.is_dir():
+            shutil.copytree(path, destination / name, ignore=LEFT_OUT, copy_function=shutil.copyfile)
+        elif path.is_file():
+            shutil.copyfile(path, destination / name)
     lines = [f"{checksum}  {name}\n" for name, checksum in checksums(destination).items()]
     (destination / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def clone(repository: str, folder: Path, revision: str | None) -> None:
     """Clone `repository` and check out `revision`; exits with git's words if that fails."""
-    commands = [["git", "clone", "--quiet", repository, str(folder)]]
+    commands = [["git", "clone", "--quiet", "--", repository, str(folder)]]
     if revision is not None:
-        commands.append(["git", "-C", str(folder), "checkout", "--quiet", revision])
+        commands.append(["git", "-C", str(folder), "checkout", "--quiet", revision, "--"])
     for command in commands:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"{done.stderr}error: could not fetch {repository}")
+            sys.exit(f"{done.stderr}error: could not fetch {repository}{f' at {revision}' if revision else ''}")
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -79,20 +90,56 @@ def verify(folder: Path) -> str | None:
     return f"these files of {folder}/ are not as the template has them: {', '.join(changed)}" if changed else None
 
 
+def core_folder() -> Path | None:
+    """The folder that the service takes the core from; None if it takes it from a git repository."""
+    source = table(Path("pyproject.toml"), "tool", "uv", "sources").get(CORE, {})
+    if source.get("workspace"):
+        return member()
+    return Path(source["path"]) if "path" in source else None
+
+
+def member() -> Path | None:
+    """The folder of the core in the uv workspace that the service belongs to; None if there is none."""
+    for root in Path.cwd().parents:
+        for pattern in table(root / "pyproject.toml", "tool", "uv", "workspace").get("members", []):
+            for folder in sorted(root.glob(pattern)):
+                if table(folder / "pyproject.toml", "project").get("name") == CORE:
+                    return Path(os.path.relpath(folder))
+    return None
+
+
+def table(file: Path, *names: str) -> dict[str, Any]:
+    """A table of a TOML file; empty if there is none."""
+    import tomllib  # noqa: PLC0415 - Python 3.10 has none, and may run `copy` for cookiecutter
+
+    value: Any = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name in names:
+        value = value.get(name, {})
+    return dict(value)
+
+
+def destination_of(options: list[str]) -> Path:
+    """The folder to replace: the one that is given, else the one in use; exits with a sentence if there is none."""
+    folder = Path(options[0].removeprefix("--to=")) if options else core_folder()
+    if folder is None:
+        sys.exit("error: pyproject.toml takes the core from a git repository; change its tag there: [tool.uv.sources]")
+    return folder
+
+
 def main(arguments: list[str]) -> None:
     """Run a command; exits with a sentence when it fails."""
-    match arguments:
-        case ["copy", template, destination, *revision] if len(revision) < 2:
-            copy(template, Path(destination), revision[0] if revision else None)
-        case ["verify", folder]:
-            if not Path(folder).is_dir():
-                return  # the core comes from elsewhere; see the README
-            difference = verify(Path(folder))
+    options = [argument for argument in arguments if argument.startswith("--to=")]
+    match [argument for argument in arguments if argument not in options]:
+        case ["copy", template, *revision] if len(revision) < 2:
+            copy(template, destination_of(options), revision[0] if revision else None)
+        case ["verify"]:
+            folder = core_folder()
+            difference = None if folder is None else verify(folder)
             if difference is not None:
                 sys.exit(
-                    f"error: {difference}.\n"
-                    "`make update` replaces this folder. Undo the change (git checkout -- chassis), or move it to the "
-                    "template's repository. What an app needs to replace, it passes to App(...): see chassis/README.md."
+                    f"error: {difference}.\nUndo the change (git checkout -- {folder}), or make it in the template's "
+                    "repository: an update replaces this folder. "
+                    f"What an app needs to replace, it passes to App(...): see {folder}/README.md."
                 )
         case _:
             sys.exit(f"error: expected one of these commands:\n{__doc__}")

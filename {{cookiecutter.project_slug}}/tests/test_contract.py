@@ -141,4 +141,5 @@ def test_readme_names_the_directory_of_secrets() -> None:
 
 def test_paths_that_the_readme_names_exist() -> None:
     for name in re.findall(r"^[├└]── (\S+)", README, re.MULTILINE):
-        assert (ROOT / name).exists(), name
+        if name != "chassis/":  # may be elsewhere: see "Share the core" in its README.md
+            assert (ROOT / name).exists(), name

@@ -15,7 +15,7 @@ from .api.handler import Handler
 from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
-from .http.connection import answer_refused
+from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
@@ -264,7 +264,7 @@ class _Stacks:
             security_headers=security_headers,
             log_success=False,
         )
-        self.rejections = TelemetryMiddleware(answer_refused, telemetry=telemetry, security_headers=security_headers)
+        self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)
 
 
 def _distribution_of(settings: type[ChassisSettings]) -> str:

@@ -87,7 +87,5 @@ def request_context(context: Context) -> RequestContext | None:
     return request if isinstance(request, RequestContext) else None
 
 
-# In an ASGI scope: when the server read the request, monotonic seconds. The load shedder measures the wait from it.
-READ_AT = "chassis.read_at"
 # The message of a cancellation: the server cancels a request whose client has disconnected.
 CLIENT_DISCONNECTED = "the client has disconnected"

@@ -1,44 +1,41 @@
-"""The server instance: listens, accepts, dispatches, sends, and ends in order."""
+"""The server: starts an `App`, serves it, and shuts it down gracefully."""
 
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import cast
 
 import structlog
-import uvicorn
+from starlette.types import ASGIApp
 
 from .app import FLUSH_SECONDS, App
 from .health import State
-from .http.limits import Limits, within_open_files
-from .http.protocol import HttpProtocol
+from .http.errors import ListenError
+from .http.limits import ConnectionLimits, within_open_files
+from .http.listener import Listener
+from .http.port_state import PortState
 
 log = structlog.get_logger()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-BACKLOG = 2048
-LAST_MOMENT_SECONDS = 0.5
-# How long a thread that computes may go on while the event loop wants to: it wants to for each of its callbacks, and
-# with Python's 5 ms one handler that computes leaves the others a quarter of their requests a second on one core, and
+# How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
+# With Python's 5 ms, one handler that computes leaves the others a quarter of their requests per second on one core;
 # with this two fifths.
 SWITCH_SECONDS = 0.0005
-CLOSE = (b"connection", b"close")
 
 
 class Server:
     """Runs an `App` as its settings say; `host` and `port` replace theirs, for tests.
 
-    The end: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
-    `Connection: close`; then nothing new is accepted and requests and background tasks under way get
-    `shutdown_seconds` to finish; resources are left, telemetry is flushed, and the status is 0. SIGINT,
-    from the keyboard, skips the first part. A second signal ends the process at once.
+    Graceful shutdown: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
+    `Connection: close`. Then nothing new is accepted, and requests in flight and background tasks get
+    `shutdown_seconds` to finish. Resources are closed, telemetry is flushed, and the exit status is 0. SIGINT, from
+    the keyboard, skips the drain. A second signal ends the process at once.
 
     In tests, hold it as an object: `async with Server(app, port=0) as server: server.port`.
     """
@@ -58,7 +55,7 @@ class Server:
         self.drain_seconds = settings.drain_seconds
         self.shutdown_seconds = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
-        self._limits = Limits(
+        self._limits = ConnectionLimits(
             max_connections=settings.max_connections,
             max_target_bytes=settings.max_target_bytes,
             max_head_bytes=settings.max_head_bytes,
@@ -67,19 +64,21 @@ class Server:
             min_bytes_per_second=settings.min_bytes_per_second,
         )
         self._trusted_proxies = settings.trusted_proxies
-        self._stopping = asyncio.Event()
         self._drains = True
+        self._stop_by = 0.0
+        self._stopping = asyncio.Event()
         self._started = asyncio.Event()
+        self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
 
     def run(self) -> int:
-        """Serve until a signal comes; returns the process's exit status."""
+        """Serve until a signal arrives; returns the exit status of the process."""
         self.app.telemetry.install()
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(self._run_until_signal())
+                runner.run(self._serve_until_signal())
         except ListenError as error:
             log.error("cannot listen", host=self.host, port=self.port, admin_port=self.admin_port, error=str(error))
             return 1
@@ -91,113 +90,135 @@ class Server:
         return 0
 
     async def serve(self) -> None:
-        """Start, serve until `stop` is called, and end in order."""
+        """Start, serve until `stop` is called, and shut down."""
         listeners = self._listen()
-        log.info("listening", host=self.host, port=self.port, admin_port=self.admin_port, pid=os.getpid())
-        # The admin part answers while the rest still starts, so that a slow start isn't a dead process.
-        tasks = [asyncio.create_task(one.serve(), name=f"listener {one.port}") for one in listeners]
+        lifespan = self.app.lifespan(self._remaining_seconds)
+        started = False
         try:
-            await self._serve_app(listeners)
+            started = await self._startup(listeners, lifespan)
+            if started:
+                await self._stopping.wait()
+        except asyncio.CancelledError:
+            self._drains = False
+            raise
         finally:
-            for listener in listeners:
-                listener.should_exit = True
-            await asyncio.gather(*tasks)
-            await self.app.telemetry.shutdown(FLUSH_SECONDS)
+            await self._shutdown(listeners, lifespan if started else None)
 
     def stop(self, *, drain: bool = True) -> None:
-        """Begin the end; `drain` keeps serving for `drain_seconds` first."""
+        """Begin the shutdown; with `drain`, serve for `drain_seconds` first. May be called again."""
         self._drains = self._drains and drain
         self._stopping.set()
-
-    async def _serve_app(self, listeners: list["Listener"]) -> None:
-        # Wanted before and after the start: a signal during a slow start must not wait for its end.
-        stopping = asyncio.create_task(self._stopping.wait())
-        starting = asyncio.create_task(self._hold_app(listeners))
-        await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
-        if not self._started.is_set() and not starting.done():
+        if self._starting is not None:
             log.info("stopped while starting")
-            starting.cancel("stopped while starting")
-        try:
-            await starting
-        except asyncio.CancelledError:
-            if not stopping.done():
-                raise
-        finally:
-            stopping.cancel()
+            self._starting.cancel("stopped while starting")
+            self._starting = None
 
-    async def _hold_app(self, listeners: list["Listener"]) -> None:
+    async def _startup(self, listeners: list[Listener], lifespan: AbstractAsyncContextManager[None]) -> bool:
+        """Listen, and start what the app needs; returns False when `stop` was called meanwhile."""
         began = time.monotonic()
-        stop_by = began
+        # The admin part responds during the rest of the start, so that a slow start does not look like a dead process.
+        for listener in listeners:
+            await listener.start()
+        log.info("listening", host=self.host, port=self.port, admin_port=self.admin_port, pid=os.getpid())
+        if self._stopping.is_set():
+            log.info("stopped while starting")
+            return False
+        self._starting = task = asyncio.current_task()
+        try:
+            await lifespan.__aenter__()
+        except asyncio.CancelledError:
+            # The cancellation of `stop` ends here, and any other goes on.
+            if task is None or not self._stopping.is_set() or task.uncancel() > 0:
+                raise
+            return False
+        finally:
+            self._starting = None
+        log.info("ready", seconds=round(time.monotonic() - began, 3))
+        self._started.set()
+        return True
 
-        def remaining_seconds() -> float:  # what the requests leave of the time is the background tasks' share
-            return max(0.0, stop_by - time.monotonic())
+    async def _shutdown(self, listeners: list[Listener], lifespan: AbstractAsyncContextManager[None] | None) -> None:
+        """Shut down gracefully; `lifespan` is None when the start was not completed."""
+        public = listeners[0]
+        try:
+            if lifespan is not None:
+                # 1. Readiness is 503, so that load balancers send new requests elsewhere.
+                self.app.health.state = State.DRAINING
+                drain_seconds = self.drain_seconds if self._drains else 0.0
+                log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
 
-        async with self.app.lifespan(remaining_seconds):
-            log.info("ready", seconds=round(time.monotonic() - began, 3))
-            self._started.set()
-            await self._stopping.wait()
-            self.app.health.state = State.DRAINING
-            drain_seconds = self.drain_seconds if self._drains else 0.0
-            log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
+                # 2. Every response says `Connection: close`, so that clients connect again, elsewhere.
+                for listener in listeners:
+                    listener.drain()
+
+                # 3. Load balancers need time to notice. Until then new connections and requests are served.
+                await asyncio.sleep(drain_seconds)
+
+            # 4. Nothing new is accepted. Idle connections are closed.
+            self._stop_by = time.monotonic() + self.shutdown_seconds
+            public.stop_accepting()
+
+            # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
+            await public.close(self._remaining_seconds())
+
+            # 6. Background tasks get what is left of that time. Then resources are closed, the last one first.
+            if lifespan is not None:
+                await lifespan.__aexit__(None, None, None)
+                log.info("stopped")
+        finally:
+            # 7. Health and metrics were served until here. After an interruption the public port is closed here too.
             for listener in listeners:
-                listener.close_after_answers()
-            await asyncio.sleep(drain_seconds)
-            stop_by = time.monotonic() + self.shutdown_seconds
-            public = listeners[0]
-            public.should_exit = True
-            await public.finished.wait()
-        log.info("stopped")
+                await listener.close(self._remaining_seconds())
 
-    def _listen(self) -> list["Listener"]:
+            # 8. The last spans, metrics and log lines are sent.
+            await self.app.telemetry.shutdown(FLUSH_SECONDS)
+
+    def _remaining_seconds(self) -> float:
+        return max(0.0, self._stop_by - time.monotonic())
+
+    def _listen(self) -> list[Listener]:
+        """Bind the port, or the two ports; the first listener is the public one."""
         app = self.app
         if self.admin_port is None:
-            only = self._listener(app.dispatch, self.port)
-            self.port = only.port
-            return [only]
-        public = self._listener(app.public, self.port)
+            listener = Listener(self.host, self.port, self._port_state(app.dispatch))
+            self.port = listener.port
+            return [listener]
+        public = Listener(self.host, self.port, self._port_state(app.public))
         try:
-            admin = self._listener(app.admin, self.admin_port)
+            admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
         except ListenError:
-            public.socket.close()
+            public.stop_accepting()
             raise
         self.port, self.admin_port = public.port, admin.port
         return [public, admin]
 
-    def _listener(self, app: Any, port: int) -> "Listener":
-        config = uvicorn.Config(
-            app,
-            # Declared as a class, but only called.
-            http=partial(HttpProtocol, limits=self._limits, refusals=self.app.rejections),  # type: ignore[arg-type]
-            ws="websockets-sansio" if self.app.has_websockets else "none",
-            lifespan="off",
-            interface="asgi3",
-            backlog=BACKLOG,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=bool(self._trusted_proxies),
-            forwarded_allow_ips=self._trusted_proxies,
-            timeout_keep_alive=self._keep_alive_seconds,
-            # None waits for ever, 0 not at all. Declared as whole seconds, but only handed to asyncio.
-            timeout_graceful_shutdown=max(0.1, self.shutdown_seconds),  # type: ignore[arg-type]
-            # Without it a pipelined request would begin with the context variables of the one before.
-            reset_contextvars=True,
-        )
-        return Listener(config, _bind(self.host, port))
+    def _port_state(self, app: ASGIApp) -> PortState:
+        if self._trusted_proxies:
+            from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    async def _run_until_signal(self) -> None:
+            # uvicorn declares ASGI's types in its own way.
+            app = cast("ASGIApp", ProxyHeadersMiddleware(app, trusted_hosts=self._trusted_proxies))  # type: ignore[arg-type]
+        return PortState(
+            app,
+            rejections=self.app.rejections,
+            limits=self._limits,
+            keep_alive_seconds=self._keep_alive_seconds,
+            accepts_websockets=self.app.has_websockets,
+        )
+
+    async def _serve_until_signal(self) -> None:
         with self._signals(asyncio.get_running_loop()):
             await self.serve()
 
     @contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        # signal.signal rather than the loop's handlers: it also works while blocking code holds the loop.
-        seen: list[int] = []
+        # signal.signal instead of the loop's handlers, because it also works while blocking code holds the loop.
+        received: list[int] = []
 
         def handle(number: int, _frame: FrameType | None) -> None:
-            seen.append(number)
-            if len(seen) > 1:
-                # Not even a flush: whoever reads our output may be why the first signal isn't enough.
+            received.append(number)
+            if len(received) > 1:
+                # Without a flush: a full pipe on standard output may be why the first signal was not enough.
                 os._exit(128 + number)
             loop.call_soon_threadsafe(lambda: self.stop(drain=number == signal.SIGTERM))
 
@@ -223,72 +244,7 @@ class Server:
             await self._serving
 
 
-class Listener(uvicorn.Server):
-    """A port: uvicorn's server without its signals, held as an object."""
-
-    def __init__(self, config: uvicorn.Config, sock: socket.socket) -> None:
-        super().__init__(config)
-        self.socket = sock
-        self.port: int = sock.getsockname()[1]
-        self.finished = asyncio.Event()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept and answer until `should_exit`, then let requests under way finish."""
-        try:
-            await super().serve(sockets or [self.socket])
-            # uvicorn cancels what is left when the time is up and leaves without waiting for its last words.
-            if self.server_state.tasks:
-                await asyncio.wait(self.server_state.tasks, timeout=1.0)
-            await self._let_go()
-        finally:
-            self.finished.set()
-
-    async def _let_go(self) -> None:
-        """Give clients that still send a moment to take their last answer; the event loop can't end before they go."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + LAST_MOMENT_SECONDS
-        connections: Any = self.server_state.connections
-        while connections and loop.time() < until:  # noqa: ASYNC110 - nothing tells when one has gone
-            await asyncio.sleep(0.02)
-        for connection in list(connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        await asyncio.sleep(0)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the server instance's business."""
-        yield
-
-    def close_after_answers(self) -> None:
-        """Ask clients to leave: `Connection: close` on each answer from now on, also to requests under way."""
-        self.config.encoded_headers.append(CLOSE)
-        self.server_state.default_headers.append(CLOSE)
-        # uvicorn replaces that list every second, and a request under way keeps the one that it began with.
-        for connection in self.server_state.connections:
-            if isinstance(connection, HttpProtocol) and connection.cycle and not connection.cycle.response_started:
-                connection.cycle.keep_alive = False
-
-
-class ListenError(OSError):
-    """An address can't be bound."""
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)  # from here on clients wait rather than being refused
-    except OSError as error:
-        sock.close()
-        raise ListenError(f"{host}:{port}: {error.strerror}") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _loop_factory() -> Any:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if sys.platform == "win32":
         return None
     import uvloop

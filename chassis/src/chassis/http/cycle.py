@@ -1,249 +1,296 @@
 """One request and its response, between the ASGI application and the connection."""
 
 import asyncio
-import re
-from collections.abc import Awaitable, Generator, Iterable
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Awaitable, Generator
+from typing import Protocol
 
 import structlog
+from starlette.types import ASGIApp, Message, Scope
 
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
-
-if TYPE_CHECKING:
-    from .connection import Connection
+from .errors import ClientDisconnectedError
+from .flow_control import HIGH_WATER_BYTES, FlowControl
+from .port_state import PortState
+from .response_head import encode_response_head
 
 log = structlog.get_logger()
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-NO_CONTENT = frozenset({204, 304})
-
-# RFC 9110, sections 5.1 and 5.5: what must not stand in a field's name and value.
-BAD_NAME = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
-BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-# Fields that frame the message are read each time, and those that differ each time aren't worth remembering.
-FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
-MAX_REMEMBERED = 1024
-MAX_REMEMBERED_BYTES = 500
 LARGE_BODY_BYTES = 65_536
 
-# The checked wire form of what comes again and again: whole fields such as the security headers, and names.
-remembered_lines: dict[tuple[bytes, bytes], bytes] = {}
-remembered_names: dict[bytes, bytes] = {}
+
+class Connection(Protocol):
+    """The connection, as its request cycles see it."""
+
+    port: PortState
+    transport: asyncio.Transport
+    flow: FlowControl
+    pipeline: "deque[RequestCycle]"
+
+    def resume_reading(self) -> None: ...
+
+    def on_response_complete(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def send_problem_response(self, status: int) -> None: ...
 
 
 class Done:
-    """What `send` returns when there is nothing to wait for; awaiting it costs less than a coroutine."""
+    """An awaitable that is done already; awaiting it costs less than a coroutine."""
+
+    __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
         return NOTHING
 
 
-NOTHING: Generator[None, None, None] = (one for one in list[None]())
+NOTHING: Generator[None, None, None] = (nothing for nothing in list[None]())
 DONE = Done()
 
 
-class Exchange:
-    """The `receive` and `send` of one request; the head of the answer waits for the body to go with it."""
+class RequestCycle:
+    """Runs the application for one request, with the `receive` and `send` of ASGI.
 
-    # Without a leading underscore: what uvicorn's protocol reads and writes as well.
-    disconnected = False
-    more_body = True
-    response_started = False
-    response_complete = False
+    The head of the response waits for the first part of the body, so that both leave in one write.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_is_delivered",
+        "_chunked",
+        "_connection",
+        "_content_left",
+        "_expects_continue",
+        "_head",
+        "_is_head",
+        "_is_receiving",
+        "_is_running",
+        "_problem",
+        "_received",
+        "app",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "scope",
+        "task",
+    )
     task: asyncio.Task[None]
-    _may_be_cancelled = False
-    _body_is_delivered = False
-    _problem: Problem | None = None
-    _head: list[bytes] | None = None
-    _chunked: bool | None = None  # until the head tells
-    _length = 0  # of the content that is still to come
+    # From the start of the response:
+    _head: list[bytes]
+    _chunked: bool
+    _content_left: int | None
 
-    def __init__(self, connection: "Connection", scope: Any, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(
+        self, connection: Connection, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool
+    ) -> None:
         self._connection = connection
+        self.app = app
         self.scope = scope
         self.keep_alive = keep_alive
+        self.more_body = True
+        """Whether the connection has not received the whole body yet."""
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._is_head = scope["method"] == "HEAD"  # now, because middleware may change the method
         self._expects_continue = expects_continue
-        self.message_event = connection.message_event
-        self.body = bytearray()
+        self._body: bytes | bytearray = b""
+        self._body_is_delivered = False
+        self._received: asyncio.Event | None = None
+        self._is_running = False
+        self._is_receiving = False
+        self._problem: Problem | None = None
 
-    async def run(self, app: Any) -> None:
-        """Let the application answer; what escapes it is logged, and answered with 500 or a close."""
-        self._may_be_cancelled = True
+    async def run(self) -> None:
+        """Run the application. An exception that escapes it is logged; the client gets 500, or a closed connection."""
+        self._is_running = True
         try:
-            if self.disconnected:  # before it could begin; nobody would know of it, were it cancelled then
-                self.leave()
-            await app(self.scope, self.receive, self.send)
+            if self.disconnected:  # while the task waited to begin: run it nevertheless, or nobody would observe it
+                self.disconnect()
+            await self.app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
-                self._give_up("ASGI callable returned without completing response")
+                self._fail("ASGI application returned without completing its response")
         except asyncio.CancelledError as error:
             if not self.disconnected:
-                self._give_up("ASGI application was cancelled", error)
-        except BaseException as error:  # noqa: BLE001 - a task that nobody awaits; it must not end in silence
-            self._give_up("Exception in ASGI application", error)
+                self._fail("ASGI application was cancelled", error)
+        except ClientDisconnectedError as error:
+            if not self.disconnected:
+                self._fail("ASGI application failed", error)
+        except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
+            self._fail("ASGI application failed", error)
         finally:
-            # Here, and not in a callback of the task, which the event loop would have to schedule.
-            self._connection.tasks.discard(asyncio.current_task())
+            # Here, because a callback of the task would be one more thing that the event loop has to schedule.
+            self._connection.port.tasks.discard(self.task)
 
-    def leave(self) -> None:
-        """The client has gone: an application that waits for it is told so, any other is cancelled."""
+    def disconnect(self) -> None:
+        """The client has gone. An application that waits in `receive` is told so; any other is cancelled."""
         self.disconnected = True
-        if self._may_be_cancelled:
+        if self._is_running and not self._is_receiving:
             self.task.cancel(CLIENT_DISCONNECTED)
+        self._wake()
 
-    def _give_up(self, event: str, error: BaseException | None = None) -> None:
+    def _fail(self, event: str, error: BaseException | None = None) -> None:
         log.error(event, exc_info=error)
         if self.response_started:
-            self._connection.transport.close()  # the client sees that it has only half
+            self._connection.close()  # so that the client sees that the response is incomplete
         elif not self.disconnected:
             self.response_started = self.response_complete = True
-            self._connection.write_problem(500)
+            self._connection.send_problem_response(500)
 
-    def fail(self, problem: Problem) -> None:
-        """The rest of the body won't come: `receive` raises `problem`, unless it is too late for another answer."""
+    # The request's body.
+
+    def add_body(self, body: bytes) -> None:
+        """Keep a part of the body until the application receives it."""
+        if self.response_complete:
+            return
+        if not self._body:
+            self._body = body  # not copied, as most bodies come in one part
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+        if len(self._body) > HIGH_WATER_BYTES:
+            self._connection.flow.pause_reading()
+        self._wake()
+
+    def end_body(self) -> None:
+        """The body is complete."""
+        self.more_body = False
+        if self._received is not None:
+            self._received.set()
+
+    def has_unread_body(self) -> bool:
+        return bool(self._body) and not self.response_complete
+
+    def reject_body(self, problem: Problem) -> None:
+        """The rest of the body won't be read: `receive` raises `problem`, unless the response has begun."""
         self.keep_alive = False
         if self.response_complete:
             self._connection.finish()
         elif self.response_started:
-            self._connection.transport.close()
+            self._connection.close()
         else:
             self._problem = problem
-            self.message_event.set()
+            self._wake()
 
-    async def receive(self) -> dict[str, Any]:
+    def _wake(self) -> None:
+        if self._received is not None:
+            self._received.set()
+
+    async def receive(self) -> Message:
         """The ASGI application's `receive`."""
         connection = self._connection
         if self._expects_continue and not self.response_started:
             self._expects_continue = False
-            if self.more_body and not self.body and not connection.transport.is_closing():
+            if self.more_body and not self._body and not connection.transport.is_closing():
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self.disconnected and not self.response_complete:
             if self._problem is not None:
                 raise self._problem
-            if self.body or not (self.more_body or self._body_is_delivered):
-                body, self.body = bytes(self.body), bytearray()
+            if self._body or not (self.more_body or self._body_is_delivered):
+                body, self._body = bytes(self._body), b""
                 self._body_is_delivered = not self.more_body
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
-            connection.flow.resume_reading()
-            # The connection's, which may be set for another of its requests.
-            self._may_be_cancelled = False
+            connection.resume_reading()
+            if self._received is None:
+                self._received = asyncio.Event()
+            self._is_receiving = True
             try:
-                await self.message_event.wait()
+                await self._received.wait()
             finally:
-                self._may_be_cancelled = True
-            self.message_event.clear()
+                self._is_receiving = False
+            self._received.clear()
         return {"type": "http.disconnect"}
 
-    def send(self, message: Any) -> Awaitable[None]:
+    # The response.
+
+    def send(self, message: Message) -> Awaitable[None]:
         """The ASGI application's `send`."""
         if self.disconnected:
-            return DONE
+            raise ClientDisconnectedError
         if self._connection.flow.write_paused:
             return self._send_when_writable(message)
-        kind = message["type"]
+        message_type = message["type"]
         if not self.response_started:
-            if kind != "http.response.start":
-                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
-            # First the head: if it is refused, another answer can still be given.
-            self._head = self._encode_head(message["status"], message.get("headers", ()))
-            self.response_started = True
+            if message_type != "http.response.start":
+                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{message_type}'.")
+            self._start_response(message)
         elif not self.response_complete:
-            if kind != "http.response.body":
-                raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
-            self._write_body(message.get("body", b""), message.get("more_body", False))
+            if message_type != "http.response.body":
+                raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{message_type}'.")
+            body, more_body = message.get("body", b""), message.get("more_body", False)
+            if more_body and self._connection.transport.is_closing():
+                # An endless stream would keep the event loop from noticing it.
+                self.disconnected = True
+                raise ClientDisconnectedError
+            self._write_body(body, more_body)
+            if more_body and not body:
+                return asyncio.sleep(0)  # no buffer ever fills, so nothing else would make the application wait
         else:
-            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+            raise RuntimeError(f"Unexpected ASGI message '{message_type}' after the response was complete.")
         return DONE
 
-    async def _send_when_writable(self, message: Any) -> None:
+    async def _send_when_writable(self, message: Message) -> None:
         await self._connection.flow.drain()
         await self.send(message)
 
-    def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for header in (*self._connection.server_state.default_headers, *headers):
-            line = remembered_lines.get(header)
-            lines.append(self._line(header) if line is None else line)
+    def _start_response(self, message: Message) -> None:
+        keep_alive = self.keep_alive
         if self._expects_continue and self.more_body:
-            # The client waits for leave to send the body, and may send its next request instead: there is no telling
-            # the one from the other.
-            self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if self._chunked is None and self.scope["method"] != "HEAD" and status not in NO_CONTENT:
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return lines
-
-    def _line(self, header: tuple[bytes, bytes]) -> bytes:
-        """A field as it is sent; raises `RuntimeError` for one that would break the message."""
-        name, value = header
-        lower = remembered_names.get(name) or _checked(name)
-        if not value.isalnum() and BAD_VALUE.search(value):
-            raise RuntimeError("Invalid HTTP header value.")
-        line = b"%b: %b\r\n" % (lower, value)
-        if lower in FRAMING:
-            return line if self._frame(lower, value.lower()) else b""
-        if lower not in VARYING and len(line) <= MAX_REMEMBERED_BYTES:
-            if len(remembered_lines) >= MAX_REMEMBERED:
-                remembered_lines.clear()
-            remembered_lines[header] = line
-        return line
-
-    def _frame(self, name: bytes, value: bytes) -> bool:
-        """Take the message's framing from a field of its head; False for one that is said elsewhere."""
-        if name == b"content-length":
-            if self._chunked is None:
-                self._length = int(value)
-                self._chunked = False
-        elif name == b"transfer-encoding":
-            if value == b"chunked":
-                self._length = 0
-                self._chunked = True
-        elif b"close" in value:
-            self.keep_alive = False
-            return False
-        return True
+            # The client was not asked for the body. It may send the body or its next request, and nobody can tell one
+            # from the other.
+            keep_alive = False
+        elif keep_alive and self._connection.port.is_draining and not self._connection.pipeline:
+            keep_alive = False
+        # An invalid head raises here, while another response can still be sent.
+        response = encode_response_head(
+            message["status"],
+            message.get("headers", ()),
+            self._connection.port.date_line,
+            keep_alive,
+            self._is_head,
+            self.scope["http_version"] == "1.0",
+        )
+        self._head = response.lines
+        self._chunked = response.chunked
+        self._content_left = response.content_length
+        self.keep_alive = response.keep_alive
+        self.response_started = True
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
-        lines = self._head or []
-        self._head = None
-        if self.scope["method"] == "HEAD":
-            self._length = 0
+        lines, self._head = self._head, []
+        if self._is_head:
+            pass
         elif self._chunked:
             if body:
                 lines += (b"%x\r\n" % len(body), body, b"\r\n")
             if not more_body:
                 lines.append(b"0\r\n\r\n")
         else:
-            self._length -= len(body)
-            if self._length < 0:
-                raise RuntimeError("Response content longer than Content-Length")
+            if self._content_left is not None:
+                self._content_left -= len(body)
+                if self._content_left < 0:
+                    raise RuntimeError("The response's content is longer than its Content-Length.")
+                if self._content_left and not more_body:
+                    raise RuntimeError("The response's content is shorter than its Content-Length.")
             lines.append(body)
-        if not more_body and self._length:
-            raise RuntimeError("Response content shorter than Content-Length")
         transport = self._connection.transport
         if len(body) < LARGE_BODY_BYTES:
             transport.write(b"".join(lines))
         else:
             transport.writelines(lines)  # copying this much costs more than it saves
-        if not more_body:
-            self.response_complete = True
-            self.message_event.set()
-            if self.keep_alive:
-                self._connection.on_response_complete()
-            else:
-                self._connection.finish()
-
-
-def _checked(name: bytes) -> bytes:
-    if not name or BAD_NAME.search(name):
-        raise RuntimeError("Invalid HTTP header name.")
-    if len(remembered_names) >= MAX_REMEMBERED:
-        remembered_names.clear()
-    lower = remembered_names[name] = name.lower()
-    return lower
+        if more_body:
+            return
+        self.response_complete = True
+        if self._received is not None:
+            self._received.set()
+        if self.keep_alive:
+            self._connection.on_response_complete()
+        else:
+            self._connection.finish()

@@ -1,4 +1,4 @@
-"""What a connection and a request may take of the service before anything has been dispatched."""
+"""Limits for connections and for requests before they are dispatched."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -7,54 +7,60 @@ import structlog
 
 log = structlog.get_logger()
 
-MAX_REFUSED = 50  # connections beyond the limit that are told so, at the same time; others are just closed
-# Open beside the connections of clients: those that are refused, ports, dependencies, the admin port's connections.
-OTHER_FILES = MAX_REFUSED + 78
+MAX_REJECTED = 50  # connections beyond the limit that get a 503 at the same time; all others are closed at once
+# Open files beside the clients' connections: rejected ones, ports, dependencies, the admin port's connections.
+OTHER_FILES = MAX_REJECTED + 78
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The limits that a port holds every client to.
+class ConnectionLimits:
+    """The limits of one port, the same for every client.
 
-    A head is a request line with its fields. A body, and an answer, must move by `min_bytes_per_second` on
-    average over each `body_seconds`: a limit for the whole would punish large ones, a limit for the pause
-    between two pieces would let one byte in each pause through.
+    A head is the request line and the header section. Bodies and responses must progress by `min_bytes_per_second` on
+    average over each `body_seconds`. A limit for the total time would reject large bodies, and a limit for the pause
+    between two pieces would accept one byte in each pause.
     """
 
     max_target_bytes: int = 8_192
-    """Of a request target (RFC 9112, section 3, asks for 8000 at least); beyond it 414."""
+    """Size of a request target (RFC 9112, section 3, asks for at least 8000); beyond it 414."""
     max_head_bytes: int = 32_768
-    """Of a head, finished or not; beyond it 431."""
+    """Size of a head, complete or not; beyond it 431."""
     head_seconds: float = 10.0
-    """For a head, from the connection's beginning or the head's first byte; beyond it 408."""
+    """Time for a head, from the start of the connection or the head's first byte; beyond it 408."""
     body_seconds: float = 10.0
-    """Over which the pace of a body or an answer is measured; too slow is 408, or a close when the answer has begun."""
+    """Period over which the pace of a body or a response is measured. A slow body gets 408; a client that reads a
+    response too slowly is disconnected."""
     min_bytes_per_second: int = 500
-    """The least pace."""
+    """The lowest pace that is accepted."""
     max_connections: int = 10_000
-    """Open at the same time; beyond it 503 and a close."""
+    """Connections open at the same time; beyond it 503, and the connection is closed."""
+
+    @property
+    def min_bytes_per_period(self) -> int:
+        """Bytes that must be transferred in each `body_seconds`."""
+        return max(1, round(self.min_bytes_per_second * self.body_seconds))
 
 
-def within_open_files(limits: Limits) -> Limits:
-    """`limits` with as many connections as may be open beside all other files.
+def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
+    """Return `limits` with `max_connections` reduced to the open files that the process may have.
 
-    The process's limit of open files is raised as far as it may be. What is set on it by most systems, 1024, is
-    for programs that call select(2); where more are allowed, a process asks for them (getrlimit(2)).
+    The soft limit of open files is first raised as far as the hard limit allows. The usual soft limit of 1024 exists
+    for programs that call select(2); other programs may raise it (getrlimit(2)).
     """
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
         return limits
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.max_connections + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = limits.max_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        more = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(ValueError, OSError):  # macOS has a limit of its own below an infinite one
             resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
             soft = more
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         return limits
-    # Too few to spare so many: half of them.
-    most = max(soft - OTHER_FILES, soft // 2)
-    log.warning("fewer connections than allowed", max_connections=most, open_files=soft)
-    return replace(limits, max_connections=most)
+    # With a very low limit, connections get half of the files.
+    max_connections = max(soft - OTHER_FILES, soft // 2)
+    log.warning("fewer connections than allowed", max_connections=max_connections, open_files=soft)
+    return replace(limits, max_connections=max_connections)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import CLIENT_DISCONNECTED, READ_AT
+from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
@@ -66,7 +66,7 @@ class GuardMiddleware:
         load_shedder = self._load_shedder
         if load_shedder is not None:
             try:
-                load_shedder.enter(scope.get(READ_AT) if info.read_at is None else info.read_at)
+                load_shedder.enter(info.read_at)
             except Problem as problem:
                 load_shedder = None  # the request has not entered, so it does not leave
                 if not self._forwards_rejections:
@@ -80,11 +80,11 @@ class GuardMiddleware:
                 receive = self._limit_body(info, receive)
             await self.app(scope, receive, sender)
         except asyncio.CancelledError as cancelled:
-            if sender.status:
-                raise
             if cancelled.args == (CLIENT_DISCONNECTED,):
                 task.uncancel()
                 return  # nobody is left to respond to
+            if sender.status:
+                raise
             await send_problem(sender, deadline_problem(info) or stopping())
         except ClientDisconnect:
             return  # nobody is left to respond to

@@ -1,4 +1,4 @@
-"""What is refused before it reaches a handler, on the wire: size, time, and what is no HTTP."""
+"""Requests that are rejected before they reach a handler: too large, too slow, or malformed."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ SHORT: dict[str, Any] = {"max_target_bytes": 1000, "max_head_bytes": 2000, "head
 
 
 class Sink(Handler):
-    """Reads what it gets, or not, and tells how much it was and which fields came with it."""
+    """Reads the body, or not, and responds with its size and the names of the headers."""
 
     async def get(self, request: Request) -> list[str]:
         return list(request.headers)
@@ -73,7 +73,7 @@ async def service(running: Service) -> Service:
 
 @asynccontextmanager
 async def connected(service: Service) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection, and nothing that was sent on it."""
+    """A connection on which nothing has been sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
     try:
         async with asyncio.timeout(10.0):
@@ -82,12 +82,12 @@ async def connected(service: Service) -> AsyncIterator[tuple[asyncio.StreamReade
         writer.close()
 
 
-def statuses(answer: bytes) -> list[int]:
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer)]
+def statuses(response: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", response)]
 
 
 def open_connections(service: Service) -> int:
-    """Of everyone, those that the service holds."""
+    """The number of connections that the service holds."""
     server = service.server.port
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{server:04X}") and row[3] != "0A" and row[9] != "0" for row in rows)
@@ -109,7 +109,7 @@ HEAD = b"GET /sink HTTP/1.1\r\nhost: x\r\n"
     ],
 )
 @pytest.mark.parametrize("segments", [1, 20])
-async def test_head_that_is_too_large_is_refused_finished_or_not(
+async def test_head_that_is_too_large_is_rejected_complete_or_not(
     service: Service, sent: bytes, status: int, segments: int
 ) -> None:
     async with connected(service) as (reader, writer):
@@ -118,14 +118,14 @@ async def test_head_that_is_too_large_is_refused_finished_or_not(
             writer.write(sent[start : start + size])
             await writer.drain()
             await asyncio.sleep(0.002)
-        answer = await reader.read()
-    assert statuses(answer) == [status]
-    assert b"content-type: application/problem+json" in answer
-    assert b"connection: close" in answer
-    assert b"x-content-type-options" in answer
+        response = await reader.read()
+    assert statuses(response) == [status]
+    assert b"content-type: application/problem+json" in response
+    assert b"connection: close" in response
+    assert b"x-content-type-options" in response
 
 
-async def test_head_within_the_limit_may_come_in_pieces(service: Service) -> None:
+async def test_head_within_the_limit_may_arrive_in_pieces(service: Service) -> None:
     sent = HEAD + b"x: " + b"y" * 1900 + b"\r\nconnection: close\r\n\r\n"
     async with connected(service) as (reader, writer):
         for start in range(0, len(sent), 100):
@@ -144,26 +144,26 @@ async def test_head_behind_a_large_body_is_not_counted_with_it(service: Service)
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"GE", b"GET /sink?secret HTTP/1.1\r\nhost:"])
-async def test_head_that_does_not_come_is_408(service: Service, sent: bytes) -> None:
-    answer = await exchange(service.server.port, sent)
-    assert statuses(answer) == [408]
+async def test_head_that_does_not_arrive_is_408(service: Service, sent: bytes) -> None:
+    response = await exchange(service.server.port, sent)
+    assert statuses(response) == [408]
     line = await service.access_line()
     assert (line["status"], line["path"]) == (408, "/sink" if b"/" in sent else "")
-    assert line["request_id"].encode() in answer
+    assert line["request_id"].encode() in response
 
 
-async def test_head_that_trickles_is_408(service: Service) -> None:
+async def test_head_that_arrives_too_slowly_is_408(service: Service) -> None:
     async with connected(service) as (reader, writer):
-        answered = asyncio.create_task(reader.read())
+        received = asyncio.create_task(reader.read())
         writer.write(b"GET /")
-        while not answered.done():
+        while not received.done():
             writer.write(b"x")
             await asyncio.sleep(0.02)
-        assert statuses(answered.result()) == [408]
+        assert statuses(received.result()) == [408]
 
 
 @pytest.mark.parametrize(("sent", "path"), [(b"GET /", "/"), (b"\r\n", "")])
-async def test_later_head_that_does_not_come_is_408(service: Service, sent: bytes, path: str) -> None:
+async def test_later_head_that_does_not_arrive_is_408(service: Service, sent: bytes, path: str) -> None:
     async with connected(service) as (reader, writer):
         writer.write(HEAD + b"\r\n")
         await reader.readuntil(b"]")
@@ -172,14 +172,14 @@ async def test_later_head_that_does_not_come_is_408(service: Service, sent: byte
     assert (await service.access_lines(2))[-1]["path"] == path
 
 
-async def test_later_head_that_began_before_the_answer_is_408(service: Service) -> None:
-    answer = await exchange(service.server.port, HEAD + b"\r\nGET /")
-    assert statuses(answer) == [200, 408]
+async def test_later_head_that_began_before_the_response_is_408(service: Service) -> None:
+    response = await exchange(service.server.port, HEAD + b"\r\nGET /")
+    assert statuses(response) == [200, 408]
 
 
-async def test_idle_connection_is_closed_without_a_word(service: Service) -> None:
-    answer = await exchange(service.server.port, HEAD + b"\r\n")
-    assert statuses(answer) == [200]
+async def test_idle_connection_is_closed_without_a_response(service: Service) -> None:
+    response = await exchange(service.server.port, HEAD + b"\r\n")
+    assert statuses(response) == [200]
     assert len(await service.access_lines()) == 1
 
 
@@ -190,24 +190,24 @@ POST = b"POST /sink HTTP/1.1\r\nhost: x\r\n"
     "sent",
     [b"content-length: 10\r\n\r\nabc", b"transfer-encoding: chunked\r\n\r\n5\r\nabc", b"content-length: 1\r\n\r\n"],
 )
-async def test_body_that_does_not_come_is_408(service: Service, sent: bytes) -> None:
-    answer = await exchange(service.server.port, POST + sent)
-    assert statuses(answer) == [408]
-    assert b"connection: close" in answer
+async def test_body_that_does_not_arrive_is_408(service: Service, sent: bytes) -> None:
+    response = await exchange(service.server.port, POST + sent)
+    assert statuses(response) == [408]
+    assert b"connection: close" in response
     assert (await service.access_line())["route"] == "/sink"
 
 
-async def test_body_that_trickles_is_408(service: Service) -> None:
+async def test_body_that_arrives_too_slowly_is_408(service: Service) -> None:
     async with connected(service) as (reader, writer):
         writer.write(POST + b"content-length: 10000\r\n\r\n")
-        answered = asyncio.create_task(reader.read())
-        while not answered.done():
+        received = asyncio.create_task(reader.read())
+        while not received.done():
             writer.write(b"x")
             await asyncio.sleep(0.02)
-        assert statuses(answered.result()) == [408]
+        assert statuses(received.result()) == [408]
 
 
-async def test_body_of_the_least_pace_may_take_its_time(service: Service) -> None:
+async def test_body_at_the_lowest_pace_has_no_time_limit(service: Service) -> None:
     async with connected(service) as (reader, writer):
         writer.write(POST + b"connection: close\r\ncontent-length: 9000\r\n\r\n")
         for _ in range(30):  # twice as long as the time, at many times the pace
@@ -216,19 +216,19 @@ async def test_body_of_the_least_pace_may_take_its_time(service: Service) -> Non
         assert b'"bytes":9000' in await reader.read()
 
 
-async def test_answer_that_has_begun_is_cut_when_the_body_does_not_come(service: Service) -> None:
-    answer = await exchange(service.server.port, b"PATCH /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
-    assert b"begun," in answer
-    assert statuses(answer) == [200]
-    assert not answer.endswith(b"0\r\n\r\n")
+async def test_response_that_has_begun_is_aborted_when_the_body_does_not_arrive(service: Service) -> None:
+    response = await exchange(service.server.port, b"PATCH /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
+    assert b"begun," in response
+    assert statuses(response) == [200]
+    assert not response.endswith(b"0\r\n\r\n")
 
 
-async def test_body_that_nobody_reads_is_not_waited_for_longer(service: Service) -> None:
-    answer = await exchange(service.server.port, b"PUT /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
-    assert statuses(answer) == [200]
+async def test_unread_body_has_the_same_time_limit(service: Service) -> None:
+    response = await exchange(service.server.port, b"PUT /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
+    assert statuses(response) == [200]
 
 
-async def test_body_that_nobody_reads_is_followed_by_the_next_request(service: Service) -> None:
+async def test_unread_body_is_followed_by_the_next_request(service: Service) -> None:
     async with connected(service) as (reader, writer):
         writer.write(b"PUT /sink HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc")
         await reader.readuntil(b'"not read"')
@@ -236,26 +236,26 @@ async def test_body_that_nobody_reads_is_followed_by_the_next_request(service: S
         assert statuses(await reader.read()) == [200]
 
 
-async def test_client_that_was_not_asked_for_its_body_is_closed(service: Service) -> None:
-    """It may send the body or the next request, and there is no telling which it is."""
-    answer = await exchange(
+async def test_client_that_was_not_asked_for_its_body_is_disconnected(service: Service) -> None:
+    """It may send the body or the next request, and the server cannot tell one from the other."""
+    response = await exchange(
         service.server.port,
         b"PUT /sink HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\n" + HEAD + b"\r\n",
     )
-    assert statuses(answer) == [200]
-    assert b"connection: close" in answer
+    assert statuses(response) == [200]
+    assert b"connection: close" in response
 
 
 async def test_expectation_of_http_1_0_is_ignored(service: Service) -> None:
-    answer = await exchange(
+    response = await exchange(
         service.server.port, b"POST /sink HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 64\r\n\r\n"
     )
-    assert statuses(answer) == [408]
+    assert statuses(response) == [408]
 
 
 async def test_malformed_chunk_is_400_of_the_request_that_it_belongs_to(service: Service) -> None:
-    answer = await exchange(service.server.port, POST + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\nno\r\n")
-    assert statuses(answer) == [400]
+    response = await exchange(service.server.port, POST + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\nno\r\n")
+    assert statuses(response) == [400]
     assert (await service.access_line())["route"] == "/sink"
 
 
@@ -267,7 +267,7 @@ async def test_body_of_nothing_but_framing_is_400(service: Service) -> None:
         assert statuses(await reader.read()) == [400]
 
 
-async def test_chunks_of_one_byte_are_taken(service: Service) -> None:
+async def test_chunks_of_one_byte_are_accepted(service: Service) -> None:
     async with connected(service) as (reader, writer):
         writer.write(POST + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
         await asyncio.sleep(0.05)
@@ -275,59 +275,61 @@ async def test_chunks_of_one_byte_are_taken(service: Service) -> None:
         assert b'"bytes":10001' in await reader.read()
 
 
-async def test_trailer_does_not_become_a_field(service: Service) -> None:
-    answer = await exchange(
+async def test_trailer_does_not_become_a_header(service: Service) -> None:
+    response = await exchange(
         service.server.port, POST + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx-user: admin\r\n\r\n"
     )
-    assert statuses(answer) == [200]
-    assert b"x-user" not in answer
+    assert statuses(response) == [200]
+    assert b"x-user" not in response
 
 
-async def test_refusal_waits_for_the_answers_before_it(service: Service) -> None:
-    answer = await exchange(service.server.port, HEAD + b"\r\n" + HEAD + b"\r\n" + b"nonsense\r\n\r\n" + HEAD + b"\r\n")
-    assert statuses(answer) == [200, 200, 400]
+async def test_rejection_waits_for_the_responses_before_it(service: Service) -> None:
+    response = await exchange(
+        service.server.port, HEAD + b"\r\n" + HEAD + b"\r\n" + b"nonsense\r\n\r\n" + HEAD + b"\r\n"
+    )
+    assert statuses(response) == [200, 200, 400]
 
 
-async def test_nothing_is_answered_after_the_last_request(service: Service) -> None:
-    answer = await exchange(service.server.port, HEAD + b"connection: close\r\n\r\n" + HEAD + b"\r\n")
-    assert statuses(answer) == [200]
+async def test_nothing_is_served_after_the_last_request(service: Service) -> None:
+    response = await exchange(service.server.port, HEAD + b"connection: close\r\n\r\n" + HEAD + b"\r\n")
+    assert statuses(response) == [200]
 
 
-async def test_refusals_are_counted(service: Service) -> None:
+async def test_rejections_are_counted(service: Service) -> None:
     labels = {"http_route": "unmatched", "http_response_status_code": "400", "http_request_method": "_OTHER"}
     before = await service.sample("http_server_request_duration_seconds_count", **labels)
     await exchange(service.server.port, b"nonsense\r\n\r\n")
     assert await service.sample("http_server_request_duration_seconds_count", **labels) == before + 1
 
 
-async def test_refused_request_tells_what_is_known_of_it(service: Service) -> None:
-    answer = await exchange(
+async def test_access_line_of_a_rejection_has_what_is_known_of_the_request(service: Service) -> None:
+    response = await exchange(
         service.server.port, b"DELETE /secret?key=1 HTTP/1.1\r\nx-request-id: mine\r\nhost: x\r\nx y: z\r\n\r\n"
     )
     line = await service.access_line()
     assert (line["method"], line["path"], line["request_id"]) == ("DELETE", "/secret", "mine")
-    assert b"x-request-id: mine" in answer
+    assert b"x-request-id: mine" in response
 
 
 @pytest.mark.parametrize(
     "upgrade",
     [b"connection: upgrade\r\nupgrade: h2c\r\n", b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n"],
 )
-async def test_upgrade_that_is_not_taken_keeps_its_body(service: Service, upgrade: bytes) -> None:
-    """httptools drops the body; what of it comes later would be a request of its own."""
+async def test_ignored_upgrade_keeps_its_body(service: Service, upgrade: bytes) -> None:
+    """httptools skips the body; the part that arrives later would become a request of its own."""
     body = b"DELETE /sink HTTP/1.1\r\nhost: x\r\n\r\n"
     async with connected(service) as (reader, writer):
         writer.write(POST + upgrade + b"content-length: %d\r\n\r\n" % len(body))
         await asyncio.sleep(0.05)
         writer.write(body + HEAD + b"connection: close\r\n\r\n")
-        answer = await reader.read()
-    assert statuses(answer) == [200, 200]
-    assert b'"bytes":%d' % len(body) in answer
-    assert b'"upgrade"' not in answer
+        response = await reader.read()
+    assert statuses(response) == [200, 200]
+    assert b'"bytes":%d' % len(body) in response
+    assert b'"upgrade"' not in response
 
 
-async def test_answer_arrives_although_the_client_still_sends(service: Service) -> None:
-    """Closing at once would make the kernel reset the connection and take the answer back."""
+async def test_response_arrives_although_the_client_still_sends(service: Service) -> None:
+    """Closing at once would make the kernel reset the connection and discard the response."""
     async with connected(service) as (reader, writer):
         writer.write(POST + b"content-length: 99999999\r\n\r\n")
         for _ in range(100):
@@ -336,7 +338,7 @@ async def test_answer_arrives_although_the_client_still_sends(service: Service) 
         assert statuses(await reader.read()) == [413]
 
 
-async def test_client_that_still_sends_is_not_heard_for_ever(service: Service) -> None:
+async def test_client_that_still_sends_is_disconnected_after_a_while(service: Service) -> None:
     async with connected(service) as (_, writer):
         writer.write(POST + b"content-length: 99999999\r\n\r\n")
         while not writer.is_closing():  # connected() has a time for it
@@ -345,7 +347,7 @@ async def test_client_that_still_sends_is_not_heard_for_ever(service: Service) -
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_client_that_takes_no_answer_is_cut_off(service: Service, method: str) -> None:
+async def test_client_that_does_not_read_the_response_is_disconnected(service: Service, method: str) -> None:
     with socket.create_connection(("127.0.0.1", service.server.port)) as client:
         client.sendall(b"%b /large HTTP/1.1\r\nhost: x\r\n\r\n" % method.encode())
         await until(lambda: open_connections(service) == 1)
@@ -354,19 +356,19 @@ async def test_client_that_takes_no_answer_is_cut_off(service: Service, method: 
 
 
 class Unsent:
-    """An ASGI application that ends when some of its answer is left in the server, but not enough for it to wait."""
+    """An ASGI application that ends while the server still holds a little of its response."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Its own connection, the only one that is answered.
-        connection = next(one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.cycle)
+        # Its own connection, the only one that is received.
+        connection = next(one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.responding)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not connection.transport.get_write_buffer_size():
             await send({"type": "http.response.body", "body": b"x" * 8192, "more_body": True})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.body", "more_body": False})
 
 
 @pytest.mark.parametrize("field", [b"", b"connection: close\r\n"])
-async def test_client_that_does_not_take_the_rest_is_cut_off(field: bytes) -> None:
+async def test_client_that_does_not_read_the_rest_is_disconnected(field: bytes) -> None:
     async with serve(Mount("/unsent", Unsent()), keep_alive_seconds=1, **SHORT) as service:
         with socket.create_connection(("127.0.0.1", service.server.port)) as client:
             client.sendall(b"GET /unsent/ HTTP/1.1\r\nhost: x\r\n%b\r\n" % field)
@@ -374,7 +376,26 @@ async def test_client_that_does_not_take_the_rest_is_cut_off(field: bytes) -> No
             await until(lambda: open_connections(service) == 0)
 
 
-async def test_many_bodies_on_a_connection_are_no_large_head(service: Service) -> None:
+async def test_client_that_does_not_read_an_aborted_response_is_disconnected() -> None:
+    """Not even when so little is left that nothing waits for the client."""
+
+    class Aborted(Unsent):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_all_but_the_end(message: Message) -> None:
+                if not message.get("more_body", True):
+                    raise RuntimeError("broken")
+                await send(message)
+
+            await super().__call__(scope, receive, send_all_but_the_end)
+
+    async with serve(Mount("/aborted", Aborted()), **SHORT) as service:
+        with socket.create_connection(("127.0.0.1", service.server.port)) as client:
+            client.sendall(b"GET /aborted/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await service.access_line())["error"] == "RuntimeError"
+            await until(lambda: open_connections(service) == 0)
+
+
+async def test_many_bodies_on_a_connection_do_not_count_as_a_head(service: Service) -> None:
     async with connected(service) as (reader, writer):
         for _ in range(5):
             writer.write(POST + b"content-length: 4000\r\n\r\n" + b"x" * 1000)
@@ -383,13 +404,13 @@ async def test_many_bodies_on_a_connection_are_no_large_head(service: Service) -
             assert statuses(await reader.readuntil(b"}")) == [200]
 
 
-async def test_connection_too_many_is_503() -> None:
+async def test_connection_over_the_limit_is_503() -> None:
     async with serve(Route("/sink", Sink()), max_connections=3) as service:
         async with connected(service) as first, connected(service), connected(service):
-            answer = await exchange(service.server.port, b"")
-            assert statuses(answer) == [503]
-            assert b"retry-after: 1" in answer
-            reader, writer = first  # who is in stays in
+            response = await exchange(service.server.port, b"")
+            assert statuses(response) == [503]
+            assert b"retry-after: 1" in response
+            reader, writer = first  # a client that is connected stays connected
             writer.write(HEAD + b"\r\n")
             assert (await reader.readuntil(b"]")).startswith(b"HTTP/1.1 200")
         await until(lambda: open_connections(service) == 0)
@@ -403,8 +424,8 @@ async def test_admin_port_counts_its_own_connections() -> None:
             assert (await admin.get("/healthz")).status_code == 200
 
 
-class Told:
-    """An ASGI application that waits for what it is told."""
+class Recording:
+    """An ASGI application that records the messages it receives."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Message]] = []
@@ -416,22 +437,22 @@ class Told:
         self.messages.append((scope["path"], await receive()))
 
 
-async def test_running_request_is_told_that_the_client_has_gone() -> None:
-    """Also when others wait behind it, which never begin."""
-    told = Told()
-    async with serve(Mount("/told", told)) as service:
+async def test_running_request_receives_the_disconnect() -> None:
+    """Also while other requests wait behind it; those never begin."""
+    recording = Recording()
+    async with serve(Mount("/recording", recording)) as service:
         async with connected(service) as (_, writer):
             for number in range(3):
-                writer.write(b"GET /told/%d HTTP/1.1\r\nhost: x\r\n\r\n" % number)
-            await until(lambda: told.begun)
+                writer.write(b"GET /recording/%d HTTP/1.1\r\nhost: x\r\n\r\n" % number)
+            await until(lambda: recording.begun)
             await asyncio.sleep(0.05)
-        await until(lambda: told.messages)
-    assert told.messages == [("/told/0", {"type": "http.disconnect"})]
-    assert told.begun == ["/told/0"]
+        await until(lambda: recording.messages)
+    assert recording.messages == [("/recording/0", {"type": "http.disconnect"})]
+    assert recording.begun == ["/recording/0"]
 
 
 class Nested(Handler):
-    """Takes any JSON."""
+    """Accepts any JSON."""
 
     async def post(self, body: Any) -> str:
         return "taken"
@@ -442,12 +463,12 @@ class Nested(Handler):
 async def test_depth_of_json_is_bounded(depth: int, status: int, opening: str, closing: str) -> None:
     async with serve(Route("/nested", Nested()), max_body_bytes=1_000_000) as service:
         text = opening * depth + "1" + closing * depth
-        answer = await service.client.post("/nested", content=text, headers={"content-type": "application/json"})
-    assert answer.status_code == status
+        response = await service.client.post("/nested", content=text, headers={"content-type": "application/json"})
+    assert response.status_code == status
 
 
 async def test_memory_stays_flat_while_a_gigabyte_comes() -> None:
-    """A body that nobody keeps costs nothing, however large it is."""
+    """A body that the handler does not keep uses no memory, however large it is."""
 
     class Counting(Handler):
         async def post(self, request: Request) -> int:

@@ -1,0 +1,105 @@
+"""A port: its socket, its connections, and how they end."""
+
+import asyncio
+import socket
+from email.utils import formatdate
+
+import structlog
+
+from .errors import ListenError
+from .port_state import PortState
+from .protocol import HttpProtocol
+
+log = structlog.get_logger()
+
+BACKLOG = 2048
+DATE_SECONDS = 1.0  # the Date header has whole seconds
+ACCEPT_SECONDS = 0.02  # for connections that were accepted already, but are not known yet, to send a request
+MIN_CLOSE_SECONDS = 0.1
+LAST_RESPONSE_SECONDS = 1.0  # for cancelled requests to respond
+LINGER_SECONDS = 0.5
+
+
+class Listener:
+    """Accepts connections on a bound socket, until it is closed.
+
+    Its constructor binds, so that a port that is in use is known before anything else starts; clients that connect
+    wait in the listen queue until `start`. Raises `ListenError`.
+    """
+
+    def __init__(self, host: str, port: int, state: PortState) -> None:
+        self.state = state
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._server: asyncio.Server | None = None
+        self._date_timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Accept connections."""
+        if self.state.accepts_websockets:
+            from . import websocket  # noqa: F401 - so that the first WebSocket does not wait for the import
+        self._update_date()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: HttpProtocol(self.state), sock=self._socket, backlog=BACKLOG)
+
+    def drain(self) -> None:
+        """Say `Connection: close` in every response from now on, also to requests in flight."""
+        self.state.is_draining = True
+
+    def stop_accepting(self) -> None:
+        """Close the socket, and every connection without a request; responses say `Connection: close`."""
+        self.drain()
+        if self._server is None:
+            self._socket.close()
+        else:
+            self._server.close()
+        self._shut_down_connections()
+
+    async def close(self, seconds: float) -> None:
+        """Stop accepting, and let requests in flight finish within `seconds`; then cancel and abort what is left."""
+        self.stop_accepting()
+        await asyncio.sleep(ACCEPT_SECONDS)
+        self._shut_down_connections()
+        tasks = self.state.tasks
+        if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
+            log.warning("requests cancelled at the end", count=len(tasks))
+            for task in tasks:
+                task.cancel("the service is stopping")
+            await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)
+        # Clients that still send get a moment to read their last response. The event loop cannot end before they go.
+        if not await self._is_idle_within(LINGER_SECONDS):
+            for connection in tuple(self.state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        if self._date_timer is not None:
+            self._date_timer.cancel()
+
+    def _shut_down_connections(self) -> None:
+        for connection in tuple(self.state.connections):
+            connection.shut_down()
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.state.wait_until_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    def _update_date(self) -> None:
+        self.state.date_line = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        self._date_timer = asyncio.get_running_loop().call_later(DATE_SECONDS, self._update_date)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)  # from here on clients wait, and are not rejected
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"{host}:{port}: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock

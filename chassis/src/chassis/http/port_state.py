@@ -1,0 +1,82 @@
+"""The configuration and the state that all connections of one port share."""
+
+import asyncio
+from typing import Protocol
+
+from starlette.types import ASGIApp
+
+from .limits import ConnectionLimits
+from .rejection import send_rejection
+
+DEFAULT_LIMITS = ConnectionLimits()
+
+
+class Connection(Protocol):
+    """A connection of either protocol, as the port sees it."""
+
+    transport: asyncio.Transport
+
+    def shut_down(self) -> None:
+        """Close the connection as soon as the responses that have begun are complete."""
+        ...
+
+
+class PortState:
+    """Connections and running requests of one port, and what they need to serve.
+
+    `rejections` is the application that responds to requests which are rejected before dispatch; the problem is in
+    `scope["state"]["problem"]`. `date_line` is the encoded Date header; its owner keeps it current.
+    """
+
+    __slots__ = (
+        "_without_connections",
+        "accepts_websockets",
+        "app",
+        "connections",
+        "date_line",
+        "is_draining",
+        "keep_alive_seconds",
+        "limits",
+        "ping_seconds",
+        "rejections",
+        "tasks",
+    )
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        rejections: ASGIApp = send_rejection,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
+        keep_alive_seconds: float = 75.0,
+        accepts_websockets: bool = False,
+        ping_seconds: float = 20.0,
+    ) -> None:
+        self.app = app
+        self.rejections = rejections
+        self.limits = limits
+        self.keep_alive_seconds = keep_alive_seconds
+        self.accepts_websockets = accepts_websockets
+        self.ping_seconds = ping_seconds
+        """Between the keepalive pings of a WebSocket; one that is not answered before the next closes it."""
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.date_line = b""
+        self.is_draining = False
+        """Whether every response says `Connection: close`."""
+        self._without_connections: asyncio.Event | None = None
+
+    def remove_connection(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self._without_connections is not None and not self.connections:
+            self._without_connections.set()
+
+    async def wait_until_idle(self) -> None:
+        """Wait until all connections are closed and all requests have ended."""
+        while self.connections or self.tasks:
+            if self.tasks:
+                await asyncio.wait(self.tasks)
+                self.tasks.difference_update([task for task in self.tasks if task.done()])
+            else:
+                self._without_connections = asyncio.Event()
+                await self._without_connections.wait()

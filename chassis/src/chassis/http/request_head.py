@@ -1,0 +1,100 @@
+"""Checks of a request's head that httptools leaves to its user (RFC 9112, sections 3 and 6).
+
+A proxy in front and this service must never differ about where a request ends. Otherwise a client could hide one
+request in another (request smuggling). Each check raises a `Problem` and knows no connection.
+"""
+
+import re
+from collections.abc import Sequence
+
+import httptools
+
+from ..problem import Problem
+from .limits import ConnectionLimits
+
+# RFC 9110, section 7.2, and RFC 3986, section 3.2: a name, an IPv4 or a bracketed IPv6 address, and a port.
+HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-fv:.]+\])(?::[0-9]*)?", re.ASCII)
+VERSIONS = frozenset({"1.0", "1.1"})
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+def check_host(host: bytes | None, version: str) -> None:
+    """400 for a missing Host header, which HTTP/1.1 requires, or an invalid one."""
+    if host is None:
+        if version != "1.0":
+            raise Problem(400, "The Host header is missing.")
+    elif not HOST.fullmatch(host):
+        raise Problem(400, "Invalid Host header.")
+
+
+def check_version(version: str) -> None:
+    """505 for a version other than HTTP/1.0 and HTTP/1.1."""
+    if version not in VERSIONS:
+        raise Problem(505, "The service supports HTTP/1.1 and HTTP/1.0.")
+
+
+def check_transfer_coding(codings: bytes, version: str) -> None:
+    """400 or 501 for a Transfer-Encoding other than `chunked`; `codings` is its value, lists joined by commas."""
+    if version == "1.0":
+        raise Problem(400, "HTTP/1.0 does not support Transfer-Encoding.")  # RFC 9112, section 6.1
+    codings = codings.lower()
+    if codings == b"chunked":
+        return
+    # Unless chunked is the last coding, nobody can tell where the body ends (RFC 9112, section 6.3).
+    status = 501 if codings.rpartition(b",")[2].strip() == b"chunked" else 400
+    raise Problem(status, "The only supported Transfer-Encoding is chunked.")
+
+
+def check_size(target: bytes, headers: Headers, limits: ConnectionLimits) -> None:
+    """414 for a target that is too long, 431 for a head that is too large."""
+    if len(target) > limits.max_target_bytes:
+        raise target_too_long(limits)
+    fields_bytes = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+    if len(target) + fields_bytes > limits.max_head_bytes:
+        raise head_too_large(limits)
+
+
+def split_target(target: bytes, method: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a target in origin, absolute or asterisk form (RFC 9112, section 3.2).
+
+    Raises a `Problem` of 400 for any other form, and httptools' `HttpParserError` for what is no URL.
+    """
+    if target.startswith(b"/") and b"#" not in target:
+        path, _, query = target.partition(b"?")
+        return path, query
+    if target == b"*" and method == b"OPTIONS":
+        return target, b""
+    url = httptools.parse_url(target)
+    if not target.startswith(b"/") and url.schema not in (b"http", b"https"):
+        raise Problem(400, "The request target must be a path or an http URL.")
+    return url.path or b"/", url.query or b""
+
+
+def asks_for_websocket(method: bytes, headers: Headers) -> bool:
+    """Whether the connection is to become a WebSocket (RFC 6455, section 4.2.1); 400 for CONNECT."""
+    if method == b"CONNECT":
+        raise Problem(400, "The service is not a proxy; CONNECT is not supported.")
+    upgrade = b"".join(value for name, value in headers if name == b"upgrade")
+    connection = b",".join(value for name, value in headers if name == b"connection")
+    options = [option.strip() for option in connection.lower().split(b",")]
+    return upgrade.lower() == b"websocket" and b"upgrade" in options
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """Return the head as it was sent, without its Upgrade header."""
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
+    lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join((*lines, b"", b""))
+
+
+def target_too_long(limits: ConnectionLimits) -> Problem:
+    """414 (RFC 9110, section 15.5.15)."""
+    max_bytes = limits.max_target_bytes
+    return Problem(414, f"The request target is longer than {max_bytes} bytes.", max_target_bytes=max_bytes)
+
+
+def head_too_large(limits: ConnectionLimits) -> Problem:
+    """431 (RFC 6585, section 5)."""
+    max_bytes = limits.max_head_bytes
+    return Problem(431, f"The request line and headers are larger than {max_bytes} bytes.", max_head_bytes=max_bytes)

@@ -1,0 +1,291 @@
+"""Reads requests from the bytes of a connection, with httptools' parser (RFC 9112)."""
+
+from typing import Protocol
+from urllib.parse import unquote
+
+import httptools
+import structlog
+from starlette.types import ASGIApp, Scope
+
+from ..problem import Problem
+from ..request_info import NOTED_FIELDS, REQUEST_INFO, RequestInfo
+from . import request_head
+from .cycle import RequestCycle
+from .port_state import PortState
+from .rejection import Address, rejection_scope
+from .timeouts import NEVER, Timeouts
+
+log = structlog.get_logger()
+
+# A chunk of one byte takes six bytes. A body with much more framing than that is not sent for its content.
+WIRE_BYTES_PER_BYTE = 9
+
+
+class Connection(Protocol):
+    """The connection, as its reader sees it."""
+
+    port: PortState
+
+    def begin(self, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
+        """Begin a request, and return the cycle that takes its body."""
+        ...
+
+    def on_websocket(self, scope: Scope, data: bytes) -> None:
+        """Change to a WebSocket; `data` is what the client sent after the head."""
+        ...
+
+    def reject(self, problem: Problem) -> None: ...
+
+
+class RequestReader:
+    """Assembles heads and bodies, and limits what is incomplete."""
+
+    __slots__ = (
+        "_app",
+        "_checked_host",
+        "_client",
+        "_codings",
+        "_connection",
+        "_earlier_head_bytes",
+        "_expects_continue",
+        "_headers",
+        "_host",
+        "_info",
+        "_limits",
+        "_made_progress",
+        "_parser",
+        "_segment_bytes",
+        "_server",
+        "_small_bytes",
+        "_target",
+        "_timeouts",
+        "_websocket_scope",
+        "_wire_bytes",
+        "cycle",
+        "in_head",
+    )
+
+    def __init__(self, connection: Connection, timeouts: Timeouts, client: Address, server: Address) -> None:
+        self._connection = connection
+        self._app = connection.port.app
+        self._timeouts = timeouts
+        self._client = client
+        self._server = server
+        self._limits = limits = connection.port.limits
+        self._small_bytes = min(limits.max_target_bytes, limits.max_head_bytes)  # smaller heads keep both limits
+        self._parser = httptools.HttpRequestParser(self)
+        # Data after `Connection: close` is ignored here, and must not be an error of the request before it.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.cycle: RequestCycle | None = None
+        """The request that was read last, or is read."""
+        self._websocket_scope: Scope | None = None
+        # Of the data that was received last: its size, and whether it completed a head or a message.
+        self._segment_bytes = 0
+        self._made_progress = False
+        # Of the head that is read: its bytes in earlier segments, and its parts.
+        self.in_head = False
+        self._earlier_head_bytes = 0
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._info = RequestInfo()
+        self._host: bytes | None = None
+        self._codings: bytes | None = None
+        self._expects_continue = False
+        self._checked_host: bytes | None = None  # of an earlier request
+        self._wire_bytes = 0  # of a body, with its framing
+
+    def read(self, data: bytes) -> None:
+        """Read the next bytes; calls the connection for each request that begins, and for what is rejected."""
+        self._segment_bytes = len(data)
+        self._made_progress = False
+        try:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._upgrade(memoryview(data)[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._reject_malformed(error)
+            return
+        # None of the rest is needed for a request that arrived whole.
+        cycle = self.cycle
+        if self.in_head or not self._made_progress or (cycle is not None and cycle.more_body):
+            self._limit_incomplete()
+
+    def awaits_body(self) -> bool:
+        """Whether the client has not sent the whole body of the last request."""
+        return self.cycle is not None and self.cycle.more_body
+
+    def rejection_scope(self, problem: Problem) -> Scope:
+        """Return the scope of the request that is rejected with `problem`, with what is known of it."""
+        in_head = self.in_head
+        return rejection_scope(
+            problem,
+            method=self._parser.get_method() if in_head and self._target else b"",
+            target=self._target if in_head else b"",
+            headers=self._headers if in_head else [],
+            info=self._info if in_head else RequestInfo(),
+            client=self._client,
+            server=self._server,
+        )
+
+    def close(self) -> None:
+        """Drop what refers to the reader, or the garbage collector would have to find it."""
+        self.cycle = None
+        del self._parser, self._connection
+
+    # httptools' callbacks.
+
+    def on_message_begin(self) -> None:
+        self.in_head = True
+        self._target = b""
+        self._headers = []
+        self._info = RequestInfo()
+        self._host = self._codings = None
+        self._expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.in_head:
+            return  # a trailer, which must not become a header (RFC 9110, section 6.5.1)
+        name = name.lower()
+        if name in NOTED_FIELDS:
+            if name == b"host":
+                if self._host is not None:
+                    raise Problem(400, "The request has more than one Host header.")
+                self._host = value
+            elif name == b"transfer-encoding":
+                self._codings = value if self._codings is None else self._codings + b"," + value
+            self._info.note(name, value)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        version = parser.get_http_version()
+        method = parser.get_method()
+        if (
+            self._host is None
+            or self._host != self._checked_host
+            or self._codings is not None
+            or version not in request_head.VERSIONS
+            or self._earlier_head_bytes + self._segment_bytes > self._small_bytes
+        ):
+            self._check_head(version)
+        upgrades = parser.should_upgrade()
+        if upgrades and not self._begins_websocket(method):
+            return  # the head is fed again, without its Upgrade header
+        raw_path, query = request_head.split_target(self._target, method)
+        path = raw_path.decode("ascii")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "scheme": "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._client,
+            "server": self._server,
+            "state": {},
+            REQUEST_INFO: self._info,
+        }
+        self.in_head = False
+        self._made_progress = True
+        self._earlier_head_bytes = 0
+        self._timeouts.head_due = NEVER
+        if upgrades:
+            self._websocket_scope = scope
+        elif version == "1.0":
+            # An expectation of HTTP/1.0 is ignored (RFC 9110, section 10.1.1).
+            self.cycle = self._connection.begin(self._app, scope, False, False)
+        else:
+            self.cycle = self._connection.begin(self._app, scope, parser.should_keep_alive(), self._expects_continue)
+
+    def on_body(self, body: bytes) -> None:
+        if self._timeouts.body_due != NEVER:
+            self._timeouts.body_bytes += len(body)
+        if self.cycle is not None:
+            self.cycle.add_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if self.in_head or self._websocket_scope is not None or cycle is None:
+            return  # a head that is fed again, or the handshake of a WebSocket
+        self._made_progress = True
+        self._timeouts.body_due = NEVER
+        cycle.end_body()
+        if cycle.response_complete:
+            self._timeouts.start_idle()
+
+    # Checks and limits.
+
+    def _check_head(self, version: str) -> None:
+        if self._earlier_head_bytes + self._segment_bytes > self._small_bytes:
+            request_head.check_size(self._target, self._headers, self._limits)
+        request_head.check_host(self._host, version)
+        self._checked_host = self._host
+        request_head.check_version(version)
+        if self._codings is not None:
+            request_head.check_transfer_coding(self._codings, version)
+
+    def _limit_incomplete(self) -> None:
+        """A head or a body has begun and is incomplete: limit its size and its time."""
+        if self.awaits_body():
+            self._limit_body()
+            return
+        # Where a head begins inside a segment is unknown, so that segment is not counted.
+        self._earlier_head_bytes = 0 if self._made_progress else self._earlier_head_bytes + self._segment_bytes
+        if len(self._target) > self._limits.max_target_bytes:
+            self._connection.reject(request_head.target_too_long(self._limits))
+        elif self._earlier_head_bytes > self._limits.max_head_bytes:
+            self._connection.reject(request_head.head_too_large(self._limits))
+        elif self.cycle is None or self.cycle.response_complete:
+            self._timeouts.start_head()
+
+    def _limit_body(self) -> None:
+        timeouts = self._timeouts
+        self._wire_bytes = self._wire_bytes + self._segment_bytes if timeouts.body_due != NEVER else 0
+        timeouts.start_body()
+        if self._wire_bytes > self._limits.max_head_bytes + WIRE_BYTES_PER_BYTE * timeouts.body_bytes:
+            self._connection.reject(Problem(400, "The request's body has more framing than content."))
+
+    def _reject_malformed(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, Problem):
+            self._connection.reject(cause)
+            return
+        if cause is not None and not isinstance(cause, (ValueError, httptools.HttpParserError)):
+            log.error("a request could not be read", exc_info=cause)
+        problem = Problem(400, "Malformed HTTP/1.1 request.", headers={"connection": "close"})
+        self._connection.reject(problem)
+
+    # Upgrades.
+
+    def _begins_websocket(self, method: bytes) -> bool:
+        if not request_head.asks_for_websocket(method, self._headers) or not self._connection.port.accepts_websockets:
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            raise Problem(400, "A WebSocket cannot begin before the earlier requests have their responses.")
+        return True
+
+    def _upgrade(self, rest: memoryview) -> None:
+        """Continue after a head that asks for another protocol."""
+        while self._websocket_scope is None:
+            # An upgrade that the service does not support is ignored (RFC 9110, section 7.8). httptools would take the
+            # request's body for the next request, so it gets the head again, without the Upgrade header.
+            version = self._parser.get_http_version()
+            head = request_head.without_upgrade(self._parser.get_method(), self._target, version, self._headers)
+            self._parser.feed_data(head)
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
+        self._connection.on_websocket(self._websocket_scope, bytes(rest))

@@ -1,0 +1,67 @@
+"""Prepares the image build where the core or the lock file is outside of this folder, and prints the build contexts.
+
+    python scripts/contexts.py
+
+The Dockerfile takes the core from chassis/ and the versions of the libraries from uv.lock. Where these are elsewhere,
+both are copied into .cache/image, and for each a line `<stage>=<folder>` is printed: `--build-context` replaces that
+stage of the Dockerfile by the folder. The lock file is written if there is none, and must be up to date.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from vendor import CORE, copy, core_folder, replace, table
+
+FOLDER = Path(".cache/image")
+UV = os.environ.get("UV", "uv")  # `uv run` says where it is
+
+
+def uv(*arguments: str) -> str:
+    """The output of uv; exits with its words if it fails."""
+    done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"error: uv {' '.join(arguments)} failed; the reason is above")
+    return done.stdout
+
+
+def is_locked() -> bool:
+    """Whether this folder, or the workspace that it belongs to, has a lock file."""
+    workspaces = [
+        folder for folder in Path.cwd().parents if table(folder / "pyproject.toml", "tool", "uv", "workspace")
+    ]
+    return any((folder / "uv.lock").is_file() for folder in (Path.cwd(), *workspaces))
+
+
+def contexts() -> dict[str, Path]:
+    """The folder for each stage of the Dockerfile that must be replaced."""
+    core = core_folder()
+    if core == Path("chassis") and Path("uv.lock").is_file():
+        return {}
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    places = {"chassis": FOLDER / "chassis", "requirements": FOLDER / "requirements"}
+    for place in places.values():
+        place.mkdir(parents=True)
+    export = ("export", "--quiet", "--frozen", "--no-default-groups", "--no-emit-project", "--no-annotate")
+    requirements = uv(*export, "--no-emit-package", CORE)
+    (places["requirements"] / "requirements.txt").write_text(requirements, encoding="utf-8")
+    if core is not None:
+        replace(places["chassis"], core)
+    else:
+        # asgi-chassis @ git+https://host/template@0123abcd#subdirectory=chassis
+        found = re.search(rf"^{CORE} @ git\+(\S+)@([0-9a-f]+)#subdirectory=chassis$", uv(*export), re.MULTILINE)
+        if found is None:
+            sys.exit("error: [tool.uv.sources] has no path, workspace or git repository with the core")
+        copy(found[1], places["chassis"], found[2])
+    return places
+
+
+if __name__ == "__main__":
+    if not is_locked():
+        uv("lock", "--quiet")
+    uv("lock", "--quiet", "--check")
+    for stage, place in contexts().items():
+        print(f"{stage}={place.as_posix()}")
