@@ -98,11 +98,15 @@ class RequestReader:
         """Read the next bytes; calls the connection for each request that begins, and for what is rejected."""
         self._segment_bytes = len(data)
         self._made_progress = False
+        rest: memoryview | None = None
         try:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                self._upgrade(memoryview(data)[upgrade.args[0] :])
+                rest = memoryview(data)[upgrade.args[0] :]
+            # Not in the handler above, or that exception would become the context of those that follow.
+            if rest is not None:
+                self._upgrade(rest)
         except httptools.HttpParserError as error:
             self._reject_malformed(error)
             return
