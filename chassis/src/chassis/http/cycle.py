@@ -116,12 +116,9 @@ class RequestCycle:
             await self.app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
                 self._fail("ASGI application returned without completing its response")
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, ClientDisconnectedError) as error:
             if not self.disconnected:
                 self._fail("ASGI application was cancelled", error)
-        except ClientDisconnectedError as error:
-            if not self.disconnected:
-                self._fail("ASGI application failed", error)
         except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
             self._fail("ASGI application failed", error)
         finally:
@@ -162,7 +159,7 @@ class RequestCycle:
     def end_body(self) -> None:
         """The body is complete."""
         self.more_body = False
-        if self._received is not None:
+        if self._received is not None:  # as in `_wake`, without a call
             self._received.set()
 
     def has_unread_body(self) -> bool:
