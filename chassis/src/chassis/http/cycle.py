@@ -154,12 +154,13 @@ class RequestCycle:
             self._body += body
         if len(self._body) > HIGH_WATER_BYTES:
             self._connection.flow.pause_reading()
-        self._wake()
+        if self._received is not None:  # as in `_wake`, without a call
+            self._received.set()
 
     def end_body(self) -> None:
         """The body is complete."""
         self.more_body = False
-        if self._received is not None:  # as in `_wake`, without a call
+        if self._received is not None:
             self._received.set()
 
     def has_unread_body(self) -> bool:
@@ -261,7 +262,7 @@ class RequestCycle:
         self.response_started = True
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
-        lines, self._head = self._head, []
+        lines = self._head
         if self._is_head:
             pass
         elif self._chunked:
@@ -283,6 +284,7 @@ class RequestCycle:
         else:
             transport.writelines(lines)  # copying this much costs more than it saves
         if more_body:
+            self._head = []
             return
         self.response_complete = True
         if self._received is not None:

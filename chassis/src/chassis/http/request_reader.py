@@ -158,10 +158,11 @@ class RequestReader:
             if name == b"host":
                 if self._host is not None:
                     raise Problem(400, "The request has more than one Host header.")
-                self._host = value
-            elif name == b"transfer-encoding":
-                self._codings = value if self._codings is None else self._codings + b"," + value
-            self._info.note(name, value)
+                self._host = self._info.host = value  # as `note` does
+            else:
+                if name == b"transfer-encoding":
+                    self._codings = value if self._codings is None else self._codings + b"," + value
+                self._info.note(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))
