@@ -1,7 +1,7 @@
 """The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -77,6 +77,7 @@ class App:
         self._middleware: list[Middleware] = []
         self._resources: list[AbstractAsyncContextManager[Any]] = []
         self._background: list[tuple[str, Callable[[], Coroutine[Any, Any, object]]]] = []
+        self._entered = AsyncExitStack()
         self._stacks: _Stacks | None = None
 
     # What the owner adds.
@@ -173,23 +174,26 @@ class App:
         part = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return part(scope, receive, send)
 
-    @asynccontextmanager
-    async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:
-        """Start and stop what requests use; at the end, background tasks get `stop_seconds()` to finish."""
+    async def open(self) -> None:
+        """Enter the resources, start the background tasks, and become ready.
+
+        When a resource fails, those that were entered before are exited, and its exception is raised.
+        """
         self._built()
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            for name, work in self._background:
-                self.tasks.start(work(), name=name, until_stopped=True)
-            self.health.state = State.READY
-            try:
-                yield
-            finally:
-                self.health.state = State.DRAINING
-                await self.tasks.stop(stop_seconds())
+            self._entered = stack.pop_all()
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for name, work in self._background:
+            self.tasks.start(work(), name=name, until_stopped=True)
+        self.health.state = State.READY
+
+    async def close(self) -> None:
+        """Exit the resources, the last one first. Stop `tasks` before that: they may use them."""
+        self.health.state = State.DRAINING
+        await self._entered.aclose()
 
     def _must_not_be_built(self) -> None:
         if self._stacks is not None:
@@ -206,10 +210,14 @@ class App:
         self.telemetry.install()
         stage = "startup"
         try:
-            async with self.lifespan():
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-                stage = "shutdown"
+            await self.open()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            stage = "shutdown"
+            try:
+                await self.tasks.stop(self.settings.shutdown_seconds)
+            finally:
+                await self.close()
         except Exception as error:
             await send({"type": f"lifespan.{stage}.failed", "message": repr(error)})
             raise
