@@ -255,7 +255,7 @@ def test_every_dependency_has_a_wheel_for_both_architectures(image: str, project
         if name in seen:
             continue
         seen.add(name)
-        if "directory" in packages[name]["source"]:  # the core, which is built from its folder
+        if {"directory", "editable"} & packages[name]["source"].keys():  # the core, which is built from its folder
             wanted += [one["name"] for one in packages[name]["dependencies"]]
             continue
         wanted += [one["name"] for one in packages[name].get("dependencies", [])]

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bakery import TEMPLATE, run
 from running import needs
+
+pytestmark = pytest.mark.long
 
 RESULTS = TEMPLATE / "benchmarks/results/results.json"
 # In the order in which the README states them.

@@ -12,6 +12,8 @@ import pytest
 from bakery import TEMPLATE, files_of, own_config, run
 from conftest import Bake
 
+pytestmark = pytest.mark.long
+
 IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 TOOL_FOLDERS = (
     ".venv/lib/x.py",

@@ -97,7 +97,7 @@ def test_rendered_service_passes_its_checks_and_runs(
     for command in CHECKS:
         check(project, python, command)
         ran[" ".join(command[:2]).removesuffix(" .")] = "ok"
-    verified = run(python, "scripts/vendor.py", "verify", "chassis", cwd=project)
+    verified = run(python, "scripts/vendor.py", "verify", cwd=project)
     assert (verified.returncode, verified.stdout) == (0, "")
     tested = run(python, "-m", "pytest", "--cov", cwd=project, PYTHONPATH="src")  # with the gate of coverage
     assert tested.returncode == 0, tested.stdout

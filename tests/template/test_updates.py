@@ -11,6 +11,8 @@ import pytest
 
 from bakery import files_of, run
 
+pytestmark = pytest.mark.long
+
 IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 CHASSIS = "chassis/src/chassis"
 EXAMPLE = "src/order_service/orders"

@@ -39,6 +39,8 @@ OWN_MODULE = '''"""Money."""
 
 from .chassis import Problem
 
+pytestmark = pytest.mark.long
+
 
 def cents(text: str) -> int:
     """Read an amount such as 1.50."""
