@@ -53,9 +53,7 @@ def services_that_share(folder: Path, source: str, *names: str) -> list[Path]:
     projects = []
     for name in names:
         project = folder / "services" / name
-        shutil.move(
-            render(folder.with_name(f"{folder.name}.{name}"), {"project_slug": name, "project_name": name}), project
-        )
+        shutil.move(render(folder.with_name(f"{folder.name}.{name}"), {"project_slug": name}), project)
         if (folder / "libs/chassis").exists():
             shutil.rmtree(project / "chassis")
         else:
