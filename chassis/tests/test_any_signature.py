@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from chassis import App, ChassisSettings, Handler, SignatureError, Telemetry
+from chassis.app import make_telemetry
 from chassis.health import State
 
 steady = settings(
@@ -97,7 +98,7 @@ documents = st.recursive(
 @cache
 def telemetry() -> Telemetry:
     """One for all applications, since each takes its time to be made."""
-    return Telemetry.from_settings(SETTINGS, service="test-service", version="1.2.3")
+    return make_telemetry(SETTINGS, service="test-service", version="1.2.3")
 
 
 def serve(method: Callable[..., Awaitable[Any]], verb: str, path: str) -> App | None:

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from chassis import ChassisSettings, Handler, Route, Telemetry
+from chassis import ChassisSettings, Handler, Route
+from chassis.app import make_telemetry
 from chassis.telemetry.tracing import Tracing
 
 from .support.process import run
@@ -131,7 +132,7 @@ def test_unknown_exporter_stops_the_start_with_one_line(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
     with pytest.raises(SystemExit) as caught:
-        Telemetry.from_settings(ChassisSettings.from_values(), service="test-service", version="1")
+        make_telemetry(ChassisSettings.from_values(), service="test-service", version="1")
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: OTEL_TRACES_EXPORTER='zipkin': this service knows 'otlp', 'console' and 'none'"
@@ -139,7 +140,7 @@ def test_unknown_exporter_stops_the_start_with_one_line(
 
 def test_service_and_version_of_the_telemetry_are_those_that_are_given() -> None:
     settings = ChassisSettings(_env_file=None)  # type: ignore[call-arg]
-    telemetry = Telemetry.from_settings(settings, service="order-service", version="4.5.6")
+    telemetry = make_telemetry(settings, service="order-service", version="4.5.6")
     attributes = telemetry.tracing.resource.attributes
     assert (telemetry.service, telemetry.version) == ("order-service", "4.5.6")
     assert (attributes["service.name"], attributes["service.version"]) == ("order-service", "4.5.6")

@@ -328,6 +328,19 @@ async def test_ignored_upgrade_keeps_its_body(service: Service, upgrade: bytes) 
     assert b'"upgrade"' not in response
 
 
+async def test_malformed_request_after_an_ignored_upgrade_is_400(service: Service) -> None:
+    upgrade = b"GET /sink HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    for malformed, detail in (
+        (b"nonsense\r\n\r\n", b"Malformed HTTP/1.1 request."),
+        (b"GET / HTTP/1.1\r\n\r\n", b"The Host header is missing."),
+    ):
+        response = await exchange(service.server.port, upgrade + malformed)
+        assert statuses(response) == [200, 400]
+        assert detail in response
+    await service.access_lines(4)
+    assert {line["event"] for line in service.seen.lines} == {"request"}
+
+
 async def test_response_arrives_although_the_client_still_sends(service: Service) -> None:
     """Closing at once would make the kernel reset the connection and discard the response."""
     async with connected(service) as (reader, writer):

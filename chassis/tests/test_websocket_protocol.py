@@ -391,6 +391,22 @@ async def test_application_does_not_send_faster_than_the_client_reads() -> None:
         client.writer.close()
 
 
+async def test_endless_stream_ends_with_its_client() -> None:
+    outcome: list[OSError] = []
+
+    async def work(receive: Receive, send: Send) -> None:
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "x"})
+        except OSError as error:
+            outcome.append(error)
+
+    async with listening(accepting(work), accepts_websockets=True) as listener:
+        client = await Raw.open(listener)
+        client.writer.close()
+        await until(lambda: outcome)
+
+
 async def test_client_that_does_not_answer_pings_is_disconnected() -> None:
     received: list[Message] = []
 

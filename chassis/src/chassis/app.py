@@ -1,7 +1,7 @@
 """The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import Processor
 
 from .admin import admin_routes
 from .api.handler import Handler
@@ -19,10 +20,12 @@ from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
-from .settings import ChassisSettings
+from .settings import ChassisSettings, exit_with_errors
 from .tasks import Tasks
 from .telemetry import Telemetry
+from .telemetry.logs import Logs
 from .telemetry.loop_watch import LoopWatch
+from .telemetry.tracing import Tracing
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -45,8 +48,8 @@ class App:
     runs it. Routes, middleware, checks and resources are added before that; afterwards, adding raises `RuntimeError`.
 
     `name` and `version` are shown by `/info`, metrics, traces and OpenAPI. By default they are those of the
-    distribution that the settings class belongs to. Each part can be replaced: `telemetry` by one of your own, and
-    `security_headers` changes or, by an empty value, leaves out single response headers.
+    distribution that the settings class belongs to. Parts can be replaced: pass `telemetry` (see `make_telemetry`) or a
+    `load_shedder` of your own. `security_headers` adds or changes response headers; an empty value leaves one out.
 
     `public` and `admin` are two ASGI applications for two ports; calling the `App` itself serves both on one. Neither
     the limits nor a failure of the public one reach the admin one.
@@ -60,23 +63,26 @@ class App:
         version: str | None = None,
         description: str = "",
         telemetry: Telemetry | None = None,
+        load_shedder: LoadShedder | None = None,
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self.name: str = name or _distribution_of(type(settings))
         self.version: str = version or _installed_version(self.name)
         self.description = description
-        self.telemetry: Telemetry = telemetry or Telemetry.from_settings(
-            settings, service=self.name, version=self.version
-        )
+        self.telemetry: Telemetry = telemetry or make_telemetry(settings, service=self.name, version=self.version)
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
+        self.load_shedder: LoadShedder = load_shedder or LoadShedder(
+            settings.max_requests, self.telemetry.metrics, queue_seconds=settings.queue_seconds
+        )
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
         self._middleware: list[Middleware] = []
         self._resources: list[AbstractAsyncContextManager[Any]] = []
         self._background: list[tuple[str, Callable[[], Coroutine[Any, Any, object]]]] = []
+        self._entered = AsyncExitStack()
         self._stacks: _Stacks | None = None
 
     # What the owner adds.
@@ -173,23 +179,26 @@ class App:
         part = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return part(scope, receive, send)
 
-    @asynccontextmanager
-    async def lifespan(self, stop_seconds: Callable[[], float] = lambda: 20.0) -> AsyncIterator[None]:
-        """Start and stop what requests use; at the end, background tasks get `stop_seconds()` to finish."""
+    async def open(self) -> None:
+        """Enter the resources, start the background tasks, and become ready.
+
+        When a resource fails, those that were entered before are exited, and its exception is raised.
+        """
         self._built()
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            for name, work in self._background:
-                self.tasks.start(work(), name=name, until_stopped=True)
-            self.health.state = State.READY
-            try:
-                yield
-            finally:
-                self.health.state = State.DRAINING
-                await self.tasks.stop(stop_seconds())
+            self._entered = stack.pop_all()
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for name, work in self._background:
+            self.tasks.start(work(), name=name, until_stopped=True)
+        self.health.state = State.READY
+
+    async def close(self) -> None:
+        """Exit the resources, the last one first. Stop `tasks` before that: they may use them."""
+        self.health.state = State.DRAINING
+        await self._entered.aclose()
 
     def _must_not_be_built(self) -> None:
         if self._stacks is not None:
@@ -206,10 +215,14 @@ class App:
         self.telemetry.install()
         stage = "startup"
         try:
-            async with self.lifespan():
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-                stage = "shutdown"
+            await self.open()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            stage = "shutdown"
+            try:
+                await self.tasks.stop(self.settings.shutdown_seconds)
+            finally:
+                await self.close()
         except Exception as error:
             await send({"type": f"lifespan.{stage}.failed", "message": repr(error)})
             raise
@@ -249,7 +262,7 @@ class _Stacks:
             telemetry=telemetry,
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,
-            load_shedder=LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
+            load_shedder=app.load_shedder,
             middleware=middleware,
             problems=problems,
             security_headers=security_headers,
@@ -265,6 +278,28 @@ class _Stacks:
             log_success=False,
         )
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)
+
+
+def make_telemetry(
+    settings: ChassisSettings, *, service: str, version: str, log_processors: Collection[Processor] = ()
+) -> Telemetry:
+    """The telemetry that `settings` and `OTEL_*` variables ask for.
+
+    `log_processors` are structlog's; each sees every event, access lines included, before it is written. Exits the
+    process with status 2 and a line on standard error for an `OTEL_*` value that is not supported.
+    """
+    logs = Logs(
+        level=settings.log_level,
+        format=settings.log_format,
+        redact=settings.log_redact,
+        processors=log_processors,
+        buffer_bytes=settings.log_buffer_bytes,
+    )
+    try:
+        tracing = Tracing(service, version=version)
+    except ValueError as error:  # of an OTEL_* variable
+        exit_with_errors(str(error))
+    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
 
 def _distribution_of(settings: type[ChassisSettings]) -> str:

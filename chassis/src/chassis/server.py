@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 from typing import cast
 
@@ -68,6 +68,7 @@ class Server:
         self._stop_by = 0.0
         self._stopping = asyncio.Event()
         self._started = asyncio.Event()
+        self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -91,18 +92,15 @@ class Server:
 
     async def serve(self) -> None:
         """Start, serve until `stop` is called, and shut down."""
-        listeners = self._listen()
-        lifespan = self.app.lifespan(self._remaining_seconds)
-        started = False
+        self._listeners = self._listen()
         try:
-            started = await self._startup(listeners, lifespan)
-            if started:
-                await self._stopping.wait()
+            await self.startup()
+            await self._stopping.wait()
         except asyncio.CancelledError:
             self._drains = False
             raise
         finally:
-            await self._shutdown(listeners, lifespan if started else None)
+            await self.shutdown()
 
     def stop(self, *, drain: bool = True) -> None:
         """Begin the shutdown; with `drain`, serve for `drain_seconds` first. May be called again."""
@@ -113,42 +111,42 @@ class Server:
             self._starting.cancel("stopped while starting")
             self._starting = None
 
-    async def _startup(self, listeners: list[Listener], lifespan: AbstractAsyncContextManager[None]) -> bool:
-        """Listen, and start what the app needs; returns False when `stop` was called meanwhile."""
+    async def startup(self) -> None:
+        """Listen, and open what the app needs; returns early when `stop` is called meanwhile."""
         began = time.monotonic()
         # The admin part responds during the rest of the start, so that a slow start does not look like a dead process.
-        for listener in listeners:
+        for listener in self._listeners:
             await listener.start()
         log.info("listening", host=self.host, port=self.port, admin_port=self.admin_port, pid=os.getpid())
         if self._stopping.is_set():
             log.info("stopped while starting")
-            return False
+            return
         self._starting = task = asyncio.current_task()
         try:
-            await lifespan.__aenter__()
+            await self.app.open()
         except asyncio.CancelledError:
             # The cancellation of `stop` ends here, and any other goes on.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
-            return False
+            return
         finally:
             self._starting = None
         log.info("ready", seconds=round(time.monotonic() - began, 3))
         self._started.set()
-        return True
 
-    async def _shutdown(self, listeners: list[Listener], lifespan: AbstractAsyncContextManager[None] | None) -> None:
-        """Shut down gracefully; `lifespan` is None when the start was not completed."""
-        public = listeners[0]
+    async def shutdown(self) -> None:
+        """Shut down gracefully; without a drain if the start was not completed."""
+        public = self._listeners[0]
+        started = self._started.is_set()
         try:
-            if lifespan is not None:
+            if started:
                 # 1. Readiness is 503, so that load balancers send new requests elsewhere.
                 self.app.health.state = State.DRAINING
                 drain_seconds = self.drain_seconds if self._drains else 0.0
                 log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
 
                 # 2. Every response says `Connection: close`, so that clients connect again, elsewhere.
-                for listener in listeners:
+                for listener in self._listeners:
                     listener.drain()
 
                 # 3. Load balancers need time to notice. Until then new connections and requests are served.
@@ -161,17 +159,21 @@ class Server:
             # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
             await public.close(self._remaining_seconds())
 
-            # 6. Background tasks get what is left of that time. Then resources are closed, the last one first.
-            if lifespan is not None:
-                await lifespan.__aexit__(None, None, None)
-                log.info("stopped")
+            # 6. Background tasks get what is left of that time, and are then cancelled.
+            await self.app.tasks.stop(self._remaining_seconds())
         finally:
-            # 7. Health and metrics were served until here. After an interruption the public port is closed here too.
-            for listener in listeners:
-                await listener.close(self._remaining_seconds())
+            try:
+                # 7. Resources are closed, the last one first.
+                await self.app.close()
+                if started:
+                    log.info("stopped")
+            finally:
+                # 8. Health and metrics were served until here. After an interruption the public port closes here too.
+                for listener in self._listeners:
+                    await listener.close(self._remaining_seconds())
 
-            # 8. The last spans, metrics and log lines are sent.
-            await self.app.telemetry.shutdown(FLUSH_SECONDS)
+                # 9. The last spans, metrics and log lines are sent.
+                await self.app.telemetry.shutdown(FLUSH_SECONDS)
 
     def _remaining_seconds(self) -> float:
         return max(0.0, self._stop_by - time.monotonic())

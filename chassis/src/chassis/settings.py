@@ -156,13 +156,13 @@ def load_settings(kind: type[Settings]) -> Settings:
         sys.stderr.write(f"warning: {unknown} is not a setting of this service{hint}\n")
     directory = os.environ.get(SECRETS_DIR, DEFAULT_SECRETS_DIR)
     if SECRETS_DIR in os.environ and not Path(directory).is_dir():
-        refuse(f"{SECRETS_DIR}={directory!r}: not a directory")
+        exit_with_errors(f"{SECRETS_DIR}={directory!r}: not a directory")
     try:
         return kind(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
     except ValidationError as error:
-        refuse(*explain(kind, error))
+        exit_with_errors(*explain(kind, error))
     except SettingsError as error:
-        refuse(explain_syntax(kind, error))
+        exit_with_errors(explain_syntax(kind, error))
 
 
 def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
@@ -211,8 +211,8 @@ def _is_secret(kind: type[ChassisSettings], name: str) -> bool:
     return any(one in (SecretStr, SecretBytes) for one in (annotation, *get_args(annotation)))
 
 
-def refuse(*lines: str) -> NoReturn:
-    """End the process with status 2 and what is wrong with its configuration."""
+def exit_with_errors(*lines: str) -> NoReturn:
+    """Exit with status 2 and a line on standard error for each mistake in the configuration."""
     for line in lines:
         sys.stderr.write(f"error: {line}\n")
     sys.exit(2)

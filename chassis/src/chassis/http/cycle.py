@@ -116,12 +116,9 @@ class RequestCycle:
             await self.app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
                 self._fail("ASGI application returned without completing its response")
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, ClientDisconnectedError) as error:
             if not self.disconnected:
                 self._fail("ASGI application was cancelled", error)
-        except ClientDisconnectedError as error:
-            if not self.disconnected:
-                self._fail("ASGI application failed", error)
         except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
             self._fail("ASGI application failed", error)
         finally:
@@ -157,7 +154,8 @@ class RequestCycle:
             self._body += body
         if len(self._body) > HIGH_WATER_BYTES:
             self._connection.flow.pause_reading()
-        self._wake()
+        if self._received is not None:  # as in `_wake`, without a call
+            self._received.set()
 
     def end_body(self) -> None:
         """The body is complete."""
@@ -264,7 +262,7 @@ class RequestCycle:
         self.response_started = True
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
-        lines, self._head = self._head, []
+        lines = self._head
         if self._is_head:
             pass
         elif self._chunked:
@@ -286,6 +284,7 @@ class RequestCycle:
         else:
             transport.writelines(lines)  # copying this much costs more than it saves
         if more_body:
+            self._head = []
             return
         self.response_complete = True
         if self._received is not None:

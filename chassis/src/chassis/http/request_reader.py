@@ -98,11 +98,15 @@ class RequestReader:
         """Read the next bytes; calls the connection for each request that begins, and for what is rejected."""
         self._segment_bytes = len(data)
         self._made_progress = False
+        rest: memoryview | None = None
         try:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                self._upgrade(memoryview(data)[upgrade.args[0] :])
+                rest = memoryview(data)[upgrade.args[0] :]
+            # Not in the handler above, or that exception would become the context of those that follow.
+            if rest is not None:
+                self._upgrade(rest)
         except httptools.HttpParserError as error:
             self._reject_malformed(error)
             return
@@ -154,10 +158,11 @@ class RequestReader:
             if name == b"host":
                 if self._host is not None:
                     raise Problem(400, "The request has more than one Host header.")
-                self._host = value
-            elif name == b"transfer-encoding":
-                self._codings = value if self._codings is None else self._codings + b"," + value
-            self._info.note(name, value)
+                self._host = self._info.host = value  # as `note` does
+            else:
+                if name == b"transfer-encoding":
+                    self._codings = value if self._codings is None else self._codings + b"," + value
+                self._info.note(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))

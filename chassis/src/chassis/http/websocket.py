@@ -195,6 +195,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def send(self, message: str | bytes) -> None:
         """Send a message. Raises `ClientDisconnectedError` when the WebSocket is closed."""
+        if self.transport.is_closing():  # an endless stream would keep the event loop from noticing it
+            raise ClientDisconnectedError
         try:
             if isinstance(message, str):
                 self._protocol.send_text(message.encode())

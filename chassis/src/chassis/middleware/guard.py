@@ -114,8 +114,8 @@ class GuardMiddleware:
             return
         try:
             await self.app(scope, receive, send)
-        except WebSocketDisconnect:
-            return  # the client may leave at any time
+        except (ClientDisconnect, WebSocketDisconnect):
+            return  # the client may disconnect at any time
         except WebSocketException as error:
             await send({"type": "websocket.close", "code": error.code, "reason": _reason(error.reason)})
         except HTTPException as error:

@@ -4,15 +4,13 @@ import asyncio
 import atexit
 import threading
 from contextlib import suppress
-from typing import Self
 
 import structlog
 
-from ..settings import ChassisSettings, refuse
 from ..version import __version__
 from .logs import Logs
 from .metrics import Metrics, Tally
-from .observation import Observer
+from .observer import Observer
 from .tracing import Tracing
 
 
@@ -34,24 +32,6 @@ class Telemetry:
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
         self.observer: Observer = Observer(logs, self.metrics.requests)
-
-    @classmethod
-    def from_settings(cls, settings: ChassisSettings, *, service: str, version: str) -> Self:
-        """The telemetry of the service with this name and version, as `settings` and `OTEL_*` variables configure it.
-
-        Ends the process with status 2 and one line on standard error for an `OTEL_*` value that is not supported.
-        """
-        logs = Logs(
-            level=settings.log_level,
-            format=settings.log_format,
-            redact=settings.log_redact,
-            buffer_bytes=settings.log_buffer_bytes,
-        )
-        try:
-            tracing = Tracing(service, version=version)
-        except ValueError as error:  # of an OTEL_* variable
-            refuse(str(error))
-        return cls(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""

@@ -7,7 +7,6 @@ and prometheus-client still does the exposition.
 from bisect import bisect_left
 from collections import Counter as Counting
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,8 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from .observation import Observation
+from .observation import Observation
 
 # Semantic conventions for HTTP metrics, http.server.request.duration: the advised boundaries.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)

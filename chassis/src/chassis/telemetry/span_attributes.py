@@ -1,15 +1,13 @@
 """The span of a request that has ended: its name, its status, and the attributes of the semantic conventions."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from opentelemetry.trace import StatusCode
 
 from ..cache import BoundedCache
+from .observation import Observation
 from .route_template import UNMATCHED
 from .spans import RequestSpan, SharedAttributes
-
-if TYPE_CHECKING:
-    from .observation import Observation
 
 
 class AttributesKey(NamedTuple):
@@ -30,7 +28,7 @@ class AttributesKey(NamedTuple):
 shared_attributes: BoundedCache[AttributesKey, SharedAttributes] = BoundedCache()
 
 
-def end_span(observation: "Observation", route: str, status: int) -> str | None:
+def end_span(observation: Observation, route: str, status: int) -> str | None:
     """End the span of a sampled request; its trace id, if it was recorded."""
     span = observation.context.span
     if not isinstance(span, RequestSpan):

@@ -1,0 +1,241 @@
+"""Where a service takes the core from: a shared folder, a member of a uv workspace, or a git repository at a tag."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bakery import HOME, clean_environment, files_of, run
+from running import Lines
+from sharing import (
+    FOLDER,
+    IDENTITY,
+    WORKSPACE,
+    commit_all,
+    git,
+    service_at_a_tag,
+    services_that_share,
+    template_repository,
+)
+
+WAYS = ["folder", "workspace", "tag"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Services that take the core from one place; `core` is their folder of it, if there is one."""
+
+    template: Path
+    services: list[Path]
+    core: Path | None
+    environments: list[Path]
+
+
+def place(way: str, folder: Path) -> Place:
+    template = template_repository(folder / "template")
+    repository = folder / "repository"
+    if way == "tag":
+        service = service_at_a_tag(folder / "service", template)
+        return Place(template, [service], None, [service / ".venv"])
+    services = services_that_share(repository, WORKSPACE if way == "workspace" else FOLDER, "orders", "billing")
+    owners = [repository] if way == "workspace" else services
+    return Place(template, services, repository / "libs/chassis", [owner / ".venv" for owner in owners])
+
+
+@pytest.fixture(params=WAYS, scope="module")
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place for all tests that change nothing in it."""
+    return place(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(params=WAYS)
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place for one test."""
+    return place(request.param, tmp_path)
+
+
+def make(project: Path, *arguments: str, fails: bool = False, **variables: str) -> str:
+    done = run("make", "--no-print-directory", *arguments, cwd=project, **{**IDENTITY, **variables})
+    assert bool(done.returncode) is fails, done.stdout
+    return done.stdout
+
+
+@contextmanager
+def started(target: str, project: Path) -> Iterator[Lines]:
+    """Start a service by make, and stop it as Ctrl-C does."""
+    process = subprocess.Popen(
+        ["make", target],
+        cwd=project,
+        env=clean_environment(HOME, APP_HOST="127.0.0.1", APP_PORT="0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines = Lines(process.stdout)
+    try:
+        yield lines
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(20)
+        print("\n".join(lines.all()))
+
+
+def name_at(lines: Lines, *, start: int = 1) -> str:
+    """The name that the service tells at /info, when it is ready for the `start`th time."""
+    lines.wait_for(lambda line: '"ready"' in line, count=start)
+    *_, listening = lines.wait_for(lambda line: '"listening"' in line, count=start)
+    response = httpx.get(f"http://127.0.0.1:{json.loads(listening)['port']}/info", trust_env=False)
+    return str(response.json()["name"])
+
+
+def test_every_service_passes_its_checks(shared: Place) -> None:
+    *others, last = shared.services
+    make(last, "check", CI="true")
+    for service in others:
+        make(service, "test", "ARGS=--no-cov -k ready")
+
+    top = shared.core.parents[1] if shared.core else shared.services[0]
+    assert sorted(path.parent for path in top.rglob("pyvenv.cfg")) == sorted(shared.environments)
+    assert [service for service in shared.services if (service / "chassis").exists()] == []
+
+
+def test_make_run_and_make_dev_serve(shared: Place) -> None:
+    service = shared.services[-1]
+    with started("run", service) as lines:
+        assert name_at(lines) == service.name
+    with started("dev", service) as lines:
+        assert name_at(lines) == service.name
+        settings = next(service.glob("src/*/settings.py"))
+        settings.write_text(settings.read_text())
+        assert name_at(lines, start=2) == service.name
+
+
+def test_core_is_edited_in_place_where_there_is_a_folder(shared: Place) -> None:
+    service = shared.services[0]
+    make(service, "install")
+    where = run(
+        shared.environments[0] / "bin/python", "-c", "import chassis; print(chassis.__file__)", cwd=service
+    ).stdout.strip()
+
+    if shared.core is None:
+        assert "site-packages" in where
+    else:
+        assert Path(where) == shared.core / "src/chassis/__init__.py"
+
+
+def test_make_handler_and_make_fix(own: Place) -> None:
+    service = own.services[0]
+    make(service, "handler", "name=invoices")
+    make(service, "fix")
+    assert "passed" in make(service, "test", "ARGS=--no-cov -k invoices")
+
+
+@pytest.mark.parametrize("own", ["folder", "workspace"], indirect=True)
+def test_edited_core_fails_the_checks(own: Place) -> None:
+    assert own.core is not None
+    with (own.core / "src/chassis/app.py").open("a") as file:
+        file.write("\n# Ours.\n")
+    said = make(own.services[-1], "check", fails=True)
+    assert "these files of ../../libs/chassis/ are not as the template has them: src/chassis/app.py." in said
+
+
+def test_make_chassis_replaces_the_shared_folder(own: Place) -> None:
+    novelty = own.template / "chassis/src/chassis/novelty.py"
+    novelty.write_text('"""Something new."""\n')
+    commit_all(own.template, "Novelty")
+    git(own.template, "tag", "v2")
+    first, *others = own.services
+
+    if own.core is None:
+        said = make(first, "chassis", f"FROM={own.template.as_uri()}", "TO=v2", fails=True)
+        assert "error: pyproject.toml takes the core from a git repository; change its tag there" in said
+        file = first / "pyproject.toml"
+        file.write_text(file.read_text().replace('tag = "v1"', 'tag = "v2"'))
+        assert run("uv", "lock", cwd=first).returncode == 0
+    else:
+        make(first, "chassis", f"FROM={own.template.as_uri()}", "TO=v2")
+        assert "src/chassis/novelty.py" in files_of(own.core)
+        assert not (first / "chassis").exists()
+    for service in (first, *others):
+        make(service, "install")
+        for command in (["scripts/vendor.py", "verify"], ["python", "-c", "import chassis.novelty"]):
+            done = run("uv", "run", "--quiet", *command, cwd=service)
+            assert done.returncode == 0, done.stdout
+
+
+def test_make_update_leaves_the_core_out(own: Place) -> None:
+    """Of services that were generated from the repository, as people do."""
+    service = own.services[0]
+    repository = own.core.parents[1] if own.core else service
+    note = json.loads((service / ".cruft.json").read_text())
+    commit = git(own.template, "rev-parse", "HEAD")
+    note |= {"template": own.template.as_uri(), "commit": commit}
+    (service / ".cruft.json").write_text(json.dumps(note, indent=2) + "\n")
+    commit_all(repository, "Services")
+    before = own.core and {path: (own.core / path).read_bytes() for path in files_of(own.core)}
+    (own.template / "chassis/src/chassis/novelty.py").write_text('"""Something new."""\n')
+    with (own.template / "{{cookiecutter.project_slug}}/README.md").open("a") as file:
+        file.write("\nNovelty.\n")
+    newest = commit_all(own.template, "Novelty")
+
+    said = make(service, "update")
+
+    assert "Updated: 2 files" in said
+    assert not (service / "chassis").exists()
+    assert before == (own.core and {path: (own.core / path).read_bytes() for path in files_of(own.core)})
+    assert (service / "README.md").read_text().endswith("\nNovelty.\n")
+    assert json.loads((service / ".cruft.json").read_text())["commit"] == newest
+    commit_all(repository, "Update")
+    assert "up to date" in make(service, "update")
+
+
+def test_contexts_hold_the_core_and_the_locked_libraries(shared: Place) -> None:
+    service = shared.services[-1]
+
+    lines = make(service, "contexts").splitlines()
+
+    assert lines == ["chassis=.cache/image/chassis", "requirements=.cache/image/requirements"]
+    core = service / ".cache/image/chassis"
+    expected = shared.template / "chassis"
+    assert {path: (core / path).read_bytes() for path in files_of(core) if path != "SHA256SUMS"} == {
+        path: (expected / path).read_bytes() for path in files_of(expected) if not path.startswith("tests/")
+    }
+    requirements = (service / ".cache/image/requirements/requirements.txt").read_text()
+    names = re.findall(r"^([\w-]+)==", requirements, re.MULTILINE)
+    assert {"uvloop", "starlette", "pydantic"} <= set(names)
+    assert not {"pytest", "asgi-chassis", *(service.name for service in shared.services)} & set(names)
+    assert requirements.count("==") == len(names) <= requirements.count("--hash=")
+
+
+def test_lock_file_that_is_not_up_to_date_stops_the_image(own: Place) -> None:
+    service = own.services[0]
+    make(service, "contexts")
+    file = service / "pyproject.toml"
+    file.write_text(file.read_text().replace('"structlog>=25.1"', '"structlog>=25.1",\n    "tomli-w>=1"'))
+
+    said = make(service, "image", "ENGINE=false", fails=True)
+
+    assert "uv.lock` needs to be updated" in said
+    assert "run `uv lock`" in said
+
+
+def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_path: Path) -> None:
+    """A service that is in a folder of another project, which is no workspace."""
+    (service,) = services_that_share(tmp_path / "repository", FOLDER, "orders")
+    outer = tmp_path / "repository"
+    (outer / "pyproject.toml").write_text('[project]\nname = "outer"\nversion = "1"\nrequires-python = ">=3.11"\n')
+    assert run("uv", "lock", cwd=outer).returncode == 0
+
+    make(service, "contexts")
+
+    assert (service / "uv.lock").is_file()
