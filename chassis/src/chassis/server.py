@@ -12,6 +12,7 @@ from typing import cast
 
 import structlog
 from starlette.types import ASGIApp
+from structlog.typing import FilteringBoundLogger
 
 from .app import FLUSH_SECONDS, App
 from .health import State
@@ -20,7 +21,7 @@ from .http.limits import ConnectionLimits, within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
@@ -49,11 +50,11 @@ class Server:
     ) -> None:
         settings = app.settings
         self.app = app
-        self.host = settings.host if host is None else host
-        self.port = settings.port if port is None else port
-        self.admin_port = settings.admin_port
-        self.drain_seconds = settings.drain_seconds
-        self.shutdown_seconds = settings.shutdown_seconds
+        self.host: str = settings.host if host is None else host
+        self.port: int = settings.port if port is None else port
+        self.admin_port: int | None = settings.admin_port
+        self.drain_seconds: float = settings.drain_seconds
+        self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
         self._limits = ConnectionLimits(
             max_connections=settings.max_connections,

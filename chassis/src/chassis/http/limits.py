@@ -4,8 +4,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 MAX_REJECTED = 50  # connections beyond the limit that get a 503 at the same time; all others are closed at once
 # Open files beside the clients' connections: rejected ones, ports, dependencies, the admin port's connections.

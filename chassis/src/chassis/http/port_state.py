@@ -52,17 +52,17 @@ class PortState:
         accepts_websockets: bool = False,
         ping_seconds: float = 20.0,
     ) -> None:
-        self.app = app
-        self.rejections = rejections
-        self.limits = limits
-        self.keep_alive_seconds = keep_alive_seconds
-        self.accepts_websockets = accepts_websockets
-        self.ping_seconds = ping_seconds
+        self.app: ASGIApp = app
+        self.rejections: ASGIApp = rejections
+        self.limits: ConnectionLimits = limits
+        self.keep_alive_seconds: float = keep_alive_seconds
+        self.accepts_websockets: bool = accepts_websockets
+        self.ping_seconds: float = ping_seconds
         """Between the keepalive pings of a WebSocket; one that is not answered before the next closes it."""
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.date_line = b""
-        self.is_draining = False
+        self.date_line: bytes = b""
+        self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
         self._without_connections: asyncio.Event | None = None
 
