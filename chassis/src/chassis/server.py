@@ -17,9 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from .app import FLUSH_SECONDS, App
 from .health import State
 from .http.errors import ListenError
-from .http.limits import ConnectionLimits, within_open_files
+from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .wiring import make_connection_limits
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -56,14 +57,7 @@ class Server:
         self.drain_seconds: float = settings.drain_seconds
         self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
-        self._limits = ConnectionLimits(
-            max_connections=settings.max_connections,
-            max_target_bytes=settings.max_target_bytes,
-            max_head_bytes=settings.max_head_bytes,
-            head_seconds=settings.head_seconds,
-            body_seconds=settings.body_seconds,
-            min_bytes_per_second=settings.min_bytes_per_second,
-        )
+        self._limits = make_connection_limits(settings)
         self._trusted_proxies = settings.trusted_proxies
         self._drains = True
         self._stop_by = 0.0
