@@ -8,8 +8,6 @@ from starlette.types import ASGIApp
 from .limits import ConnectionLimits
 from .rejection import send_rejection
 
-DEFAULT_LIMITS = ConnectionLimits()
-
 
 class Connection(Protocol):
     """A connection of either protocol, as the port sees it."""
@@ -46,9 +44,9 @@ class PortState:
         self,
         app: ASGIApp,
         *,
+        limits: ConnectionLimits,
+        keep_alive_seconds: float,
         rejections: ASGIApp = send_rejection,
-        limits: ConnectionLimits = DEFAULT_LIMITS,
-        keep_alive_seconds: float = 75.0,
         accepts_websockets: bool = False,
         ping_seconds: float = 20.0,
     ) -> None:
@@ -58,7 +56,7 @@ class PortState:
         self.keep_alive_seconds: float = keep_alive_seconds
         self.accepts_websockets: bool = accepts_websockets
         self.ping_seconds: float = ping_seconds
-        """Between the keepalive pings of a WebSocket; one that is not answered before the next closes it."""
+        """Between the keepalive pings of a WebSocket; one without a pong before the next closes it."""
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.date_line: bytes = b""
