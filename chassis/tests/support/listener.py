@@ -19,9 +19,9 @@ def limits_of(**settings: Any) -> ConnectionLimits:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, **options: Any) -> AsyncIterator[Listener]:
-    """Serve `app` on a free port; `options` go to `PortState`."""
-    options = {"limits": limits_of(), "keep_alive_seconds": 75.0} | options
+async def listening(app: ASGIApp, **given: Any) -> AsyncIterator[Listener]:
+    """Serve `app` on a free port; `given` options go to `PortState`."""
+    options: dict[str, Any] = {"limits": limits_of(), "keep_alive_seconds": 75.0} | given
     listener = Listener("127.0.0.1", 0, PortState(app, **options))
     await listener.start()
     try:
