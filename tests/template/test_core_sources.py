@@ -26,6 +26,8 @@ from sharing import (
     template_repository,
 )
 
+pytestmark = pytest.mark.long
+
 WAYS = ["folder", "workspace", "tag"]
 
 

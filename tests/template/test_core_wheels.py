@@ -15,6 +15,8 @@ from bakery import HOME, render, run
 from conftest import Bake
 from running import running
 
+pytestmark = pytest.mark.long
+
 STOLEN = "raise SystemExit('this is not the core')\n"
 
 

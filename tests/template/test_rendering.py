@@ -34,40 +34,6 @@ def files_of_core() -> list[str]:
     return [path for path in paths if not path.startswith("tests/")]
 
 
-def test_core_of_a_service_has_the_bytes_of_the_templates(bake: Bake) -> None:
-    project = bake()
-    copied, original = project / "chassis", TEMPLATE / "chassis"
-
-    assert {path: (copied / path).read_bytes() for path in files_of_core()} == {
-        path: (original / path).read_bytes() for path in files_of_core()
-    }
-    assert run("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS", cwd=copied).returncode == 0
-
-
-def test_what_tools_leave_in_the_core_does_not_reach_a_service(repository: Path, tmp_path: Path) -> None:
-    left = ["build/x.py", "dist/x.whl", ".mypy_cache/x", ".pytest_cache/x", ".venv/x", ".coverage", "uv.lock"]
-    left += ["src/chassis/__pycache__/app.cpython-311.pyc", "src/chassis/http/.DS_Store", "src/a.egg-info/PKG-INFO"]
-    for name in left:
-        (repository / "chassis" / name).parent.mkdir(parents=True, exist_ok=True)
-        (repository / "chassis" / name).write_text("left behind")
-
-    made = run("cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "x"), repository, cwd=tmp_path)
-
-    assert made.returncode == 0, made.stdout
-    assert files_of(tmp_path / "order-service/chassis") == sorted([*files_of_core(), "SHA256SUMS"])
-
-
-def test_rendering_leaves_nothing_in_the_template(repository: Path, tmp_path: Path) -> None:
-    """Python's caches are switched on here, as they are for people."""
-    command = ("cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "x"), repository)
-    made = run(*command, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="")
-
-    assert made.returncode == 0, made.stdout
-    status = run("git", "status", "--porcelain", "--ignored", "--untracked-files=all", cwd=repository).stdout
-    # Python's own, of the extension that cookiecutter imports; it is in no folder that is copied.
-    assert [line for line in status.splitlines() if "!! __pycache__/template_extension." not in line] == []
-
-
 def test_skeleton_has_no_caches_and_no_builds() -> None:
     ignored = run("git", "ls-files", "--others", "--ignored", "--exclude-standard", cwd=SOURCE).stdout
 

@@ -15,6 +15,8 @@ import pytest
 from bakery import TEMPLATE, own_config, run
 from running import running
 
+pytestmark = pytest.mark.long
+
 FIRST_EDITION = "fa436fee094eea99c81102ee015f971ddde3380a"
 IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 LAST_SETTING = "| `APP_MAX_ORDERS` | `10000` | Orders that the store holds before it is full. |\n"
@@ -38,8 +40,6 @@ def test_other_text_is_a_problem() -> None:
 OWN_MODULE = '''"""Money."""
 
 from .chassis import Problem
-
-pytestmark = pytest.mark.long
 
 
 def cents(text: str) -> int:
