@@ -2,9 +2,9 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -204,17 +204,17 @@ def test_contexts_hold_the_core_and_the_locked_libraries(shared: Place) -> None:
 
     lines = make(service, "contexts").splitlines()
 
-    assert lines == ["chassis=.cache/image/chassis", "requirements=.cache/image/requirements"]
+    assert lines == ["chassis=.cache/image/chassis", "lock=.cache/image/lock"]
     core = service / ".cache/image/chassis"
     expected = shared.template / "chassis"
     assert {path: (core / path).read_bytes() for path in files_of(core) if path != "SHA256SUMS"} == {
         path: (expected / path).read_bytes() for path in files_of(expected) if not path.startswith("tests/")
     }
-    requirements = (service / ".cache/image/requirements/requirements.txt").read_text()
-    names = re.findall(r"^([\w-]+)==", requirements, re.MULTILINE)
-    assert {"uvloop", "starlette", "pydantic"} <= set(names)
-    assert not {"pytest", "asgi-chassis", *(service.name for service in shared.services)} & set(names)
-    assert requirements.count("==") == len(names) <= requirements.count("--hash=")
+    packages = tomllib.loads((service / ".cache/image/lock/pylock.toml").read_text())["packages"]
+    names = {package["name"] for package in packages}
+    assert {"uvloop", "starlette", "pydantic"} <= names
+    assert not {"pytest", "asgi-chassis", *(service.name for service in shared.services)} & names
+    assert all(wheel["hashes"]["sha256"] for package in packages for wheel in package["wheels"])
 
 
 def test_lock_file_that_is_not_up_to_date_stops_the_image(own: Place) -> None:

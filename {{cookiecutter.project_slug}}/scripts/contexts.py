@@ -42,12 +42,12 @@ def contexts() -> dict[str, Path]:
     if core == Path("chassis") and Path("uv.lock").is_file():
         return {}
     shutil.rmtree(FOLDER, ignore_errors=True)
-    places = {"chassis": FOLDER / "chassis", "requirements": FOLDER / "requirements"}
+    places = {"chassis": FOLDER / "chassis", "lock": FOLDER / "lock"}
     for place in places.values():
         place.mkdir(parents=True)
     export = ("export", "--quiet", "--frozen", "--no-default-groups", "--no-emit-project", "--no-annotate")
-    requirements = uv(*export, "--no-emit-package", CORE)
-    (places["requirements"] / "requirements.txt").write_text(requirements, encoding="utf-8")
+    lock = uv(*export, "--no-emit-package", CORE, "--format", "pylock.toml", "--no-header")
+    (places["lock"] / "pylock.toml").write_text(lock, encoding="utf-8")
     if core is not None:
         replace(places["chassis"], core)
     else:
