@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from bakery import HOME, clean_environment, files_of, run
+from conftest import Bake
 from running import Lines
 from sharing import (
     FOLDER,
@@ -41,9 +43,9 @@ class Place:
 
 def place(way: str, folder: Path) -> Place:
     template = template_repository(folder / "template")
-    repository = folder / "repository"
+    repository = folder / "my repository"
     if way == "tag":
-        service = service_at_a_tag(folder / "service", template)
+        service = service_at_a_tag(folder / "my service", template)
         return Place(template, [service], None, [service / ".venv"])
     services = services_that_share(repository, WORKSPACE if way == "workspace" else FOLDER, "orders", "billing")
     owners = [repository] if way == "workspace" else services
@@ -239,3 +241,21 @@ def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_pat
     make(service, "contexts")
 
     assert (service / "uv.lock").is_file()
+
+
+def test_workflow_passes_the_contexts_to_the_build(shared: Place, bake: Bake, tmp_path: Path) -> None:
+    """The step of image.yml, run as GitHub runs it, and what the build gets of it."""
+    service = shared.services[-1]
+    jobs = yaml.safe_load((service / ".github/workflows/image.yml").read_text())["jobs"]
+    for project, expected in ((service, make(service, "contexts")), (bake(), "")):
+        for job in jobs.values():
+            (step,) = (step for step in job["steps"] if step.get("id") == "contexts")
+            output = tmp_path / "output"
+            output.write_text("")
+            done = run("bash", "-e", "-c", step["run"], cwd=project, GITHUB_OUTPUT=str(output))
+            assert done.returncode == 0, done.stdout
+            assert output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END").strip() == (
+                expected.strip()
+            )
+            (build,) = (step for step in job["steps"] if "build-push-action" in step.get("uses", ""))
+            assert build["with"]["build-contexts"] == "${{ steps.contexts.outputs.list }}"

@@ -22,7 +22,7 @@ UV = os.environ.get("UV", "uv")  # `uv run` says where it is
 
 def uv(*arguments: str) -> str:
     """The output of uv; exits with its words if it fails."""
-    done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
         sys.exit(f"error: uv {' '.join(arguments)} failed; the reason is above")
     return done.stdout
