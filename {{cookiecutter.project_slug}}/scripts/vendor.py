@@ -60,7 +60,7 @@ def clone(repository: str, folder: Path, revision: str | None) -> None:
     if revision is not None:
         commands.append(["git", "-C", str(folder), "checkout", "--quiet", revision, "--"])
     for command in commands:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
         if done.returncode:
             sys.exit(f"{done.stderr}error: could not fetch {repository}{f' at {revision}' if revision else ''}")
 
