@@ -307,6 +307,18 @@ def test_edited_added_and_missing_files_are_named(bake: Bake) -> None:
     assert "git checkout -- chassis" in second
 
 
+def test_folder_without_the_list_is_only_accepted_elsewhere(bake: Bake) -> None:
+    project = bake()
+    (project / "chassis/SHA256SUMS").unlink()
+    verify = (sys.executable, "scripts/vendor.py", "verify")
+    assert "SHA256SUMS is missing" in run(*verify, cwd=project).stdout
+
+    (project / "chassis").rename(project / "core")
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('path = "chassis"', 'path = "core"'))
+    assert run(*verify, cwd=project).returncode == 0
+
+
 def test_template_names_the_same_version_as_the_services_require() -> None:
     core = tomllib.loads((TEMPLATE / "chassis/pyproject.toml").read_text())["project"]
     service = (TEMPLATE / "{{cookiecutter.project_slug}}/pyproject.toml").read_text()
