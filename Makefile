@@ -54,6 +54,7 @@ types: install
 	@rm -rf $(CHECKED)
 	@$(RUN) cookiecutter . --no-input --output-dir $(CHECKED) >/dev/null
 	cd $(CHECKED)/order-service && $(RUN) --project '$(CURDIR)' pyright src tests scripts deploy
+	cd $(CHECKED) && $(RUN) --project '$(CURDIR)' pyright --verifytypes chassis --ignoreexternal >verified.txt || { cat verified.txt; exit 1; }
 
 SECONDS := 600
 .PHONY: soak

@@ -58,6 +58,6 @@ def git_owner() -> str:
 def output_of_git(*arguments: str) -> str:
     """The output of git; empty if git has none, or is not installed."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=False).stdout.strip()
     except OSError:
         return ""

@@ -63,7 +63,7 @@ def copy_core() -> None:
 
 def git(folder: str, *arguments: str) -> str:
     """What git says of a folder; OSError or CalledProcessError if there is no git, or it isn't a repository."""
-    said = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    said = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, encoding="utf-8", check=True)
     return said.stdout.strip()
 
 

@@ -40,6 +40,7 @@ def git(*arguments: str) -> str:
 def import_from_core(source: str, package: str) -> str:
     """Replace imports of the core inside `package` by imports of the distribution."""
     source = re.sub(rf"^(\s*from )(?:\.+|{package}\.)chassis\b", r"\1chassis", source, flags=re.MULTILINE)
+    source = re.sub(rf"^(\s*)from (?:\.+|{package}) import chassis\b", r"\1import chassis", source, flags=re.MULTILINE)
     return re.sub(rf"\b{package}\.chassis\b", "chassis", source)
 
 
@@ -163,6 +164,8 @@ def choose(match: re.Match[str]) -> str | None:
 
 def main() -> None:
     """Finish an update, and say what is left."""
+    if not Path("chassis/pyproject.toml").is_file():
+        sys.exit("error: there is no chassis/ here; run `make update` in the service first")
     (app,) = Path("src").glob("*/app.py")
     package = app.parent.name
     left = []

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
 from chassis import App, ChassisSettings, Handler, SignatureError, Telemetry
-from chassis.app import make_telemetry
 from chassis.health import State
+from chassis.wiring import make_telemetry
 
 steady = settings(
     max_examples=250, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)

@@ -26,6 +26,7 @@ from chassis.telemetry.logs import Logs
 from chassis.telemetry.tracing import Tracing
 
 from .support.application import make_app
+from .support.listener import limits_of
 
 REQUESTS = 1000
 CONNECTIONS = 10
@@ -91,7 +92,7 @@ async def connected(path: Path) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]
     )
     telemetry = Telemetry("test-service", version="1", commit="", logs=Logs(format="json", fd=fd), tracing=tracing)
     app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()))
-    port = PortState(app.public)
+    port = PortState(app.public, limits=limits_of(), keep_alive_seconds=75.0)
     port.date_line = b"date: Mon, 23 Nov 2026 07:42:54 GMT\r\n"
     await app.open()
     connections = []

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from chassis import ChassisSettings, Handler, Route
-from chassis.app import make_telemetry
 from chassis.telemetry.tracing import Tracing
+from chassis.wiring import make_telemetry
 
 from .support.process import run
 from .support.service import PARENT_ID, SAMPLED, TRACE_ID, Service, observed, serve

@@ -5,7 +5,8 @@ import pytest
 
 from chassis import Problem
 from chassis.http import request_head
-from chassis.http.limits import ConnectionLimits
+
+from .support.listener import limits_of
 
 
 def status_of(error: pytest.ExceptionInfo[Problem]) -> int:
@@ -63,14 +64,14 @@ def test_other_transfer_coding_is_rejected(coding: bytes, version: str, status: 
     ("target", "value_bytes", "status"), [(b"/" + b"x" * 100, 0, 414), (b"/", 200, 431), (b"/" + b"x" * 90, 110, 431)]
 )
 def test_head_over_a_limit_is_rejected(target: bytes, value_bytes: int, status: int) -> None:
-    limits = ConnectionLimits(max_target_bytes=100, max_head_bytes=200)
+    limits = limits_of(max_target_bytes=100, max_head_bytes=200)
     with pytest.raises(Problem) as error:
         request_head.check_size(target, [(b"x", b"y" * value_bytes)], limits)
     assert status_of(error) == status
 
 
 def test_head_within_the_limits_is_accepted() -> None:
-    limits = ConnectionLimits(max_target_bytes=100, max_head_bytes=200)
+    limits = limits_of(max_target_bytes=100, max_head_bytes=200)
     request_head.check_size(b"/" + b"x" * 99, [(b"x", b"y" * 95)], limits)
 
 

@@ -10,10 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from chassis.http.limits import ConnectionLimits
 from chassis.http.listener import Listener
 
-from .support.listener import listening
+from .support.listener import limits_of, listening
 from .support.service import exchange, observed, serve, until
 
 Work = Callable[[Receive, Send], Awaitable[None]]
@@ -216,7 +215,7 @@ async def test_invalid_handshake_is_a_problem_with_an_access_line(field: bytes, 
 
 
 async def test_handshake_may_have_large_headers() -> None:
-    limits = ConnectionLimits(max_head_bytes=64_000)
+    limits = limits_of(max_head_bytes=64_000)
     async with (
         listening(accepting(echo), accepts_websockets=True, limits=limits) as listener,
         dial(listener, additional_headers={"cookie": "x" * 20_000}) as connection,
@@ -477,7 +476,7 @@ async def test_shutdown_before_the_handshake_is_503() -> None:
 
 
 async def test_websocket_counts_as_a_connection() -> None:
-    limits = ConnectionLimits(max_connections=1)
+    limits = limits_of(max_connections=1)
     async with listening(accepting(echo), accepts_websockets=True, limits=limits) as listener:
         async with dial(listener):
             assert (await exchange(listener.port, b"")).startswith(b"HTTP/1.1 503 ")

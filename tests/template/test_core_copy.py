@@ -177,6 +177,29 @@ def test_nothing_is_left_in_the_template(tmp_path: Path, repository: Path) -> No
     assert run("git", "status", "--porcelain", cwd=repository).stdout == ""
 
 
+def test_nothing_depends_on_the_encoding_of_the_system(tmp_path: Path, repository: Path) -> None:
+    """Windows has another one than UTF-8 for what no encoding is given for: Python warns of such places (PEP 597)."""
+    program = (
+        "import os, sys\nfrom cookiecutter.main import cookiecutter\n"
+        "os.environ |= {'PYTHONWARNDEFAULTENCODING': '1', 'PYTHONWARNINGS': 'error::EncodingWarning'}\n"  # of the hooks
+        "cookiecutter(sys.argv[2], no_input=True, config_file=sys.argv[1])\n"
+    )
+    made = run(sys.executable, "-c", program, own_config(tmp_path / "own"), repository, cwd=tmp_path)
+    assert made.returncode == 0, made.stdout
+    project = tmp_path / "order-service"
+    strict = (sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning")
+
+    for command in (
+        ["scripts/vendor.py", "copy", repository.as_uri(), "HEAD"],
+        ["scripts/vendor.py", "verify"],
+        ["scripts/contexts.py"],
+        ["scripts/update.py", "tell"],
+        ["scripts/handler.py", "invoices"],
+    ):
+        done = run(*strict, *command, cwd=project)
+        assert done.returncode == 0, done.stdout
+
+
 @pytest.fixture
 def without_hooks(tmp_path: Path, repository: Path) -> Path:
     """A service that was rendered without the hooks, so without its core."""
@@ -282,6 +305,18 @@ def test_edited_added_and_missing_files_are_named(bake: Bake) -> None:
     names = "src/chassis/app.py, src/chassis/health.py, src/chassis/own.py"
     assert first == f"error: these files of chassis/ are not as the template has them: {names}."
     assert "git checkout -- chassis" in second
+
+
+def test_folder_without_the_list_is_only_accepted_elsewhere(bake: Bake) -> None:
+    project = bake()
+    (project / "chassis/SHA256SUMS").unlink()
+    verify = (sys.executable, "scripts/vendor.py", "verify")
+    assert "SHA256SUMS is missing" in run(*verify, cwd=project).stdout
+
+    (project / "chassis").rename(project / "core")
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('path = "chassis"', 'path = "core"'))
+    assert run(*verify, cwd=project).returncode == 0
 
 
 def test_template_names_the_same_version_as_the_services_require() -> None:

@@ -2,9 +2,9 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from bakery import HOME, clean_environment, files_of, run
+from conftest import Bake
 from running import Lines
 from sharing import (
     FOLDER,
@@ -43,9 +45,9 @@ class Place:
 
 def place(way: str, folder: Path) -> Place:
     template = template_repository(folder / "template")
-    repository = folder / "repository"
+    repository = folder / "my repository"
     if way == "tag":
-        service = service_at_a_tag(folder / "service", template)
+        service = service_at_a_tag(folder / "my service", template)
         return Place(template, [service], None, [service / ".venv"])
     services = services_that_share(repository, WORKSPACE if way == "workspace" else FOLDER, "orders", "billing")
     owners = [repository] if way == "workspace" else services
@@ -206,17 +208,17 @@ def test_contexts_hold_the_core_and_the_locked_libraries(shared: Place) -> None:
 
     lines = make(service, "contexts").splitlines()
 
-    assert lines == ["chassis=.cache/image/chassis", "requirements=.cache/image/requirements"]
+    assert lines == ["chassis=.cache/image/chassis", "lock=.cache/image/lock"]
     core = service / ".cache/image/chassis"
     expected = shared.template / "chassis"
     assert {path: (core / path).read_bytes() for path in files_of(core) if path != "SHA256SUMS"} == {
         path: (expected / path).read_bytes() for path in files_of(expected) if not path.startswith("tests/")
     }
-    requirements = (service / ".cache/image/requirements/requirements.txt").read_text()
-    names = re.findall(r"^([\w-]+)==", requirements, re.MULTILINE)
-    assert {"uvloop", "starlette", "pydantic"} <= set(names)
-    assert not {"pytest", "asgi-chassis", *(service.name for service in shared.services)} & set(names)
-    assert requirements.count("==") == len(names) <= requirements.count("--hash=")
+    packages = tomllib.loads((service / ".cache/image/lock/pylock.toml").read_text())["packages"]
+    names = {package["name"] for package in packages}
+    assert {"uvloop", "starlette", "pydantic"} <= names
+    assert not {"pytest", "asgi-chassis", *(service.name for service in shared.services)} & names
+    assert all(wheel["hashes"]["sha256"] for package in packages for wheel in package["wheels"])
 
 
 def test_lock_file_that_is_not_up_to_date_stops_the_image(own: Place) -> None:
@@ -241,3 +243,21 @@ def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_pat
     make(service, "contexts")
 
     assert (service / "uv.lock").is_file()
+
+
+def test_workflow_passes_the_contexts_to_the_build(shared: Place, bake: Bake, tmp_path: Path) -> None:
+    """The step of image.yml, run as GitHub runs it, and what the build gets of it."""
+    service = shared.services[-1]
+    jobs = yaml.safe_load((service / ".github/workflows/image.yml").read_text())["jobs"]
+    for project, expected in ((service, make(service, "contexts")), (bake(), "")):
+        for job in jobs.values():
+            (step,) = (step for step in job["steps"] if step.get("id") == "contexts")
+            output = tmp_path / "output"
+            output.write_text("")
+            done = run("bash", "-e", "-c", step["run"], cwd=project, GITHUB_OUTPUT=str(output))
+            assert done.returncode == 0, done.stdout
+            assert output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END").strip() == (
+                expected.strip()
+            )
+            (build,) = (step for step in job["steps"] if "build-push-action" in step.get("uses", ""))
+            assert build["with"]["build-contexts"] == "${{ steps.contexts.outputs.list }}"

@@ -7,6 +7,7 @@ own script of that time, to what is in the working tree now. What remains to do 
 import json
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,14 @@ def test_other_text_is_a_problem() -> None:
 '''
 OWN_MODULE = '''"""Money."""
 
-from .chassis import Problem
+from . import chassis
 
 
 def cents(text: str) -> int:
     """Read an amount such as 1.50."""
     whole, _, rest = text.partition(".")
     if not (whole + rest).isdigit():
-        raise Problem(422, "That is no amount.")
+        raise chassis.Problem(422, "That is no amount.")
     return int(whole) * 100 + int(rest or 0)
 '''
 
@@ -192,6 +193,13 @@ def test_update_keeps_the_work_of_the_owner(
     assert 'app.add_route("/invoices", Invoices())' in service.read("src/order_service/app.py")
     assert_checks_pass_and_nothing_is_left(service)
     assert responses(service, ["/orders", "/invoices", "/readyz"]) == [200, 200, 200]
+
+
+def test_script_before_the_update_says_so_and_changes_nothing(service: Repository) -> None:
+    done = run(sys.executable, TEMPLATE / "scripts/upgrade.py", cwd=service.folder)
+
+    assert done.stdout == "error: there is no chassis/ here; run `make update` in the service first\n"
+    assert service.git("status", "--porcelain") == ""
 
 
 # app.py as the recipes of the first edition made it, without the example.

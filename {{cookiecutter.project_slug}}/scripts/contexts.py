@@ -22,7 +22,7 @@ UV = os.environ.get("UV", "uv")  # `uv run` says where it is
 
 def uv(*arguments: str) -> str:
     """The output of uv; exits with its words if it fails."""
-    done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
         sys.exit(f"error: uv {' '.join(arguments)} failed; the reason is above")
     return done.stdout
@@ -42,12 +42,12 @@ def contexts() -> dict[str, Path]:
     if core == Path("chassis") and Path("uv.lock").is_file():
         return {}
     shutil.rmtree(FOLDER, ignore_errors=True)
-    places = {"chassis": FOLDER / "chassis", "requirements": FOLDER / "requirements"}
+    places = {"chassis": FOLDER / "chassis", "lock": FOLDER / "lock"}
     for place in places.values():
         place.mkdir(parents=True)
     export = ("export", "--quiet", "--frozen", "--no-default-groups", "--no-emit-project", "--no-annotate")
-    requirements = uv(*export, "--no-emit-package", CORE)
-    (places["requirements"] / "requirements.txt").write_text(requirements, encoding="utf-8")
+    lock = uv(*export, "--no-emit-package", CORE, "--format", "pylock.toml", "--no-header")
+    (places["lock"] / "pylock.toml").write_text(lock, encoding="utf-8")
     if core is not None:
         replace(places["chassis"], core)
     else:

@@ -22,7 +22,7 @@ CORE = "chassis/"
 
 def output_of(*command: str | Path) -> str:
     """What a command prints; CalledProcessError if it fails."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
 
 
 def succeeds(*command: str) -> bool:
@@ -32,8 +32,8 @@ def succeeds(*command: str) -> bool:
 
 def cruft(*arguments: str) -> str:
     """The output of cruft, which must succeed."""
-    command = [sys.executable, "-m", "cruft", *arguments]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-X", "utf8", "-m", "cruft", *arguments]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     if done.returncode:
         sys.exit(f"{done.stdout}error: cruft {arguments[0]} failed; what it says is above")
     return done.stdout
@@ -44,7 +44,7 @@ def left_to_do() -> dict[str, str]:
     unmerged = output_of("git", "diff", "--name-only", "--diff-filter=U", "--relative").splitlines()
     # Also in a file that was added with its markers still in it; git grep fails when it finds nothing.
     marked = ["git", "grep", "--untracked", "--name-only", "-E", "^(<{7}|>{7}) "]
-    unmerged += subprocess.run(marked, check=False, capture_output=True, text=True).stdout.splitlines()
+    unmerged += subprocess.run(marked, check=False, capture_output=True, encoding="utf-8").stdout.splitlines()
     rejected = output_of("git", "ls-files", "--others", "--cached", "--", "*.rej").splitlines()
     left = dict.fromkeys(sorted(unmerged), "choose between <<<<<<< and >>>>>>>, then: git add")
     return left | dict.fromkeys(sorted(rejected), "apply by hand what it holds, then delete it")

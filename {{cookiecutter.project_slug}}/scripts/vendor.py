@@ -60,7 +60,7 @@ def clone(repository: str, folder: Path, revision: str | None) -> None:
     if revision is not None:
         commands.append(["git", "-C", str(folder), "checkout", "--quiet", revision, "--"])
     for command in commands:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
         if done.returncode:
             sys.exit(f"{done.stderr}error: could not fetch {repository}{f' at {revision}' if revision else ''}")
 
@@ -134,7 +134,9 @@ def main(arguments: list[str]) -> None:
             copy(template, destination_of(options), revision[0] if revision else None)
         case ["verify"]:
             folder = core_folder()
-            difference = None if folder is None else verify(folder)
+            # A folder that nobody has copied has no list, such as the template's own beside the service.
+            copied = folder is not None and (folder == Path("chassis") or (folder / SUMS).exists())
+            difference = verify(folder) if folder is not None and copied else None
             if difference is not None:
                 sys.exit(
                     f"error: {difference}.\nUndo the change (git checkout -- {folder}), or make it in the template's "

@@ -1,15 +1,13 @@
 """The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from importlib import metadata
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
-from structlog.typing import Processor
 
 from .admin import admin_routes
 from .api.handler import Handler
@@ -20,12 +18,11 @@ from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
-from .settings import ChassisSettings, exit_with_errors
+from .settings import ChassisSettings
 from .tasks import Tasks
 from .telemetry import Telemetry
-from .telemetry.logs import Logs
 from .telemetry.loop_watch import LoopWatch
-from .telemetry.tracing import Tracing
+from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -67,16 +64,14 @@ class App:
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
-        self.name: str = name or _distribution_of(type(settings))
-        self.version: str = version or _installed_version(self.name)
+        self.name: str = name or distribution_of(type(settings))
+        self.version: str = version or installed_version(self.name)
         self.description = description
         self.telemetry: Telemetry = telemetry or make_telemetry(settings, service=self.name, version=self.version)
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
-        self.load_shedder: LoadShedder = load_shedder or LoadShedder(
-            settings.max_requests, self.telemetry.metrics, queue_seconds=settings.queue_seconds
-        )
+        self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
         self._middleware: list[Middleware] = []
@@ -85,7 +80,7 @@ class App:
         self._entered = AsyncExitStack()
         self._stacks: _Stacks | None = None
 
-    # What the owner adds.
+    # For the owner.
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -118,7 +113,7 @@ class App:
         self._middleware.append(Middleware(cls, *args, **kwargs))
 
     def add_problems(self, problems: Mapping[type[Exception], int]) -> None:
-        """Answer exceptions of these types, and of their subclasses, with a problem document of this status.
+        """Respond to exceptions of these types, and of their subclasses, with a problem document of this status.
 
         The text of the exception becomes the `detail`, so it must be fit for clients. This keeps HTTP out of the code
         that raises: a store raises `OrderNotFoundError`, and one table says that this is a 404.
@@ -145,7 +140,7 @@ class App:
         self._must_not_be_built()
         self._background.append((name, work))
 
-    # What the server uses.
+    # For the server.
 
     @property
     def public(self) -> ASGIApp:
@@ -159,7 +154,7 @@ class App:
 
     @property
     def rejections(self) -> ASGIApp:
-        """Answers requests that the server rejects before they can be dispatched, so that they are observed too."""
+        """Responds to requests that the server rejects before they can be dispatched, so that they are observed too."""
         return self._built().rejections
 
     @property
@@ -278,37 +273,3 @@ class _Stacks:
             log_success=False,
         )
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)
-
-
-def make_telemetry(
-    settings: ChassisSettings, *, service: str, version: str, log_processors: Collection[Processor] = ()
-) -> Telemetry:
-    """The telemetry that `settings` and `OTEL_*` variables ask for.
-
-    `log_processors` are structlog's; each sees every event, access lines included, before it is written. Exits the
-    process with status 2 and a line on standard error for an `OTEL_*` value that is not supported.
-    """
-    logs = Logs(
-        level=settings.log_level,
-        format=settings.log_format,
-        redact=settings.log_redact,
-        processors=log_processors,
-        buffer_bytes=settings.log_buffer_bytes,
-    )
-    try:
-        tracing = Tracing(service, version=version)
-    except ValueError as error:  # of an OTEL_* variable
-        exit_with_errors(str(error))
-    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
-
-
-def _distribution_of(settings: type[ChassisSettings]) -> str:
-    package = settings.__module__.partition(".")[0]
-    return "service" if package in (__package__, "__main__") else package.replace("_", "-")
-
-
-def _installed_version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -12,15 +12,17 @@ from typing import cast
 
 import structlog
 from starlette.types import ASGIApp
+from structlog.typing import FilteringBoundLogger
 
 from .app import FLUSH_SECONDS, App
 from .health import State
 from .http.errors import ListenError
-from .http.limits import ConnectionLimits, within_open_files
+from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .wiring import make_connection_limits
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
@@ -49,20 +51,13 @@ class Server:
     ) -> None:
         settings = app.settings
         self.app = app
-        self.host = settings.host if host is None else host
-        self.port = settings.port if port is None else port
-        self.admin_port = settings.admin_port
-        self.drain_seconds = settings.drain_seconds
-        self.shutdown_seconds = settings.shutdown_seconds
+        self.host: str = settings.host if host is None else host
+        self.port: int = settings.port if port is None else port
+        self.admin_port: int | None = settings.admin_port
+        self.drain_seconds: float = settings.drain_seconds
+        self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
-        self._limits = ConnectionLimits(
-            max_connections=settings.max_connections,
-            max_target_bytes=settings.max_target_bytes,
-            max_head_bytes=settings.max_head_bytes,
-            head_seconds=settings.head_seconds,
-            body_seconds=settings.body_seconds,
-            min_bytes_per_second=settings.min_bytes_per_second,
-        )
+        self._limits = make_connection_limits(settings)
         self._trusted_proxies = settings.trusted_proxies
         self._drains = True
         self._stop_by = 0.0

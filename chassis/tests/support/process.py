@@ -76,11 +76,13 @@ class Process:
 
 
 @asynccontextmanager
-async def run(*arguments: str, stdout: int = PIPE, **environment: str) -> AsyncIterator[Process]:
+async def run(
+    *arguments: str, stdout: int = PIPE, warnings: str = "error", **environment: str
+) -> AsyncIterator[Process]:
     """Run Python with `arguments`, and kill it at the end of the block if it still runs; warnings are errors."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-W", "error"),
+        *("-W", warnings),
         *arguments,
         cwd=ROOT,
         env={**os.environ, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_LOG_FORMAT": "json", **environment},

@@ -30,7 +30,7 @@ class Endpoint:
             self._by_method["HEAD"] = self._by_method["GET"]
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
-    # Returns the coroutine of the operation rather than awaiting it: see "Performance" in chassis/README.md.
+    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         operation = self._by_method.get(scope["method"])
         if operation is not None:

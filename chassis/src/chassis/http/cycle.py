@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 from starlette.types import ASGIApp, Message, Scope
+from structlog.typing import FilteringBoundLogger
 
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
@@ -15,7 +16,7 @@ from .flow_control import HIGH_WATER_BYTES, FlowControl
 from .port_state import PortState
 from .response_head import encode_response_head
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 LARGE_BODY_BYTES = 65_536
 
@@ -90,14 +91,14 @@ class RequestCycle:
         self, connection: Connection, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool
     ) -> None:
         self._connection = connection
-        self.app = app
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self.more_body = True
+        self.app: ASGIApp = app
+        self.scope: Scope = scope
+        self.keep_alive: bool = keep_alive
+        self.more_body: bool = True
         """Whether the connection has not received the whole body yet."""
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
+        self.disconnected: bool = False
+        self.response_started: bool = False
+        self.response_complete: bool = False
         self._is_head = scope["method"] == "HEAD"  # now, because middleware may change the method
         self._expects_continue = expects_continue
         self._body: bytes | bytearray = b""

@@ -13,8 +13,8 @@ class FlowControl:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writable: asyncio.Event | None = None
-        self.read_paused = False
-        self.write_paused = False
+        self.read_paused: bool = False
+        self.write_paused: bool = False
 
     def pause_reading(self) -> None:
         if not self.read_paused:

@@ -4,8 +4,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 MAX_REJECTED = 50  # connections beyond the limit that get a 503 at the same time; all others are closed at once
 # Open files beside the clients' connections: rejected ones, ports, dependencies, the admin port's connections.
@@ -21,18 +22,18 @@ class ConnectionLimits:
     between two pieces would accept one byte in each pause.
     """
 
-    max_target_bytes: int = 8_192
+    max_target_bytes: int
     """Size of a request target (RFC 9112, section 3, asks for at least 8000); beyond it 414."""
-    max_head_bytes: int = 32_768
+    max_head_bytes: int
     """Size of a head, complete or not; beyond it 431."""
-    head_seconds: float = 10.0
+    head_seconds: float
     """Time for a head, from the start of the connection or the head's first byte; beyond it 408."""
-    body_seconds: float = 10.0
+    body_seconds: float
     """Period over which the pace of a body or a response is measured. A slow body gets 408; a client that reads a
     response too slowly is disconnected."""
-    min_bytes_per_second: int = 500
+    min_bytes_per_second: int
     """The lowest pace that is accepted."""
-    max_connections: int = 10_000
+    max_connections: int
     """Connections open at the same time; beyond it 503, and the connection is closed."""
 
     @property

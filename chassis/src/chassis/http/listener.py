@@ -5,12 +5,13 @@ import socket
 from email.utils import formatdate
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from .errors import ListenError
 from .port_state import PortState
 from .protocol import HttpProtocol
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 BACKLOG = 2048
 DATE_SECONDS = 1.0  # the Date header has whole seconds

@@ -8,8 +8,6 @@ from starlette.types import ASGIApp
 from .limits import ConnectionLimits
 from .rejection import send_rejection
 
-DEFAULT_LIMITS = ConnectionLimits()
-
 
 class Connection(Protocol):
     """A connection of either protocol, as the port sees it."""
@@ -46,23 +44,23 @@ class PortState:
         self,
         app: ASGIApp,
         *,
+        limits: ConnectionLimits,
+        keep_alive_seconds: float,
         rejections: ASGIApp = send_rejection,
-        limits: ConnectionLimits = DEFAULT_LIMITS,
-        keep_alive_seconds: float = 75.0,
         accepts_websockets: bool = False,
         ping_seconds: float = 20.0,
     ) -> None:
-        self.app = app
-        self.rejections = rejections
-        self.limits = limits
-        self.keep_alive_seconds = keep_alive_seconds
-        self.accepts_websockets = accepts_websockets
-        self.ping_seconds = ping_seconds
-        """Between the keepalive pings of a WebSocket; one that is not answered before the next closes it."""
+        self.app: ASGIApp = app
+        self.rejections: ASGIApp = rejections
+        self.limits: ConnectionLimits = limits
+        self.keep_alive_seconds: float = keep_alive_seconds
+        self.accepts_websockets: bool = accepts_websockets
+        self.ping_seconds: float = ping_seconds
+        """Between the keepalive pings of a WebSocket; one without a pong before the next closes it."""
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.date_line = b""
-        self.is_draining = False
+        self.date_line: bytes = b""
+        self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
         self._without_connections: asyncio.Event | None = None
 

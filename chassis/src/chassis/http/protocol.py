@@ -45,7 +45,7 @@ class HttpProtocol(asyncio.Protocol):
     _timeouts: Timeouts
 
     def __init__(self, port: PortState) -> None:
-        self.port = port
+        self.port: PortState = port
         self.pipeline: deque[RequestCycle] = deque()
         """Requests that wait for the responses before theirs (RFC 9112, section 9.3.2)."""
         self.responding: RequestCycle | None = None

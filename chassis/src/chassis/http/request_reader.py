@@ -6,6 +6,7 @@ from urllib.parse import unquote
 import httptools
 import structlog
 from starlette.types import ASGIApp, Scope
+from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem
 from ..request_info import NOTED_FIELDS, REQUEST_INFO, RequestInfo
@@ -15,7 +16,7 @@ from .port_state import PortState
 from .rejection import Address, rejection_scope
 from .timeouts import NEVER, Timeouts
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 # A chunk of one byte takes six bytes. A body with much more framing than that is not sent for its content.
 WIRE_BYTES_PER_BYTE = 9
@@ -83,7 +84,7 @@ class RequestReader:
         self._segment_bytes = 0
         self._made_progress = False
         # Of the head that is read: its bytes in earlier segments, and its parts.
-        self.in_head = False
+        self.in_head: bool = False
         self._earlier_head_bytes = 0
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []

@@ -59,8 +59,12 @@ class Timeouts:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = NEVER
-        self.idle_due = self.head_due = self.body_due = self.write_due = self.linger_due = NEVER
-        self.body_bytes = 0
+        self.idle_due: float = NEVER
+        self.head_due: float = NEVER
+        self.body_due: float = NEVER
+        self.write_due: float = NEVER
+        self.linger_due: float = NEVER
+        self.body_bytes: int = 0
         """Bytes of the body received since its pace is measured, that is, while `body_due` is set."""
         self._body_bytes_before = 0
         self._unsent_bytes = 0

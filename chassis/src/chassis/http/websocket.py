@@ -28,7 +28,7 @@ LINGER_SECONDS = 2.0
 PIECE_BYTES = 16_384
 HANDSHAKE_FIELDS = frozenset({b"connection", b"origin", b"upgrade"})
 
-library_log = logging.getLogger("chassis.websocket")
+library_log: logging.Logger = logging.getLogger("chassis.websocket")
 library_log.setLevel(logging.WARNING)  # the library has an info line for each connection; the access line is enough
 
 
@@ -81,8 +81,8 @@ class WebSocketProtocol(asyncio.Protocol):
     # asyncio's callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.flow = FlowControl(self.transport)
+        self.transport: asyncio.Transport = cast("asyncio.Transport", transport)
+        self.flow: FlowControl = FlowControl(self.transport)
         self._port.connections.add(self)
         self._cycle.task = task = self._loop.create_task(self._cycle.run(), context=Context())
         self._port.tasks.add(task)

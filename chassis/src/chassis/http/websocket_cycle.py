@@ -8,6 +8,7 @@ from typing import Protocol
 
 import structlog
 from starlette.types import Message, Scope
+from structlog.typing import FilteringBoundLogger
 
 from .errors import ClientDisconnectedError
 from .flow_control import FlowControl
@@ -15,7 +16,7 @@ from .port_state import PortState
 from .rejection import encode_problem_response
 from .response_head import FRAMING, encode_response_head
 
-log = structlog.get_logger()
+log: FilteringBoundLogger = structlog.get_logger()
 
 NORMAL_CLOSURE, NO_STATUS, ABNORMAL_CLOSURE, INTERNAL_ERROR = 1000, 1005, 1006, 1011  # RFC 6455, section 7.4.1
 

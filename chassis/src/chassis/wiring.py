@@ -1,0 +1,66 @@
+"""From settings to the parts that take values: the composition root below `App` and `Server`."""
+
+from collections.abc import Collection
+from importlib import metadata
+
+from structlog.typing import Processor
+
+from .http.limits import ConnectionLimits
+from .middleware.load_shedder import LoadShedder
+from .settings import ChassisSettings, exit_with_errors
+from .telemetry import Telemetry
+from .telemetry.logs import Logs
+from .telemetry.tracing import Tracing
+
+
+def make_telemetry(
+    settings: ChassisSettings, *, service: str, version: str, log_processors: Collection[Processor] = ()
+) -> Telemetry:
+    """The telemetry that `settings` and `OTEL_*` variables ask for.
+
+    `log_processors` are structlog's; each sees every event, access lines included, before it is written. Exits the
+    process with status 2 and a line on standard error for an `OTEL_*` value that is not supported.
+    """
+    logs = Logs(
+        level=settings.log_level,
+        format=settings.log_format,
+        redact=settings.log_redact,
+        processors=log_processors,
+        buffer_bytes=settings.log_buffer_bytes,
+    )
+    try:
+        tracing = Tracing(service, version=version)
+    except ValueError as error:  # of an OTEL_* variable
+        exit_with_errors(str(error))
+    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
+
+
+def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
+    """The load shedder that the settings ask for."""
+    return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
+
+
+def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
+    """The limits of a port that the settings ask for."""
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        max_target_bytes=settings.max_target_bytes,
+        max_head_bytes=settings.max_head_bytes,
+        head_seconds=settings.head_seconds,
+        body_seconds=settings.body_seconds,
+        min_bytes_per_second=settings.min_bytes_per_second,
+    )
+
+
+def distribution_of(settings: type[ChassisSettings]) -> str:
+    """The name of the distribution that a settings class belongs to, from the name of its package."""
+    package = settings.__module__.partition(".")[0]
+    return "service" if package in (__package__, "__main__") else package.replace("_", "-")
+
+
+def installed_version(distribution: str) -> str:
+    """The version of an installed distribution; `unknown` if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
