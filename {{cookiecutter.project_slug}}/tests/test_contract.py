@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from chassis.settings import DEFAULT_SECRETS_DIR
-from chassis.testing import serve
 
 from {{ cookiecutter.__package }}.app import create_app
 from {{ cookiecutter.__package }}.settings import Settings
@@ -86,24 +85,26 @@ def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None
 def test_error_is_a_problem_document_with_the_trace_id(service: Service) -> None:
     response = service.client.get("/no-such-path")
     problem = response.json()
-    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
-    assert (problem["status"], problem["title"]) == (404, "Not Found")
+    assert response.is_client_error  # 404, or 401 if your middleware asks for credentials
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == response.status_code
     assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
 
 
 def test_request_has_one_access_line_with_its_ids(service: Service) -> None:
-    service.client.get("/no-such-path", headers={"x-request-id": "test-1"})
+    response = service.client.get("/no-such-path", headers={"x-request-id": "test-1"})
     line = service.process.read_until(lambda event: event["event"] == "request")
-    assert (line["method"], line["path"], line["status"]) == ("GET", "/no-such-path", 404)
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/no-such-path", response.status_code)
     assert line["request_id"] == "test-1"
     assert re.fullmatch("[0-9a-f]{32}", line["trace_id"])
 
 
 def test_request_is_counted_by_route_and_status(service: Service) -> None:
-    service.client.get("/docs")
+    response = service.client.get("/no-such-path")
+    access_line = service.process.read_until(lambda event: event["event"] == "request")
+    labels = f'http_response_status_code="{response.status_code}",http_route="{access_line["route"]}"'
     lines = service.client.get("/metrics").text.splitlines()
-    (line,) = (line for line in lines if "_request_duration_seconds_count" in line and 'http_route="/docs"' in line)
-    assert 'http_response_status_code="200"' in line
+    (line,) = (line for line in lines if "_request_duration_seconds_count" in line and labels in line)
     assert line.endswith(" 1.0")
 
 
@@ -111,10 +112,8 @@ def test_info_names_the_service(service: Service) -> None:
     assert service.client.get("/info").json()["name"] == PACKAGE.replace("_", "-")
 
 
-async def test_openapi_document_names_the_service() -> None:
-    async with serve(create_app(Settings.from_values())) as client:
-        document = (await client.get("/openapi.json")).json()
-    assert document["info"]["title"] == PACKAGE.replace("_", "-")
+def test_openapi_document_names_the_service() -> None:
+    assert create_app(Settings.from_values()).openapi["info"]["title"] == PACKAGE.replace("_", "-")
 
 
 def test_wrong_setting_stops_the_start_with_a_sentence() -> None:

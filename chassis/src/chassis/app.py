@@ -158,6 +158,11 @@ class App:
         return self._built().rejections
 
     @property
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI 3.1 document of the handlers, which `/openapi.json` serves."""
+        return self._built().openapi
+
+    @property
     def has_websockets(self) -> bool:
         """Whether a route takes WebSockets, or may do so."""
         return has_websockets(self.routes)
@@ -237,11 +242,11 @@ class _Stacks:
         security_headers: Mapping[str, str],
     ) -> None:
         settings, telemetry = app.settings, app.telemetry
-        document = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
+        self.openapi = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
         router = Router(
             [
                 *app.routes,
-                Route("/openapi.json", OpenApi(document), in_openapi=False),
+                Route("/openapi.json", OpenApi(self.openapi), in_openapi=False),
                 Route("/docs", Docs(), in_openapi=False),
             ]
         )
