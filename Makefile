@@ -95,4 +95,4 @@ recording: install ## make the README's recording of a terminal again, docs/term
 
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .uv .venv build uv.lock
+	rm -rf .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .uv .venv build uv.lock
