@@ -69,7 +69,7 @@ class Desk:
         self.log = folder / "told"
         # And nothing else.
         (self.programs / "python3").symlink_to(PYTHON)
-        for name in ("make", "uv", "git", "awk", "sh"):
+        for name in ("make", "uv", "git", "awk", "sed", "mkdir", "sh"):
             found = shutil.which(name, path=clean_environment(folder)["PATH"])
             assert found, name
             (self.programs / name).symlink_to(found)

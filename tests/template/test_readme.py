@@ -124,5 +124,4 @@ def test_targets_of_the_readme_are_in_the_makefile() -> None:
     assert told == set(re.findall(r"^(\w+):.* ## ", targets, re.MULTILINE)) - {
         "help",
         "install",
-        "chassis",  # for services that take the core from elsewhere; chassis/README.md
     }

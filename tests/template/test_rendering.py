@@ -80,14 +80,17 @@ def python_of(folder: Path) -> list[str]:
 
 
 def test_source_is_the_same_bytes_for_any_answers(bake: Bake) -> None:
-    def content(project: Path, folder: str) -> dict[str, str]:
-        package = package_of(project)
-        named = folder.format(package)
-        return {path: (project / named / path).read_text().replace(package, "…") for path in files_of(project / named)}
-
     ours, theirs = bake(), bake(**OTHER)
     for folder in ("chassis", "src/{}", ".github"):
-        assert content(ours, folder) == content(theirs, folder) != {}
+        one, other = (project / folder.format(package_of(project)) for project in (ours, theirs))
+        assert files_of(one) == files_of(other) != []
+        # The package's own name aside, which __main__.py has.
+        differing = [
+            path
+            for path in files_of(one)
+            if (one / path).read_bytes() != (other / path).read_bytes().replace(b"size_7_co", b"order_service")
+        ]
+        assert differing == []
 
 
 def test_toml_holds_the_answers_verbatim(bake: Bake) -> None:
