@@ -70,6 +70,19 @@ async def test_application_may_close_the_connection(raw: Raw, service: Service) 
     assert response.lower().count(b"connection: close") == 1
 
 
+async def test_application_may_send_the_same_message_for_each_request() -> None:
+    start: Message = {"type": "http.response.start", "status": 204, "headers": []}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body"})
+
+    async with serve(Mount("/same", app)) as service:
+        responses = [await service.client.get("/same/") for _ in range(2)]
+    assert [len(response.headers.get_list("x-request-id")) for response in responses] == [1, 1]
+    assert start["headers"] == []
+
+
 async def test_status_without_a_reason_phrase_is_sent(raw: Raw, service: Service) -> None:
     raw.status = 299
     assert (await exchange(service.server.port, b"GET /raw/" + CLOSE)).startswith(b"HTTP/1.1 299 \r\n")
