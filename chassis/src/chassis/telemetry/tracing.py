@@ -75,8 +75,12 @@ class Tracing:
 
     def export(self, span: RequestSpan) -> None:
         """Hand the span of a request that has ended to every processor."""
+        # A request's metrics and access line must not depend on any of them.
         for processor in self._request_processors:
-            processor.on_request_end(span)
+            try:
+                processor.on_request_end(span)
+            except Exception:
+                log.exception("a span processor failed: %s", type(processor).__qualname__)
         if not self._sdk_processors:
             return
         readable = span.readable()
@@ -84,7 +88,6 @@ class Tracing:
             try:
                 other.on_end(readable)
             except Exception:
-                # A request's metrics and access line must not depend on it.
                 log.exception("a span processor failed: %s", type(other).__qualname__)
 
     def begin(self, info: RequestInfo, method: str) -> RequestContext:
