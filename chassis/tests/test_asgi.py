@@ -239,6 +239,24 @@ async def test_drain_serves_the_pipelined_requests_and_closes_after_the_last() -
     assert response.endswith(b"connection: close\r\n\r\n")
 
 
+async def test_client_that_still_sends_reads_its_response_during_the_shutdown() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body"})
+
+    async with listening(app) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 413 Content Too Large\r\n"
+        listener.stop_accepting()
+        for _ in range(10):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        assert b"connection: close" in await reader.read()
+        writer.close()
+
+
 async def test_date_is_kept_current() -> None:
     async with listening(responding()) as listener:
         first = listener.state.date_line

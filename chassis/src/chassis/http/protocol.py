@@ -214,7 +214,7 @@ class HttpProtocol(asyncio.Protocol):
         """Close the connection, after the responses to the requests that were read."""
         last_read = self._reader.cycle
         if last_read is None or last_read.response_complete:
-            self.transport.close()
+            self.finish()  # with time for a client that still sends to read its response
         else:
             last_read.keep_alive = False
 

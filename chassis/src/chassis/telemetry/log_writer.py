@@ -163,10 +163,10 @@ class LineWriter:
         return True
 
 
-def _is(kind: Callable[[int], bool], fd: int) -> bool:
-    """Whether the descriptor is of that kind, according to `stat`."""
+def _is(has_type: Callable[[int], bool], fd: int) -> bool:
+    """Whether the descriptor is a file of this type: `has_type` is a test of `stat`."""
     try:
-        return kind(os.fstat(fd).st_mode)
+        return has_type(os.fstat(fd).st_mode)
     except OSError:  # closed, which is not an error of the service either
         return False
 
