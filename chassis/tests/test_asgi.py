@@ -195,6 +195,29 @@ async def test_pipelined_requests_are_bounded_while_the_application_waits_for_th
         writer.close()
 
 
+async def test_pipelined_requests_are_bounded_while_they_get_their_responses() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.001)  # longer than a segment of requests takes to arrive
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    async def send_without_end(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write((GET + b"\r\n" * 100) * 1000)
+            await writer.drain()
+
+    async with listening(app) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        sending = asyncio.create_task(send_without_end(writer))
+        for _ in range(200):
+            await reader.readuntil(b"\r\n\r\n")
+            (connection,) = listener.state.connections
+            pipeline = connection.pipeline  # type: ignore[attr-defined]
+            assert len(pipeline) < MAX_PIPELINED + 3000  # and what one segment holds
+        sending.cancel()
+        writer.close()
+
+
 async def test_drain_serves_the_pipelined_requests_and_closes_after_the_last() -> None:
     begun = asyncio.Event()
     released = asyncio.Event()
@@ -214,6 +237,24 @@ async def test_drain_serves_the_pipelined_requests_and_closes_after_the_last() -
     assert response.count(b"HTTP/1.1 204 ") == 3
     assert response.count(b"connection: close") == 1
     assert response.endswith(b"connection: close\r\n\r\n")
+
+
+async def test_client_that_still_sends_reads_its_response_during_the_shutdown() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body"})
+
+    async with listening(app) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 413 Content Too Large\r\n"
+        listener.stop_accepting()
+        for _ in range(10):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        assert b"connection: close" in await reader.read()
+        writer.close()
 
 
 async def test_date_is_kept_current() -> None:

@@ -184,7 +184,7 @@ def test_what_it_cannot_do_is_told(name: str, value: str, monkeypatch: pytest.Mo
 def test_certificate_that_cannot_be_read_is_told_at_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", "/nowhere/certificate.pem")
 
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(ValueError, match=f"OTEL_EXPORTER_OTLP_{name}='/nowhere/certificate.pem'.*: No such file"):
         OtlpExporter.from_environment()
 
 
@@ -201,6 +201,24 @@ def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
     assert exporter.dropped["export_failed"] == 3
     assert "spans cannot be exported" in caplog.text
     assert "carrier-pigeon" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ENDPOINT", "http://[collector"), ("HEADERS", "api-key=%C3%BC"), ("HEADERS", "a b=c")]
+)
+def test_value_that_httpx_rejects_does_not_end_the_export(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    exporter = OtlpExporter.from_environment()
+    end_spans(exporter, 3)
+
+    exporter.shutdown()
+
+    assert exporter.dropped["export_failed"] == 3
+    assert "spans cannot be exported" in caplog.text
 
 
 async def test_start_does_not_wait_for_the_client_to_load() -> None:

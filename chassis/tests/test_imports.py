@@ -1,6 +1,7 @@
 """The directions of imports inside the core."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -116,3 +117,12 @@ def circles(imports: dict[str, set[str]]) -> list[list[str]]:
     for module in sorted(imports):
         walk(module, [])
     return found
+
+
+def test_map_of_the_readme_names_every_module() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    tables = readme.partition("## Map\n")[2].partition("\n## ")[0]
+    modules = {path.name for path in ROOT.rglob("*.py") if path.name != "__init__.py"}
+    named = set(re.findall(r"`(\w+\.py)`", tables))
+    assert modules - named == set()
+    assert named - modules == set()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
+from structlog.typing import EventDict
 
 from chassis.cache import MAX_ENTRIES
 from chassis.http.protocol import HttpProtocol
@@ -68,6 +69,32 @@ async def test_application_may_close_the_connection(raw: Raw, service: Service) 
     raw.headers = [(b"connection", b"Close")]
     response = await exchange(service.server.port, b"GET /raw/ HTTP/1.1\r\nhost: x\r\n\r\n")
     assert response.lower().count(b"connection: close") == 1
+
+
+async def test_application_may_send_the_same_message_for_each_request() -> None:
+    start: Message = {"type": "http.response.start", "status": 204, "headers": []}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body"})
+
+    async with serve(Mount("/same", app)) as service:
+        responses = [await service.client.get("/same/") for _ in range(2)]
+    assert [len(response.headers.get_list("x-request-id")) for response in responses] == [1, 1]
+    assert start["headers"] == []
+
+
+async def test_client_gets_a_response_when_the_error_cannot_be_logged() -> None:
+    def fail_for_errors(logger: object, method: str, event: EventDict) -> EventDict:
+        if method == "error":
+            raise ValueError("no line")
+        return event
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("internal detail")
+
+    async with serve(Mount("/fails", app), logs={"processors": [fail_for_errors]}) as service:
+        assert (await service.client.get("/fails/")).status_code == 500
 
 
 async def test_status_without_a_reason_phrase_is_sent(raw: Raw, service: Service) -> None:

@@ -87,13 +87,13 @@ def test_head_within_the_limits_is_accepted() -> None:
     ],
 )
 def test_target_has_a_path_and_a_query(target: bytes, method: bytes, path: bytes, query: bytes) -> None:
-    assert request_head.split_target(target, method) == (path, query)
+    assert request_head.split_other_target(target, method) == (path, query)
 
 
 @pytest.mark.parametrize(("target", "method"), [(b"ftp://x/a", b"GET"), (b"x:80", b"GET"), (b"*", b"GET")])
 def test_other_target_is_an_error(target: bytes, method: bytes) -> None:
     with pytest.raises((Problem, httptools.HttpParserError)):
-        request_head.split_target(target, method)
+        request_head.split_other_target(target, method)
 
 
 @pytest.mark.parametrize(

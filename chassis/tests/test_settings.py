@@ -1,9 +1,10 @@
 """Settings: where they come from, and what is said when one is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, Secret, SecretStr
 
 from chassis import ChassisSettings, load_settings
 
@@ -114,6 +115,19 @@ def test_secret_is_never_shown(
     assert line.startswith("error: APP_API_KEY=[secret]: ")
     assert line.endswith("; Key of the supplier")
     assert "s3cr3t" not in line
+
+
+@pytest.mark.parametrize("annotation", [list[SecretStr] | None, dict[str, SecretStr], Secret[int]])
+def test_secret_inside_of_another_type_is_never_shown(
+    annotation: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Nested(ChassisSettings):
+        keys: annotation = Field(description="Keys of the suppliers.")
+
+    monkeypatch.setenv("APP_KEYS", '"hunter2"')
+    (line,) = refusal(Nested, capsys)
+    assert line.startswith("error: APP_KEYS=[secret]: ")
+    assert "hunter2" not in line
 
 
 def test_missing_value_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,3 +112,22 @@ async def test_port_in_use_is_status_1_and_one_line() -> None:
     (line,) = process.lines
     assert (line["event"], line["level"]) == ("cannot listen", "error")
     assert "in use" in line["error"]
+
+
+async def test_forked_child_ends_by_a_signal() -> None:
+    # Python 3.12 warns of forks in a process that has threads.
+    async with run("-m", PROGRAM, warnings="ignore", APP_DRAIN_SECONDS="0") as process:
+        client = await process.client()
+        assert (await client.get("/child")).json() == -signal.SIGTERM
+        process.send(signal.SIGTERM)
+        assert await process.end() == (0, "")
+
+
+async def test_forked_child_logs_its_own_lines_and_none_of_its_parent() -> None:
+    async with run("-m", PROGRAM, warnings="ignore", APP_DRAIN_SECONDS="0") as process:
+        client = await process.client()
+        await client.post("/child")
+        process.send(signal.SIGTERM)
+        assert await process.end() == (0, "")
+    assert process.events.count("before the fork") == 1
+    assert process.events.count("in the child") == 1

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from starlette.requests import Request
 
 from chassis import Handler, Route
+from chassis.telemetry.spans import RequestSpan, RequestSpanProcessor
 
 from .support.service import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED, Service, serve
 
@@ -264,3 +265,35 @@ async def test_processor_that_fails_takes_nothing_from_the_request() -> None:
         assert len(await service.spans()) == 1
         (line,) = [line for line in service.seen.lines if "exception" in line]
         assert line["event"] == "a span processor failed: Failing"
+
+
+class FailingForRequests(RequestSpanProcessor):
+    """Fails at the end of a request, as the exporter does for an event's time that is no whole number."""
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        raise ValueError("not today")
+
+
+async def test_request_span_processor_that_fails_takes_nothing_from_the_request() -> None:
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(FailingForRequests())
+        await service.client.get("/items/7", headers=SAMPLED)
+        assert (await service.access_line())["status"] == 204
+        (line,) = [line for line in service.seen.lines if "exception" in line]
+        assert line["event"] == "a span processor failed: FailingForRequests"
+
+
+class FailingAtTheStart(SpanProcessor):
+    """Fails when a span begins."""
+
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
+        raise ValueError("not today")
+
+
+async def test_processor_that_fails_at_the_start_takes_nothing_from_the_request() -> None:
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(FailingAtTheStart())
+        assert (await service.client.get("/items/7", headers=SAMPLED)).status_code == 204
+        assert (await service.access_line())["status"] == 204
+        (line,) = [line for line in service.seen.lines if "exception" in line]
+        assert line["event"] == "a span processor failed: FailingAtTheStart"

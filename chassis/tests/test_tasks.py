@@ -132,6 +132,24 @@ async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None
     assert cleaned.is_set()
 
 
+async def test_endless_loop_may_clean_up_when_no_time_is_left() -> None:
+    cleaned = asyncio.Event()
+
+    async def loop() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.set()
+
+    async with serve(shutdown_seconds=0.0) as service:
+        service.app.tasks.start(loop(), name="loop", until_stopped=True)
+        await asyncio.sleep(0)
+        await service.app.tasks.stop(0.0)
+        assert cleaned.is_set()
+        assert service.seen.events("background tasks cancelled at shutdown") == []
+
+
 async def test_task_that_ignores_its_cancellation_does_not_hold_up_the_end() -> None:
     release = asyncio.Event()
 

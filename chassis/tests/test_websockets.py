@@ -169,6 +169,39 @@ async def test_shutdown_closes_with_1012_and_does_not_wait() -> None:
             assert tracebacks(service) == []
 
 
+async def test_exception_after_the_close_is_logged_once() -> None:
+    async def close_and_fail(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+        raise RuntimeError("internal detail")
+
+    async with serve(WebSocketRoute("/closed", close_and_fail)) as service:
+        async with dial(service, "/closed") as connection:
+            assert (await close_code(connection))[0] == 1000
+        await service.access_line()
+        assert len(tracebacks(service)) == 1
+
+
+async def test_shutdown_during_a_handshake_is_503_and_no_error_of_the_application() -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def accept_late(websocket: WebSocket) -> None:
+        begun.set()
+        await stopped.wait()
+        await websocket.accept()
+
+    async with serve(WebSocketRoute("/late", accept_late), shutdown_seconds=5.0) as service:
+        dialling = asyncio.ensure_future(dial(service, "/late"))
+        await begun.wait()
+        service.server.stop(drain=False)
+        with pytest.raises(InvalidStatus) as caught:
+            await dialling
+        assert caught.value.response.status_code == 503
+        stopped.set()
+        await service.access_line()
+        assert tracebacks(service) == []
+
+
 async def test_upgrade_to_a_service_without_websockets_is_an_ordinary_request() -> None:
     async with serve() as service:
         with pytest.raises(InvalidStatus) as caught:

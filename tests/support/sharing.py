@@ -4,9 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
-from bakery import TEMPLATE, render, run
+from bakery import TEMPLATE, copy_repository, render, run
+from repositories import IDENTITY
 
-IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 README = (TEMPLATE / "chassis/README.md").read_text().partition("\n## Share the core\n")[2].partition("\n# ")[0]
 # Of the default way, a folder, a workspace, a tag: as the table of the README has them.
 VENDORED, FOLDER, WORKSPACE, TAG = re.findall(r"`(asgi-chassis = \{.*\})`", README)
@@ -30,12 +30,7 @@ def commit_all(folder: Path, message: str) -> str:
 
 def template_repository(folder: Path) -> Path:
     """The working tree of the template as a repository with a tag."""
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=TEMPLATE)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (TEMPLATE / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TEMPLATE / name, folder / name)
-    commit_all(folder, "The template")
+    copy_repository(folder)
     git(folder, "tag", "v1")
     return folder
 

@@ -11,10 +11,10 @@ import pytest
 
 from bakery import TEMPLATE, files_of, own_config, run
 from conftest import Bake
+from repositories import IDENTITY
 
 pytestmark = pytest.mark.long
 
-IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 TOOL_FOLDERS = (
     ".venv/lib/x.py",
     "build/lib/x.py",

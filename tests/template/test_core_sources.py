@@ -16,10 +16,10 @@ import yaml
 
 from bakery import HOME, clean_environment, files_of, run
 from conftest import Bake
+from repositories import IDENTITY
 from running import Lines
 from sharing import (
     FOLDER,
-    IDENTITY,
     WORKSPACE,
     commit_all,
     git,

@@ -4,51 +4,19 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bakery import files_of, run
+from repositories import Repository
 
 pytestmark = pytest.mark.long
 
-IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 CHASSIS = "chassis/src/chassis"
 EXAMPLE = "src/order_service/orders"
 ORDERS = f"{EXAMPLE}/handlers.py"
 LAST_SETTING = "| `APP_MAX_ORDERS` | `1000` | Orders that the store holds before it is full. |"
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A folder under git."""
-
-    folder: Path
-
-    def git(self, *arguments: str) -> str:
-        done = run("git", *arguments, cwd=self.folder, **IDENTITY)
-        assert done.returncode == 0, done.stdout
-        return done.stdout.strip()
-
-    def commit(self, message: str) -> str:
-        """Commit everything; returns the commit."""
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
-        return self.git("rev-parse", "HEAD")
-
-    def path(self, path: str) -> Path:
-        """One of its files; in the template, the one that it is rendered or copied from."""
-        return self.folder / path
-
-    def edit(self, path: str, old: str, new: str, *, first: bool = False) -> None:
-        text = self.path(path).read_text()
-        assert text.count(old) == 1 or (first and old in text), (path, old)
-        self.path(path).write_text(text.replace(old, new, 1))
-
-    def add(self, path: str, text: str) -> None:
-        with self.path(path).open("a") as file:
-            file.write(text)
 
 
 class Template(Repository):
@@ -63,11 +31,6 @@ class Template(Repository):
 
 class Service(Repository):
     """A service made from it."""
-
-    def make(self, *arguments: str, fails: bool = False) -> str:
-        done = run("make", *arguments, cwd=self.folder, **IDENTITY)
-        assert bool(done.returncode) is fails, done.stdout
-        return done.stdout
 
     def noted_commit(self) -> str:
         return str(json.loads(self.path(".cruft.json").read_text())["commit"])
@@ -94,7 +57,7 @@ def template(repository: Path) -> Template:
 @pytest.fixture
 def service(template: Template, tmp_path: Path) -> Service:
     service = Service(bake(template, tmp_path / "services"))
-    service.git("init", "--quiet", "--initial-branch", "main")
+    service.init()
     service.commit("From the template")
     return service
 

@@ -8,18 +8,17 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bakery import TEMPLATE, own_config, run
+from repositories import IDENTITY, Repository
 from running import running
 
 pytestmark = pytest.mark.long
 
 FIRST_EDITION = "fa436fee094eea99c81102ee015f971ddde3380a"
-IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 LAST_SETTING = "| `APP_MAX_ORDERS` | `10000` | Orders that the store holds before it is full. |\n"
 PARAGRAPH = "Call Ada before you touch it.\n"
 OWN_TEST = '''"""Money."""
@@ -52,44 +51,11 @@ def cents(text: str) -> int:
 '''
 
 
-@dataclass(frozen=True)
-class Repository:
-    """A folder under git."""
-
-    folder: Path
-
-    def git(self, *arguments: str | Path) -> str:
-        done = run("git", *arguments, cwd=self.folder, **IDENTITY)
-        assert done.returncode == 0, done.stdout
-        return done.stdout.strip()
-
-    def commit(self, message: str) -> str:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
-        return self.git("rev-parse", "HEAD")
-
-    def make(self, *arguments: str, fails: bool = False) -> str:
-        done = run("make", *arguments, cwd=self.folder, **IDENTITY)
-        assert bool(done.returncode) is fails, done.stdout
-        return done.stdout
-
-    def read(self, path: str) -> str:
-        return (self.folder / path).read_text()
-
-    def write(self, path: str, text: str) -> None:
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / path).write_text(text)
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        assert self.read(path).count(old) == 1, (path, old)
-        self.write(path, self.read(path).replace(old, new))
-
-
 @pytest.fixture
 def template(tmp_path: Path) -> Repository:
     """This repository with its history, at the first edition."""
-    if run("git", "cat-file", "-e", f"{FIRST_EDITION}^{{commit}}", cwd=TEMPLATE).returncode:
-        pytest.fail(f"this clone has no commit {FIRST_EDITION[:7]}; fetch the history: git fetch --unshallow")
+    if run("git", "rev-parse", "--is-shallow-repository", cwd=TEMPLATE).stdout.strip() == "true":
+        pytest.skip(f"this clone has no commit {FIRST_EDITION[:7]}; fetch the history: git fetch --unshallow")
     folder = tmp_path / "template"
     run("git", "clone", "--quiet", TEMPLATE, folder, cwd=tmp_path)
     template = Repository(folder)
@@ -104,7 +70,7 @@ def service(template: Repository, tmp_path: Path) -> Repository:
     made = run(*command, f"git+{template.folder.as_uri()}", "owner=acme", cwd=tmp_path)
     assert made.returncode == 0, made.stdout
     service = Repository(tmp_path / "services/order-service")
-    service.git("init", "--quiet", "--initial-branch", "main")
+    service.init()
     service.commit("From the template")
     assert service.read("src/order_service/chassis/__init__.py")
     return service

@@ -12,10 +12,10 @@ from .context import request_context
 def http_client(**options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
 
-    Make one for each service that you call, list it among the `resources` in `app.py`, and pass it to the handlers
-    that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout` (seconds).
+    Make one for each service that you call, add it by `App.add_resource`, which closes it at the end, and pass it to
+    the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout` (seconds).
     """
-    hooks = {kind: list(functions) for kind, functions in options.pop("event_hooks", {}).items()}
+    hooks = {event: list(functions) for event, functions in options.pop("event_hooks", {}).items()}
     hooks["request"] = [carry_context, *hooks.get("request", [])]
     return httpx.AsyncClient(event_hooks=hooks, **options)
 

@@ -56,19 +56,20 @@ class ResponseSender:
     # A plain function that returns the inner awaitable: a coroutine of its own would cost as much as
     # all else it does.
     def __call__(self, message: Message) -> Awaitable[None]:
-        kind = message["type"]
-        if kind == "http.response.body":
+        # A changed copy, because an application may send the same message for each request.
+        message_type = message["type"]
+        if message_type == "http.response.body":
             self.body_bytes += len(message.get("body", b""))
             return self._send(message)
-        if kind in ("http.response.start", "websocket.http.response.start"):
-            message["headers"] = self._complete(message.get("headers", ()))
-            sent = self._send(message)  # first, because our server rejects an invalid header section right here
+        if message_type in ("http.response.start", "websocket.http.response.start"):
+            # Sent first, because our server rejects an invalid header section right here.
+            sent = self._send({**message, "headers": self._complete(message.get("headers", ()))})
             self.status = message["status"]
             return sent
-        if kind == "websocket.accept":
-            message["headers"] = self._complete(message.get("headers", ()))
+        if message_type == "websocket.accept":
+            message = {**message, "headers": self._complete(message.get("headers", ()))}
             self.status = 101
-        elif kind == "websocket.close" and not self.status:
+        elif message_type == "websocket.close" and not self.status:
             self.status = 403  # the server's response when the handshake is rejected
         return self._send(message)
 

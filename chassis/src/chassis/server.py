@@ -211,8 +211,14 @@ class Server:
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         # signal.signal instead of the loop's handlers, because it also works while blocking code holds the loop.
         received: list[int] = []
+        process = os.getpid()
 
         def handle(number: int, _frame: FrameType | None) -> None:
+            if os.getpid() != process:
+                # A forked child has inherited this handler; a signal ends it as it would end any process.
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
             received.append(number)
             if len(received) > 1:
                 # Without a flush: a full pipe on standard output may be why the first signal was not enough.

@@ -6,9 +6,9 @@ import sys
 from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args, get_origin
 
-from pydantic import Field, SecretBytes, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -145,70 +145,77 @@ class ChassisSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=ChassisSettings)
 
 
-def load_settings(kind: type[Settings]) -> Settings:
+def load_settings(settings: type[Settings]) -> Settings:
     """Read the settings, or exit with status 2 and a line on standard error for each wrong value.
 
     The line names the variable, the value (unless it is a secret) and what is allowed. An unknown variable with the
     prefix gets a warning and is ignored, since other tools may share the prefix.
     """
-    for unknown, close in unknown_variables(kind):
+    for unknown, close in unknown_variables(settings):
         hint = f"; did you mean {close}?" if close else ""
         sys.stderr.write(f"warning: {unknown} is not a setting of this service{hint}\n")
     directory = os.environ.get(SECRETS_DIR, DEFAULT_SECRETS_DIR)
     if SECRETS_DIR in os.environ and not Path(directory).is_dir():
         exit_with_errors(f"{SECRETS_DIR}={directory!r}: not a directory")
     try:
-        return kind(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
+        return settings(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
     except ValidationError as error:
-        exit_with_errors(*explain(kind, error))
+        exit_with_errors(*explain(settings, error))
     except SettingsError as error:
-        exit_with_errors(explain_syntax(kind, error))
+        exit_with_errors(explain_syntax(settings, error))
 
 
-def explain(kind: type[ChassisSettings], error: ValidationError) -> list[str]:
+def explain(settings: type[ChassisSettings], error: ValidationError) -> list[str]:
     """One line for each wrong setting."""
     lines = []
-    for one in error.errors(include_url=False, include_context=False):
-        name = str(one["loc"][0]) if one["loc"] else ""
+    for detail in error.errors(include_url=False, include_context=False):
+        name = str(detail["loc"][0]) if detail["loc"] else ""
         variable = f"{PREFIX}{name.upper()}"
-        if one["type"] == "missing":
-            lines.append(f"{variable} is not set: {_allowed(kind, name)}")
+        if detail["type"] == "missing":
+            lines.append(f"{variable} is not set: {_allowed(settings, name)}")
             continue
         # As it was given, where it is known: a validator may have changed it already.
-        given = "=[secret]" if _is_secret(kind, name) else f"={os.environ.get(variable, one['input'])!r}"
-        lines.append(f"{variable}{given}: {one['msg']}; {_allowed(kind, name)}")
+        given = "=[secret]" if _is_secret(settings, name) else f"={os.environ.get(variable, detail['input'])!r}"
+        lines.append(f"{variable}{given}: {detail['msg']}; {_allowed(settings, name)}")
     return lines
 
 
-def explain_syntax(kind: type[ChassisSettings], error: SettingsError) -> str:
+def explain_syntax(settings: type[ChassisSettings], error: SettingsError) -> str:
     """The line for a value that should be JSON and isn't; pydantic-settings tells only the field's name."""
     named = re.search(r'field "(\w+)"', str(error))
     name = named[1] if named else ""
     variable = f"{PREFIX}{name.upper()}"
-    given = "=[secret]" if _is_secret(kind, name) else f"={os.environ.get(variable, '')!r}"
-    return f"{variable}{given}: not JSON; {_allowed(kind, name)}"
+    given = "=[secret]" if _is_secret(settings, name) else f"={os.environ.get(variable, '')!r}"
+    return f"{variable}{given}: not JSON; {_allowed(settings, name)}"
 
 
-def unknown_variables(kind: type[ChassisSettings]) -> list[tuple[str, str | None]]:
+def unknown_variables(settings: type[ChassisSettings]) -> list[tuple[str, str | None]]:
     """The `APP_*` variables that are no settings, each with the setting whose name is close."""
-    known = {f"{PREFIX}{name.upper()}" for name in kind.model_fields} | {SECRETS_DIR}
-    found = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
-    return [(name, next(iter(get_close_matches(name.upper(), known, 1)), None)) for name in sorted(found)]
+    known = {f"{PREFIX}{name.upper()}" for name in settings.model_fields} | {SECRETS_DIR}
+    unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
+    return [(name, next(iter(get_close_matches(name.upper(), known, 1)), None)) for name in sorted(unknown)]
 
 
-def _allowed(kind: type[ChassisSettings], name: str) -> str:
-    field = kind.model_fields.get(name)
+def _allowed(settings: type[ChassisSettings], name: str) -> str:
+    field = settings.model_fields.get(name)
     if field is None or not field.description:
         return "see the settings in the README"
     return field.description.rstrip(".").replace("`", "")
 
 
-def _is_secret(kind: type[ChassisSettings], name: str) -> bool:
-    field = kind.model_fields.get(name)
+def _is_secret(settings: type[ChassisSettings], name: str) -> bool:
+    field = settings.model_fields.get(name)
     if field is None:
         return True  # better to hide one too many
-    annotation = field.annotation
-    return any(one in (SecretStr, SecretBytes) for one in (annotation, *get_args(annotation)))
+    return _holds_secret(field.annotation)
+
+
+def _holds_secret(annotation: Any) -> bool:
+    """Whether a value of this type is a secret or may have one inside: `list[SecretStr] | None`, or a model."""
+    origin = get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, (Secret, SecretStr, SecretBytes, BaseModel)):
+        return True
+    return any(_holds_secret(argument) for argument in get_args(annotation))
 
 
 def exit_with_errors(*lines: str) -> NoReturn:

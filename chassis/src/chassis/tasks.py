@@ -11,6 +11,8 @@ from .telemetry import Telemetry
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+CLEANUP_SECONDS = 1.0
+
 
 class Tasks:
     """Background tasks of the service.
@@ -46,9 +48,12 @@ class Tasks:
                 task.cancel("the service is stopping")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
-        if unfinished := list(self._tasks):
+        # The others are cancelled already; a second time would end their cleanup.
+        unfinished = [task for task, until_stopped in self._tasks.items() if not until_stopped]
+        if unfinished:
             names = sorted({task.get_name() for task in unfinished})
             log.warning("background tasks cancelled at shutdown", tasks=names, count=len(unfinished))
             for task in unfinished:
                 task.cancel("the service is stopping")
-            await asyncio.wait(unfinished, timeout=1.0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLEANUP_SECONDS)

@@ -1,8 +1,10 @@
 """A service that the tests run as a process: `python -m tests.support.program`."""
 
 import asyncio
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -49,6 +51,26 @@ class Work(Handler):
         request.app.tasks.start(work(), name="work")
 
 
+class Child(Handler):
+    """Forks a child process that works for a while, ends it, and tells how it has ended."""
+
+    def get(self) -> int | None:
+        child = multiprocessing.get_context("fork").Process(target=self._work)
+        child.start()
+        child.join(0.5)
+        child.terminate()
+        child.join(10)
+        return child.exitcode
+
+    async def post(self) -> int | None:
+        log.info("before the fork")  # not written yet: the lines of one turn are written together
+        return self.get()
+
+    def _work(self) -> None:
+        log.info("in the child")
+        time.sleep(60)
+
+
 @asynccontextmanager
 async def resource() -> AsyncIterator[None]:
     """Starts as the environment says."""
@@ -70,6 +92,7 @@ def create_app(settings: ChassisSettings) -> App:
     app.add_route("/waiting", Waiting())
     app.add_route("/switch-interval", SwitchInterval())
     app.add_route("/work", Work())
+    app.add_route("/child", Child())
     app.add_resource(resource())
     return app
 

@@ -159,8 +159,6 @@ class HttpProtocol(asyncio.Protocol):
         """The response is written, and the connection stays open."""
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
         last_read = self._reader.cycle
         if self.pipeline:
             self._run(self.pipeline.popleft())
@@ -168,9 +166,11 @@ class HttpProtocol(asyncio.Protocol):
             self._timeouts.start_head()
         elif last_read is not None and not last_read.more_body:  # else the rest of the body comes first
             self._timeouts.start_idle()
+        if self.flow.read_paused:
+            self.resume_reading()
 
     def resume_reading(self) -> None:
-        """The application waits for the client; read on, also to notice that the client has gone."""
+        """Read on, also to notice that the client has gone, unless too many requests wait already."""
         if len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()
 
@@ -214,7 +214,7 @@ class HttpProtocol(asyncio.Protocol):
         """Close the connection, after the responses to the requests that were read."""
         last_read = self._reader.cycle
         if last_read is None or last_read.response_complete:
-            self.transport.close()
+            self.finish()  # with time for a client that still sends to read its response
         else:
             last_read.keep_alive = False
 

@@ -55,14 +55,11 @@ def check_size(target: bytes, headers: Headers, limits: ConnectionLimits) -> Non
         raise head_too_large(limits)
 
 
-def split_target(target: bytes, method: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a target in origin, absolute or asterisk form (RFC 9112, section 3.2).
+def split_other_target(target: bytes, method: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a target in absolute or asterisk form, or with a fragment (RFC 9112, section 3.2).
 
     Raises a `Problem` of 400 for any other form, and httptools' `HttpParserError` for what is no URL.
     """
-    if target.startswith(b"/") and b"#" not in target:
-        path, _, query = target.partition(b"?")
-        return path, query
     if target == b"*" and method == b"OPTIONS":
         return target, b""
     url = httptools.parse_url(target)

@@ -183,7 +183,11 @@ class RequestReader:
         upgrades = parser.should_upgrade()
         if upgrades and not self._begins_websocket(method):
             return  # the head is fed again, without its Upgrade header
-        raw_path, query = request_head.split_target(self._target, method)
+        target = self._target
+        if target.startswith(b"/") and b"#" not in target:  # the origin form, which most requests have
+            raw_path, _, query = target.partition(b"?")
+        else:
+            raw_path, query = request_head.split_other_target(target, method)
         path = raw_path.decode("ascii")
         scope = {
             "type": "http",

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from ..cache import BoundedCache
+from ..problem import phrase
 
 STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus if status >= 200
+    status.value: f"HTTP/1.1 {status.value} {phrase(status.value)}\r\n".encode()
+    for status in HTTPStatus
+    if status >= 200
 }
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1: these never have content
 

@@ -107,10 +107,9 @@ class WebSocketCycle:
             self._received.set()
 
     def stop(self) -> None:
-        """The service stops before the handshake is complete."""
-        if self._stage in (Stage.CONNECTING, Stage.DENYING):
+        """The service stops before the handshake is complete; for the application, the client has disconnected."""
+        if self._stage in (Stage.CONNECTING, Stage.DENYING) and self._disconnect is None:
             self.disconnect(ABNORMAL_CLOSURE)
-            self._stage = Stage.CLOSED
             self._deny(503)
 
     async def receive(self) -> Message:

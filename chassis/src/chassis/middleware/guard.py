@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 import structlog
 from prometheus_client import Counter
@@ -21,6 +22,7 @@ from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+POLICY_VIOLATION, INTERNAL_ERROR = 1008, 1011  # RFC 6455, section 7.4.1
 MAX_REASON_BYTES = 123  # a control frame has room for no more (RFC 6455, section 5.5)
 
 
@@ -117,12 +119,19 @@ class GuardMiddleware:
         except (ClientDisconnect, WebSocketDisconnect):
             return  # the client may disconnect at any time
         except WebSocketException as error:
-            await send({"type": "websocket.close", "code": error.code, "reason": _reason(error.reason)})
+            await _close(send, error.code, error.reason)
         except HTTPException as error:
-            await send({"type": "websocket.close", "code": 1008, "reason": _reason(error.detail)})
+            await _close(send, POLICY_VIOLATION, error.detail)
         except Exception:
             log.exception("unhandled exception in a websocket", path=scope["path"])
-            await send({"type": "websocket.close", "code": 1011})  # internal error (RFC 6455, section 7.4.1)
+            await _close(send, INTERNAL_ERROR)
+
+
+async def _close(send: Send, code: int, reason: str = "") -> None:
+    """Close the WebSocket, unless it is closed already: then servers raise one of these errors."""
+    reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    with suppress(RuntimeError, OSError):
+        await send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 def stopping() -> Problem:
@@ -131,7 +140,3 @@ def stopping() -> Problem:
     The cancellation is not ended with `Task.uncancel`: the response is the end of the request's task.
     """
     return Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
-
-
-def _reason(text: str) -> str:
-    return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -76,7 +76,7 @@ class OtlpExporter(RequestSpanProcessor):
     def from_environment(cls) -> "OtlpExporter":
         """The exporter that the environment variables describe.
 
-        Raises `ValueError` for a value that it does not support, and `OSError` for certificates that cannot be read.
+        Raises `ValueError` for a value that it does not support, and for certificates that cannot be read.
         """
         protocol = environment.variable("PROTOCOL") or "http/protobuf"
         if protocol != "http/protobuf":
@@ -90,14 +90,16 @@ class OtlpExporter(RequestSpanProcessor):
         except ValueError:
             raise ValueError(f"OTEL_EXPORTER_OTLP_TIMEOUT={timeout!r}: a number of seconds, such as 10") from None
         max_queued = environment.whole_number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        certificates = (
-            environment.variable("CERTIFICATE"),
-            environment.variable("CLIENT_CERTIFICATE"),
-            environment.variable("CLIENT_KEY"),
-        )
-        make_client = partial(environment.make_client, *certificates, timeout_seconds)
+        names = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+        certificate, client_certificate, client_key = certificates = [environment.variable(name) for name in names]
+        make_client = partial(environment.make_client, certificate, client_certificate, client_key, timeout_seconds)
         if any(certificates):
-            make_client().close()  # so that it fails now, rather than lose the first spans
+            try:
+                make_client().close()  # so that it fails now, rather than lose the first spans
+            except OSError as error:
+                paths = zip(names, certificates, strict=True)
+                given = ", ".join(f"OTEL_EXPORTER_OTLP_{name}={path!r}" for name, path in paths if path)
+                raise ValueError(f"{given}: {error.strerror or error}") from error
         headers = dict(
             environment.parse_header(pair) for pair in (environment.variable("HEADERS") or "").split(",") if "=" in pair
         )
@@ -206,11 +208,7 @@ class OtlpExporter(RequestSpanProcessor):
 
         try:
             self._client = self._client or self._make_client()
-        except (
-            OSError,
-            ValueError,
-            httpx.InvalidURL,
-        ) as error:  # of proxies, certificates
+        except (OSError, ValueError, httpx.InvalidURL) as error:  # of proxies, certificates
             return f"{type(error).__name__}: {error}"
         return None
 
@@ -227,7 +225,7 @@ class OtlpExporter(RequestSpanProcessor):
             retry_after = ""
             try:
                 response = self._client.post(self._url, content=body, headers=self._headers)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: of headers and URLs
                 failure = f"{type(error).__name__}: {error}"
             else:
                 if response.is_success:

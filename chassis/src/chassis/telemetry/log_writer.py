@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import ClassVar
+from weakref import WeakSet
 
 if sys.platform == "linux":
     from fcntl import F_GETPIPE_SZ, fcntl, ioctl
@@ -43,6 +44,11 @@ class LineWriter:
         self._fd = fd
         self._max_held_bytes = max_held_bytes
         self._room = _file_room if _is(stat.S_ISREG, fd) else _pipe_room(fd) if _is(stat.S_ISFIFO, fd) else _room(fd)
+        self.begin_empty()
+        _writers.add(self)
+
+    def begin_empty(self) -> None:
+        """Forget all lines, also in a forked child: those that it inherits are its parent's to write."""
         self._lines: list[bytes] = []
         self._data = b""  # lines that are being written, up to `_written`
         self._written = 0
@@ -157,13 +163,22 @@ class LineWriter:
         return True
 
 
-def _is(kind: Callable[[int], bool], fd: int) -> bool:
-    """Whether the descriptor is of that kind, according to `stat`."""
+def _is(has_type: Callable[[int], bool], fd: int) -> bool:
+    """Whether the descriptor is a file of this type: `has_type` is a test of `stat`."""
     try:
-        return kind(os.fstat(fd).st_mode)
+        return has_type(os.fstat(fd).st_mode)
     except OSError:  # closed, which is not an error of the service either
         return False
 
+
+def _begin_empty_in_child() -> None:
+    for writer in _writers:
+        writer.begin_empty()
+
+
+_writers: WeakSet[LineWriter] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)
 
 Room = Callable[[float], int]
 """Waits that many milliseconds for room; returns how many bytes can be written without blocking."""

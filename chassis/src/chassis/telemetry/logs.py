@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -69,10 +69,7 @@ class Logs:
 
     def access_logger(self) -> "AccessLogger":
         """A logger for complete lines: only your processors and the renderer run."""
-        logger: AccessLogger = structlog.wrap_logger(
-            self.writer, processors=[*self._processors, self._render], wrapper_class=AccessLogger, context_class=dict
-        ).bind()
-        return logger
+        return AccessLogger(self.writer, [*self._processors, self._render])
 
     def install(self) -> None:
         """Configure structlog, the standard library's `logging`, warnings and uncaught exceptions to log here."""
@@ -112,17 +109,23 @@ class Logs:
         atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
 
 
-class AccessLogger(structlog.BoundLoggerBase):
-    """A structlog logger that takes a finished event instead of a dozen keyword arguments."""
+class AccessLogger:
+    """Takes a finished event instead of a dozen keyword arguments, as a logger of structlog would."""
+
+    def __init__(self, writer: LineWriter, processors: Sequence[Processor]) -> None:
+        """`processors` are structlog's; the last one renders the line."""
+        self._writer = writer
+        self._processors = processors
 
     def line(self, level: str, event: EventDict) -> None:
         """Run the processors on `event` and write it; `level` is the method's name in structlog."""
+        result: Any = event
         try:
             for processor in self._processors:
-                event = processor(self._logger, level, event)  # type: ignore[assignment]
+                result = processor(self._writer, level, result)
         except structlog.DropEvent:
             return
-        self._logger.write(event)
+        self._writer.write(result)
 
 
 def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -198,12 +201,12 @@ def _log_dropped(count: int) -> None:
     log("log lines dropped", reason="standard output was not read fast enough", count=count)
 
 
-def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, traceback)
+def _log_uncaught(error_type: type[BaseException], error: BaseException, traceback: Any) -> None:
+    if issubclass(error_type, KeyboardInterrupt):
+        sys.__excepthook__(error_type, error, traceback)
         return
     log: Callable[..., Any] = structlog.get_logger().critical
-    log("uncaught exception", exc_info=(kind, error, traceback))
+    log("uncaught exception", exc_info=(error_type, error, traceback))
 
 
 def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:

@@ -45,7 +45,9 @@ class Observer:
             method = observation.method
             seconds = observation.seconds
             status = response.status or observation.status
-            route = route_template(scope)
+            route = getattr(scope.get("route"), "path_format", None)
+            if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
+                route = route_template(scope)
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of a response to HEAD.
             response_bytes = response.body_bytes if method != "HEAD" else 0

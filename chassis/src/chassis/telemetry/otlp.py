@@ -145,7 +145,7 @@ def encode_value(value: Any) -> bytes:
     if isinstance(value, bytes):
         return field(7, value)
     if isinstance(value, Sequence):
-        return field(5, b"".join(field(1, encode_value(one)) for one in value))
+        return field(5, b"".join(field(1, encode_value(item)) for item in value))
     return text(1, str(value), always=True)
 
 

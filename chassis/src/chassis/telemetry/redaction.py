@@ -40,7 +40,7 @@ class Redactor:
             return self._redact_mapping(value, depth + 1)
         if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
             return (text(value[0]), REDACTED)
-        return [self._redact(one, depth + 1) for one in value]
+        return [self._redact(item, depth + 1) for item in value]
 
     def _is_secret(self, key: Any) -> bool:
         if isinstance(key, bytes):

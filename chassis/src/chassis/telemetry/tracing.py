@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger(__name__)
 
 NO_CONTEXT = Context()
+# Logged and not raised: a request, its metrics and its access line must not depend on a processor.
+PROCESSOR_FAILED = "a span processor failed: %s"
 # Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
 PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -76,7 +78,10 @@ class Tracing:
     def export(self, span: RequestSpan) -> None:
         """Hand the span of a request that has ended to every processor."""
         for processor in self._request_processors:
-            processor.on_request_end(span)
+            try:
+                processor.on_request_end(span)
+            except Exception:
+                log.exception(PROCESSOR_FAILED, type(processor).__qualname__)
         if not self._sdk_processors:
             return
         readable = span.readable()
@@ -84,8 +89,7 @@ class Tracing:
             try:
                 other.on_end(readable)
             except Exception:
-                # A request's metrics and access line must not depend on it.
-                log.exception("a span processor failed: %s", type(other).__qualname__)
+                log.exception(PROCESSOR_FAILED, type(other).__qualname__)
 
     def begin(self, info: RequestInfo, method: str) -> RequestContext:
         """The context of a new request; its span has begun if it is sampled."""
@@ -129,7 +133,10 @@ class Tracing:
         span = RequestSpan(name, context, parent, resource=self.resource, export=self.export)
         for processor in self._sdk_processors:
             # Declared as the SDK's class; processors that set attributes at the start need only the API's methods.
-            processor.on_start(cast("SdkSpan", span), NO_CONTEXT if values is None else values)
+            try:
+                processor.on_start(cast("SdkSpan", span), NO_CONTEXT if values is None else values)
+            except Exception:
+                log.exception(PROCESSOR_FAILED, type(processor).__qualname__)
         return span
 
     def install(self) -> None:
