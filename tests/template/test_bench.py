@@ -20,7 +20,6 @@ HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
 # For each row of the README's table: here with and without, FastAPI with and without.
 COSTS = (
     ("ours", "ours_no_line", "part_structlog", "bare_fastapi"),
-    ("ours", "ours_no_spans", "part_opentelemetry", "bare_fastapi"),
     ("ours", "bare_asgi", "usual", "bare_fastapi"),
     ("ours_100", "ours", "usual_100", "usual"),
 )
