@@ -6,6 +6,7 @@ from datetime import datetime
 
 import pytest
 from starlette.responses import Response, StreamingResponse
+from structlog.typing import EventDict
 
 from chassis import Check, Handler, Route
 
@@ -180,3 +181,16 @@ async def test_no_line_below_the_level() -> None:
         await service.client.get("/items/1")
         await service.under_way(0)
         assert service.seen.lines == []
+
+
+async def test_log_processor_that_fails_does_not_fail_the_request() -> None:
+    def broken(_logger: object, _method: str, event: EventDict) -> EventDict:
+        if event["event"] == "request":
+            raise LookupError("no region")
+        return event
+
+    async with serve(Route("/items/{item_id}", Item()), logs={"processors": [broken]}) as service:
+        for _ in range(2):
+            assert (await service.client.get("/items/1")).status_code == 200
+        lines = await service.access_lines(2)
+    assert [line["log_processor_error"] for line in lines] == ["LookupError('no region')"] * 2

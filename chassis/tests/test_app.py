@@ -1,8 +1,9 @@
 """The composition of a service: what the owner adds to an `App`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.middleware import Middleware
@@ -114,6 +115,29 @@ async def test_background_task_runs_from_the_start_until_the_stop() -> None:
         await asyncio.wait_for(began.wait(), 5)
         assert not stopped.is_set()
     assert stopped.is_set()
+
+
+async def test_background_task_that_cannot_start_leaves_no_resource_open() -> None:
+    entered: list[str] = []
+
+    @asynccontextmanager
+    async def pool() -> AsyncIterator[None]:
+        entered.append("in")
+        try:
+            yield
+        finally:
+            entered.append("out")
+
+    def work() -> Coroutine[Any, Any, None]:
+        raise LookupError("no queue")
+
+    app = app_of()
+    app.add_resource(pool())
+    app.add_background_task("work", work)
+    with pytest.raises(LookupError):
+        await app.open()
+    await app.tasks.stop(0)
+    assert entered == ["in", "out"]
 
 
 async def test_resource_is_returned_and_entered_at_the_start() -> None:

@@ -126,3 +126,23 @@ def test_map_of_the_readme_names_every_module() -> None:
     named = set(re.findall(r"`(\w+\.py)`", tables))
     assert modules - named == set()
     assert named - modules == set()
+
+
+# Names with an underscore that belong to the standard library and are documented there.
+DOCUMENTED = {"os._exit", "sys._current_frames"}
+
+
+def test_no_private_part_of_a_library_is_used() -> None:
+    private = []
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                owner = ast.unparse(node.value)
+                names = [] if owner in ("self", "cls") else [f"{owner}.{node.attr}"]
+            private += [name for name in names if re.search(r"(^|\.)_[^_]", name) and name not in DOCUMENTED]
+    assert private == []

@@ -182,17 +182,17 @@ class App:
     async def open(self) -> None:
         """Enter the resources, start the background tasks, and become ready.
 
-        When a resource fails, those that were entered before are exited, and its exception is raised.
+        When one of them fails to start, the resources that were entered are exited, and its exception is raised.
         """
         self._built()
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource)
+            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+            for name, work in self._background:
+                self.tasks.start(work(), name=name, until_stopped=True)
             self._entered = stack.pop_all()
-        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-        for name, work in self._background:
-            self.tasks.start(work(), name=name, until_stopped=True)
         self.health.state = State.READY
 
     async def close(self) -> None:

@@ -34,6 +34,7 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
         self._server: asyncio.Server | None = None
         self._date_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def start(self) -> None:
         """Accept connections."""
@@ -57,13 +58,15 @@ class Listener:
         self._shut_down_connections()
 
     async def close(self, seconds: float) -> None:
-        """Stop accepting, and let requests in flight finish within `seconds`; then cancel and abort what is left."""
+        """Stop accepting, and let requests in flight finish within `seconds`; then cancel and abort the others."""
+        if self._is_closed:
+            return
         self.stop_accepting()
         await asyncio.sleep(ACCEPT_SECONDS)
         self._shut_down_connections()
         tasks = self.state.tasks
         if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
-            log.warning("requests cancelled at the end", count=len(tasks))
+            log.warning("requests cancelled at shutdown", count=len(tasks))
             for task in tasks:
                 task.cancel("the service is stopping")
             await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)
@@ -74,6 +77,7 @@ class Listener:
             await asyncio.sleep(0)
         if self._date_timer is not None:
             self._date_timer.cancel()
+        self._is_closed = True  # only now: a close that was interrupted is done again
 
     def _shut_down_connections(self) -> None:
         for connection in tuple(self.state.connections):

@@ -125,6 +125,8 @@ class AccessLogger:
                 result = processor(self._writer, level, result)
         except structlog.DropEvent:
             return
+        except Exception as error:  # noqa: BLE001 - a processor of the service's owner; the request must not fail of it
+            result = render_json(self._writer, level, {**event, "log_processor_error": repr(error)})
         self._writer.write(result)
 
 
