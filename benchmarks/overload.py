@@ -54,8 +54,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[1:] or cores)  # the first core is the service's
     port, admin_port, path, seconds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-    few, many = Client(port, path, FEW_CONNECTIONS), Client(port, path, CONNECTIONS)
-    peak = few.run(seconds, None).rate
+    peak = Client(port, path, FEW_CONNECTIONS).run(seconds, None).rate
+    many = Client(port, path, CONNECTIONS)  # now: a connection that sends nothing for ten seconds gets 408
     at_peak = many.run(seconds, peak)
     probes = Probes(admin_port)
     probes.start()
