@@ -58,7 +58,7 @@ def check_size(target: bytes, headers: Headers, limits: ConnectionLimits) -> Non
 def split_other_target(target: bytes, method: bytes) -> tuple[bytes, bytes]:
     """Return path and query of a target in absolute or asterisk form, or with a fragment (RFC 9112, section 3.2).
 
-    Raises a `Problem` of 400 for any other form, and httptools' `HttpParserError` for what is no URL.
+    Raises a `Problem` of 400 for any other form, and httptools' `HttpParserError` for an invalid URL.
     """
     if target == b"*" and method == b"OPTIONS":
         return target, b""

@@ -148,8 +148,8 @@ class RequestSpanProcessor(SpanProcessor):
     """A span processor that takes the spans of requests as they are, and all others by `on_end`."""
 
     def on_request_end(self, span: RequestSpan) -> None:
-        """The span of a request has ended; called in the thread in which it ends."""
-        raise NotImplementedError
+        """The span of a request has ended; called in the thread in which it ends. By default like all other spans."""
+        self.on_end(span.readable())
 
 
 def _plain(value: Any) -> Any:
