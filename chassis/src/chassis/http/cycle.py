@@ -127,7 +127,7 @@ class RequestCycle:
             self._connection.port.tasks.discard(self.task)
 
     def disconnect(self) -> None:
-        """The client has gone. An application that waits in `receive` gets `http.disconnect`; any other is cancelled."""
+        """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled."""
         self.disconnected = True
         if self._is_running and not self._is_receiving:
             self.task.cancel(CLIENT_DISCONNECTED)
