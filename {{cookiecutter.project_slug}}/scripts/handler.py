@@ -32,8 +32,8 @@ from {package}.app import create_app
 from {package}.settings import Settings
 
 
-async def test_{module}_are_listed() -> None:
-    async with serve(create_app(Settings.from_values())) as client:
+async def test_{module}_are_listed(settings: Settings) -> None:
+    async with serve(create_app(settings)) as client:
         response = await client.get("{path}")
     assert response.status_code == 200
     assert response.json() == []

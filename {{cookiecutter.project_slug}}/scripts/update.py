@@ -59,7 +59,7 @@ def edited() -> set[str]:
 def update(revision: str | None, answers: dict[str, str]) -> None:
     """Update, also to other answers, or say what is in the way."""
     if not NOTE.is_file():
-        sys.exit("error: there is no .cruft.json, so the template is not known; the README says how to write one")
+        sys.exit("error: there is no .cruft.json; write one: uvx cruft link <the template's repository>")
     if not succeeds("git", "rev-parse", "--verify", "HEAD"):
         sys.exit("error: a merge needs the files as they were: git init, git add --all and git commit first")
     if left := left_to_do():

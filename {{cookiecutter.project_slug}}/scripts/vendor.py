@@ -139,8 +139,9 @@ def main(arguments: list[str]) -> None:
             difference = verify(folder) if folder is not None and copied else None
             if difference is not None:
                 sys.exit(
-                    f"error: {difference}.\nUndo the change (git checkout -- {folder}), or make it in the template's "
-                    "repository: an update replaces this folder. "
+                    f"error: {difference}.\nUndo the change (git checkout -- {folder}), or copy the folder again "
+                    "(make chassis FROM=<the template's repository> TO=<the commit in .cruft.json>). "
+                    "Make changes in the template's repository: an update replaces this folder. "
                     f"What an app needs to replace, it passes to App(...): see {folder}/README.md."
                 )
         case _:

@@ -21,6 +21,7 @@ from {{ cookiecutter.__package }}.settings import Settings
 PACKAGE = "{{ cookiecutter.__package }}"
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "APP_LOG_FORMAT": "json"}
 
 Event = dict[str, Any]
 
@@ -56,11 +57,13 @@ class Service:
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
-    """The service on a free port, ready."""
-    environment = os.environ | {"APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_DRAIN_SECONDS": "0.2"}
+def service(tmp_path: Path) -> Iterator[Service]:
+    """The service on a free port, started in a folder without a `.env`."""
+    environment = {**ENVIRONMENT, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_DRAIN_SECONDS": "0.2"}
     command = [sys.executable, "-m", PACKAGE]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as popen:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ) as popen:
         process = Process(popen)
         try:
             port = process.read_until(lambda event: event["event"] == "listening")["port"]
@@ -71,9 +74,11 @@ def service() -> Iterator[Service]:
             popen.kill()
 
 
-def test_service_is_alive_and_ready(service: Service) -> None:
+def test_service_is_alive_and_says_whether_it_is_ready(service: Service) -> None:
     assert service.client.get("/healthz").status_code == 200
-    assert service.client.get("/readyz").status_code == 200
+    readiness = service.client.get("/readyz")
+    # 503 while a dependency that your checks require is not there.
+    assert readiness.status_code == {"ready": 200, "failing": 503}[readiness.json()["status"]]
 
 
 def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None:
@@ -112,15 +117,14 @@ def test_info_names_the_service(service: Service) -> None:
     assert service.client.get("/info").json()["name"] == PACKAGE.replace("_", "-")
 
 
-def test_openapi_document_names_the_service() -> None:
-    assert create_app(Settings.from_values()).openapi["info"]["title"] == PACKAGE.replace("_", "-")
+def test_openapi_document_names_the_service(settings: Settings) -> None:
+    assert create_app(settings).openapi["info"]["title"] == PACKAGE.replace("_", "-")
 
 
-def test_wrong_setting_stops_the_start_with_a_sentence() -> None:
-    environment = os.environ | {"APP_PORT": "none"}
-    done = subprocess.run(
-        [sys.executable, "-m", PACKAGE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+def test_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    environment = os.environ | ENVIRONMENT | {"APP_PORT": "none"}
+    command = [sys.executable, "-m", PACKAGE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: APP_PORT='none': ")
 
@@ -129,7 +133,8 @@ def test_settings_table_of_the_readme_equals_the_settings() -> None:
     table = README.partition("| variable | default | meaning |\n|---|---|---|\n")[2].partition("\n\n")[0]
     expected = []
     for name, setting in Settings.model_fields.items():
-        default = "" if setting.default in (None, "", ()) else f" `{setting.default}`"
+        has_none = setting.is_required() or setting.default in (None, "", ())
+        default = "" if has_none else f" `{setting.default}`"
         expected.append(f"| `APP_{name.upper()}` |{default} | {setting.description} |")
     assert table.splitlines() == expected
 

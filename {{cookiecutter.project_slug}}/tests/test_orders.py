@@ -15,9 +15,8 @@ TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole service, which runs on a free port, with a store that holds two orders."""
-    settings = Settings.from_values(readiness_cache_seconds=0)
     async with serve(create_app(settings, store=OrderStore(max_orders=2))) as client:
         yield client
 
@@ -74,4 +73,4 @@ async def test_full_store_rejects_new_orders_with_507_until_one_is_deleted(clien
 async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
     for _ in range(3):
         await client.post("/orders", json=TEA)
-    assert (await client.get("/readyz")).status_code == 200
+    assert (await client.get("/readyz")).json()["checks"]["order store"]["status"] == "pass"
