@@ -47,6 +47,47 @@ def test_handlers_without_tests_fail_the_gate_of_coverage(bake: Bake, python: Pa
     assert "failed" not in tested.stdout
 
 
+def test_tests_of_the_service_hold_for_an_owner_with_a_database(bake: Bake, python: Path) -> None:
+    """A check of something that is not there, a setting without a default, middleware that rejects, and a `.env`."""
+    project = bake()
+    package = project / "src/order_service"
+    settings, app, conftest, readme = (
+        package / "settings.py",
+        package / "app.py",
+        project / "tests/conftest.py",
+        project / "README.md",
+    )
+    setting = '    database_url: str = Field(description="Where the database is.")\n'
+    settings.write_text(settings.read_text() + setting)
+    row = "| `APP_DATABASE_URL` | | Where the database is. |\n"
+    readme.write_text(re.sub(r"(\| `APP_MAX_ORDERS` .*\n)", rf"\1{row}", readme.read_text()))
+    values = "SETTINGS: dict[str, str] = {"
+    assert values in conftest.read_text()
+    conftest.write_text(conftest.read_text().replace(values, f'{values}"database_url": "postgresql://nowhere/"'))
+    lines = """    app.add_check("database", lambda: 1 / 0)
+    app.add_middleware(Rejecting)
+    return app
+
+
+class Rejecting:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and not scope["path"].startswith("/orders"):
+            raise Problem(401, "Who are you?")
+        await self.app(scope, receive, send)
+"""
+    text = app.read_text().replace("    return app\n", lines).replace("import App\n", "import App, Problem\n")
+    app.write_text(text)
+    (project / ".env").write_text("APP_LOG_FORMAT=console\nAPP_ADMIN_PORT=9100\n")
+
+    tested = run(python, "-m", "pytest", "--quiet", cwd=project, PYTHONPATH="src")
+
+    assert tested.returncode == 0, tested.stdout
+    assert "19 passed" in tested.stdout
+
+
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service with the oldest libraries that it and the core allow, all at once."""
