@@ -19,7 +19,7 @@ from .flow_control import FlowControl
 from .limits import MAX_REJECTED
 from .port_state import PortState
 from .rejection import Address, encode_problem_response
-from .request_reader import RequestReader
+from .request_reader import PIECE_BYTES, RequestReader
 from .timeouts import NEVER, Timeouts
 
 MAX_PIPELINED = 100  # requests that wait on one connection; beyond it nothing more is read
@@ -86,7 +86,10 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._ignores_input:
             self._timeouts.idle_due = NEVER
-            self._reader.read(data)
+            if self._reader.unread or len(data) > PIECE_BYTES:
+                self._reader.queue(data)
+            else:
+                self._reader.read(data)
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -97,6 +100,9 @@ class HttpProtocol(asyncio.Protocol):
         self._timeouts.write_due = NEVER
 
     # What the reader finds.
+
+    def may_parse(self) -> bool:
+        return not self._ignores_input and len(self.pipeline) < MAX_PIPELINED
 
     def begin(self, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
         """Run `app` for a request, after the responses to the requests before it."""
@@ -133,6 +139,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._ignores_input:
             return
         self._ignores_input = True
+        self._reader.discard()
         self._timeouts.stop_reading()
         last_read = self._reader.cycle
         if last_read is not None and last_read.more_body:
@@ -171,6 +178,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """Read on, also to notice that the client has gone, unless too many requests wait already."""
+        if self._reader.unread:
+            self._reader.read_on()
         if len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()
 
