@@ -8,12 +8,14 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.http.protocol import MAX_PIPELINED
+from chassis.http.request_reader import PIECE_BYTES
 from chassis.request_info import REQUEST_INFO, RequestInfo
 
 from .support.listener import listening
 from .support.service import exchange, observed, until
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+SHORTEST = b"GET / HTTP/1.1\r\nhost:x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
@@ -186,12 +188,12 @@ async def test_pipelined_requests_are_bounded_while_the_application_waits_for_th
     async with listening(app) as listener:
         _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         for _ in itertools.repeat(None, 20_000):
-            writer.write(GET + b"\r\n" * 100)
+            writer.write(SHORTEST * 10)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(writer.drain(), 0.5)  # the server reads no more
         (connection,) = listener.state.connections
         pipeline = connection.pipeline  # type: ignore[attr-defined]
-        assert MAX_PIPELINED <= len(pipeline) < MAX_PIPELINED + 3000  # and what one segment holds
+        assert MAX_PIPELINED <= len(pipeline) < MAX_PIPELINED + PIECE_BYTES // len(SHORTEST)  # and what one piece holds
         writer.close()
 
 
@@ -203,7 +205,7 @@ async def test_pipelined_requests_are_bounded_while_they_get_their_responses() -
 
     async def send_without_end(writer: asyncio.StreamWriter) -> None:
         while True:
-            writer.write((GET + b"\r\n" * 100) * 1000)
+            writer.write((SHORTEST * 10) * 1000)
             await writer.drain()
 
     async with listening(app) as listener:
@@ -213,7 +215,7 @@ async def test_pipelined_requests_are_bounded_while_they_get_their_responses() -
             await reader.readuntil(b"\r\n\r\n")
             (connection,) = listener.state.connections
             pipeline = connection.pipeline  # type: ignore[attr-defined]
-            assert len(pipeline) < MAX_PIPELINED + 3000  # and what one segment holds
+            assert len(pipeline) < MAX_PIPELINED + PIECE_BYTES // len(SHORTEST)  # and what one piece holds
         sending.cancel()
         writer.close()
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import Handler, Problem, Route
 
-from .support.service import Service, connect, serve
+from .support.service import Service, connect, serve, until
 
 ORIGIN = {"origin": "https://shop.example"}
 
@@ -181,7 +181,10 @@ async def test_problem_that_middleware_raises_is_the_response(service: Service) 
 
 async def test_exception_of_middleware_after_the_response_is_logged(service: Service) -> None:
     assert (await service.client.get("/items", headers={"x-late": "1"})).status_code == 200
-    assert (await service.access_line())["error"] == "RuntimeError"
+    access_line = await service.access_line()
+    (line,) = await until(lambda: service.seen.events("unhandled exception"))
+    assert (line["after_response"], line["request_id"]) == (True, access_line["request_id"])
+    assert (access_line["level"], "error" in access_line) == ("info", False)
 
 
 async def test_exception_of_middleware_without_a_response_is_500_and_logged_once() -> None:

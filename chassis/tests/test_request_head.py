@@ -13,12 +13,14 @@ def status_of(error: pytest.ExceptionInfo[Problem]) -> int:
     return error.value.status_code
 
 
-@pytest.mark.parametrize("host", [b"", b"x", b"x.example:8000", b"127.0.0.1", b"[::1]:80", b"a_b-c~d"])
+@pytest.mark.parametrize("host", [b"x", b"x.example:8000", b"127.0.0.1", b"[::1]:80", b"a_b-c~d"])
 def test_valid_host_is_accepted(host: bytes) -> None:
     request_head.check_host(host, "1.1")
 
 
-@pytest.mark.parametrize("host", [b"a b", b"a/b", b"user@a", b"a:80:80", b"[::1", b"a,b:c", b"\xe9", b"a\n"])
+@pytest.mark.parametrize(
+    "host", [b"", b":80", b"a b", b"a/b", b"user@a", b"a:80:80", b"[::1", b"a,b:c", b"\xe9", b"a\n"]
+)
 def test_invalid_host_is_400(host: bytes) -> None:
     with pytest.raises(Problem) as error:
         request_head.check_host(host, "1.1")
@@ -27,6 +29,8 @@ def test_invalid_host_is_400(host: bytes) -> None:
 
 def test_only_http_1_0_may_have_no_host() -> None:
     request_head.check_host(None, "1.0")
+    request_head.check_host(b"", "1.0")
+    request_head.check_host(b"", "1.1", has_authority=True)
     with pytest.raises(Problem) as error:
         request_head.check_host(None, "1.1")
     assert status_of(error) == 400
@@ -76,21 +80,28 @@ def test_head_within_the_limits_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "method", "path", "query"),
+    ("target", "method", "path", "query", "authority"),
     [
-        (b"/a/b?c=d?e", b"GET", b"/a/b", b"c=d?e"),
-        (b"//a", b"GET", b"//a", b""),
-        (b"/a#b?c", b"GET", b"/a", b""),
-        (b"http://x/a?b", b"GET", b"/a", b"b"),
-        (b"https://x", b"GET", b"/", b""),
-        (b"*", b"OPTIONS", b"*", b""),
+        (b"/a/b?c=d?e", b"GET", b"/a/b", b"c=d?e", None),
+        (b"//a", b"GET", b"//a", b"", None),
+        (b"/a#b?c", b"GET", b"/a", b"", None),
+        (b"http://x/a?b", b"GET", b"/a", b"b", b"x"),
+        (b"HTTP://x:80?b", b"GET", b"/", b"b", b"x:80"),
+        (b"http://[::1]:80/", b"GET", b"/", b"", b"[::1]:80"),
+        (b"https://x", b"GET", b"/", b"", b"x"),
+        (b"*", b"OPTIONS", b"*", b"", None),
     ],
 )
-def test_target_has_a_path_and_a_query(target: bytes, method: bytes, path: bytes, query: bytes) -> None:
-    assert request_head.split_other_target(target, method) == (path, query)
+def test_target_has_a_path_and_a_query_and_may_have_an_authority(
+    target: bytes, method: bytes, path: bytes, query: bytes, authority: bytes | None
+) -> None:
+    assert request_head.split_other_target(target, method) == (path, query, authority)
 
 
-@pytest.mark.parametrize(("target", "method"), [(b"ftp://x/a", b"GET"), (b"x:80", b"GET"), (b"*", b"GET")])
+@pytest.mark.parametrize(
+    ("target", "method"),
+    [(b"ftp://x/a", b"GET"), (b"x:80", b"GET"), (b"*", b"GET"), (b"http:///a", b"GET"), (b"http://u@x/a", b"GET")],
+)
 def test_other_target_is_an_error(target: bytes, method: bytes) -> None:
     with pytest.raises((Problem, httptools.HttpParserError)):
         request_head.split_other_target(target, method)

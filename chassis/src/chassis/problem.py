@@ -59,9 +59,9 @@ async def send_problem(send: Send, error: HTTPException) -> None:
     if request is not None:
         document["trace_id"] = request.trace_id
     body = orjson.dumps(document, default=str)
-    headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
-    for name, value in (error.headers or {}).items():
-        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    given = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in (error.headers or {}).items()}
+    fields = {b"content-type": PROBLEM_JSON} | given | {b"content-length": b"%d" % len(body)}
+    headers = list(fields.items())
     await send_response(send, error.status_code, headers, body)
 
 

@@ -39,14 +39,19 @@ class RequestInfo:
 
     __slots__ = (
         "body_bytes",
+        "client_has_gone",
         "content_length",
         "context_fields",
+        "error",
         "has_body",
+        "holds_head",
         "host",
         "is_counted",
+        "is_logged",
         "max_body_bytes",
         "read_at",
         "rejection",
+        "replaces_head",
         "request_id",
         "timed_out_task",
         "traceparent",
@@ -78,6 +83,16 @@ class RequestInfo:
         """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
         self.timed_out_task: asyncio.Task[object] | None = None
         """The task that was cancelled because the request's deadline had passed."""
+        self.client_has_gone: bool = False
+        """Whether our server has noticed that the client disconnected before its response was complete."""
+        self.holds_head: bool = False
+        """Whether our server holds the head of a response that has started: nothing of it is sent yet."""
+        self.replaces_head: bool = False
+        """Whether the next start of a response replaces the one that is held."""
+        self.error: type[BaseException] | None = None
+        """The class of the unexpected exception because of which the request failed."""
+        self.is_logged: bool = False
+        """Whether the exception that escapes to the server is in the log already."""
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestInfo":

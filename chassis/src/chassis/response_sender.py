@@ -1,13 +1,29 @@
 """The response on its way from the application to the server."""
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from operator import itemgetter, methodcaller
 
 from starlette.types import Message, Send
 
 Header = tuple[bytes, bytes]
 
 NAME = itemgetter(0)
+LOWER = methodcaller("lower")
+REQUEST_ID = b"x-request-id"
+
+
+class Done:
+    """An awaitable that is done already; awaiting it costs less than a coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return NOTHING
+
+
+NOTHING: Generator[None, None, None] = (nothing for nothing in list[None]())
+DONE = Done()
+"""What our server's `send` returns for a message that the transport has taken."""
 
 
 class DefaultHeaders:
@@ -16,7 +32,7 @@ class DefaultHeaders:
     Names are case-insensitive. A header with an empty value is left out.
     """
 
-    __slots__ = ("headers", "names")
+    __slots__ = ("headers", "names", "names_with_id")
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         lower = {name.lower(): value for name, value in headers.items()}
@@ -24,6 +40,7 @@ class DefaultHeaders:
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in lower.items() if value
         )
         self.names: frozenset[bytes] = frozenset(name for name, _ in self.headers)
+        self.names_with_id: frozenset[bytes] = self.names | {REQUEST_ID}
 
 
 NO_HEADERS = DefaultHeaders({})
@@ -32,21 +49,37 @@ NO_HEADERS = DefaultHeaders({})
 class ResponseSender:
     """An ASGI `send` that knows what has been sent, and adds headers.
 
+    One rule holds for all headers that it adds: a response that has a header of that name, in any case, keeps its own.
+
     Layers that are next to each other share one (`ResponseSender.of`), so that a message passes through one function
     instead of one for each layer. A middleware that wraps `send` ends the sharing: layers inside of it see what they
     send, layers outside see what it sends.
     """
 
-    __slots__ = ("_defaults", "_headers", "_send", "body_bytes", "status")
+    __slots__ = (
+        "_defaults",
+        "_send",
+        "body_bytes",
+        "is_complete",
+        "on_complete",
+        "request_id",
+        "status",
+    )
 
-    def __init__(self, send: Send, headers: Sequence[Header] = (), defaults: DefaultHeaders = NO_HEADERS) -> None:
-        """`headers` are added to the response, `defaults` only where the response has no header of that name."""
+    def __init__(self, send: Send, request_id: str = "", defaults: DefaultHeaders = NO_HEADERS) -> None:
+        """`request_id`, unless it is empty, and `defaults` are the headers to add."""
         self._send = send
-        self._headers = headers
         self._defaults = defaults
+        self.request_id: str = request_id
+        """The one that the client gets: of the response, where the application has set another."""
         self.status: int = 0
         """0 until the response has started; of a WebSocket 101, or 403 when its handshake is rejected."""
         self.body_bytes: int = 0
+        """Of the content that the server has taken."""
+        self.is_complete: bool = False
+        """Whether the server has taken the last part of an HTTP response."""
+        self.on_complete: tuple[Callable[[], object], ...] = ()
+        """Called then, in this order."""
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
@@ -59,8 +92,17 @@ class ResponseSender:
         # A changed copy, because an application may send the same message for each request.
         message_type = message["type"]
         if message_type == "http.response.body":
-            self.body_bytes += len(message.get("body", b""))
-            return self._send(message)
+            sent = self._send(message)
+            if sent is not DONE:
+                return self._count_when_sent(sent, message)
+            if "body" in message:
+                self.body_bytes += len(message["body"])
+            if "more_body" not in message or not message["more_body"]:
+                self.is_complete = True
+                callbacks, self.on_complete = self.on_complete, ()
+                for complete in callbacks:
+                    complete()
+            return sent
         if message_type in ("http.response.start", "websocket.http.response.start"):
             # Sent first, because our server rejects an invalid header section right here.
             sent = self._send({**message, "headers": self._complete(message.get("headers", ()))})
@@ -73,14 +115,28 @@ class ResponseSender:
             self.status = 403  # the server's response when the handshake is rejected
         return self._send(message)
 
+    async def _count_when_sent(self, sent: Awaitable[None], message: Message) -> None:
+        await sent
+        self.body_bytes += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            self.is_complete = True
+            callbacks, self.on_complete = self.on_complete, ()
+            for complete in callbacks:
+                complete()
+
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
-        defaults = self._defaults
-        headers = [*headers, *self._headers]
-        if defaults.names.isdisjoint(map(NAME, headers)):  # as in most responses
-            headers += defaults.headers
-        else:
-            present = {name for name, _ in headers}
-            headers += [header for header in defaults.headers if header[0] not in present]
+        defaults, request_id = self._defaults, self.request_id
+        headers = [*headers]
+        if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # as in most responses
+            if not request_id:
+                return [*headers, *defaults.headers]
+            return [*headers, (REQUEST_ID, request_id.encode()), *defaults.headers]
+        present = {name.lower(): value for name, value in headers}
+        if REQUEST_ID in present:
+            self.request_id = present[REQUEST_ID].decode("latin-1")
+        elif request_id:
+            headers.append((REQUEST_ID, request_id.encode()))
+        headers += [header for header in defaults.headers if header[0] not in present]
         return headers
 
 

@@ -15,6 +15,8 @@ from ..response_sender import send_response
 from .handler import VERBS, Handler
 from .operation import Operation, SignatureError
 
+ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 
 class Endpoint:
     """A handler on one path: an ASGI application that dispatches by HTTP method."""
@@ -156,6 +158,9 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond to requests that no route matches: 404, or a rejected WebSocket handshake."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
+        return
+    if scope["path"] == "*":  # OPTIONS about the server, not about a resource (RFC 9110, section 9.3.7)
+        await send_response(send, 204, [(b"allow", ALL_METHODS)], b"")
         return
     raise HTTPException(404)
 

@@ -1,16 +1,18 @@
 """One request and its response, between the ASGI application and the connection."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from typing import Protocol
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Scope
 from structlog.typing import FilteringBoundLogger
 
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
+from ..request_info import REQUEST_INFO, RequestInfo
+from ..response_sender import DONE
 from .errors import ClientDisconnectedError
 from .flow_control import HIGH_WATER_BYTES, FlowControl
 from .port_state import PortState
@@ -27,7 +29,9 @@ class Connection(Protocol):
     port: PortState
     transport: asyncio.Transport
     flow: FlowControl
-    pipeline: "deque[RequestCycle]"
+    is_expiring: bool
+
+    def has_waiting_requests(self) -> bool: ...
 
     def resume_reading(self) -> None: ...
 
@@ -40,23 +44,12 @@ class Connection(Protocol):
     def send_problem_response(self, status: int) -> None: ...
 
 
-class Done:
-    """An awaitable that is done already; awaiting it costs less than a coroutine."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        return NOTHING
-
-
-NOTHING: Generator[None, None, None] = (nothing for nothing in list[None]())
-DONE = Done()
-
-
 class RequestCycle:
     """Runs the application for one request, with the `receive` and `send` of ASGI.
 
-    The head of the response waits for the first part of the body, so that both leave in one write.
+    The head of the response waits for the first part of the body, so that both leave in one write. A head
+    whose body takes longer leaves alone, a few turns of the event loop later (`PortState.send_heads`). Until then
+    another response can replace it (`RequestInfo.holds_head`).
     """
 
     __slots__ = (
@@ -66,6 +59,7 @@ class RequestCycle:
         "_connection",
         "_content_left",
         "_expects_continue",
+        "_has_content",
         "_head",
         "_is_head",
         "_is_receiving",
@@ -74,6 +68,7 @@ class RequestCycle:
         "_received",
         "app",
         "disconnected",
+        "info",
         "keep_alive",
         "more_body",
         "response_complete",
@@ -84,6 +79,7 @@ class RequestCycle:
     task: asyncio.Task[None]
     # From the start of the response:
     _head: list[bytes]
+    _has_content: bool
     _chunked: bool
     _content_left: int | None
 
@@ -93,6 +89,7 @@ class RequestCycle:
         self._connection = connection
         self.app: ASGIApp = app
         self.scope: Scope = scope
+        self.info: RequestInfo = scope[REQUEST_INFO]
         self.keep_alive: bool = keep_alive
         self.more_body: bool = True
         """Whether the connection has not received the whole body yet."""
@@ -109,37 +106,52 @@ class RequestCycle:
         self._problem: Problem | None = None
 
     async def run(self) -> None:
-        """Run the application. An exception that escapes it is logged; the client gets 500, or a closed connection."""
+        """Run the application; an exception that escapes it never reaches the event loop."""
         self._is_running = True
         try:
             if self.disconnected:  # while the task waited to begin: run it nevertheless, or nobody would observe it
                 self.disconnect()
             await self.app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
-                self._fail("ASGI application returned without completing its response")
-        except (asyncio.CancelledError, ClientDisconnectedError) as error:
-            if not self.disconnected:
-                self._fail("ASGI application was cancelled", error)
+                self._end_response(500)
+                log.error("ASGI application returned without completing its response")
         except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
-            self._fail("ASGI application failed", error)
+            self._on_exception(error)
         finally:
             # Here, because a callback of the task would be one more thing that the event loop has to schedule.
             self._connection.port.tasks.discard(self.task)
 
     def disconnect(self) -> None:
         """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled."""
-        self.disconnected = True
+        self.disconnected = self.info.client_has_gone = True
         if self._is_running and not self._is_receiving:
             self.task.cancel(CLIENT_DISCONNECTED)
         self._wake()
 
-    def _fail(self, event: str, error: BaseException | None = None) -> None:
-        if self.response_started:
+    def _on_exception(self, error: BaseException) -> None:
+        """Log an exception that the application let escape, and end its response.
+
+        A response that is complete has what it needs: what fails after it, such as a background task, leaves the
+        connection to the next request. A cancellation by the server, and the client's end, are no errors.
+        """
+        cancelled = isinstance(error, asyncio.CancelledError)
+        is_stopping = cancelled and not self.disconnected and self.task.cancelling() > 0
+        if not self.response_complete and not self.disconnected:
+            self._end_response(503 if is_stopping else 500)
+        if is_stopping or self.info.is_logged:
+            return
+        if self.disconnected and (cancelled or isinstance(error, ClientDisconnect)):
+            return
+        log.error("ASGI application failed", exc_info=error)  # last, as a log processor of the service's owner may fail
+
+    def _end_response(self, status: int) -> None:
+        """End a response that the application has not completed: `status`, if nothing of it is sent yet."""
+        if self.response_started and not self.info.holds_head:
             self._connection.close()  # so that the client sees that the response is incomplete
-        elif not self.disconnected:
-            self.response_started = self.response_complete = True
-            self._connection.send_problem_response(500)
-        log.error(event, exc_info=error)  # last, because a log processor of the service's owner may fail
+            return
+        self.response_started = self.response_complete = True
+        self.info.holds_head = False
+        self._connection.send_problem_response(status)
 
     # The request's body.
 
@@ -222,14 +234,19 @@ class RequestCycle:
             self._start_response(message)
         elif not self.response_complete:
             if message_type != "http.response.body":
+                if message_type == "http.response.start" and self.info.replaces_head:
+                    self._start_response(message)
+                    return DONE
                 raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{message_type}'.")
-            body, more_body = message.get("body", b""), message.get("more_body", False)
+            # Tests and subscriptions cost less than calls of `get`.
+            body = message["body"] if "body" in message else b""  # noqa: SIM401
+            more_body = "more_body" in message and message["more_body"]
             if more_body and self._connection.transport.is_closing():
                 # An endless stream would keep the event loop from noticing it.
-                self.disconnected = True
+                self.disconnected = self.info.client_has_gone = True
                 raise ClientDisconnectedError
             self._write_body(body, more_body)
-            if more_body and not body:
+            if more_body and not (body and self._has_content):
                 return asyncio.sleep(0)  # no buffer ever fills, so nothing else would make the application wait
         else:
             raise RuntimeError(f"Unexpected ASGI message '{message_type}' after the response was complete.")
@@ -245,8 +262,8 @@ class RequestCycle:
             # The client was not asked for the body. It may send the body or its next request, and nobody can tell one
             # from the other.
             keep_alive = False
-        elif keep_alive and self._connection.port.is_draining and not self._connection.pipeline:
-            keep_alive = False
+        elif keep_alive and (self._connection.port.is_draining or self._connection.is_expiring):
+            keep_alive = self._connection.has_waiting_requests()
         # An invalid head raises here, while another response can still be sent.
         response = encode_response_head(
             message["status"],
@@ -257,15 +274,29 @@ class RequestCycle:
             self.scope["http_version"] == "1.0",
         )
         self._head = response.lines
+        self._has_content = response.has_content
         self._chunked = response.chunked
         self._content_left = response.content_length
         self.keep_alive = response.keep_alive
         self.response_started = True
+        self.info.holds_head = True
+        self.info.replaces_head = False
+        heads = self._connection.port.held_heads
+        if not heads:
+            asyncio.get_running_loop().call_soon(self._connection.port.send_heads)
+        heads += (self,)  # costs less than a call
+
+    def send_head(self) -> None:
+        """Send the head without a part of the body."""
+        lines, self._head = self._head, []
+        self.info.holds_head = False
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(b"".join(lines))
 
     def _write_body(self, body: bytes, more_body: bool) -> None:
         lines = self._head
-        if self._is_head:
-            pass
+        if not self._has_content:
+            pass  # whatever the application sends (RFC 9110, section 6.4.1)
         elif self._chunked:
             if body:
                 lines += (b"%x\r\n" % len(body), body, b"\r\n")
@@ -279,11 +310,12 @@ class RequestCycle:
                 if self._content_left and not more_body:
                     raise RuntimeError("The response's content is shorter than its Content-Length.")
             lines.append(body)
-        transport = self._connection.transport
-        if len(body) < LARGE_BODY_BYTES:
-            transport.write(b"".join(lines))
+        if len(body) < LARGE_BODY_BYTES or not self._has_content:
+            if lines:
+                self._connection.transport.write(b"".join(lines))
         else:
-            transport.writelines(lines)  # copying this much costs more than it saves
+            self._connection.transport.writelines(lines)  # copying this much costs more than it saves
+        self.info.holds_head = False
         if more_body:
             self._head = []
             return

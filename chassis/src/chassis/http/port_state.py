@@ -5,8 +5,13 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
+from ..request_info import RequestInfo
 from .limits import ConnectionLimits
 from .rejection import send_rejection
+
+# Middleware that runs the application in a task of its own passes each message on in another turn. So many turns let
+# its responses leave in one write, too, and a failure in them still become a 500.
+HELD_TURNS = 5
 
 
 class Connection(Protocol):
@@ -17,6 +22,14 @@ class Connection(Protocol):
     def shut_down(self) -> None:
         """Close the connection as soon as the responses that have begun are complete."""
         ...
+
+
+class Cycle(Protocol):
+    """A request cycle, as the port sees it."""
+
+    info: RequestInfo
+
+    def send_head(self) -> None: ...
 
 
 class PortState:
@@ -32,6 +45,7 @@ class PortState:
         "app",
         "connections",
         "date_line",
+        "held_heads",
         "is_draining",
         "keep_alive_seconds",
         "limits",
@@ -60,9 +74,27 @@ class PortState:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.date_line: bytes = b""
+        self.held_heads: list[Cycle] = []
+        """Responses that have started in this turn of the event loop; most of them are complete already."""
         self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
         self._without_connections: asyncio.Event | None = None
+
+    def send_heads(self) -> None:
+        """Send the heads that still wait for a part of the body, `HELD_TURNS` after this turn of the event loop.
+
+        A client must not wait for them until a slow stream has its first part (ASGI, "Response Start").
+        """
+        heads, self.held_heads = self.held_heads, []
+        self._send_heads_after(HELD_TURNS, heads)
+
+    def _send_heads_after(self, turns: int, heads: list[Cycle]) -> None:
+        heads = [cycle for cycle in heads if cycle.info.holds_head]
+        if heads and turns:
+            asyncio.get_running_loop().call_soon(self._send_heads_after, turns - 1, heads)
+            return
+        for cycle in heads:
+            cycle.send_head()
 
     def remove_connection(self, connection: Connection) -> None:
         self.connections.discard(connection)

@@ -13,17 +13,36 @@ from ..problem import Problem
 from .limits import ConnectionLimits
 
 # RFC 9110, section 7.2, and RFC 3986, section 3.2: a name, an IPv4 or a bracketed IPv6 address, and a port.
-HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-fv:.]+\])(?::[0-9]*)?", re.ASCII)
+HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-fv:.]+\])(?::[0-9]*)?", re.ASCII)
+AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+# A request line, as far as it must be known to tell an unknown method from garbage; at the start of what was received,
+# or behind another request.
+REQUEST_LINE = re.compile(rb"(?:\A|\n)[\r\n]*([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([^\x00-\x20\x7f]+) HTTP/1\.[01]\r?\n")
+# The methods that httptools reads (RFC 9110, section 9, RFC 5789, and the registry of WebDAV and others).
+READ_METHODS = frozenset(
+    b"ACL BIND CHECKOUT CONNECT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY "
+    b"OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SUBSCRIBE TRACE UNBIND UNLINK UNLOCK "
+    b"UNSUBSCRIBE".split()
+)
+# httptools takes a space behind this value, but no tab.
+CODING_WITH_TAB = re.compile(rb"(\ntransfer-encoding:[^\r\n]*[^\s])[ \t]*\t[ \t]*(?=\r\n)", re.IGNORECASE)
 VERSIONS = frozenset({"1.0", "1.1"})
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def check_host(host: bytes | None, version: str) -> None:
-    """400 for a missing Host header, which HTTP/1.1 requires, or an invalid one."""
+def check_host(host: bytes | None, version: str, *, has_authority: bool = False) -> None:
+    """400 for a missing Host header, which HTTP/1.1 requires, or an invalid one.
+
+    An empty one is valid only where the target has an authority of its own, since an http URI must have a host
+    (RFC 9110, section 4.2.1, and RFC 9112, section 3.3).
+    """
     if host is None:
         if version != "1.0":
             raise Problem(400, "The Host header is missing.")
+    elif not host:
+        if version != "1.0" and not has_authority:
+            raise Problem(400, "The Host header is empty.")
     elif not HOST.fullmatch(host):
         raise Problem(400, "Invalid Host header.")
 
@@ -55,17 +74,43 @@ def check_size(target: bytes, headers: Headers, limits: ConnectionLimits) -> Non
         raise head_too_large(limits)
 
 
-def split_other_target(target: bytes, method: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a target in absolute or asterisk form, or with a fragment (RFC 9112, section 3.2).
+def split_other_target(target: bytes, method: bytes) -> tuple[bytes, bytes, bytes | None]:
+    """Return path, query and authority of a target in absolute or asterisk form, or with a fragment.
 
-    Raises a `Problem` of 400 for any other form, and httptools' `HttpParserError` for an invalid URL.
+    Only the absolute form has an authority (RFC 9112, section 3.2). Raises a `Problem` of 400 for any other form, and
+    httptools' `HttpParserError` for an invalid URL.
     """
     if target == b"*" and method == b"OPTIONS":
-        return target, b""
+        return target, b"", None
     url = httptools.parse_url(target)
-    if not target.startswith(b"/") and url.schema not in (b"http", b"https"):
+    if target.startswith(b"/"):
+        return url.path or b"/", url.query or b"", None
+    absolute = AUTHORITY.match(target)
+    if absolute is None:
         raise Problem(400, "The request target must be a path or an http URL.")
-    return url.path or b"/", url.query or b""
+    if not HOST.fullmatch(absolute[1]):
+        raise Problem(400, "Invalid host in the request target.")
+    return url.path or b"/", url.query or b"", absolute[1]
+
+
+def unknown_method(data: bytes) -> tuple[bytes, bytes] | None:
+    """The method and the target of a request in `data` that httptools cannot read because of its method.
+
+    Such a request gets 501 (RFC 9110, section 9.1), and not 400, if the rest of its request line is valid.
+    """
+    for line in REQUEST_LINE.finditer(data):
+        if line[1] not in READ_METHODS:
+            return line[1], line[2]
+    return None
+
+
+def without_tabs(data: bytes) -> bytes:
+    """`data`, whose first request may have tabs behind the value of Transfer-Encoding, without these.
+
+    Only its header section is changed: a body that follows is not.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return CODING_WITH_TAB.sub(rb"\1", head + end[:2]) + end[2:] + rest
 
 
 def asks_for_websocket(method: bytes, headers: Headers) -> bool:

@@ -18,6 +18,9 @@ from .timeouts import NEVER, Timeouts
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+# Bytes that are parsed at a time. One read of the event loop may hold thousands of pipelined requests; the rest of it
+# waits until those that were parsed have their responses.
+PIECE_BYTES = 16_384
 # A chunk of one byte takes six bytes. A body with much more framing than that is not sent for its content.
 WIRE_BYTES_PER_BYTE = 9
 
@@ -26,6 +29,10 @@ class Connection(Protocol):
     """The connection, as its reader sees it."""
 
     port: PortState
+
+    def may_parse(self) -> bool:
+        """Whether the connection takes more requests now."""
+        ...
 
     def begin(self, app: ASGIApp, scope: Scope, keep_alive: bool, expects_continue: bool) -> RequestCycle:
         """Begin a request, and return the cycle that takes its body."""
@@ -60,10 +67,13 @@ class RequestReader:
         "_small_bytes",
         "_target",
         "_timeouts",
+        "_unknown_method",
+        "_unread_from",
         "_websocket_scope",
         "_wire_bytes",
         "cycle",
         "in_head",
+        "unread",
     )
 
     def __init__(self, connection: Connection, timeouts: Timeouts, client: Address, server: Address) -> None:
@@ -80,6 +90,9 @@ class RequestReader:
         self.cycle: RequestCycle | None = None
         """The request that was read last, or is read."""
         self._websocket_scope: Scope | None = None
+        self.unread: bytes = b""
+        """Data that is not parsed yet, from `_unread_from` on."""
+        self._unread_from = 0
         # Of the data that was received last: its size, and whether it completed a head or a message.
         self._segment_bytes = 0
         self._made_progress = False
@@ -87,6 +100,7 @@ class RequestReader:
         self.in_head: bool = False
         self._earlier_head_bytes = 0
         self._target = b""
+        self._unknown_method = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._info = RequestInfo()
         self._host: bytes | None = None
@@ -95,8 +109,31 @@ class RequestReader:
         self._checked_host: bytes | None = None  # of an earlier request
         self._wire_bytes = 0  # of a body, with its framing
 
+    def queue(self, data: bytes) -> None:
+        """Read the next bytes in pieces, as far as the connection takes requests."""
+        self.unread = self.unread[self._unread_from :] + data
+        self._unread_from = 0
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Read more of what is queued."""
+        while self.unread and self._connection.may_parse():
+            start = self._unread_from
+            self._unread_from = end = start + PIECE_BYTES
+            piece = self.unread[start:end]
+            if end >= len(self.unread):
+                self.discard()
+            self.read(piece)
+
+    def discard(self) -> None:
+        """Forget what is queued."""
+        self.unread = b""
+        self._unread_from = 0
+
     def read(self, data: bytes) -> None:
-        """Read the next bytes; calls the connection for each request that begins, and for what is rejected."""
+        """Read a piece; calls the connection for each request that begins, and for what is rejected."""
+        if b"\t" in data and not self.awaits_body():
+            data = request_head.without_tabs(data)
         self._segment_bytes = len(data)
         self._made_progress = False
         rest: memoryview | None = None
@@ -109,7 +146,7 @@ class RequestReader:
             if rest is not None:
                 self._upgrade(rest)
         except httptools.HttpParserError as error:
-            self._reject_malformed(error)
+            self._reject_malformed(error, data)
             return
         # None of the rest is needed for a request that arrived whole.
         cycle = self.cycle
@@ -125,7 +162,7 @@ class RequestReader:
         in_head = self.in_head
         return rejection_scope(
             problem,
-            method=self._parser.get_method() if in_head and self._target else b"",
+            method=self._unknown_method or (self._parser.get_method() if in_head and self._target else b""),
             target=self._target if in_head else b"",
             headers=self._headers if in_head else [],
             info=self._info if in_head else RequestInfo(),
@@ -136,6 +173,7 @@ class RequestReader:
     def close(self) -> None:
         """Drop what refers to the reader, or the garbage collector would have to find it."""
         self.cycle = None
+        self.discard()
         del self._parser, self._connection
 
     # httptools' callbacks.
@@ -155,6 +193,8 @@ class RequestReader:
         if not self.in_head:
             return  # a trailer, which must not become a header (RFC 9110, section 6.5.1)
         name = name.lower()
+        if value[-1:] <= b" ":  # white space behind a value is no part of it (RFC 9112, section 5.1)
+            value = value.strip(b" \t")
         if name in NOTED_FIELDS:
             if name == b"host":
                 if self._host is not None:
@@ -187,7 +227,9 @@ class RequestReader:
         if target.startswith(b"/") and b"#" not in target:  # the origin form, which most requests have
             raw_path, _, query = target.partition(b"?")
         else:
-            raw_path, query = request_head.split_other_target(target, method)
+            raw_path, query, authority = request_head.split_other_target(target, method)
+            if authority is not None:
+                self._replace_host(authority)
         path = raw_path.decode("ascii")
         scope = {
             "type": "http",
@@ -238,11 +280,17 @@ class RequestReader:
     def _check_head(self, version: str) -> None:
         if self._earlier_head_bytes + self._segment_bytes > self._small_bytes:
             request_head.check_size(self._target, self._headers, self._limits)
-        request_head.check_host(self._host, version)
-        self._checked_host = self._host
+        request_head.check_host(self._host, version, has_authority=not self._target.startswith((b"/", b"*")))
+        self._checked_host = self._host or None
         request_head.check_version(version)
         if self._codings is not None:
             request_head.check_transfer_coding(self._codings, version)
+
+    def _replace_host(self, authority: bytes) -> None:
+        """The authority of the target counts, not the Host header (RFC 9112, section 3.2.2)."""
+        self._info.host = authority
+        self._headers = [header for header in self._headers if header[0] != b"host"]
+        self._headers.insert(0, (b"host", authority))
 
     def _limit_incomplete(self) -> None:
         """A head or a body has begun and is incomplete: limit its size and its time."""
@@ -265,14 +313,20 @@ class RequestReader:
         if self._wire_bytes > self._limits.max_head_bytes + WIRE_BYTES_PER_BYTE * timeouts.body_bytes:
             self._connection.reject(Problem(400, "The request's body has more framing than content."))
 
-    def _reject_malformed(self, error: httptools.HttpParserError) -> None:
+    def _reject_malformed(self, error: httptools.HttpParserError, data: bytes) -> None:
         cause = error.__context__
         if isinstance(cause, Problem):
             self._connection.reject(cause)
             return
         if cause is not None and not isinstance(cause, (ValueError, httptools.HttpParserError)):
             log.error("a request could not be read", exc_info=cause)
-        problem = Problem(400, "Malformed HTTP/1.1 request.", headers={"connection": "close"})
+        unknown = request_head.unknown_method(data) if self.in_head and not self._headers else None
+        if unknown is not None:
+            self._unknown_method, self._target = unknown
+            method = self._unknown_method.decode("ascii")
+            problem = Problem(501, f"The method {method} is not supported.", headers={"connection": "close"})
+        else:
+            problem = Problem(400, "Malformed HTTP/1.1 request.", headers={"connection": "close"})
         self._connection.reject(problem)
 
     # Upgrades.
@@ -298,4 +352,4 @@ class RequestReader:
                 rest = rest[upgrade.args[0] :]
             else:
                 return
-        self._connection.on_websocket(self._websocket_scope, bytes(rest))
+        self._connection.on_websocket(self._websocket_scope, bytes(rest) + self.unread[self._unread_from :])

@@ -36,6 +36,8 @@ class ResponseHead:
     """To be joined; ends with the empty line."""
     keep_alive: bool
     """Whether the connection may be used for another request."""
+    has_content: bool
+    """Whether content follows; without it, all that the application sends is dropped."""
     chunked: bool
     content_length: int | None
     """Bytes of content that must follow; None for chunks, or for content that ends with the connection."""
@@ -81,7 +83,7 @@ def encode_response_head(
         if name not in VARYING and type(header) is tuple:
             field_lines.add(header, line, size_bytes=len(line))
 
-    head = ResponseHead(lines, keep_alive, False, content_length)
+    head = ResponseHead(lines, keep_alive, True, False, content_length)
     if framing or content_length is None or is_head or status in NO_CONTENT:
         _frame(head, framing, status, is_head, is_http_1_0)
     else:
@@ -104,9 +106,11 @@ def _frame(
             head.chunked = True
         else:
             raise RuntimeError(f"Invalid Transfer-Encoding of a response: {value!r}. Allowed is chunked.")
-    has_content = not (is_head or status in NO_CONTENT)
-    if has_content and head.content_length is None:
+    head.has_content = not (is_head or status in NO_CONTENT)
+    if head.has_content and head.content_length is None:
         head.chunked = True
+    if status == 204:
+        head.chunked = False  # RFC 9112, section 6.1: 204 has no Transfer-Encoding
     if head.chunked and is_http_1_0:  # HTTP/1.0 has no chunks, so the content ends with the connection
         head.chunked = head.keep_alive = False
         head.content_length = None
@@ -115,7 +119,7 @@ def _frame(
         head.lines.append(b"transfer-encoding: chunked\r\n")
     elif head.content_length is not None and status != 204:  # RFC 9110, section 8.6: 204 has no Content-Length
         head.lines.append(b"content-length: %d\r\n" % head.content_length)
-    if not has_content:
+    if not head.has_content:
         head.chunked = False
         head.content_length = 0
 

@@ -27,6 +27,8 @@ LINGER_SECONDS = 2.0
 # Bytes parsed at a time. The rest waits for the application, because compressed bytes may become a thousand times more.
 PIECE_BYTES = 16_384
 HANDSHAKE_FIELDS = frozenset({b"connection", b"origin", b"upgrade"})
+# Of the response, these belong to the server; the application's would be a second one.
+OF_THE_HANDSHAKE = frozenset({b"connection", b"upgrade", b"sec-websocket-accept", b"sec-websocket-extensions"})
 
 library_log: logging.Logger = logging.getLogger("chassis.websocket")
 library_log.setLevel(logging.WARNING)  # the library has an info line for each connection; the access line is enough
@@ -180,6 +182,10 @@ class WebSocketProtocol(asyncio.Protocol):
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         for name, value in fields:
             lower, _line = encode_field(name, value)
+            if lower in OF_THE_HANDSHAKE or (lower == b"sec-websocket-protocol" and value is not fields[-1][1]):
+                continue
+            if lower == b"date":
+                del self._response.headers["date"]  # the application's instead of ours
             self._response.headers[lower.decode()] = value.decode("latin-1")
         self._protocol.send_response(self._response)
         self._flush()

@@ -10,6 +10,7 @@ import structlog
 from starlette.types import Message, Scope
 from structlog.typing import FilteringBoundLogger
 
+from ..request_info import REQUEST_INFO
 from .errors import ClientDisconnectedError
 from .flow_control import FlowControl
 from .port_state import PortState
@@ -74,8 +75,10 @@ class WebSocketCycle:
         except ClientDisconnectedError:
             self._end(500, NORMAL_CLOSURE)
         except BaseException as error:
-            log.error("ASGI application failed", exc_info=error)
-            self._end(500, INTERNAL_ERROR)
+            is_stopping = isinstance(error, asyncio.CancelledError) and self.task.cancelling() > 0
+            if not (is_stopping or self._scope[REQUEST_INFO].is_logged):
+                log.error("ASGI application failed", exc_info=error)
+            self._end(503 if is_stopping else 500, INTERNAL_ERROR)
         finally:
             self._port.tasks.discard(self.task)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem
@@ -13,8 +14,8 @@ from ..request_info import RequestInfo
 log: FilteringBoundLogger = structlog.get_logger()
 
 
-def problem_of(error: Exception, info: RequestInfo, problems: Mapping[type[Exception], int]) -> HTTPException:
-    """The response to `error`; an unexpected one is logged here, once, with its traceback.
+def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[Exception], int]) -> HTTPException:
+    """The response to `error`; an unexpected one is logged here, once, with its traceback, and noted in `info`.
 
     `problems` is the status of each expected exception that is not an `HTTPException`.
     """
@@ -25,6 +26,7 @@ def problem_of(error: Exception, info: RequestInfo, problems: Mapping[type[Excep
     expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
     if len(expected) == len(leaves):
         return expected[0]
+    info.error = type(error)
     log.error("unhandled exception", exc_info=error)
     return Problem(500, "The service failed to handle the request; the error is in its log.")
 
@@ -43,7 +45,24 @@ def deadline_problem(info: RequestInfo) -> Problem | None:
     return Problem(504, "The service did not respond before the request's deadline.")
 
 
-def _expected(error: Exception, problems: Mapping[type[Exception], int]) -> HTTPException | None:
+def is_cancelled_from_outside() -> bool:
+    """Whether the current task has been told to end, by the server or by a middleware's time limit.
+
+    Otherwise a `CancelledError` comes from a task that the handler awaited and somebody else cancelled: that is a
+    failure of the handler like any other exception.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def is_disconnect(error: BaseException, info: RequestInfo) -> bool:
+    """Whether `error` only says that the client has gone, in whatever form the handler passed it on."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_disconnect(inner, info) for inner in error.exceptions)
+    return isinstance(error, ClientDisconnect) or (info.client_has_gone and isinstance(error, asyncio.CancelledError))
+
+
+def _expected(error: BaseException, problems: Mapping[type[Exception], int]) -> HTTPException | None:
     if isinstance(error, HTTPException):
         return error
     for base in type(error).__mro__:

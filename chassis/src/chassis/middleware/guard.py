@@ -12,12 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, problem_of
+from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -75,29 +74,44 @@ class GuardMiddleware:
                     await send_problem(sender, problem)
                     return
                 info.rejection = problem
+            else:
+                sender.on_complete += (load_shedder.leave,)  # work after the response holds no place
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         self._deadlines.set(task, sender, info)
         try:
             if info.has_body:
                 receive = self._limit_body(info, receive)
             await self.app(scope, receive, sender)
-        except asyncio.CancelledError as cancelled:
-            if cancelled.args == (CLIENT_DISCONNECTED,):
-                task.uncancel()
-                return  # nobody is left to respond to
-            if sender.status:
-                raise
-            await send_problem(sender, deadline_problem(info) or stopping())
-        except ClientDisconnect:
-            return  # nobody is left to respond to
-        except Exception as error:
-            if sender.status:
-                raise  # the response is incomplete: the server closes the connection and logs the error
-            await send_problem(sender, problem_of(error, info, self._problems))
+            # Other servers respond themselves to an application that does not; only ours tells of the client's end.
+            if not (sender.is_complete or info.client_has_gone or info.read_at is None):
+                raise RuntimeError("ASGI application returned without completing its response")
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - all of them get a response, or are raised
+            await self._respond(error, info, sender, task)
         finally:
             self._deadlines.clear(task)
-            if load_shedder is not None:
+            if load_shedder is not None and not sender.is_complete:
                 load_shedder.leave()
+
+    async def _respond(
+        self, error: BaseException, info: RequestInfo, sender: ResponseSender, task: asyncio.Task[object]
+    ) -> None:
+        """Respond to an exception, or raise it where the response has begun to leave."""
+        if is_disconnect(error, info):
+            if task.cancelling():
+                task.uncancel()
+            return  # nobody is left to respond to
+        if sender.status and not info.holds_head:
+            raise error  # the response is incomplete: the server closes the connection
+        problem: HTTPException | None = None
+        if isinstance(error, asyncio.CancelledError):
+            problem = deadline_problem(info) or (stopping() if is_cancelled_from_outside() else None)
+        problem = problem or problem_of(error, info, self._problems)
+        if info.holds_head:
+            info.replaces_head = True
+            sender.status = 0
+        if not info.client_has_gone:
+            with suppress(ClientDisconnect):
+                await send_problem(sender, problem)
 
     def _limit_body(self, info: RequestInfo, receive: Receive) -> Receive:
         """Reject a body whose declared size is too large, and count one while it is received."""
@@ -122,7 +136,9 @@ class GuardMiddleware:
             await _close(send, error.code, error.reason)
         except HTTPException as error:
             await _close(send, POLICY_VIOLATION, error.detail)
-        except Exception:
+        except Exception as error:
+            info = RequestInfo.of(scope)
+            info.error, info.is_logged = type(error), True
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 

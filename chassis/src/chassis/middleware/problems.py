@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 
-from starlette.requests import ClientDisconnect
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..problem import send_problem
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
-from .failures import deadline_problem, problem_of
+from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of
 
 
 class ProblemMiddleware:
@@ -35,14 +35,12 @@ class ProblemMiddleware:
         sender = ResponseSender.of(send)
         try:
             await self.app(scope, receive, sender)
-        except asyncio.CancelledError:
-            problem = None if sender.status else deadline_problem(info)
-            if problem is None:
+        except (Exception, asyncio.CancelledError) as error:
+            if sender.status or is_disconnect(error, info):
                 raise
-            await send_problem(sender, problem)
-        except ClientDisconnect:
-            raise
-        except Exception as error:
-            if sender.status:
-                raise
-            await send_problem(sender, problem_of(error, info, self._problems))
+            problem: HTTPException | None = None
+            if isinstance(error, asyncio.CancelledError):
+                problem = deadline_problem(info)
+                if problem is None and is_cancelled_from_outside():
+                    raise
+            await send_problem(sender, problem or problem_of(error, info, self._problems))

@@ -1,17 +1,23 @@
 """One pass over each request: one clock, one status, from which span, metrics and access line are made."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from time import perf_counter
 
+import structlog
 from opentelemetry import context as otel_context
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
 from ..telemetry.observation import Observation
+from .failures import is_cancelled_from_outside
 from .security import security_headers as with_defaults
+
+log: FilteringBoundLogger = structlog.get_logger()
 
 # RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -20,6 +26,9 @@ OTHER_METHOD = "_OTHER"
 
 class TelemetryMiddleware:
     """Outermost: observes every request and WebSocket, whatever happens inside.
+
+    A request ends when the server has taken the last part of its response. What the application does after that,
+    such as a background task, belongs to the request's trace, and its lines have the request's ids.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
     and above have one. Each response gets `x-request-id`, and the security headers (`security_headers`: names and
@@ -54,19 +63,39 @@ class TelemetryMiddleware:
         context = self._begin(info, method)
         if info.has_body:
             receive = info.counting(receive)
-        headers = ((b"x-request-id", context.request_id.encode()),)
-        sender = ResponseSender(send, headers, self._default_headers)
+        sender = ResponseSender(send, context.request_id, self._default_headers)
         # The path now, since applications that are mounted may change it.
         observation = Observation(scope, scope["path"], method, info, context, sender, self._min_logged_status)
         self._active.add(observation)
+
+        def end() -> None:
+            self._active.discard(observation)
+            observation.seconds = perf_counter() - began
+            self._end(observation)
+
+        sender.on_complete = (end,)
         token = otel_context.attach(context)
         try:
             await self.app(scope, receive, sender)
         except BaseException as raised:
-            observation.error = type(raised)
+            note_exception(raised, info, sender)
             raise
         finally:
             otel_context.detach(token)
-            self._active.discard(observation)
-            observation.seconds = perf_counter() - began
-            self._end(observation)
+            if not sender.is_complete:
+                sender.on_complete = ()  # a reference to itself, which the garbage collector would have to find
+                end()
+
+
+def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:
+    """Log an exception that escapes to the server, once, while the request's ids are known.
+
+    After a complete response it is no failure of the request. A cancellation by the server, at the end of a graceful
+    shutdown, is no failure either, and the server logs how many requests it cancels.
+    """
+    if not sender.is_complete or sender.status >= 500:
+        info.error = type(raised)
+    if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
+        return
+    log.error("unhandled exception", after_response=sender.is_complete, exc_info=raised)
+    info.is_logged = True

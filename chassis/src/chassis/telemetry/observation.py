@@ -1,5 +1,6 @@
 """The facts about one request, from which its metrics, its span and its access line are made."""
 
+from asyncio import CancelledError
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -27,13 +28,16 @@ class Observation:
     """Responses with a lower status have no access line."""
     seconds: float = field(default=0.0, init=False)
     """Duration, known at the end."""
-    error: type[BaseException] | None = field(default=None, init=False)
-    """The class of the exception that escaped."""
+
+    @property
+    def error(self) -> type[BaseException] | None:
+        """The class of the unexpected exception because of which the request failed."""
+        return self.info.error
 
     @property
     def status(self) -> int:
         """Of the response; without one 500 after a failure, and 499 after a cancellation."""
         if self.response.status:
             return self.response.status
-        failed = self.error is not None and issubclass(self.error, Exception)
-        return 500 if failed else CLIENT_CLOSED_REQUEST
+        failed = self.error is not None and not issubclass(self.error, CancelledError)
+        return 500 if failed and not self.info.client_has_gone else CLIENT_CLOSED_REQUEST

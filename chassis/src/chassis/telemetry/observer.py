@@ -9,6 +9,8 @@ from .observation import Observation
 from .route_template import route_template
 from .span_attributes import end_span
 
+NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
+
 
 class Observer:
     """Observes all requests that ended in one turn of the event loop together, which takes half the time.
@@ -49,14 +51,17 @@ class Observer:
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
                 route = route_template(scope)
             request_bytes = observation.info.body_bytes
-            # The server leaves out the content of a response to HEAD.
-            response_bytes = response.body_bytes if method != "HEAD" else 0
+            # The server leaves out the content of these.
+            response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
             exemplar = end_span(observation, route, status) if context.sampled else None
             observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
             # 503 is intended: the service drains, sheds load or is not ready. Any other 5xx is a failure.
             level = "info" if status < 500 else "warning" if status == 503 else "error"
+            error = observation.info.error
+            if error is not None and status < 500:  # the response had started already
+                level = "error" if observation.info.is_logged else "warning"
             client = scope.get("client")
             line = {
                 "timestamp": now,
@@ -70,10 +75,10 @@ class Observer:
                 "request_bytes": request_bytes,
                 "response_bytes": response_bytes,
                 "client": client[0] if client else None,
-                "request_id": context.request_id,
+                "request_id": response.request_id,
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
-            if observation.error is not None:
-                line["error"] = observation.error.__qualname__
+            if error is not None:
+                line["error"] = error.__qualname__
             self._access_log.line(level, line)

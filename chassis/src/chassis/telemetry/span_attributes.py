@@ -40,7 +40,7 @@ def end_span(observation: Observation, route: str, status: int) -> str | None:
         scope.get("method", "GET"),
         route,
         status,
-        observation.error,
+        info.error,
         scope.get("scheme", "http"),
         scope.get("http_version", "1.1"),
         client[0] if client else None,
@@ -54,7 +54,7 @@ def end_span(observation: Observation, route: str, status: int) -> str | None:
     span.shared_attributes = shared
     span.set_attribute("url.path", observation.path)
     span.update_name(key.method if route == UNMATCHED else f"{key.method} {route}")
-    if status >= 500:
+    if status >= 500 or info.error is not None:
         span.set_status(StatusCode.ERROR)
     span.end_after(observation.seconds)
     return observation.context.trace_id
@@ -84,6 +84,6 @@ def attributes_of(key: AttributesKey) -> dict[str, Any]:
             attributes["server.port"] = int(port)
         else:
             attributes["server.address"] = host
-    if key.status >= 500:
+    if key.status >= 500 or key.error is not None:
         attributes["error.type"] = key.error.__qualname__ if key.error is not None else str(key.status)
     return attributes
