@@ -11,6 +11,7 @@ from .configuration.errors import explain
 from .configuration.schema import Schema
 from .configuration.sources import ConfigurationError, Given, VariablesSource, read
 from .configuration.values import decode
+from .http.addresses import parse_network
 
 PREFIX = "APP_"
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -40,13 +41,21 @@ class ChassisSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container listens on all
+    host: str = Field(
+        "::",
+        min_length=1,
+        description="Addresses to listen on, comma separated; `::` is every address, of IPv6 and of IPv4.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")
     admin_port: int | None = Field(
         None, ge=0, le=65535, description="Port for health, readiness, metrics and info; unset, they are on `APP_PORT`."
     )
-    trusted_proxies: str = Field(
-        "", description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, comma separated, or `*`."
+    unix_socket: str | None = Field(
+        None, description="Path of a Unix socket to listen on, in place of `APP_HOST` and `APP_PORT`."
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, networks, or `*` for any.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="The lowest level that is logged."
@@ -142,6 +151,11 @@ class ChassisSettings(BaseSettings):
         if given is None:
             given = read(settings_cls, Schema(settings_cls), DEFAULT_SECRETS_DIR)
         return init_settings, *(VariablesSource(settings_cls, source) for source in given.sources)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
 
     @field_validator("log_level", mode="before")
     @classmethod
