@@ -59,7 +59,8 @@ def bind_tcp(host: str, port: int, make_socket: MakeSocket = socket.socket) -> l
                     return bind_tcp(ANY_IPV4, port, make_socket)
                 if has_no_ipv6 and any(other.family == socket.AF_INET for other in places):
                     continue  # `localhost` and `0.0.0.0,::` work there as well
-                raise ListenError(f"{_shown(place.address[0], shared_port)}: {error.strerror or error}") from error
+                shown = place.name if "%" in place.name else place.address[0]  # an address has lost its scope
+                raise ListenError(f"{_shown(shown, shared_port)}: {error.strerror or error}") from error
     except BaseException:
         for sock in sockets:
             sock.close()
