@@ -54,7 +54,7 @@ def test_setting(bare: Path, python: Path, start: Start) -> None:
 
     assert start(bare).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
     assert start(bare, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
-    broken = start(bare, APP_GREETING="")
+    broken = start(bare, APP_GREETING="Hello" * 9)
     assert broken.process.wait(20) != 0
 
 

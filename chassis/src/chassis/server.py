@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import cast
 
 import structlog
 from starlette.types import ASGIApp
@@ -17,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from .app import FLUSH_SECONDS, App
 from .health import State
 from .http.errors import ListenError
+from .http.forwarded import ForwardedMiddleware
 from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
@@ -32,7 +32,7 @@ SWITCH_SECONDS = 0.0005
 
 
 class Server:
-    """Runs an `App` as its settings say; `host` and `port` replace theirs, for tests.
+    """Runs an `App` as its settings say; `host` and `port` replace theirs, and a Unix socket, for tests.
 
     Graceful shutdown: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
     `Connection: close`. Then nothing new is accepted, and requests in flight and background tasks get
@@ -52,6 +52,7 @@ class Server:
         settings = app.settings
         self.app = app
         self.host: str = settings.host if host is None else host
+        self.unix_socket: str | None = settings.unix_socket if host is None and port is None else None
         self.port: int = settings.port if port is None else port
         self.admin_port: int | None = settings.admin_port
         self.drain_seconds: float = settings.drain_seconds
@@ -76,7 +77,7 @@ class Server:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", host=self.host, port=self.port, admin_port=self.admin_port, error=str(error))
+            log.error("cannot listen", **self._place, error=str(error))
             return 1
         except Exception:
             log.exception("the service failed to start or to end")
@@ -112,7 +113,8 @@ class Server:
         # The admin part responds during the rest of the start, so that a slow start does not look like a dead process.
         for listener in self._listeners:
             await listener.start()
-        log.info("listening", host=self.host, port=self.port, admin_port=self.admin_port, pid=os.getpid())
+        addresses = [address for listener in self._listeners for address in listener.addresses]
+        log.info("listening", **self._place, addresses=addresses, pid=os.getpid())
         if self._stopping.is_set():
             log.info("stopped while starting")
             return
@@ -176,28 +178,35 @@ class Server:
     def _listen(self) -> list[Listener]:
         """Bind the port, or the two ports; the first listener is the public one."""
         app = self.app
+        state = self._port_state(app.dispatch if self.admin_port is None else app.public)
+        public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
+        self.port = public.port
         if self.admin_port is None:
-            listener = Listener(self.host, self.port, self._port_state(app.dispatch))
-            self.port = listener.port
-            return [listener]
-        public = Listener(self.host, self.port, self._port_state(app.public))
+            return [public]
         try:
             admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
         except ListenError:
             public.stop_accepting()
             raise
-        self.port, self.admin_port = public.port, admin.port
+        self.admin_port = admin.port
         return [public, admin]
 
-    def _port_state(self, app: ASGIApp) -> PortState:
-        if self._trusted_proxies:
-            from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+    @property
+    def _place(self) -> dict[str, object]:
+        """The settings that say where to listen."""
+        public = (
+            {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
+        )
+        return {**public, "admin_port": self.admin_port}
 
-            # uvicorn declares ASGI's types in its own way.
-            app = cast("ASGIApp", ProxyHeadersMiddleware(app, trusted_hosts=self._trusted_proxies))  # type: ignore[arg-type]
+    def _port_state(self, app: ASGIApp) -> PortState:
+        rejections = self.app.rejections
+        if self._trusted_proxies or self.unix_socket is not None:
+            app = ForwardedMiddleware(app, self._trusted_proxies)
+            rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         return PortState(
             app,
-            rejections=self.app.rejections,
+            rejections=rejections,
             limits=self._limits,
             keep_alive_seconds=self._keep_alive_seconds,
             accepts_websockets=self.app.has_websockets,
