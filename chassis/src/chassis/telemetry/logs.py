@@ -109,7 +109,7 @@ class Logs:
             logger_factory=lambda *_: self.writer,
             cache_logger_on_first_use=False,
         )
-        handler = _Handler(self.writer, self._render)
+        handler = _Handler(self.writer)
         handler.setFormatter(
             structlog.stdlib.ProcessorFormatter(
                 foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *self._shared],
@@ -218,18 +218,24 @@ def _console_renderer(redactor: Redactor) -> Renderer:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, writer: LineWriter, render: Renderer) -> None:
+    def __init__(self, writer: LineWriter) -> None:
         super().__init__()
         self._writer = writer
-        self._render = render
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line: bytes | str = self.format(record)
-        except Exception as error:  # noqa: BLE001 - of the record's arguments; logging must not raise
-            event = {"level": record.levelname.lower(), "event": str(record.msg), "logger": record.name}
-            line = self._render({**event, "log_error": text(error)})
-        self._writer.write(line)
+            try:
+                line = self.format(record)
+            except Exception as error:  # noqa: BLE001 - of the arguments; what was to be said is still known
+                facts = {
+                    "msg": text(record.msg),
+                    "args": None,
+                    "log_error": f"{type(error).__qualname__}: {text(error)}",
+                }
+                line = self.format(logging.makeLogRecord({**record.__dict__, **facts}))
+            self._writer.write(line)
+        except Exception:  # noqa: BLE001 - logging must not raise; this is how the standard library reports it
+            self.handleError(record)
 
 
 def as_text(line: bytes | str) -> str:
