@@ -128,7 +128,7 @@ async def test_unhandled_exception_is_an_error_of_the_span(service: Service) -> 
     span = await one_span(service)
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes is not None
-    assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (500, "500")
+    assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (500, "RuntimeError")
 
 
 async def test_refusal_is_no_error_of_the_span(service: Service) -> None:

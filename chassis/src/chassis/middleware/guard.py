@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
+from opentelemetry import context as otel_context
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
@@ -12,12 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import CLIENT_DISCONNECTED
+from ..context import CLIENT_DISCONNECTED, request_context
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, problem_of
+from .failures import deadline_problem, problem_of, record_failure
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -122,7 +123,8 @@ class GuardMiddleware:
             await _close(send, error.code, error.reason)
         except HTTPException as error:
             await _close(send, POLICY_VIOLATION, error.detail)
-        except Exception:
+        except Exception as error:
+            record_failure(error, RequestInfo.of(scope), request_context(otel_context.get_current()))
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 

@@ -10,12 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
+from ..telemetry.known_methods import OTHER_METHOD
 from ..telemetry.observation import Observation
+from .failures import record_failure
 from .security import security_headers as with_defaults
-
-# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-OTHER_METHOD = "_OTHER"
 
 
 class TelemetryMiddleware:
@@ -37,6 +35,7 @@ class TelemetryMiddleware:
     ) -> None:
         self.app: ASGIApp = app
         self._begin = telemetry.tracing.begin
+        self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)
@@ -48,10 +47,10 @@ class TelemetryMiddleware:
             return
         began = perf_counter()
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
-        if method not in KNOWN_METHODS:
+        if method not in self._known_methods:
             method = OTHER_METHOD
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
-        context = self._begin(info, method)
+        context = self._begin(info, method, scope["headers"])
         if info.has_body:
             receive = info.counting(receive)
         headers = ((b"x-request-id", context.request_id.encode()),)
@@ -64,6 +63,7 @@ class TelemetryMiddleware:
             await self.app(scope, receive, sender)
         except BaseException as raised:
             observation.error = type(raised)
+            record_failure(raised, info, context)
             raise
         finally:
             otel_context.detach(token)

@@ -44,6 +44,8 @@ class Logs:
         fd: int = 1,
     ) -> None:
         self.level: int = logging.getLevelNamesMapping()[level]
+        self.secret_keys: frozenset[str] = SECRET_KEYS | set(redact)
+        """Keys whose values are never shown."""
         self.writer: LineWriter = LineWriter(fd, max_held_bytes=buffer_bytes)
         self.writer.on_recovery = _log_dropped
         console = format == "console" or (format == "auto" and os.isatty(fd))
@@ -58,7 +60,7 @@ class Logs:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             *for_json,
-            Redactor(SECRET_KEYS | set(redact)),
+            Redactor(self.secret_keys),
             *self._processors,
         ]
 

@@ -28,7 +28,7 @@ class Observation:
     seconds: float = field(default=0.0, init=False)
     """Duration, known at the end."""
     error: type[BaseException] | None = field(default=None, init=False)
-    """The class of the exception that escaped."""
+    """The class of the exception that escaped; see `RequestInfo.error` for one that became a response."""
 
     @property
     def status(self) -> int:
