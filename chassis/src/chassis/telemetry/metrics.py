@@ -26,7 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from .error_type import OtherError, error_type
+from .error_type import OtherError, error_type, qualified_name
 from .observation import Observation
 
 # Semantic conventions for HTTP metrics, http.server.request.duration: the advised boundaries.
@@ -60,7 +60,8 @@ class RequestMetrics(Collector):
         self.active: set[Observation] = set()
         """The requests in progress."""
         self._series: dict[SeriesKey, RequestSeries] = {}
-        self._error_types: set[type[BaseException]] = set()
+        # By name, because the labels of two series must differ.
+        self._error_types: dict[str, type[BaseException]] = {}
 
     def observe(
         self,
@@ -74,7 +75,7 @@ class RequestMetrics(Collector):
         """Count a request that ended at `timestamp`; the trace id of a sampled one becomes its bucket's exemplar."""
         series = self._series.get(key)
         if series is None:
-            series = self._new_series(key)
+            series = self._other_series(key)
         bucket = bisect_left(SECONDS, seconds)
         series.duration[bucket] += 1
         series.request_size[bisect_left(BYTES, request_bytes) if request_bytes else 0] += 1
@@ -86,14 +87,18 @@ class RequestMetrics(Collector):
         if sampled_trace_id is not None:
             series.exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, timestamp)
 
-    def _new_series(self, key: SeriesKey) -> RequestSeries:
+    def _other_series(self, key: SeriesKey) -> RequestSeries:
+        """The series of a key that is new, or whose class of exception has the labels of another one."""
         error = key[4]
-        if error is not None and error not in self._error_types:
-            if len(self._error_types) >= MAX_ERROR_TYPES:
-                key = (*key[:4], OtherError)
-            else:
-                self._error_types.add(error)
-        return self._series.setdefault(key, RequestSeries())
+        if error is not None:
+            name = qualified_name(error)
+            if name not in self._error_types and len(self._error_types) < MAX_ERROR_TYPES:
+                self._error_types[name] = error
+            key = (*key[:4], self._error_types.get(name, OtherError))
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = RequestSeries()
+        return series
 
     def collect(self) -> Iterable[Metric]:
         """The metrics that prometheus-client exposes."""

@@ -97,9 +97,10 @@ def attributes_of(key: AttributesKey) -> dict[str, Any]:
         attributes["user_agent.original"] = key.user_agent.decode("latin-1")
     if key.host:
         address, port = server_of(key.host.decode("latin-1"))
-        attributes["server.address"] = address
-        if port is not None:
-            attributes["server.port"] = port
+        if address:
+            attributes["server.address"] = address
+            if port is not None:
+                attributes["server.port"] = port
     failure = error_type(key.status, key.error)
     if failure is not None:
         attributes["error.type"] = failure
