@@ -7,7 +7,7 @@ from structlog.typing import Processor
 
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
-from .settings import ChassisSettings, exit_with_errors
+from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
 from .telemetry.tracing import Tracing
@@ -18,8 +18,7 @@ def make_telemetry(
 ) -> Telemetry:
     """The telemetry that `settings` and `OTEL_*` variables ask for.
 
-    `log_processors` are structlog's; each sees every event, access lines included, before it is written. Exits the
-    process with status 2 and a line on standard error for an `OTEL_*` value that is not supported.
+    `log_processors` are structlog's; each sees every event, access lines included, before it is written.
     """
     logs = Logs(
         level=settings.log_level,
@@ -28,10 +27,7 @@ def make_telemetry(
         processors=log_processors,
         buffer_bytes=settings.log_buffer_bytes,
     )
-    try:
-        tracing = Tracing(service, version=version)
-    except ValueError as error:  # of an OTEL_* variable
-        exit_with_errors(str(error))
+    tracing = Tracing(service, version=version)
     return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
 

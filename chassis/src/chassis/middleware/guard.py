@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
+from opentelemetry import context as otel_context
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
@@ -12,11 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
+from ..context import request_context
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of
+from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of, record_failure
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -138,7 +140,8 @@ class GuardMiddleware:
             await _close(send, POLICY_VIOLATION, error.detail)
         except Exception as error:
             info = RequestInfo.of(scope)
-            info.error, info.is_logged = type(error), True
+            record_failure(error, info, request_context(otel_context.get_current()))
+            info.is_logged = True
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 

@@ -10,18 +10,16 @@ from opentelemetry import context as otel_context
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
+from ..context import RequestContext
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
+from ..telemetry.known_methods import OTHER_METHOD
 from ..telemetry.observation import Observation
-from .failures import is_cancelled_from_outside
+from .failures import is_cancelled_from_outside, record_failure
 from .security import security_headers as with_defaults
 
 log: FilteringBoundLogger = structlog.get_logger()
-
-# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-OTHER_METHOD = "_OTHER"
 
 
 class TelemetryMiddleware:
@@ -46,6 +44,7 @@ class TelemetryMiddleware:
     ) -> None:
         self.app: ASGIApp = app
         self._begin = telemetry.tracing.begin
+        self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)
@@ -57,10 +56,10 @@ class TelemetryMiddleware:
             return
         began = perf_counter()
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
-        if method not in KNOWN_METHODS:
+        if method not in self._known_methods:
             method = OTHER_METHOD
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
-        context = self._begin(info, method)
+        context = self._begin(info, method, scope["headers"])
         if info.has_body:
             receive = info.counting(receive)
         sender = ResponseSender(send, context.request_id, self._default_headers)
@@ -78,7 +77,7 @@ class TelemetryMiddleware:
         try:
             await self.app(scope, receive, sender)
         except BaseException as raised:
-            note_exception(raised, info, sender)
+            note_exception(raised, info, sender, context)
             raise
         finally:
             otel_context.detach(token)
@@ -87,14 +86,14 @@ class TelemetryMiddleware:
                 end()
 
 
-def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:
+def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender, context: RequestContext) -> None:
     """Log an exception that escapes to the server, once, while the request's ids are known.
 
     After a complete response it is no failure of the request. A cancellation by the server, at the end of a graceful
     shutdown, is no failure either, and the server logs how many requests it cancels.
     """
     if not sender.is_complete or sender.status >= 500:
-        info.error = type(raised)
+        record_failure(raised, info, context)
     if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
         return
     log.error("unhandled exception", after_response=sender.is_complete, exc_info=raised)

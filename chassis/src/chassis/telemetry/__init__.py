@@ -8,6 +8,7 @@ from contextlib import suppress
 import structlog
 
 from ..version import __version__
+from . import environment  # noqa: F401 - first, since it imports modules of OpenTelemetry that would raise later
 from .logs import Logs
 from .metrics import Metrics, Tally
 from .observer import Observer
@@ -31,6 +32,8 @@ class Telemetry:
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
+        self.known_methods: frozenset[str] = tracing.known_methods
+        """The methods that metrics and spans name; all others are one."""
         self.observer: Observer = Observer(logs, self.metrics.requests)
 
     def install(self) -> None:

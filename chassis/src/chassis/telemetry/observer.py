@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from .logs import Logs
 from .metrics import RequestMetrics
-from .observation import Observation
+from .observation import CLIENT_CLOSED_REQUEST, Observation
+from .query_redaction import QueryRedactor
 from .route_template import route_template
 from .span_attributes import end_span
 
@@ -25,6 +26,7 @@ class Observer:
         self._logs = logs
         self._metrics = metrics
         self._access_log = logs.access_logger()
+        self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
 
@@ -53,13 +55,16 @@ class Observer:
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
-            exemplar = end_span(observation, route, status) if context.sampled else None
-            observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, timestamp)
+            error = observation.info.error
+            # 499 stands for no response at all, which is no status in metrics and spans.
+            sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
+            exemplar = end_span(observation, route, sent_status, error, self._redact_query) if context.sampled else None
+            key = (method, route, sent_status, scope.get("scheme", "http"), error)
+            observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
             # 503 is intended: the service drains, sheds load or is not ready. Any other 5xx is a failure.
             level = "info" if status < 500 else "warning" if status == 503 else "error"
-            error = observation.info.error
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"
             client = scope.get("client")
