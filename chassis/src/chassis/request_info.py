@@ -81,8 +81,6 @@ class RequestInfo:
         """The limit that `counting` enforces; None for no limit."""
         self.rejection: Problem | None = None
         """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
-        self.error: type[Exception] | None = None
-        """The class of the unexpected exception that became the response; spans and metrics name it."""
         self.timed_out_task: asyncio.Task[object] | None = None
         """The task that was cancelled because the request's deadline had passed."""
         self.client_has_gone: bool = False
@@ -92,7 +90,7 @@ class RequestInfo:
         self.replaces_head: bool = False
         """Whether the next start of a response replaces the one that is held."""
         self.error: type[BaseException] | None = None
-        """The class of the unexpected exception because of which the request failed."""
+        """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
         self.is_logged: bool = False
         """Whether the exception that escapes to the server is in the log already."""
 

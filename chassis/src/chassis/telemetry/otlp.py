@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind, TraceState
 
 from ..cache import BoundedCache
-from .redaction import text as text_of
+from .plain_values import text as text_of
 from .spans import UNSET, RequestSpan
 
 log: logging.Logger = logging.getLogger(__name__)

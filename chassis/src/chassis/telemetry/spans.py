@@ -17,7 +17,7 @@ from opentelemetry.util.types import Attributes
 from ..context import RequestContext
 from ..version import __version__
 from .error_type import qualified_name
-from .redaction import text
+from .plain_values import text
 from .resource import SCHEMA_URL
 
 SCOPE = InstrumentationScope("chassis", __version__, SCHEMA_URL)
