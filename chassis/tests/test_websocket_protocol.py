@@ -493,3 +493,37 @@ async def test_websocket_cannot_overtake_a_request() -> None:
         response = await exchange(listener.port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" + HANDSHAKE % b"")
     assert response.startswith(b"HTTP/1.1 204 ")
     assert b"HTTP/1.1 400 " in response
+
+
+async def test_fields_of_the_handshake_are_the_servers_and_others_come_once() -> None:
+    headers = [
+        (b"Date", b"Tue, 24 Nov 2026 00:00:00 GMT"),
+        (b"Upgrade", b"h2c"),
+        (b"Connection", b"close"),
+        (b"Sec-WebSocket-Accept", b"x"),
+        (b"Sec-WebSocket-Protocol", b"one"),
+    ]
+    app = accepting(echo, subprotocol="two", headers=headers)
+    async with (
+        listening(app, accepts_websockets=True) as listener,
+        dial(listener, subprotocols=["one", "two"]) as connection,
+    ):
+        assert connection.subprotocol == "two"
+        response = connection.response
+        assert response is not None
+        assert response.headers.get_all("date") == ["Tue, 24 Nov 2026 00:00:00 GMT"]
+        assert response.headers.get_all("sec-websocket-protocol") == ["two"]
+        assert len(response.headers.get_all("connection")) == 1
+        assert len(response.headers.get_all("upgrade")) == 1
+
+
+async def test_websocket_that_the_shutdown_cancels_has_no_traceback() -> None:
+    async def never_listens(_receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    with observed() as seen:
+        async with listening(accepting(never_listens), accepts_websockets=True) as listener:
+            connection = await dial(listener)
+            await until(lambda: listener.state.tasks)
+        await connection.close()
+        assert [line["event"] for line in seen.lines] == ["requests cancelled at shutdown"]

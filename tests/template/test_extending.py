@@ -178,9 +178,6 @@ def test_application_of_another_framework(
     other = OTHERS[framework]
     if other is not None:
         (package / "legacy.py").write_text(other)
-    if framework == "litestar":
-        app = package / "app.py"
-        app.write_text(app.read_text().replace("legacy.router.lifespan_context(legacy)", "legacy.lifespan()"))
     service = start(
         bare,
         PYTHONPATH=f"src:{frameworks}",

@@ -15,6 +15,7 @@ from .api.openapi import Docs, OpenApi, openapi_document
 from .api.routing import Route, Router, has_websockets
 from .health import Check, Health, State
 from .http.rejection import send_rejection
+from .lifespan import Lifespan, StateMiddleware
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
@@ -99,9 +100,17 @@ class App:
         self._must_not_be_built()
         self.routes += routes
 
-    def mount(self, path: str, app: ASGIApp, *, name: str | None = None) -> None:
-        """Put another ASGI application, such as FastAPI's, below a path. It gets no lifespan: see `add_resource`."""
-        self.add_routes(Mount(path, app, name=name))
+    def mount(self, path: str, app: ASGIApp, *, name: str | None = None, lifespan: bool = False) -> None:
+        """Put another ASGI application, such as FastAPI's, below a path.
+
+        With `lifespan`, the application starts and stops with the service, as a resource (`add_resource`), and its
+        requests find in their state what its lifespan yields. The service does not start if the application does not.
+        """
+        middleware = []
+        if lifespan:
+            resource = self.add_resource(Lifespan(app))
+            middleware.append(Middleware(StateMiddleware, resource.state))
+        self.add_routes(Mount(path, app, name=name, middleware=middleware))
 
     def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
         """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.

@@ -73,6 +73,14 @@ class ChassisSettings(BaseSettings):
     max_connections: int = Field(
         10_000, ge=1, description="Most open connections; a further one gets 503 and is closed."
     )
+    max_connection_age_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Age, give or take 10 %, at which the next response closes a connection: new replicas get a share.",
+    )
+    max_requests_per_connection: int = Field(
+        10_000, ge=1, description="Most requests on one connection; the response to the last one closes it."
+    )
     max_target_bytes: int = Field(8_192, ge=1, description="Longest request target; a longer one gets 414.")
     max_head_bytes: int = Field(
         32_768, ge=1, description="Largest request line and header section together; larger ones get 431."

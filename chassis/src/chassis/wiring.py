@@ -40,6 +40,8 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
     """The limits of a port that the settings ask for."""
     return ConnectionLimits(
         max_connections=settings.max_connections,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+        max_requests_per_connection=settings.max_requests_per_connection,
         max_target_bytes=settings.max_target_bytes,
         max_head_bytes=settings.max_head_bytes,
         head_seconds=settings.head_seconds,

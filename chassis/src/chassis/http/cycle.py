@@ -1,7 +1,6 @@
 """One request and its response, between the ASGI application and the connection."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from typing import Protocol
 
@@ -30,7 +29,9 @@ class Connection(Protocol):
     port: PortState
     transport: asyncio.Transport
     flow: FlowControl
-    pipeline: "deque[RequestCycle]"
+    is_expiring: bool
+
+    def has_waiting_requests(self) -> bool: ...
 
     def resume_reading(self) -> None: ...
 
@@ -261,8 +262,8 @@ class RequestCycle:
             # The client was not asked for the body. It may send the body or its next request, and nobody can tell one
             # from the other.
             keep_alive = False
-        elif keep_alive and self._connection.port.is_draining and not self._connection.pipeline:
-            keep_alive = False
+        elif keep_alive and (self._connection.port.is_draining or self._connection.is_expiring):
+            keep_alive = self._connection.has_waiting_requests()
         # An invalid head raises here, while another response can still be sent.
         response = encode_response_head(
             message["status"],

@@ -35,6 +35,10 @@ class ConnectionLimits:
     """The lowest pace that is accepted."""
     max_connections: int
     """Connections open at the same time; beyond it 503, and the connection is closed."""
+    max_connection_age_seconds: float
+    """Age, give or take 10 %, after which the next response says `Connection: close`."""
+    max_requests_per_connection: int
+    """Requests of a connection; the response to the last one says `Connection: close`."""
 
     @property
     def min_bytes_per_period(self) -> int:

@@ -33,8 +33,10 @@ class HttpProtocol(asyncio.Protocol):
         "_ignores_input",
         "_loop",
         "_reader",
+        "_requests_left",
         "_timeouts",
         "flow",
+        "is_expiring",
         "pipeline",
         "port",
         "responding",
@@ -53,6 +55,13 @@ class HttpProtocol(asyncio.Protocol):
         """The request cycle whose application runs, or ran last."""
         self._loop = asyncio.get_running_loop()
         self._ignores_input = False
+        self._requests_left = port.limits.max_requests_per_connection
+        self.is_expiring: bool = False
+        """Whether the next response after which no request waits says `Connection: close`.
+
+        Load balancers that choose a backend for a connection, such as kube-proxy, give a new replica nothing while old
+        connections are kept. An idle connection is not closed for its age: a request may be on its way.
+        """
 
     # asyncio's callbacks.
 
@@ -69,6 +78,7 @@ class HttpProtocol(asyncio.Protocol):
         excess = len(connections) - limits.max_connections
         if excess <= 0:
             self._timeouts.start_head()
+            self._timeouts.start_age()
         elif excess <= MAX_REJECTED:
             # Not left in the listen queue, where a load balancer could not see that it should choose another.
             self.reject(Problem(503, "The service has too many connections.", headers={"retry-after": "1"}))
@@ -85,12 +95,17 @@ class HttpProtocol(asyncio.Protocol):
         self.port.remove_connection(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._ignores_input:
+        if not self._ignores_input and (self._requests_left > -MAX_PIPELINED or self._takes_more()):
             self._timeouts.idle_due = NEVER
             if self._reader.unread or len(data) > PIECE_BYTES:
                 self._reader.queue(data)
             else:
                 self._reader.read(data)
+
+    def _takes_more(self) -> bool:
+        """Long after its expiry, the connection takes only what belongs to a request that has begun."""
+        cycle = self._reader.cycle
+        return cycle is None or cycle.more_body or cycle.response_complete or self._reader.in_head
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -158,10 +173,16 @@ class HttpProtocol(asyncio.Protocol):
 
     def _run(self, cycle: RequestCycle) -> None:
         self.responding = cycle
+        self._requests_left -= 1
+        if self._requests_left <= 0:
+            self.is_expiring = True
         cycle.scope[REQUEST_INFO].read_at = monotonic()
         # In a context of its own, or a pipelined request would start with the variables of the one before.
         cycle.task = task = self._loop.create_task(cycle.run(), context=Context())
         self.port.tasks.add(task)
+
+    def has_waiting_requests(self) -> bool:
+        return bool(self.pipeline or self._reader.unread)
 
     def on_response_complete(self) -> None:
         """The response is written, and the connection stays open."""
@@ -197,7 +218,7 @@ class HttpProtocol(asyncio.Protocol):
         If the client still sends, closing at once would make the kernel reset the connection and discard the response.
         So its data is ignored for a while (RFC 9112, section 9.6).
         """
-        still_sends = self._ignores_input or self._reader.awaits_body()
+        still_sends = self._ignores_input or self._reader.awaits_body() or self.is_expiring
         if still_sends and not self.transport.is_closing():
             self._ignores_input = True
             self._timeouts.stop_reading()
@@ -240,6 +261,10 @@ class HttpProtocol(asyncio.Protocol):
     def on_head_timeout(self) -> None:
         seconds = self.port.limits.head_seconds
         self.reject(Problem(408, f"The request line and headers did not arrive within {seconds:g} seconds."))
+
+    def on_age(self) -> None:
+        self.is_expiring = True
+        self._requests_left = min(self._requests_left, 0)
 
     def on_idle_timeout(self) -> None:
         self.finish()

@@ -2,12 +2,14 @@
 
 import asyncio
 from math import inf
+from random import uniform
 from typing import Protocol
 
 from .limits import ConnectionLimits
 
 NEVER = inf
 LINGER_SECONDS = 2.0
+AGE_JITTER = 0.1  # so that connections that were opened together are not all closed together
 
 
 class Owner(Protocol):
@@ -18,6 +20,8 @@ class Owner(Protocol):
     def on_idle_timeout(self) -> None: ...
 
     def on_body_timeout(self) -> None: ...
+
+    def on_age(self) -> None: ...
 
     def waits_for_application(self) -> bool:
         """Whether the client may not send its body now, because the application has not read what was sent."""
@@ -41,6 +45,7 @@ class Timeouts:
         "_timer_due",
         "_transport",
         "_unsent_bytes",
+        "age_due",
         "body_bytes",
         "body_due",
         "head_due",
@@ -64,10 +69,16 @@ class Timeouts:
         self.body_due: float = NEVER
         self.write_due: float = NEVER
         self.linger_due: float = NEVER
+        self.age_due: float = NEVER
         self.body_bytes: int = 0
         """Bytes of the body received since its pace is measured, that is, while `body_due` is set."""
         self._body_bytes_before = 0
         self._unsent_bytes = 0
+
+    def start_age(self) -> None:
+        """The connection is new."""
+        seconds = self._limits.max_connection_age_seconds
+        self.age_due = self._fire_in(seconds * uniform(1 - AGE_JITTER, 1 + AGE_JITTER))  # noqa: S311 - no secret
 
     def start_idle(self) -> None:
         """The connection has no request; close it after `keep_alive_seconds`."""
@@ -104,7 +115,7 @@ class Timeouts:
         if self._timer is not None:
             self._timer.cancel()
         self.stop_reading()
-        self.write_due = self.linger_due = NEVER
+        self.write_due = self.linger_due = self.age_due = NEVER
         del self._owner
 
     def _fire_in(self, seconds: float) -> float:
@@ -123,6 +134,9 @@ class Timeouts:
         self._timer = None
         self._timer_due = NEVER
         now = self._loop.time()
+        if self.age_due <= now:
+            self.age_due = NEVER
+            self._owner.on_age()
         if self.head_due <= now:
             self._owner.on_head_timeout()
         elif self.idle_due <= now:
@@ -136,7 +150,7 @@ class Timeouts:
             if not self._transport.get_write_buffer_size():  # else the write pace decides
                 self._transport.abort()
                 return
-        next_due = min(self.idle_due, self.head_due, self.body_due, self.write_due, self.linger_due)
+        next_due = min(self.idle_due, self.head_due, self.body_due, self.write_due, self.linger_due, self.age_due)
         if self._timer_due > next_due:
             self._fire_at(next_due)
 
