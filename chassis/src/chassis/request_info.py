@@ -77,8 +77,8 @@ class RequestInfo:
         """The limit that `counting` enforces; None for no limit."""
         self.rejection: Problem | None = None
         """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
-        self.error: type[Exception] | None = None
-        """The class of the unexpected exception that became the response; spans and metrics name it."""
+        self.error: type[BaseException] | None = None
+        """The class of the unexpected exception that ended the request; spans and metrics name it."""
         self.timed_out_task: asyncio.Task[object] | None = None
         """The task that was cancelled because the request's deadline had passed."""
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
-from opentelemetry import context as otel_context
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import CLIENT_DISCONNECTED, request_context
+from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
@@ -124,7 +123,7 @@ class GuardMiddleware:
         except HTTPException as error:
             await _close(send, POLICY_VIOLATION, error.detail)
         except Exception as error:
-            record_failure(error, RequestInfo.of(scope), request_context(otel_context.get_current()))
+            record_failure(error, RequestInfo.of(scope))
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 

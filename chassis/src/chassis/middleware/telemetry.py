@@ -63,7 +63,7 @@ class TelemetryMiddleware:
             await self.app(scope, receive, sender)
         except BaseException as raised:
             observation.error = type(raised)
-            record_failure(raised, info, context)
+            record_failure(raised, info)
             raise
         finally:
             otel_context.detach(token)
