@@ -4,9 +4,9 @@ from typing import Any
 
 import httpx
 from opentelemetry import context as otel_context
-from opentelemetry.propagate import inject
 
 from .context import request_context
+from .telemetry.environment import inject
 
 
 def http_client(**options: Any) -> httpx.AsyncClient:

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import RequestContext, request_context
+from ..context import request_context
 from ..problem import Problem
 from ..request_info import RequestInfo
 
@@ -28,16 +28,17 @@ def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[E
     expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
     if len(expected) == len(leaves):
         return expected[0]
-    record_failure(error, info, request_context(otel_context.get_current()))
+    record_failure(error, info)
     log.error("unhandled exception", exc_info=error)
     return Problem(500, "The service failed to handle the request; the error is in its log.")
 
 
-def record_failure(error: BaseException, info: RequestInfo, context: RequestContext | None) -> None:
-    """Let the metrics and the span of a request name the unexpected exception that ended it, once."""
+def record_failure(error: BaseException, info: RequestInfo) -> None:
+    """Let the metrics and the span of the current request name the unexpected exception that ended it, once."""
     if info.error is not None:
         return
     info.error = type(error)
+    context = request_context(otel_context.get_current())
     if context is not None and context.sampled:
         context.span.record_exception(error)
 

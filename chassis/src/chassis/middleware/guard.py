@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
-from opentelemetry import context as otel_context
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import ClientDisconnect
@@ -13,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import request_context
 from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
@@ -140,7 +138,7 @@ class GuardMiddleware:
             await _close(send, POLICY_VIOLATION, error.detail)
         except Exception as error:
             info = RequestInfo.of(scope)
-            record_failure(error, info, request_context(otel_context.get_current()))
+            record_failure(error, info)
             info.is_logged = True
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)

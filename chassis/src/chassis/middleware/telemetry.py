@@ -10,7 +10,6 @@ from opentelemetry import context as otel_context
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from ..context import RequestContext
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
@@ -77,7 +76,7 @@ class TelemetryMiddleware:
         try:
             await self.app(scope, receive, sender)
         except BaseException as raised:
-            note_exception(raised, info, sender, context)
+            note_exception(raised, info, sender)
             raise
         finally:
             otel_context.detach(token)
@@ -86,14 +85,14 @@ class TelemetryMiddleware:
                 end()
 
 
-def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender, context: RequestContext) -> None:
+def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:
     """Log an exception that escapes to the server, once, while the request's ids are known.
 
     After a complete response it is no failure of the request. A cancellation by the server, at the end of a graceful
     shutdown, is no failure either, and the server logs how many requests it cancels.
     """
     if not sender.is_complete or sender.status >= 500:
-        record_failure(raised, info, context)
+        record_failure(raised, info)
     if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
         return
     log.error("unhandled exception", after_response=sender.is_complete, exc_info=raised)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import cast
 
+__all__ = ["Environment", "hidden", "inject"]
+
 log: logging.Logger = logging.getLogger(__name__)
 
 MAX_NUMBER = 2**31 - 1  # the range that the specification requires
@@ -103,5 +105,5 @@ def hidden(*names: str) -> Iterator[None]:
 # Both modules read these variables at their import, and raise for a value that they cannot use. What they say is read
 # by `propagation` and `tracing`.
 with hidden("OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"):
-    import opentelemetry.propagate
     import opentelemetry.sdk.trace  # noqa: F401
+    from opentelemetry.propagate import inject

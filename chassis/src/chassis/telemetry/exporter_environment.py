@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from .environment import MAX_NUMBER, Environment
 
@@ -61,18 +61,26 @@ def url(environment: Environment) -> str:
         given = environment.text(name)
         if not given:
             continue
-        try:
-            scheme, netloc, path, query, _ = parts = urlsplit(given)
-            usable = scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or any(character <= " " or character == "\x7f" for character in given):
+        parts = _usable(given)
+        if parts is None:
             environment.ignore(name, shown(given), "a URL such as http://collector:4318")
         elif name == names_of("ENDPOINT")[0]:
             return given
         else:
-            return urlunsplit((scheme, netloc, f"{path.rstrip('/')}/v1/traces", query, ""))
+            path = f"{parts.path.rstrip('/')}/v1/traces"
+            return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
     return DEFAULT_URL
+
+
+def _usable(url: str) -> SplitResult | None:
+    """The parts of a URL with scheme and host, as the specification asks; None for any other."""
+    if any(character <= " " or character == "\x7f" for character in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except ValueError:  # of the port, or of brackets
+        return None
 
 
 def shown(url: str) -> str:
