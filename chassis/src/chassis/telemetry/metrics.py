@@ -93,7 +93,8 @@ class RequestMetrics(Collector):
         response_size = HistogramMetricFamily(
             "http_server_response_body_size_bytes", "Size of HTTP server response bodies.", labels=LABELS
         )
-        for (method, route, status), series in self._series.items():
+        # In a thread, while requests end: `list` copies in one step.
+        for (method, route, status), series in list(self._series.items()):
             labels = (method, route, str(status))
             sums = series.sums
             duration.add_metric(labels, cumulate(SECONDS, series.duration, series.exemplars), sums[0])
@@ -104,7 +105,7 @@ class RequestMetrics(Collector):
         )
         counts = Counting(observation.method for observation in list(self.active))
         # A method that was seen before has a zero rather than a gap.
-        for method in dict.fromkeys([*(key[0] for key in self._series), *counts]):
+        for method in dict.fromkeys([*(key[0] for key in list(self._series)), *counts]):
             active.add_metric((method,), counts[method])
         return (duration, request_size, response_size, active)
 
@@ -121,7 +122,7 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics that prometheus-client exposes."""
         family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
-        for value, count in self._read().items():
+        for value, count in list(self._read().items()):
             family.add_metric((value,), count)
         return (family,)
 
