@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ def sockets() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def serve_unix(path: Path, *routes: Route, **app: object) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+async def serve_unix(path: Path, *routes: Route, **app: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     """A service on a Unix socket, and a client of it."""
     with observed() as seen:
         made = make_app(seen.telemetry, *routes, unix_socket=str(path), **app)

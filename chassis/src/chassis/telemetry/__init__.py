@@ -9,6 +9,7 @@ import structlog
 
 from ..version import __version__
 from . import environment  # noqa: F401 - first, since it imports modules of OpenTelemetry that would raise later
+from .exposition import Exposition
 from .logs import Logs
 from .metrics import Metrics, Tally
 from .observer import Observer
@@ -29,6 +30,7 @@ class Telemetry:
         self.logs: Logs = logs
         self.tracing: Tracing = tracing
         self.metrics: Metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        self.exposition: Exposition = Exposition(self.metrics.registry)
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)

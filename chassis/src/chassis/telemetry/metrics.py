@@ -111,6 +111,7 @@ class RequestMetrics(Collector):
         response_size = HistogramMetricFamily(
             "http_server_response_body_size_bytes", "Size of HTTP server response bodies.", labels=LABELS
         )
+        # In a thread, while requests end: `list` copies in one step.
         for key, series in list(self._series.items()):
             method, route, status, scheme, error = key
             labels = (method, route, str(status or ""), scheme, error_type(status, error) or "")
@@ -142,7 +143,7 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics that prometheus-client exposes."""
         family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
-        for value, count in self._read().items():
+        for value, count in list(self._read().items()):
             family.add_metric((value,), count)
         return (family,)
 
