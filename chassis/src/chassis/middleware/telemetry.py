@@ -1,6 +1,5 @@
 """One pass over each request: one clock, one status, from which span, metrics and access line are made."""
 
-import logging
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -40,7 +39,7 @@ class TelemetryMiddleware:
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)
-        self._min_logged_status = 0 if log_success and telemetry.logs.level <= logging.INFO else 500
+        self._min_logged_status = 0 if log_success else 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -13,11 +13,13 @@ from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 
 from . import exporter_environment as environment
 from .otlp import Source, encode_request, encode_request_span, encode_span
 from .spans import SCOPE, RequestSpan, RequestSpanProcessor
+from .suppression import suppressed
 
 if TYPE_CHECKING:
     import httpx
@@ -223,6 +225,7 @@ class OtlpExporter(RequestSpanProcessor):
         pause = 0.5
         while True:
             retry_after = ""
+            token = otel_context.attach(suppressed())  # or an instrumented httpx would make a span for each request
             try:
                 response = self._client.post(self._url, content=body, headers=self._headers)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: of headers and URLs
@@ -234,6 +237,8 @@ class OtlpExporter(RequestSpanProcessor):
                 if response.status_code not in RETRIED:
                     return failure
                 retry_after = response.headers.get("retry-after", "")
+            finally:
+                otel_context.detach(token)
             wait = float(retry_after) if retry_after.isdigit() else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure

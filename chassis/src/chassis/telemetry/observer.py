@@ -1,8 +1,12 @@
 """Turns the observations of requests into metrics, spans and access lines."""
 
 import asyncio
+from contextvars import copy_context
 from datetime import UTC, datetime
 
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
+
+from .levels import LEVELS
 from .logs import Logs
 from .metrics import RequestMetrics
 from .observation import Observation
@@ -27,7 +31,11 @@ class Observer:
         self._ended: list[Observation] = []
 
     def add(self, ended: Observation) -> None:
-        """Observe a request at the end of this turn; called on the event loop."""
+        """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
+        for variable in copy_context():
+            if variable.name[: len(STRUCTLOG_KEY_PREFIX)] == STRUCTLOG_KEY_PREFIX:
+                ended.bound_facts = get_contextvars()
+                break
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
         self._ended.append(ended)
@@ -40,6 +48,7 @@ class Observer:
         now = datetime.now(UTC)
         timestamp = now.timestamp()
         observe = self._metrics.observe
+        lowest_level = self._logs.level
         for observation in observations:
             scope, context, response = observation.scope, observation.context, observation.response
             method = observation.method
@@ -51,12 +60,17 @@ class Observer:
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of a response to HEAD.
             response_bytes = response.body_bytes if method != "HEAD" else 0
+            facts = self._access_log.redact(context.facts) if context.facts else None
+            if facts and context.sampled:
+                context.span.set_attributes(facts)
             exemplar = end_span(observation, route, status) if context.sampled else None
             observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
             # 503 is intended: the service drains, sheds load or is not ready. Any other 5xx is a failure.
             level = "info" if status < 500 else "warning" if status == 503 else "error"
+            if LEVELS[level] < lowest_level:
+                continue
             client = scope.get("client")
             line = {
                 "timestamp": now,
@@ -76,4 +90,9 @@ class Observer:
             }
             if observation.error is not None:
                 line["error"] = observation.error.__qualname__
+            if facts:
+                line |= {f"{key}_" if key in line else key: value for key, value in facts.items()}
+            if observation.bound_facts:
+                bound = self._access_log.redact(observation.bound_facts)
+                line |= {key: value for key, value in bound.items() if key not in line}
             self._access_log.line(level, line)
