@@ -4,10 +4,12 @@ import asyncio
 import atexit
 import threading
 from contextlib import suppress
+from typing import ClassVar
 
 import structlog
 
 from ..version import __version__
+from .client_spans import ClientTelemetry
 from .logs import Logs
 from .metrics import Metrics, Tally
 from .observer import Observer
@@ -21,6 +23,9 @@ class Telemetry:
     from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
     """
 
+    installed: ClassVar["Telemetry | None"] = None
+    """The telemetry of the process: the last one that was installed."""
+
     def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
         self.service: str = service
         self.version: str = version
@@ -32,11 +37,15 @@ class Telemetry:
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
         self.observer: Observer = Observer(logs, self.metrics.requests)
+        self.client: ClientTelemetry = ClientTelemetry(tracing, logs.redactor)
+        """Observes the calls of `http_client`."""
+        self.metrics.registry.register(self.client.metrics)
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
+        Telemetry.installed = self
         atexit.register(self.observer.observe)
 
     async def shutdown(self, seconds: float) -> None:
