@@ -276,5 +276,6 @@ class _Stacks:
             deadline_seconds=ADMIN_DEADLINE_SECONDS,
             security_headers=security_headers,
             log_success=False,
+            traces=settings.trace_admin,
         )
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)

@@ -21,9 +21,10 @@ class TelemetryMiddleware:
     """Outermost: observes every request and WebSocket, whatever happens inside.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
-    and above have one. Each response gets `x-request-id`, and the security headers (`security_headers`: names and
-    values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response
-    has no header of that name.
+    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say.
+
+    Each response gets `x-request-id`, and the security headers (`security_headers`: names and values that replace or
+    complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response has no header of that name.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class TelemetryMiddleware:
         *,
         telemetry: Telemetry,
         log_success: bool = True,
+        traces: bool = True,
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.app: ASGIApp = app
-        self._begin = telemetry.tracing.begin
+        self._begin = telemetry.tracing.begin if traces else telemetry.tracing.begin_untraced
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)

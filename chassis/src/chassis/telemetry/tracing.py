@@ -144,6 +144,13 @@ class Tracing:
             except Exception:
                 log.exception(PROCESSOR_FAILED, type(processor).__qualname__)
 
+    def begin_untraced(self, info: RequestInfo, method: str) -> RequestContext:
+        """The context of a request that is never sampled, such as a probe; it continues the ids of its caller."""
+        ids = getrandbits(192).to_bytes(24).hex()
+        plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
+        trace_id = plain[1].decode() if plain is not None and plain[1].strip(b"0") else ids[:32]
+        return RequestContext(trace_id, ids[32:], info.request_id, False)
+
     def samples_root(self, trace_id: int) -> bool:
         """Whether a trace that begins here is recorded."""
         return self.exporting and self._sampling.samples_root(trace_id)
