@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect as connect_websocket
 
 from chassis import Check, Handler, Route, annotate
 
-from .support.service import SAMPLED, TRACE_ID, UNSAMPLED, Line, Service, exchange, serve
+from .support.service import SAMPLED, TRACE_ID, UNSAMPLED, Service, exchange, serve
 
 
 class Item(Handler):
@@ -342,7 +342,7 @@ def test_fact_outside_of_a_request_does_nothing() -> None:
 async def test_level_that_changes_holds_for_access_lines() -> None:
     async with serve(Route("/account", Account())) as service:
 
-        async def statuses(level: str) -> list[Line]:
+        async def statuses(level: str) -> list[int]:
             service.app.telemetry.logs.set_level(level)
             await service.fresh()
             await service.client.get("/account")
