@@ -255,6 +255,8 @@ class _Stacks:
             if app.health.state is State.STARTING:
                 raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
             scope["app"] = app
+            # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
+            scope["fastapi.telemetry"] = None
             return router(scope, receive, send)
 
         self.public = build_stack(
