@@ -4,13 +4,16 @@ import asyncio
 import gzip
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
@@ -19,7 +22,7 @@ from chassis.telemetry.environment import Environment
 from chassis.telemetry.exporter import OtlpExporter
 
 from .support.process import run
-from .support.service import Service, serve, until
+from .support.service import Service, connect, serve, until
 
 
 class Collector:
@@ -375,6 +378,34 @@ def test_proxy_that_cannot_be_used_is_logged_and_spans_are_counted(
     assert exporter.dropped["export_failed"] == 3
     assert "spans cannot be exported" in caplog.text
     assert "carrier-pigeon" in caplog.text
+
+
+@pytest.fixture
+def traced_httpx() -> Iterator[InMemorySpanExporter]:
+    """httpx, instrumented by OpenTelemetry's package; the spans that it makes."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    HTTPXClientInstrumentor().instrument(tracer_provider=provider)
+    yield spans
+    HTTPXClientInstrumentor().uninstrument()
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_posts_of_the_exporter_are_not_traced(
+    collector: Collector, status: int, traced_httpx: InMemorySpanExporter
+) -> None:
+    collector.statuses = [status]
+
+    assert await export() is (status == 200)
+
+    assert collector.got
+    assert "traceparent" not in collector.got[0].headers
+    assert traced_httpx.get_finished_spans() == ()
+    # Nor is the exporter's thread alone concerned, and a request of the service is still traced.
+    async with connect(int(collector.got[0].url.port or 0)) as client:
+        await client.get("/v1/traces")
+    assert len(traced_httpx.get_finished_spans()) == 1
 
 
 async def test_start_does_not_wait_for_the_client_to_load() -> None:

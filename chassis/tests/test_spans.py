@@ -484,3 +484,16 @@ async def test_processor_that_fails_at_the_start_takes_nothing_from_the_request(
         assert (await service.access_line())["status"] == 204
         (line,) = [line for line in service.seen.lines if "exception" in line]
         assert line["event"] == "a span processor failed: FailingAtTheStart"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/info"])
+async def test_admin_requests_make_no_spans_unless_asked_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    for trace_admin in (False, True):
+        async with serve(Route("/items/{item_id}", Item()), trace_admin=trace_admin) as service:
+            await service.client.get(path)
+            await service.client.get(path, headers=SAMPLED)
+            await service.client.get("/items/7")
+            await service.under_way(0)
+            names = [span.name for span in await service.spans(3 if trace_admin else 1)]
+        assert names == [f"GET {path}"] * 2 * trace_admin + ["GET /items/{item_id}"]

@@ -264,6 +264,8 @@ class _Stacks:
             if app.health.state is State.STARTING:
                 raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
             scope["app"] = app
+            # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
+            scope["fastapi.telemetry"] = None
             return router(scope, receive, send)
 
         self.public = build_stack(
@@ -285,5 +287,6 @@ class _Stacks:
             deadline_seconds=ADMIN_DEADLINE_SECONDS,
             security_headers=security_headers,
             log_success=False,
+            traces=settings.trace_admin,
         )
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)

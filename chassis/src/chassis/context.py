@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.context import Context, create_key
+from opentelemetry.context import Context, create_key, get_current
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
@@ -35,7 +35,7 @@ class RequestContext(Context):
     """
 
     # With a dictionary for them a request would take longer to begin.
-    __slots__ = ("_span", "has_random_id", "request_id", "sampled", "span_id", "trace_id", "trace_state")
+    __slots__ = ("_span", "facts", "has_random_id", "request_id", "sampled", "span_id", "trace_id", "trace_state")
 
     def __init__(
         self,
@@ -59,6 +59,8 @@ class RequestContext(Context):
         self.sampled: bool = sampled
         self.trace_state: TraceState | None = trace_state
         self.has_random_id: bool = has_random_id
+        self.facts: dict[str, object] | None = None
+        """Of the service's owner, for the access line and the span: see `annotate`."""
         self._span: Span | None = None
 
     @property
@@ -94,6 +96,18 @@ def request_context(context: Context) -> RequestContext | None:
     """The request that `context` belongs to, also from below a child span; None outside of one."""
     request = context.get(REQUEST_KEY)
     return request if isinstance(request, RequestContext) else None
+
+
+def annotate(**facts: object) -> None:
+    """Put facts, such as `user_id=7`, on the access line and the span of the current request or WebSocket.
+
+    Works in handlers (also `def`), in middleware, and in tasks and threads that the request has started, until its
+    response is complete; later, and outside of a request, it does nothing. A later fact replaces one of the same name.
+    Secret keys are redacted. A fact with the name of a field that the line has, such as `status`, gets `_` behind it.
+    """
+    request = request_context(get_current())
+    if request is not None:
+        request.facts = {**(request.facts or {}), **facts}
 
 
 # The message of a cancellation: the server cancels a request whose client has disconnected.

@@ -69,6 +69,9 @@ class ChassisSettings(BaseSettings):
     log_buffer_bytes: int = Field(
         8_388_608, ge=65_536, description="Buffer for log lines while nobody reads them; further lines are dropped."
     )
+    trace_admin: bool = Field(
+        False, description="Whether requests for health, readiness, metrics and info make spans in sampled traces."
+    )
     commit: str = Field("unknown", description="The commit that was built, shown by `/info` and `build_info`.")
     max_connections: int = Field(
         10_000, ge=1, description="Most open connections; a further one gets 503 and is closed."

@@ -1,7 +1,6 @@
 """One pass over each request: one clock, one status, from which span, metrics and access line are made."""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -28,9 +27,10 @@ class TelemetryMiddleware:
     such as a background task, belongs to the request's trace, and its lines have the request's ids.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
-    and above have one. Each response gets `x-request-id`, and the security headers (`security_headers`: names and
-    values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response
-    has no header of that name.
+    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say.
+
+    Each response gets `x-request-id`, and the security headers (`security_headers`: names and values that replace or
+    complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response has no header of that name.
     """
 
     def __init__(
@@ -39,15 +39,16 @@ class TelemetryMiddleware:
         *,
         telemetry: Telemetry,
         log_success: bool = True,
+        traces: bool = True,
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.app: ASGIApp = app
-        self._begin = telemetry.tracing.begin
+        self._begin = telemetry.tracing.begin if traces else telemetry.tracing.begin_untraced
         self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)
-        self._min_logged_status = 0 if log_success and telemetry.logs.level <= logging.INFO else 500
+        self._min_logged_status = 0 if log_success else 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

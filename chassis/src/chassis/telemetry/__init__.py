@@ -4,11 +4,13 @@ import asyncio
 import atexit
 import threading
 from contextlib import suppress
+from typing import ClassVar
 
 import structlog
 
 from ..version import __version__
 from . import environment  # noqa: F401 - first, since it imports modules of OpenTelemetry that would raise later
+from .client_spans import ClientTelemetry
 from .exposition import Exposition
 from .logs import Logs
 from .metrics import Metrics, Tally
@@ -22,6 +24,9 @@ class Telemetry:
     `telemetry.metrics.registry` takes your metrics. Logs come from `structlog.get_logger()` and spans
     from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
     """
+
+    installed: ClassVar["Telemetry | None"] = None
+    """The telemetry of the process: the last one that was installed."""
 
     def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
         self.service: str = service
@@ -37,11 +42,15 @@ class Telemetry:
         self.known_methods: frozenset[str] = tracing.known_methods
         """The methods that metrics and spans name; all others are one."""
         self.observer: Observer = Observer(logs, self.metrics.requests)
+        self.client: ClientTelemetry = ClientTelemetry(tracing, logs.redactor)
+        """Observes the calls of `http_client`."""
+        self.metrics.registry.register(self.client.metrics)
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
+        Telemetry.installed = self
         atexit.register(self.observer.observe)
 
     async def shutdown(self, seconds: float) -> None:

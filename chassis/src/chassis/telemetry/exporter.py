@@ -14,6 +14,7 @@ from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812 - a constant
@@ -23,6 +24,7 @@ from . import exporter_environment
 from .environment import Environment
 from .otlp import Source, encode_request, encode_request_span, encode_span
 from .spans import SCOPE, RequestSpan, RequestSpanProcessor
+from .suppression import suppressed
 
 if TYPE_CHECKING:
     import httpx
@@ -228,6 +230,7 @@ class OtlpExporter(RequestSpanProcessor):
         pause = 0.5
         while True:
             retry_after = ""
+            token = otel_context.attach(suppressed())  # or an instrumented httpx would make a span for each request
             try:
                 response = client.post(self._url, content=body, headers=self._headers)
             except httpx.HTTPError as error:
@@ -239,6 +242,8 @@ class OtlpExporter(RequestSpanProcessor):
                 if response.status_code not in RETRIED:
                     return failure
                 retry_after = response.headers.get("retry-after", "")
+            finally:
+                otel_context.detach(token)
             wait = float(retry_after) if SECONDS.fullmatch(retry_after) else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure

@@ -34,6 +34,7 @@ class Renderer(Protocol):
 
     def __call__(self, event: EventDict, *, is_redacted: bool = False) -> bytes | str:
         """`is_redacted` says that the event has no secrets already."""
+        ...
 
 
 class Logs:

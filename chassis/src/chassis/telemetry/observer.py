@@ -1,8 +1,12 @@
 """Turns the observations of requests into metrics, spans and access lines."""
 
 import asyncio
+from contextvars import copy_context
 from datetime import UTC, datetime
 
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
+
+from .levels import LEVELS
 from .logs import Logs
 from .metrics import RequestMetrics
 from .observation import CLIENT_CLOSED_REQUEST, Observation
@@ -31,7 +35,11 @@ class Observer:
         self._ended: list[Observation] = []
 
     def add(self, ended: Observation) -> None:
-        """Observe a request at the end of this turn; called on the event loop."""
+        """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
+        for variable in copy_context():
+            if variable.name[: len(STRUCTLOG_KEY_PREFIX)] == STRUCTLOG_KEY_PREFIX:
+                ended.bound_facts = get_contextvars()
+                break
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
         self._ended.append(ended)
@@ -44,6 +52,7 @@ class Observer:
         now = datetime.now(UTC)
         timestamp = now.timestamp()
         observe = self._metrics.observe
+        lowest_level = self._logs.level
         for observation in observations:
             scope, context, response = observation.scope, observation.context, observation.response
             method = observation.method
@@ -55,6 +64,9 @@ class Observer:
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
+            facts = self._access_log.redact(context.facts) if context.facts else None
+            if facts and context.sampled:
+                context.span.set_attributes(facts)
             error = observation.info.error
             # 499 stands for no response at all, which is no status in metrics and spans.
             sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
@@ -67,6 +79,8 @@ class Observer:
             level = "info" if status < 500 else "warning" if status == 503 else "error"
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"
+            if LEVELS[level] < lowest_level:
+                continue
             client = scope.get("client")
             line = {
                 "timestamp": now,
@@ -86,4 +100,9 @@ class Observer:
             }
             if error is not None:
                 line["error"] = error.__qualname__
+            if facts:
+                line |= {f"{key}_" if key in line else key: value for key, value in facts.items()}
+            if observation.bound_facts:
+                bound = self._access_log.redact(observation.bound_facts)
+                line |= {key: value for key, value in bound.items() if key not in line}
             self._access_log.line(level, line)

@@ -149,13 +149,31 @@ class Tracing:
         self, name: str, context: RequestContext, parent: SpanContext | None, values: Context | None = None
     ) -> RequestSpan:
         span = RequestSpan(name, context, parent, resource=self.resource, export=self.export, limits=self._limits)
+        if self._sdk_processors:
+            self.announce(span, NO_CONTEXT if values is None else values)
+        return span
+
+    def announce(self, span: RequestSpan, context: Context) -> None:
+        """Tell every processor that a span has begun in `context`."""
         for processor in self._sdk_processors:
             # Declared as the SDK's class; processors that set attributes at the start need only the API's methods.
             try:
-                processor.on_start(cast("SdkSpan", span), NO_CONTEXT if values is None else values)
+                processor.on_start(cast("SdkSpan", span), context)
             except Exception:
                 log.exception(PROCESSOR_FAILED, type(processor).__qualname__)
-        return span
+
+    def begin_untraced(
+        self, info: RequestInfo, method: str, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> RequestContext:
+        """The context of a request that is never sampled, such as a probe; it continues the ids of its caller."""
+        ids = getrandbits(192).to_bytes(24).hex()
+        plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
+        trace_id = plain[1].decode() if plain is not None and plain[1].strip(b"0") else ids[:32]
+        return RequestContext(trace_id, ids[32:], info.request_id, False)
+
+    def samples_root(self, trace_id: int) -> bool:
+        """Whether a trace that begins here is recorded."""
+        return self.exporting and self._sampling.samples_root(trace_id)
 
     def install(self) -> None:
         """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code.
