@@ -66,18 +66,19 @@ class GuardMiddleware:
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
         sender = send if isinstance(send, ResponseSender) else ResponseSender(send)
         load_shedder = self._load_shedder
-        if load_shedder is not None:
-            try:
-                load_shedder.enter(info.read_at)
-            except Problem as problem:
-                load_shedder = None  # the request has not entered, so it does not leave
-                if not self._forwards_rejections:
-                    await send_problem(sender, problem)
-                    return
-                info.rejection = problem
+        admitted = False
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         self._deadlines.set(task, sender, info)
         try:
+            if load_shedder is not None:
+                waits = load_shedder.enter(info.read_at)
+                if waits is not None and (problem := await waits) is not None:
+                    if not self._forwards_rejections:
+                        await send_problem(sender, problem)
+                        return
+                    info.rejection = problem
+                else:
+                    admitted = True
             if info.has_body:
                 receive = self._limit_body(info, receive)
             await self.app(scope, receive, sender)
@@ -96,7 +97,7 @@ class GuardMiddleware:
             await send_problem(sender, problem_of(error, info, self._problems))
         finally:
             self._deadlines.clear(task)
-            if load_shedder is not None:
+            if admitted and load_shedder is not None:
                 load_shedder.leave()
 
     def _limit_body(self, info: RequestInfo, receive: Receive) -> Receive:
