@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import selectors
 import socket
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from heapq import heappop, heappush
 from multiprocessing import get_context
+from typing import cast
 
 import pytest
 
@@ -249,7 +251,8 @@ async def test_place_of_a_waiting_request_that_is_cancelled_is_free_again() -> N
 
 
 WORK_SECONDS = 0.01
-ROUNDS = 8
+REQUESTS = 400
+POST = b"POST /work HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
 
 
 class Work(Handler):
@@ -297,15 +300,20 @@ async def test_requests_beyond_the_limit_get_503(work: Work, service: Service) -
     assert (line["route"], line["level"]) == ("unmatched", "warning")
 
 
-def ask_in_rounds(port: int, rounds: int) -> list[int]:
-    """The statuses of requests that arrive forty at once, the next when all are answered."""
+def ask_at_once(port: int, count: int) -> list[int]:
+    """The statuses of requests over forty connections, each of which asks again as soon as it has its response."""
     statuses: list[int] = []
     with ExitStack() as stack:
-        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(40)]
-        for _ in range(rounds):
-            for connection in connections:
-                connection.sendall(b"POST /work HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
-            statuses += [int(connection.recv(4096)[9:12]) for connection in connections]
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in range(40):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            selector.register(connection, selectors.EVENT_READ)
+            connection.sendall(POST)
+        while len(statuses) < count:
+            for key, _ in selector.select():
+                connection = cast("socket.socket", key.fileobj)
+                statuses.append(int(connection.recv(4096)[9:12]))
+                connection.sendall(POST)
     return statuses
 
 
@@ -314,11 +322,12 @@ async def test_requests_that_wait_too_long_for_the_cpu_are_shed(work: Work) -> N
         # A process, since a thread would wait for the interpreter while the handlers compute.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             loop = asyncio.get_running_loop()
-            statuses = await loop.run_in_executor(pool, ask_in_rounds, service.server.port, ROUNDS)
+            statuses = await loop.run_in_executor(pool, ask_at_once, service.server.port, REQUESTS)
         assert set(statuses) == {200, 503}
-        assert statuses[-40:].count(200) >= 1
-        shed = await service.sample("http_server_shed_requests_total", reason="delay")
-        assert shed == statuses.count(503)
+        assert statuses[-100:].count(200) >= 1
+        # Some had no response yet when the client left.
+        assert await service.sample("http_server_shed_requests_total", reason="delay") >= statuses.count(503)
+        await service.under_way(0)
         await asyncio.sleep(CALM_SECONDS)
         assert (await service.client.post("/work")).status_code == 200
 
