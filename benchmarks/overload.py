@@ -5,8 +5,9 @@
 *Peak*: a few connections find the rate that the service can serve. *At peak*: that rate, however slow the responses
 are. *Below peak*: four fifths of it. *Burst*: ten times that rate for 0.1 s. *Overload*: ten times that rate. *Closed
 loop*: each connection asks again as soon as it has its response. *After*: half of the rate, and the time until no
-request is shed. A request that is due while no connection is free is counted as not sent. Latencies of the overload are for its first second, in which
-the service has to detect it, and for the rest. Meanwhile `/healthz` and `/metrics` are requested ten times a second.
+request is shed. A request that is due while no connection is free is counted as not sent. Latencies of the overload
+are for its first second, in which the service has to detect it, and for the rest. During both overloads, `/healthz`
+and `/metrics` are requested ten times a second.
 """
 
 import json

@@ -11,7 +11,6 @@ import pytest
 
 from bakery import TEMPLATE, add_handler, run
 from conftest import Bake, Start
-from running import Service
 
 SHAPES = TEMPLATE / "benchmarks/shapes.py"
 
