@@ -136,6 +136,11 @@ def percentile(times: Times, percent: int) -> float:
     return served[round(len(served) * percent / 100) - 1]
 
 
+def shape_id(value: object) -> str:
+    """The names of the handlers, so that every process gives a test the same name."""
+    return "+".join(handler.__name__ for handler in value) if isinstance(value, tuple) else str(value)
+
+
 # Each with the CPU time of a request, the share of the CPU that serves under overload, and the longest time of a
 # response. Shedding takes CPU as well, here 70 µs with reading.
 SHAPES: list[tuple[tuple[Callable[[Machine], Awaitable[None]], ...], float, float, float]] = [
@@ -150,7 +155,7 @@ SHAPES: list[tuple[tuple[Callable[[Machine], Awaitable[None]], ...], float, floa
 ]
 
 
-@pytest.mark.parametrize(("handlers", "cpu", "share", "longest"), SHAPES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("handlers", "cpu", "share", "longest"), SHAPES, ids=shape_id)
 @pytest.mark.parametrize("load", [2, 8])
 async def test_overload_is_served_at_the_possible_rate_and_in_time(
     handlers: tuple[Callable[[Machine], Awaitable[None]], ...], cpu: float, share: float, longest: float, load: int
@@ -165,7 +170,7 @@ async def test_overload_is_served_at_the_possible_rate_and_in_time(
     assert percentile(times, 98) < 2 * longest  # before the overload was noticed as well
 
 
-@pytest.mark.parametrize(("handlers", "cpu"), [shape[:2] for shape in SHAPES], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("handlers", "cpu"), [shape[:2] for shape in SHAPES], ids=shape_id)
 async def test_no_request_is_shed_at_four_fifths_of_the_possible_rate(
     handlers: tuple[Callable[[Machine], Awaitable[None]], ...], cpu: float
 ) -> None:
