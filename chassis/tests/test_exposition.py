@@ -129,7 +129,7 @@ async def test_requests_that_end_meanwhile_do_not_disturb_the_page() -> None:
         observe = service.app.telemetry.metrics.requests.observe
         scrapes = asyncio.gather(*(service.client.get("/metrics") for _ in range(3)))
         for number in range(2_000):
-            observe("GET", f"/{number}", 200, 0.1, 0, 0, None, 0.0)
+            observe(("GET", f"/{number}", 200, "http", None), 0.1, 0, 0, None, 0.0)
             if number % 20 == 0:
                 await asyncio.sleep(0.001)
         assert [response.status_code for response in await scrapes] == [200, 200, 200]

@@ -152,6 +152,7 @@ class Server:
             # 4. Nothing new is accepted. Idle connections are closed.
             self._stop_by = time.monotonic() + self.shutdown_seconds
             public.stop_accepting()
+            self.app.load_shedder.hurry()
 
             # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
             await public.close(self._remaining_seconds())
