@@ -22,7 +22,8 @@ from .settings import ChassisSettings
 from .tasks import Tasks
 from .telemetry import Telemetry
 from .telemetry.loop_watch import LoopWatch
-from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry
+from .threads import Threads
+from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry, make_threads
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -71,6 +72,7 @@ class App:
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
+        self.threads: Threads = make_threads(settings, self.telemetry)
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}

@@ -17,6 +17,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from .threads import DEFAULT_THREADS
+
 PREFIX = "APP_"
 SECRETS_DIR = "APP_SECRETS_DIR"
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -81,6 +83,11 @@ class ChassisSettings(BaseSettings):
         None,
         ge=1,
         description="Most requests in flight; beyond it 503. Unset, only an overloaded processor sheds requests.",
+    )
+    threads: int = Field(
+        DEFAULT_THREADS,
+        ge=1,
+        description="Most threads for `def` handlers; when all are taken, requests wait up to a second, then get 503.",
     )
     queue_seconds: float = Field(
         0.02, gt=0, description="Longest time a request may queue for CPU under overload; beyond it 503."

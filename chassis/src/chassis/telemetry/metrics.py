@@ -161,6 +161,12 @@ class Metrics:
             "Requests allowed at the same time, 0 without a limit.",
             registry=self.registry,
         )
+        self.threads: Gauge = Gauge(
+            "handler_threads", "Threads in which `def` handlers run now.", registry=self.registry
+        )
+        self.max_threads: Gauge = Gauge(
+            "handler_threads_max", "Most threads in which `def` handlers may run.", registry=self.registry
+        )
         self.dropped_log_lines: Counter = Counter(
             "log_lines_dropped",
             "Log lines dropped because nobody read standard output.",

@@ -1,5 +1,6 @@
 """The facts about one request, from which its metrics, its span and its access line are made."""
 
+from asyncio import CancelledError
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -35,5 +36,5 @@ class Observation:
         """Of the response; without one 500 after a failure, and 499 after a cancellation."""
         if self.response.status:
             return self.response.status
-        failed = self.error is not None and issubclass(self.error, Exception)
+        failed = self.error is not None and not issubclass(self.error, CancelledError)
         return 500 if failed else CLIENT_CLOSED_REQUEST
