@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ class Quick(Handler):
 
 
 @asynccontextmanager
-async def hanging(**settings: int) -> AsyncIterator[tuple[Service, Hanging]]:
+async def hanging(**settings: Any) -> AsyncIterator[tuple[Service, Hanging]]:
     """A service whose handler hangs in its thread, until the end."""
     handler = Hanging()
     async with serve(Route("/hanging", handler), Route("/quick", Quick()), **settings) as service:

@@ -32,12 +32,21 @@ class Telemetry:
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
         self.observer: Observer = Observer(logs, self.metrics.requests)
+        self._is_installed = False
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
-        atexit.register(self.observer.observe)
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.observer.observe)
+
+    def begin_flush(self) -> None:
+        """Export the spans that have ended so far, in a thread, and do not wait for it: something may hang."""
+        self.observer.observe()
+        if self.tracing.exporting:
+            threading.Thread(target=self.tracing.flush, name="telemetry-flush", daemon=True).start()
 
     async def shutdown(self, seconds: float) -> None:
         """Export the last spans, for at most `seconds`, and write the last log lines."""

@@ -49,6 +49,7 @@ class Logs:
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self._render = _console_renderer() if console else render_json
         self._processors = [*processors]
+        self._is_installed = False
         # The console renderer does both by itself.
         for_json: list[Processor] = [] if console else [structlog.processors.format_exc_info, lead_with_essentials]
         self._shared: list[Processor] = [
@@ -106,7 +107,9 @@ class Logs:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
-        atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
 
 
 class AccessLogger:

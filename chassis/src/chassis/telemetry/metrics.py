@@ -187,6 +187,17 @@ class Metrics:
             ["task"],
             registry=self.registry,
         )
+        self.restarted_background_tasks: Counter = Counter(
+            "background_tasks_restarted",
+            "Background tasks that were started again after a failure.",
+            ["task"],
+            registry=self.registry,
+        )
+        self.interrupted_requests: Counter = Counter(
+            "http_server_interrupted_requests",
+            "Requests and streams that were not complete at the end of the graceful shutdown.",
+            registry=self.registry,
+        )
         build = Gauge(
             "build_info",
             "Always 1; the labels tell which build is running.",
