@@ -254,6 +254,7 @@ class Server:
             limits=self._limits,
             keep_alive_seconds=self._keep_alive_seconds,
             accepts_websockets=self.app.has_websockets,
+            on_interrupt=self.app.telemetry.on_interrupt,
         )
 
     async def _serve_until_signal(self) -> None:

@@ -134,12 +134,15 @@ class RequestCycle:
         self._wake()
 
     def _fail(self, event: str, error: BaseException | None = None) -> None:
+        # Cancelled at the end of the graceful shutdown, which has logged and counted it.
+        interrupted = self._connection.port.is_stopping and (error is None or isinstance(error, asyncio.CancelledError))
         if self.response_started:
             self._connection.close()  # so that the client sees that the response is incomplete
         elif not self.disconnected:
             self.response_started = self.response_complete = True
-            self._connection.send_problem_response(500)
-        log.error(event, exc_info=error)  # last, because a log processor of the service's owner may fail
+            self._connection.send_problem_response(503 if interrupted else 500)
+        if not interrupted:
+            log.error(event, exc_info=error)  # last, because a log processor of the service's owner may fail
 
     # The request's body.
 

@@ -67,6 +67,8 @@ class Listener:
         tasks = self.state.tasks
         if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
             log.warning("requests cancelled at shutdown", count=len(tasks))
+            self.state.is_stopping = True
+            self.state.on_interrupt(len(tasks))
             for task in tasks:
                 task.cancel("the service is stopping")
             await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)

@@ -1,6 +1,7 @@
 """The configuration and the state that all connections of one port share."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -33,8 +34,10 @@ class PortState:
         "connections",
         "date_line",
         "is_draining",
+        "is_stopping",
         "keep_alive_seconds",
         "limits",
+        "on_interrupt",
         "ping_seconds",
         "rejections",
         "tasks",
@@ -49,6 +52,7 @@ class PortState:
         rejections: ASGIApp = send_rejection,
         accepts_websockets: bool = False,
         ping_seconds: float = 20.0,
+        on_interrupt: Callable[[int], object] = lambda _count: None,
     ) -> None:
         self.app: ASGIApp = app
         self.rejections: ASGIApp = rejections
@@ -62,6 +66,10 @@ class PortState:
         self.date_line: bytes = b""
         self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
+        self.is_stopping: bool = False
+        """Whether the requests that are left have been cancelled at the end of the graceful shutdown."""
+        self.on_interrupt: Callable[[int], object] = on_interrupt
+        """Called with the number of these requests before they are cancelled."""
         self._without_connections: asyncio.Event | None = None
 
     def remove_connection(self, connection: Connection) -> None:

@@ -74,7 +74,8 @@ class WebSocketCycle:
         except ClientDisconnectedError:
             self._end(500, NORMAL_CLOSURE)
         except BaseException as error:
-            log.error("ASGI application failed", exc_info=error)
+            if not (self._port.is_stopping and isinstance(error, asyncio.CancelledError)):
+                log.error("ASGI application failed", exc_info=error)
             self._end(500, INTERNAL_ERROR)
         finally:
             self._port.tasks.discard(self.task)

@@ -42,6 +42,11 @@ class Telemetry:
             self._is_installed = True
             atexit.register(self.observer.observe)
 
+    def on_interrupt(self, count: int) -> None:
+        """So many requests are not complete at the end of the graceful shutdown, and are cancelled now."""
+        self.metrics.interrupted_requests.inc(count)
+        self.observer.is_stopping = True
+
     def begin_flush(self) -> None:
         """Export the spans that have ended so far, in a thread, and do not wait for it: something may hang."""
         self.observer.observe()

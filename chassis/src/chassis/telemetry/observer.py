@@ -25,6 +25,8 @@ class Observer:
         self._access_log = logs.access_logger()
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        self.is_stopping: bool = False
+        """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop."""
@@ -42,6 +44,9 @@ class Observer:
         observe = self._metrics.observe
         for observation in observations:
             scope, context, response = observation.scope, observation.context, observation.response
+            interrupted = self.is_stopping and observation.error is asyncio.CancelledError
+            if interrupted:
+                observation.error = None  # not an error of the service
             method = observation.method
             seconds = observation.seconds
             status = response.status or observation.status
@@ -74,6 +79,8 @@ class Observer:
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
+            if interrupted:
+                line["shutdown"] = True
             if observation.error is not None:
                 line["error"] = observation.error.__qualname__
             self._access_log.line(level, line)
