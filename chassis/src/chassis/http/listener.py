@@ -1,8 +1,11 @@
 """A port: its socket, its connections, and how they end."""
 
 import asyncio
+import os
 import socket
+import sys
 from email.utils import formatdate
+from weakref import WeakSet
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -35,6 +38,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._date_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        _listeners.add(self)
 
     async def start(self) -> None:
         """Accept connections."""
@@ -81,6 +85,16 @@ class Listener:
             self._date_timer.cancel()
         self._is_closed = True  # only now: a close that was interrupted is done again
 
+    def release_in_child(self, null: int) -> None:
+        """In a forked child: let go of the sockets, which would keep the port in use and clients connected.
+
+        Their descriptors get another file, `null`, since whatever has them may close them later.
+        """
+        sockets = [self._socket, *(one.transport.get_extra_info("socket") for one in self.state.connections)]
+        for descriptor in (sock.fileno() for sock in sockets if sock is not None):
+            if descriptor >= 0:
+                os.dup2(null, descriptor, inheritable=False)
+
     def _shut_down_connections(self) -> None:
         for connection in tuple(self.state.connections):
             connection.shut_down()
@@ -110,3 +124,15 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ListenError(f"{host}:{port}: {error.strerror}") from error
     sock.setblocking(False)
     return sock
+
+
+def _release_in_child() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for listener in _listeners:
+        listener.release_in_child(null)
+    os.close(null)
+
+
+_listeners: WeakSet[Listener] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_release_in_child)
