@@ -1,7 +1,10 @@
 """Turns the observations of requests into metrics, spans and access lines."""
 
 import asyncio
+import os
+import sys
 from datetime import UTC, datetime
+from weakref import WeakSet
 
 from .logs import Logs
 from .metrics import RequestMetrics
@@ -25,6 +28,7 @@ class Observer:
         self._access_log = logs.access_logger()
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        _observers.add(self)
         self.is_stopping: bool = False
         """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
 
@@ -35,6 +39,10 @@ class Observer:
         self._ended.append(ended)
         if self._at_once:
             self.observe()
+
+    def begin_empty(self) -> None:
+        """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
+        self._ended = []
 
     def observe(self) -> None:
         """Observe the requests that have ended by now."""
@@ -84,3 +92,13 @@ class Observer:
             if observation.error is not None:
                 line["error"] = observation.error.__qualname__
             self._access_log.line(level, line)
+
+
+def _begin_empty_in_child() -> None:
+    for observer in _observers:
+        observer.begin_empty()
+
+
+_observers: WeakSet[Observer] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)
