@@ -5,9 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import structlog
@@ -19,6 +17,7 @@ from .http.errors import ListenError
 from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .signals import stop_signals
 from .watchdog import LAST_LINES_SECONDS, Watchdog
 from .wiring import make_connection_limits
 
@@ -27,7 +26,6 @@ log: FilteringBoundLogger = structlog.get_logger()
 END_SECONDS = 10.0
 """For all that follows `drain_seconds` and `shutdown_seconds`; after their sum the process has ended."""
 EXIT_SECONDS = 2.0  # for threads, functions of `atexit` and child processes, when the shutdown is complete
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
 # With Python's 5 ms, one handler that computes leaves the others a quarter of their requests per second on one core;
 # with this two fifths.
@@ -69,8 +67,7 @@ class Server:
         self._started = asyncio.Event()
         self._watchdog: Watchdog | None = None
         self._is_ending = False
-        self._received: list[int] = []
-        """Signals."""
+        self._is_signalled = False
         self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -215,7 +212,7 @@ class Server:
         if self._watchdog is not None and not self._is_ending:
             self._is_ending = True
             seconds = (self.drain_seconds if drain else 0.0) + self.shutdown_seconds + END_SECONDS
-            status = 0 if self._received or self._stopping.is_set() else 1  # else the start has failed
+            status = 0 if self._is_signalled or self._stopping.is_set() else 1  # else the start has failed
             self._watchdog.end_within(seconds - LAST_LINES_SECONDS, status=status, flush_seconds=FLUSH_SECONDS)
 
     def _exit_in_time(self, status: int) -> None:
@@ -263,37 +260,17 @@ class Server:
             self._watchdog.watch(loop)
         status = 1
         try:
-            with self._signals(loop):
+            with stop_signals(lambda number: self._on_signal(number, loop)):
                 await self.serve()
             status = 0
         finally:
             self._exit_in_time(status)
 
-    @contextmanager
-    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        # signal.signal instead of the loop's handlers, because it also works while blocking code holds the loop.
-        received = self._received
-        process = os.getpid()
-
-        def handle(number: int, _frame: FrameType | None) -> None:
-            if os.getpid() != process:
-                # A forked child has inherited this handler; a signal ends it as it would end any process.
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-                return
-            received.append(number)
-            if len(received) > 1:
-                # Without a flush: a full pipe on standard output may be why the first signal was not enough.
-                os._exit(128 + number)
-            self._end_in_time(drain=number == signal.SIGTERM)
-            loop.call_soon_threadsafe(lambda: self.stop(drain=number == signal.SIGTERM))
-
-        before = {number: signal.signal(number, handle) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        drain = number == signal.SIGTERM
+        self._is_signalled = True
+        self._end_in_time(drain=drain)
+        loop.call_soon_threadsafe(lambda: self.stop(drain=drain))
 
     async def __aenter__(self) -> "Server":
         self._serving = asyncio.create_task(self.serve(), name="server")
