@@ -12,6 +12,7 @@ from .configuration.schema import Schema
 from .configuration.sources import ConfigurationError, Given, VariablesSource, read
 from .configuration.values import decode
 from .http.addresses import parse_network
+from .threads import DEFAULT_THREADS
 
 PREFIX = "APP_"
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -106,6 +107,11 @@ class ChassisSettings(BaseSettings):
         None,
         ge=1,
         description="Most requests in flight; beyond it 503. Unset, only an overloaded processor sheds requests.",
+    )
+    threads: int = Field(
+        DEFAULT_THREADS,
+        ge=1,
+        description="Most threads for `def` handlers; when all are taken, requests wait up to a second, then get 503.",
     )
     queue_seconds: float = Field(
         0.02, gt=0, description="Longest time a request may queue for CPU under overload; beyond it 503."

@@ -11,6 +11,7 @@ from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
 from .telemetry.tracing import Tracing
+from .threads import Threads
 
 
 def make_telemetry(
@@ -34,6 +35,15 @@ def make_telemetry(
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
     """The load shedder that the settings ask for."""
     return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
+
+
+def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
+    """The threads of `def` handlers that the settings ask for."""
+    metrics = telemetry.metrics
+    threads = Threads(settings.threads, on_shed=metrics.shed_requests.labels("threads").inc)
+    metrics.max_threads.set(threads.size)
+    metrics.threads.set_function(lambda: threads.in_use)
+    return threads
 
 
 def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
+from weakref import WeakSet
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -40,6 +42,7 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._date_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        _listeners.add(self)
 
     async def start(self) -> None:
         """Accept connections."""
@@ -83,6 +86,8 @@ class Listener:
         tasks = self.state.tasks
         if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
             log.warning("requests cancelled at shutdown", count=len(tasks))
+            self.state.is_stopping = True
+            self.state.on_interrupt(len(tasks))
             for task in tasks:
                 task.cancel("the service is stopping")
             await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)
@@ -94,6 +99,16 @@ class Listener:
         if self._date_timer is not None:
             self._date_timer.cancel()
         self._is_closed = True  # only now: a close that was interrupted is done again
+
+    def release_in_child(self, null: int) -> None:
+        """In a forked child: let go of the sockets, which would keep the port in use and clients connected.
+
+        Their descriptors get another file, `null`, since whatever has them may close them later.
+        """
+        sockets = [*self._sockets, *(entry.transport.get_extra_info("socket") for entry in self.state.connections)]
+        for descriptor in (sock.fileno() for sock in sockets if sock is not None):
+            if descriptor >= 0:
+                os.dup2(null, descriptor, inheritable=False)
 
     def _shut_down_connections(self) -> None:
         for connection in tuple(self.state.connections):
@@ -118,3 +133,15 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _release_in_child() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for listener in _listeners:
+        listener.release_in_child(null)
+    os.close(null)
+
+
+_listeners: WeakSet[Listener] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_release_in_child)

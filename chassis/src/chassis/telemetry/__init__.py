@@ -45,13 +45,27 @@ class Telemetry:
         self.client: ClientTelemetry = ClientTelemetry(tracing, logs.redactor)
         """Observes the calls of `http_client`."""
         self.metrics.registry.register(self.client.metrics)
+        self._is_installed = False
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
         Telemetry.installed = self
-        atexit.register(self.observer.observe)
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.observer.observe)
+
+    def on_interrupt(self, count: int) -> None:
+        """So many requests are not complete at the end of the graceful shutdown, and are cancelled now."""
+        self.metrics.interrupted_requests.inc(count)
+        self.observer.is_stopping = True
+
+    def begin_flush(self) -> None:
+        """Export the spans that have ended so far, in a thread, and do not wait for it: something may hang."""
+        self.observer.observe()
+        if self.tracing.exporting:
+            threading.Thread(target=self.tracing.flush, name="telemetry-flush", daemon=True).start()
 
     async def shutdown(self, seconds: float) -> None:
         """Export the last spans, for at most `seconds`, and write the last log lines."""

@@ -5,7 +5,9 @@ Follows the OTLP specification 1.x ("OTLP/HTTP").
 
 import gzip
 import logging
+import os
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,6 +15,7 @@ from contextlib import suppress
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
@@ -81,14 +84,28 @@ class OtlpExporter(RequestSpanProcessor):
         self._max_queued = max_queued
         self._batch_size = batch_size
         self._delay_seconds = max(delay_seconds, MIN_DELAY_SECONDS)
-        self._queues: dict[QueueKey, tuple[Source, deque[bytes]]] = {}
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._queues: dict[QueueKey, tuple[Source, deque[bytes]]]
         # By reason.
         self.dropped: dict[str, int] = {"queue_full": 0, "export_failed": 0, "not_encodable": 0}
         self._dropping = False
         self._failing = False
+        self.begin_empty()
+        _exporters.add(self)
+        self._start()
+
+    def begin_empty(self) -> None:
+        """Forget all spans, also in a forked child: those that it inherits are its parent's to send.
+
+        A child has no thread for the export; its first span starts one.
+        """
+        self._queues = {}
+        self._client = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
         self._posting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="span-export", daemon=True)
         self._thread.start()
 
@@ -160,6 +177,8 @@ class OtlpExporter(RequestSpanProcessor):
 
     def _put(self, queue: deque[bytes], encoded: bytes) -> None:
         queue.append(encoded)
+        if self._thread is None:
+            self._start()
         if len(queue) >= self._batch_size and not self._wake.is_set():
             self._wake.set()
 
@@ -167,7 +186,8 @@ class OtlpExporter(RequestSpanProcessor):
         """Send the queued spans, and close the connection; blocks until then."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._client is not None:
             self._client.close()
 
@@ -248,3 +268,13 @@ class OtlpExporter(RequestSpanProcessor):
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+
+def _begin_empty_in_child() -> None:
+    for exporter in _exporters:
+        exporter.begin_empty()
+
+
+_exporters: WeakSet[OtlpExporter] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)

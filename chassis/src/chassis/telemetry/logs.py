@@ -63,6 +63,7 @@ class Logs:
         self.redactor: Redactor = Redactor(redact)
         self._render = _console_renderer(self.redactor) if console else _json_renderer(self.redactor)
         self._processors = [*processors]
+        self._is_installed = False
         self._shared: list[Processor] = [
             structlog.contextvars.merge_contextvars,
             add_request_ids,
@@ -135,7 +136,9 @@ class Logs:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
-        atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
 
 
 class AccessLogger:

@@ -183,6 +183,12 @@ class Metrics:
             "Requests allowed at the same time, 0 without a limit.",
             registry=self.registry,
         )
+        self.threads: Gauge = Gauge(
+            "handler_threads", "Threads in which `def` handlers run now.", registry=self.registry
+        )
+        self.max_threads: Gauge = Gauge(
+            "handler_threads_max", "Most threads in which `def` handlers may run.", registry=self.registry
+        )
         self.dropped_log_lines: Counter = Counter(
             "log_lines_dropped",
             "Log lines dropped because nobody read standard output.",
@@ -201,6 +207,17 @@ class Metrics:
             "background_tasks_failed",
             "Background tasks that ended with an exception.",
             ["task"],
+            registry=self.registry,
+        )
+        self.restarted_background_tasks: Counter = Counter(
+            "background_tasks_restarted",
+            "Background tasks that were started again after a failure.",
+            ["task"],
+            registry=self.registry,
+        )
+        self.interrupted_requests: Counter = Counter(
+            "http_server_interrupted_requests",
+            "Requests and streams that were not complete at the end of the graceful shutdown.",
             registry=self.registry,
         )
         build = Gauge(

@@ -1,8 +1,11 @@
 """Turns the observations of requests into metrics, spans and access lines."""
 
 import asyncio
+import os
+import sys
 from contextvars import copy_context
 from datetime import UTC, datetime
+from weakref import WeakSet
 
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
 
@@ -33,6 +36,9 @@ class Observer:
         self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        _observers.add(self)
+        self.is_stopping: bool = False
+        """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
@@ -46,6 +52,10 @@ class Observer:
         if self._at_once:
             self.observe()
 
+    def begin_empty(self) -> None:
+        """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
+        self._ended = []
+
     def observe(self) -> None:
         """Observe the requests that have ended by now."""
         observations, self._ended = self._ended, []
@@ -55,6 +65,9 @@ class Observer:
         lowest_level = self._logs.level
         for observation in observations:
             scope, context, response = observation.scope, observation.context, observation.response
+            interrupted = self.is_stopping and observation.error is asyncio.CancelledError
+            if interrupted:
+                observation.info.error = None  # not an error of the service
             method = observation.method
             seconds = observation.seconds
             status = response.status or observation.status
@@ -98,6 +111,8 @@ class Observer:
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
+            if interrupted:
+                line["shutdown"] = True
             if error is not None:
                 line["error"] = error.__qualname__
             if facts:
@@ -106,3 +121,13 @@ class Observer:
                 bound = self._access_log.redact(observation.bound_facts)
                 line |= {key: value for key, value in bound.items() if key not in line}
             self._access_log.line(level, line)
+
+
+def _begin_empty_in_child() -> None:
+    for observer in _observers:
+        observer.begin_empty()
+
+
+_observers: WeakSet[Observer] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)

@@ -186,6 +186,10 @@ class Tracing:
         if not isinstance(trace.get_tracer_provider(), TracerProvider):
             trace.set_tracer_provider(self.provider)
 
+    def flush(self) -> None:
+        """Export the spans that have ended; blocks until that is done or has timed out."""
+        self.provider.force_flush()
+
     def shutdown(self) -> None:
         """Export the recorded spans and end the processors; blocks until that is done or has timed out."""
         self.provider.shutdown()
