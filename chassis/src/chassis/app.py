@@ -218,10 +218,15 @@ class App:
         self._built()
         self.tasks.use_loop(asyncio.get_running_loop())
         await self._resources.enter()
-        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-        for task in self._background:
-            self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
+        try:
+            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+            for task in self._background:
+                task.begin()
+                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
+        except BaseException:
+            await self._resources.exit()
+            raise
         self.health.state = State.READY
 
     def begin_draining(self) -> None:
@@ -232,6 +237,8 @@ class App:
     async def close(self) -> None:
         """Exit the resources, the last one first. Stop `tasks` before that: they may use them."""
         self.begin_draining()
+        for task in self._background:
+            task.discard()
         await self._resources.exit()
 
     def _must_not_be_built(self) -> None:

@@ -67,8 +67,9 @@ class _InTime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         seconds = self._resources.next_share()
+        timeout = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as timeout:
+            async with timeout:
                 return await self._manager.__aexit__(kind, error, traceback)
         except TimeoutError:
             if not timeout.expired():

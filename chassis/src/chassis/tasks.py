@@ -117,8 +117,19 @@ class BackgroundTask:
         self._metrics = telemetry.metrics
         self._draining = draining
         self._restart = restart
+        self._first: Coroutine[Any, Any, object] | None = None
         self._up_at = 0.0
         """From when on the task counts as up, monotonic seconds."""
+
+    def begin(self) -> None:
+        """Call the function for `run`; raises what it raises, so that a mistake in it stops the start."""
+        self._first = self._work()
+
+    def discard(self) -> None:
+        """Close work that `run` has not begun, or Python would warn that nobody has awaited it."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
 
     async def run(self) -> None:
         """Run the work until it returns, is cancelled, or fails when it is not to be restarted."""
@@ -126,7 +137,8 @@ class BackgroundTask:
         while True:
             began = monotonic()
             try:
-                await _contained(self._work())
+                work, self._first = self._first or self._work(), None
+                await _contained(work)
                 return
             except Exception as error:
                 self._up_at = float("inf")
