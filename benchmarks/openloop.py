@@ -45,6 +45,10 @@ class Responses:
         """Successful responses a second."""
         return len(self.served) / self.seconds
 
+    def rate_within(self, seconds: float) -> float:
+        """Successful responses a second in the first `seconds`; later ones are those of requests that waited."""
+        return sum(due + latency <= seconds for due, latency in self.served) / seconds
+
     def percentile(self, percent: int, since: float = 0.0, before: float = inf) -> float:
         """Latency in milliseconds of the requests that were due in this time; 0 if there were none."""
         latencies = [latency for due, latency in self.served if since <= due < before]

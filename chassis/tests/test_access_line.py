@@ -5,12 +5,18 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
+import structlog
+from starlette.middleware import Middleware
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 from structlog.typing import EventDict
+from websockets.asyncio.client import connect as connect_websocket
 
-from chassis import Check, Handler, Route
+from chassis import Check, Handler, Route, annotate
 
-from .support.service import SAMPLED, TRACE_ID, Service, exchange, serve
+from .support.service import SAMPLED, TRACE_ID, UNSAMPLED, Service, exchange, serve
 
 
 class Item(Handler):
@@ -194,3 +200,168 @@ async def test_log_processor_that_fails_does_not_fail_the_request() -> None:
             assert (await service.client.get("/items/1")).status_code == 200
         lines = await service.access_lines(2)
     assert [line["log_processor_error"] for line in lines] == ["LookupError('no region')"] * 2
+
+
+class Account(Handler):
+    """Says who asks, in every way."""
+
+    async def get(self) -> None:
+        annotate(user_id=1, plan="free")
+        await asyncio.sleep(0)
+        annotate(user_id=7)
+
+    def post(self) -> None:
+        annotate(user_id=7, plan="free")
+
+    async def put(self) -> None:
+        async def work() -> None:
+            annotate(user_id=7)
+            await asyncio.to_thread(annotate, plan="free")
+
+        await asyncio.gather(work())
+
+    async def delete(self) -> None:
+        annotate(user_id=7, plan="free")
+        raise RuntimeError("internal detail")
+
+
+class Odd(Handler):
+    """Says what it should not."""
+
+    async def get(self) -> None:
+        annotate(status="mine", event="mine", access_token="s3cr3t")  # noqa: S106 - what must not be shown
+        annotate(login={"password": "s3cr3t", "user": "ada"})
+        annotate(odd=object(), many=[1, "a"], lone="\ud800", **{"user.id": 7})
+
+
+class Bound(Handler):
+    """Binds context as structlog does it."""
+
+    async def get(self, tenant: str) -> None:
+        structlog.contextvars.bind_contextvars(tenant=tenant, status="mine", password="s3cr3t")  # noqa: S106
+        structlog.get_logger().info("inside")
+
+    async def post(self) -> None:
+        structlog.get_logger().info("inside")
+
+
+async def greet(socket: WebSocket) -> None:
+    await socket.accept()
+    annotate(user_id=7)
+    structlog.contextvars.bind_contextvars(tenant="acme")
+    await socket.close()
+
+
+class Annotating:
+    """A middleware that knows the plan."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(plan="free")
+        await self._app(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+async def knowing() -> AsyncIterator[Service]:
+    routes = [
+        Route("/account", Account()),
+        Route("/odd", Odd()),
+        Route("/bound", Bound()),
+        WebSocketRoute("/ws", greet),
+    ]
+    async with serve(*routes) as service:
+        yield service
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("headers", [SAMPLED, UNSAMPLED])
+async def test_fact_is_on_the_line_and_the_span(knowing: Service, method: str, headers: dict[str, str]) -> None:
+    service = await knowing.fresh()
+    await service.client.request(method, "/account", headers=headers)
+    line = await service.access_line()
+    assert (line["user_id"], line["plan"], line["method"]) == (7, "free", method)
+    if headers is SAMPLED:
+        attributes = (await service.spans())[0].attributes or {}
+        assert (attributes["user_id"], attributes["plan"], attributes["http.request.method"]) == (7, "free", method)
+
+
+async def test_fact_does_not_leak_to_the_next_request_of_a_connection(knowing: Service) -> None:
+    service = await knowing.fresh()
+    head, last = b" HTTP/1.1\r\nhost: x\r\n", b"connection: close\r\n\r\n"
+    requests = [method_and_path + head for method_and_path in (b"GET /account", b"GET /bound?tenant=a", b"POST /bound")]
+    for request in requests:
+        await exchange(service.server.port, request + last)
+    await exchange(service.server.port, b"\r\n".join(requests) + last)
+    lines = await service.access_lines(6)
+    assert [line.get("user_id") for line in lines] == [7, None, None] * 2
+    assert [line.get("tenant") for line in lines] == [None, "a", None] * 2
+    assert [line.get("tenant") for line in service.seen.events("inside")] == ["a", None] * 2
+
+
+async def test_fact_takes_no_field_of_the_line_and_shows_no_secret(knowing: Service) -> None:
+    service = await knowing.fresh()
+    await service.client.get("/odd", headers=SAMPLED)
+    line = await service.access_line()
+    assert (line["status"], line["status_"], line["event"], line["event_"]) == (204, "mine", "request", "mine")
+    assert (line["access_token"], line["login"]) == ("[redacted]", {"password": "[redacted]", "user": "ada"})
+    assert (line["many"], line["lone"], line["user.id"]) == ([1, "a"], "\\ud800", 7)
+    (span,) = await service.spans()
+    assert "s3cr3t" not in str(span.attributes)
+    assert (span.attributes or {})["user.id"] == 7
+
+
+async def test_bound_context_is_on_the_line(knowing: Service) -> None:
+    service = await knowing.fresh()
+    await service.client.get("/bound?tenant=acme")
+    line = await service.access_line()
+    assert (line["tenant"], line["status"], line["password"]) == ("acme", 204, "[redacted]")
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+
+
+async def test_facts_of_a_websocket_are_on_its_line(knowing: Service) -> None:
+    service = await knowing.fresh()
+    async with connect_websocket(f"ws://127.0.0.1:{service.server.port}/ws", proxy=None) as socket:
+        await socket.wait_closed()
+    line = await service.access_line()
+    assert (line["user_id"], line["tenant"], line["status"]) == (7, "acme", 101)
+
+
+async def test_middleware_can_put_a_fact_on_the_line() -> None:
+    async with serve(Route("/account", Account()), middleware=[Middleware(Annotating)]) as service:
+        await service.client.get("/account")
+        line = await service.access_line()
+    assert (line["user_id"], line["plan"]) == (7, "free")
+
+
+def test_fact_outside_of_a_request_does_nothing() -> None:
+    annotate(user_id=7)
+
+
+async def test_level_that_changes_holds_for_access_lines() -> None:
+    async with serve(Route("/account", Account())) as service:
+
+        async def statuses(level: str) -> list[int]:
+            service.app.telemetry.logs.set_level(level)
+            await service.fresh()
+            await service.client.get("/account")
+            await service.client.delete("/account")
+            await service.under_way(0)
+            await asyncio.sleep(0)
+            return [line["status"] for line in service.seen.events("request")]
+
+        assert await statuses("INFO") == [204, 500]
+        assert await statuses("WARNING") == [500]
+        assert await statuses("CRITICAL") == []
+        assert await statuses("DEBUG") == [204, 500]
+
+
+async def test_access_line_of_503_is_a_warning() -> None:
+    async def fail() -> None:
+        raise RuntimeError
+
+    async with serve(checks=[Check("database", fail)], logs={"level": "ERROR"}) as service:
+        await service.client.get("/readyz")
+        await service.under_way(0)
+        assert service.seen.events("request") == []

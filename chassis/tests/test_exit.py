@@ -1,5 +1,6 @@
 """What reaches the log when a process or a thread ends by an exception."""
 
+import atexit
 import sys
 import threading
 
@@ -27,6 +28,14 @@ async def test_last_line_of_a_process_is_its_uncaught_exception() -> None:
     words, line = process.lines
     assert (words["event"], line["event"], line["level"]) == ("last words", "uncaught exception", "critical")
     assert line["exception"].endswith("RuntimeError: broken")
+
+
+def test_functions_at_exit_are_as_many_however_often_telemetry_is_installed() -> None:
+    with observed() as seen:
+        before = atexit._ncallbacks()
+        for _ in range(3):
+            seen.telemetry.install()
+        assert atexit._ncallbacks() == before
 
 
 def test_uncaught_exception_of_a_thread_is_a_line() -> None:

@@ -127,17 +127,6 @@ def test_environment_switches_the_export(
         assert tracing.exporting is expected
 
 
-def test_unknown_exporter_stops_the_start_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
-    with pytest.raises(SystemExit) as caught:
-        make_telemetry(ChassisSettings.from_values(), service="test-service", version="1")
-    assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == "error: OTEL_TRACES_EXPORTER='zipkin': this service knows 'otlp', 'console' and 'none'"
-
-
 def test_service_and_version_of_the_telemetry_are_those_that_are_given() -> None:
     settings = ChassisSettings(_env_file=None)  # type: ignore[call-arg]
     telemetry = make_telemetry(settings, service="order-service", version="4.5.6")

@@ -185,6 +185,22 @@ async def test_check_in_a_thread_fails_by_raising() -> None:
     assert await ask(health(Check("database", failing))) == (False, {"database": "fail"})
 
 
+RAISED = [StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, BaseException]
+
+
+@pytest.mark.parametrize("error", RAISED)
+async def test_check_in_a_thread_may_raise_anything_again_and_again(error: type[BaseException]) -> None:
+    def failing() -> None:
+        raise error("the reason")
+
+    asked = health(Check("database", failing))
+    with observed() as seen:
+        for _ in range(2):
+            assert await ask(asked) == (False, {"database": "fail"})
+        (line,) = await until(lambda: seen.events("check changed"))
+    assert f"{error.__name__}: the reason" in line["exception"]
+
+
 async def test_function_that_returns_something_to_wait_for_is_waited_for() -> None:
     probe = Probe()
 
@@ -198,7 +214,10 @@ async def test_function_that_returns_something_to_wait_for_is_waited_for() -> No
     assert probe.asked == 2
 
 
-@pytest.mark.parametrize("error", [RuntimeError("x"), ExceptionGroup("x", [OSError()]), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("x"), ExceptionGroup("x", [OSError()]), asyncio.CancelledError(), SystemExit(), KeyboardInterrupt()],
+)
 async def test_check_may_raise_whatever_it_likes(error: BaseException) -> None:
     probe = Probe()
     probe.error = error  # a pool that is closed cancels whoever waits for it

@@ -57,6 +57,42 @@ async def test_failure_is_told_to_the_server(at: str) -> None:
     assert isinstance(error, RuntimeError)
 
 
+async def test_lifespan_that_is_cancelled_ends_tasks_and_resources() -> None:
+    ended: list[str] = []
+
+    @asynccontextmanager
+    async def ending(name: str) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            ended.append(name)
+
+    async def work() -> None:
+        async with ending("task"):
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        if not started.is_set():
+            return {"type": "lifespan.startup"}
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(_message: Message) -> None:
+        started.set()
+
+    started = asyncio.Event()
+    with observed() as seen:
+        app = make_app(seen.telemetry, resources=[ending("resource")], shutdown_seconds=0.1)
+        lifespan = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send))
+        await started.wait()
+        app.tasks.start(work(), name="work")
+        await asyncio.sleep(0)
+        lifespan.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await lifespan
+    assert ended == ["task", "resource"]
+    assert app.draining.is_set()
+
+
 async def test_application_is_served_by_plain_uvicorn() -> None:
     with observed() as seen:
         config = uvicorn.Config(make_app(seen.telemetry), port=0, log_config=None, lifespan="on", access_log=False)

@@ -5,9 +5,13 @@ import math
 import os
 import pty
 import warnings
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import structlog
@@ -96,6 +100,10 @@ def test_level_is_respected() -> None:
         assert [line["event"] for line in seen.lines] == ["loud", "loud"]
 
 
+class Colour(Enum):
+    RED = "red"
+
+
 class Unprintable:
     """Fails to be text."""
 
@@ -120,36 +128,198 @@ def well() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        object(),
-        b"\xff\x00",
-        "line\nbreak\r\u2028",
-        "\ud800 lone",
-        2**70,
-        math.nan,
-        {1: "a", None: "b", (1, 2): "c"},
-        {"set": {1}},
-        ValueError("x"),
-        Unprintable(),
-        {"inner": Unprintable()},
-        pytest.param(circle(), id="circle"),
-        pytest.param(well(), id="well"),
-        [[[{"deep": object()}]]],
+class Proxy:
+    """Fails even to tell its class, as a proxy of a framework does outside of a request."""
+
+    @property
+    def __class__(self) -> type:
+        raise RuntimeError("outside of a request")
+
+    @__class__.setter
+    def __class__(self, value: type) -> None: ...
+
+
+class Broken(Mapping[str, str]):
+    """A mapping that cannot be read."""
+
+    def __getitem__(self, key: str) -> str:
+        raise OSError("gone")
+
+    def __iter__(self) -> Iterator[str]:
+        raise OSError("gone")
+
+    def __len__(self) -> int:
+        raise OSError("gone")
+
+
+class BrokenText(str):
+    """Text that fails to be text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = encode = __str__  # type: ignore[assignment]
+
+
+@dataclass
+class Node:
+    """Knows its parent, and is known by it."""
+
+    parent: "Node | None" = None
+    children: list["Node"] = field(default_factory=list)
+
+
+def tree() -> Node:
+    """A tree with many ways through it."""
+    root = Node()
+    for _ in range(8):
+        child = Node(root)
+        child.children = [Node(child) for _ in range(8)]
+        root.children.append(child)
+    return root
+
+
+VALUES: dict[str, Any] = {
+    "object": object(),
+    "bytes": b"\xff\x00",
+    "line breaks": "line\nbreak\r\u2028",
+    "lone surrogate": "\ud800 lone",
+    "surrogate inside": ["\ud800", {"\udfff": 1}],
+    "big integer": 2**70,
+    "integer too long for text": 10**5000,
+    "not a number": math.nan,
+    "infinity": -math.inf,
+    "other keys": {1: "a", None: "b", (1, 2): "c", 1.5: "d", False: "e", b"f": "f", Unprintable(): "g"},
+    "set": {"set": {1}},
+    "exception": ValueError("x"),
+    "exception without text": RuntimeError(Unprintable()),
+    "unprintable": Unprintable(),
+    "unprintable inside": {"inner": [Unprintable()]},
+    "proxy": Proxy,
+    "broken mapping": Broken(),
+    "broken text": BrokenText("x"),
+    "circle": circle(),
+    "well": well(),
+    "tree": tree(),
+    "deep": [[[{"deep": object()}]]],
+    "moments": [
+        datetime.now(UTC),
+        date.today(),
+        time(1, 2, tzinfo=UTC),
+        timedelta(1),
+        datetime.now(ZoneInfo("Asia/Tokyo")),
     ],
-    ids=lambda value: type(value).__name__,
-)
+    "enumerations": [Colour.RED, {"colour": Colour.RED}],
+    "decimal": Decimal("1.5"),
+    "generator": (number for number in range(3)),
+    "range": range(10**12),
+    "class": Node,
+    "function": circle,
+    "nul": "a\x00b",
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("library", [True, False])
-def test_whatever_is_logged_stays_one_line(seen: Observed, value: Any, library: bool) -> None:
-    if library:
-        logging.getLogger("some.library").warning("said", extra={"value": value})
-    else:
-        structlog.get_logger().warning("said", value=value)
+@pytest.mark.parametrize("note", ["", "a token"])  # with such a word, the line is searched for secrets
+def test_whatever_is_logged_stays_one_line(seen: Observed, name: str, library: bool, note: str) -> None:
+    say(library, name, note)
     line = only(seen)
     assert (line["event"], line["level"]) == ("said", "warning")
     assert "value" in line
     assert seen.output.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("library", [True, False])
+def test_whatever_is_logged_is_shown_on_the_console(name: str, library: bool) -> None:
+    with observed(format="console") as seen:
+        say(library, name, "")
+        assert b"said" in seen.output
+
+
+def say(library: bool, name: str, note: str) -> None:
+    # A proxy must not outlive its test: others look at all objects there are.
+    value = [Proxy()] if name == "proxy" else VALUES[name]
+    if library:
+        logging.getLogger("some.library").warning("said", extra={"value": value, "note": note})
+    else:
+        structlog.get_logger().warning("said", value=value, note=note)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_strange_events_and_exceptions_are_logged(form: str) -> None:
+    log: Any = structlog.get_logger()
+    with observed(format=form) as seen:
+        for event in ("\ud800", Unprintable(), b"x", 7, None, {"a": Unprintable()}, BrokenText("x")):
+            log.info(event)
+        for exc_info in (True, False, None, "x", RuntimeError("\ud800"), RuntimeError(Unprintable())):
+            log.info("said", exc_info=exc_info)
+        assert len(seen.output.splitlines()) >= 13
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_library_whose_arguments_fail_has_its_line(form: str) -> None:
+    with observed(format=form) as seen:
+        logging.getLogger("some.library").warning("said %s to %s", Unprintable(), "somebody")
+        logging.getLogger("some.library").warning("said %d", "x")
+        for part in (b"said %s to %s", b"said %d", b"RuntimeError", b"some.library"):
+            assert part in seen.output
+
+
+def test_value_that_json_lacks_does_not_change_the_others(seen: Observed) -> None:
+    structlog.get_logger().info(
+        "said", big=2**70, number=7, order={"lines": [1, None, 1.5]}, when=datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    line = only(seen)
+    assert (line["big"], line["number"], line["order"]) == (str(2**70), 7, {"lines": [1, None, 1.5]})
+    assert line["when"] == "2026-01-02T00:00:00Z"
+
+
+LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("way", ["set_level", "logging"])
+def test_level_can_change_at_run_time(level: str, way: str) -> None:
+    with observed(level="WARNING") as seen:
+        bound = structlog.get_logger().bind(kind="bound")
+        if way == "logging":
+            logging.getLogger().setLevel(level)
+        else:
+            seen.telemetry.logs.set_level(level.lower())
+        for log in (bound, structlog.get_logger(), logging.getLogger("some.library")):
+            for name in LEVELS:
+                getattr(log, name.lower())(name)
+                log.log(logging.getLevelNamesMapping()[name], name)
+        expected = [name for name in LEVELS[LEVELS.index(level) :] for _ in range(2)] * 3
+        assert [line["event"] for line in seen.lines] == expected
+        assert bound.get_effective_level() == logging.getLevelNamesMapping()[level]
+        assert bound.is_enabled_for(logging.INFO) is (level in ("DEBUG", "INFO"))
+
+
+async def test_level_holds_for_asynchronous_calls() -> None:
+    with observed() as seen:
+        log = structlog.get_logger()
+        seen.telemetry.logs.set_level("ERROR")
+        await log.ainfo("quiet")
+        await log.alog(logging.INFO, "quiet")
+        await log.aerror("loud")
+        await log.alog(logging.ERROR, "loud")
+        assert [line["event"] for line in seen.lines] == ["loud", "loud"]
+
+
+def test_level_that_is_unknown_is_named() -> None:
+    with observed() as seen, pytest.raises(ValueError, match="the log level 'loud' is unknown; use one of critical"):
+        seen.telemetry.logs.set_level("loud")
+
+
+def test_call_site_of_a_line_is_the_code_that_logs() -> None:
+    with observed(processors=[structlog.processors.CallsiteParameterAdder()]) as seen:
+        structlog.get_logger().info("said")
+        assert only(seen)["module"] == "test_logs"
 
 
 def test_control_characters_cannot_forge_a_line(seen: Observed) -> None:

@@ -8,7 +8,8 @@ from prometheus_client import Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from chassis import Handler, Route
+from chassis import Handler, Problem, Route
+from chassis.telemetry.metrics import MAX_ERROR_TYPES, RequestMetrics
 
 from .support.service import SAMPLED, TRACE_ID, UNSAMPLED, Service, serve
 
@@ -29,6 +30,11 @@ class Item(Handler):
 
     async def put(self, item_id: int) -> None:
         await self.release.wait()
+
+    async def delete(self, item_id: int) -> None:
+        if item_id == 503:
+            raise Problem(503, "Not now.")
+        raise KeyError(item_id)
 
 
 item = Item()
@@ -161,3 +167,38 @@ async def test_metrics_of_the_service_stand_beside_them(service: Service) -> Non
     counter = Counter("orders", "Orders.", registry=service.app.telemetry.metrics.registry)
     counter.inc(3)
     assert await service.sample("orders_total") == 3
+
+
+async def test_scheme_is_a_label(service: Service, route: str) -> None:
+    await service.client.get(item_at(route, 1))
+    assert await service.sample(COUNT, http_route=route, url_scheme="http") == 1
+    assert await service.sample("http_server_response_body_size_bytes_count", http_route=route, url_scheme="http") == 1
+    assert 'http_server_active_requests{http_request_method="GET",url_scheme="http"}' in (
+        (await service.client.get("/metrics")).text
+    )
+
+
+async def test_error_type_is_empty_for_a_success_and_a_client_error(service: Service, route: str) -> None:
+    for item_id in (1, "x"):
+        await service.client.get(item_at(route, item_id))
+    assert await service.sample(COUNT, http_route=route, error_type="") == 2
+
+
+async def test_error_type_of_a_failure_is_its_exception_or_its_status(service: Service, route: str) -> None:
+    await service.client.delete(item_at(route, 500))
+    await service.client.delete(item_at(route, 503))
+    assert await service.sample(COUNT, http_route=route, error_type="KeyError") == 1
+    assert await service.sample(COUNT, http_route=route, error_type="503", http_response_status_code="503") == 1
+
+
+def test_number_of_error_types_is_bounded() -> None:
+    metrics = RequestMetrics()
+    for number in [*range(3 * MAX_ERROR_TYPES), 0, 1]:
+        error = type(f"Error{number}", (Exception,), {})  # another class of the same name for the last two
+        metrics.observe(("GET", "/", 500, "http", error), 0.1, 0, 0, None, 0.0)
+    duration = next(iter(metrics.collect()))
+    samples = [sample for sample in duration.samples if "_count" in sample.name]
+    counts = {sample.labels["error_type"]: sample.value for sample in samples}
+    assert len(samples) == len(counts) == MAX_ERROR_TYPES + 1
+    assert counts[f"{__name__}.Error0"] == 2
+    assert counts["_OTHER"] == 2 * MAX_ERROR_TYPES

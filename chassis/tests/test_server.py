@@ -258,6 +258,29 @@ async def test_cancelled_server_shuts_down_without_a_drain() -> None:
     assert refuses(server.port)
 
 
+async def test_shutdown_that_is_cancelled_during_the_drain_ends_tasks_before_resources() -> None:
+    diary = Diary()
+
+    async def work() -> None:
+        async with diary.resource("task"):
+            await asyncio.Event().wait()
+
+    with observed() as seen:
+        app = make_app(seen.telemetry, resources=[diary.resource("a")], drain_seconds=60.0, shutdown_seconds=0.2)
+        server = Server(app)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("ready"))
+        app.tasks.start(work(), name="work")
+        server.stop()
+        await until(lambda: seen.events("draining"))
+        serving.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+    assert diary.entries == ["enter a", "enter task", "leave task", "leave a"]
+    assert refuses(server.port)
+
+
 async def test_server_that_is_stopped_before_it_starts_enters_no_resource() -> None:
     diary = Diary()
     with observed() as seen:

@@ -14,7 +14,8 @@ class Settings(ChassisSettings):
 
     max_orders: int = Field(10, ge=1, description="Orders that the store holds.")
     api_key: SecretStr | None = Field(None, description="Key of `the` supplier.")
-    regions: list[str] = Field([], description="A JSON list of names.")
+    regions: list[str] = Field([], description="Names of regions.")
+    limits: dict[str, int] = Field({}, description="Limits by region.")
 
 
 class Needy(ChassisSettings):
@@ -84,8 +85,11 @@ def test_settings_cannot_be_changed() -> None:
         ("APP_LOG_FORMAT", "xml", "json, console, or auto: console on a terminal, JSON elsewhere"),
         ("APP_DEADLINE_SECONDS", "0", "Longest time until a response starts"),
         ("APP_MAX_ORDERS", "0", "Orders that the store holds"),
-        ("APP_REGIONS", "north,south", "A JSON list of names"),
-        ("APP_REGIONS", "3", "A JSON list of names"),
+        ("APP_REGIONS", '["north"', "Names of regions"),
+        ("APP_LIMITS", "ten", "Limits by region"),
+        ("APP_LIMITS", '{"north": "many"}', "Limits by region"),
+        ("APP_DEADLINE_SECONDS", "inf", "Longest time until a response starts"),
+        ("APP_DEADLINE_SECONDS", "nan", "Longest time until a response starts"),
     ],
 )
 def test_wrong_value_is_one_line_that_says_what_is_allowed(
@@ -124,7 +128,7 @@ def test_secret_inside_of_another_type_is_never_shown(
     class Nested(ChassisSettings):
         keys: annotation = Field(description="Keys of the suppliers.")
 
-    monkeypatch.setenv("APP_KEYS", '"hunter2"')
+    monkeypatch.setenv("APP_KEYS", '["hunter2"')
     (line,) = refusal(Nested, capsys)
     assert line.startswith("error: APP_KEYS=[secret]: ")
     assert "hunter2" not in line

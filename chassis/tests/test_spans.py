@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from io import StringIO
 
+import httpx
 import orjson
 import pytest
 import structlog
@@ -14,12 +16,17 @@ from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message
 
 from chassis import Handler, Route
+from chassis.middleware.telemetry import TelemetryMiddleware
 from chassis.telemetry.spans import RequestSpan, RequestSpanProcessor
 
-from .support.service import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED, Service, serve
+from .support.service import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED, Service, observed, serve, until
 
 log = structlog.get_logger()
 
@@ -131,6 +138,158 @@ async def test_unhandled_exception_is_an_error_of_the_span(service: Service) -> 
     assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (500, "RuntimeError")
 
 
+async def test_unhandled_exception_is_an_event_of_the_span(service: Service) -> None:
+    await service.client.delete("/items/7", headers=SAMPLED)
+    (event,) = (await one_span(service)).events
+    facts = event.attributes or {}
+    assert event.name == "exception"
+    assert (facts["exception.type"], facts["exception.message"]) == ("RuntimeError", "internal detail")
+    assert str(facts["exception.stacktrace"]).startswith("Traceback (most recent call last):")
+    assert 'raise RuntimeError("internal detail")' in str(facts["exception.stacktrace"])
+
+
+class NotReadyError(Exception):
+    """An exception with a module, whose text cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Streaming(Handler):
+    """Fails in different ways."""
+
+    async def get(self) -> None:
+        raise NotReadyError
+
+    async def put(self) -> StreamingResponse:
+        async def pieces() -> AsyncIterator[str]:
+            yield "first"
+            raise NotReadyError
+
+        return StreamingResponse(pieces())
+
+    async def post(self) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+
+waiting = asyncio.Event()
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(GZipMiddleware)]])
+async def test_error_type_is_the_qualified_name_of_the_exception(middleware: list[Middleware]) -> None:
+    async with serve(Route("/", Streaming()), middleware=middleware) as service:
+        await service.client.get("/", headers=SAMPLED)
+        (event,) = (await one_span(service)).events
+        assert (event.attributes or {})["exception.type"] == f"{__name__}.NotReadyError"
+        labels = {"error_type": f"{__name__}.NotReadyError", "http_response_status_code": "500"}
+        assert await service.sample("http_server_request_duration_seconds_count", **labels) == 1
+        assert (await service.access_line())["error"] == "NotReadyError"
+
+
+async def test_stream_that_fails_is_an_error_of_the_span() -> None:
+    async with serve(Route("/", Streaming())) as service:
+        with suppress(httpx.HTTPError):
+            await service.client.put("/", headers=SAMPLED)
+        span = await one_span(service)
+    facts = span.attributes or {}
+    assert (facts["http.response.status_code"], facts["error.type"]) == (200, f"{__name__}.NotReadyError")
+    assert span.status.status_code is StatusCode.ERROR
+    assert [event.name for event in span.events] == ["exception"]
+
+
+async def test_span_without_a_response_has_no_status() -> None:
+    async with serve(Route("/", Streaming())) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntraceparent: %s\r\n\r\n" % SAMPLED["traceparent"].encode())
+        await waiting.wait()
+        writer.close()
+        span = await one_span(service)
+        assert (await service.access_line())["status"] == 499
+        labels = {"http_response_status_code": "", "error_type": "client_disconnected"}
+        assert await service.sample("http_server_request_duration_seconds_count", **labels) == 1
+    facts = span.attributes or {}
+    assert "http.response.status_code" not in facts
+    assert facts["error.type"] == "client_disconnected"
+    assert span.status.status_code is StatusCode.ERROR
+    assert reader.at_eof() or await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "port"),
+    [
+        ("[::1]:99", "::1", 99),
+        ("[::1]", "::1", None),
+        ("[FE80::1%25eth0]:8080", "fe80::1%25eth0", 8080),
+        ("::1", "::1", None),
+        ("Example.COM:443", "example.com", 443),
+        ("example.com", "example.com", None),
+        ("example.com:", "example.com", None),
+        ("example.com:http", "example.com", None),
+        ("example.com:99999", "example.com", None),
+        ("example.com:²", "example.com", None),
+        ("user:secret@example.com:1", "example.com", 1),
+        ("192.0.2.1:8000", "192.0.2.1", 8000),
+        ("", None, None),
+        ("[", None, None),
+        (":80", None, None),
+    ],
+)
+async def test_server_is_that_of_the_host_field(host: str, address: str | None, port: int | None) -> None:
+    """Also behind a server that checks less than ours."""
+    with observed() as seen:
+        app = TelemetryMiddleware(Response(status_code=204), telemetry=seen.telemetry)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": [(b"host", host.encode("latin-1")), (b"traceparent", SAMPLED["traceparent"].encode())],
+        }
+        await app(scope, never, swallow)
+        facts = (await until(lambda: seen.spans))[0].attributes or {}
+    assert (facts.get("server.address"), facts.get("server.port")) == (address, port)
+
+
+async def never() -> Message:
+    raise NotImplementedError
+
+
+async def swallow(_: Message) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("q=a%20b&empty=&flag", "q=a%20b&empty=&flag"),
+        ("a=1&sig=x&b=2", "a=1&sig=REDACTED&b=2"),
+        ("Signature=x&AWSAccessKeyId=y", "Signature=REDACTED&AWSAccessKeyId=REDACTED"),
+        ("X-Goog-Signature=x&X-Amz-Signature=y", "X-Goog-Signature=REDACTED&X-Amz-Signature=REDACTED"),
+        ("token=x&TOKEN=y&access_token=z", "token=REDACTED&TOKEN=REDACTED&access_token=REDACTED"),
+        ("%74oken=x&pass%77ord=y", "%74oken=REDACTED&pass%77ord=REDACTED"),
+        ("pin=1234&token", "pin=REDACTED&token"),
+        ("token=a=b&c=%ff", "token=REDACTED&c=%ff"),
+        ("?", "?"),
+    ],
+)
+async def test_query_is_shown_without_secrets(sent: str, shown: str) -> None:
+    async with serve(Route("/items/{item_id}", Item()), logs={"redact": {"pin"}}) as service:
+        await service.client.get(httpx.URL(f"/items/7?{sent}"), headers=SAMPLED)
+        assert ((await one_span(service)).attributes or {})["url.query"] == shown
+
+
+async def test_request_without_a_query_has_none(service: Service) -> None:
+    await service.client.get("/items/7", headers=SAMPLED)
+    assert "url.query" not in ((await one_span(service)).attributes or {})
+
+
+async def test_span_and_its_resource_name_their_schema(service: Service) -> None:
+    await service.client.get("/items/7", headers=SAMPLED)
+    span = await one_span(service)
+    assert span.instrumentation_scope is not None
+    assert str(span.instrumentation_scope.schema_url).startswith("https://opentelemetry.io/schemas/1.")
+    assert span.resource.schema_url == span.instrumentation_scope.schema_url
+
+
 async def test_refusal_is_no_error_of_the_span(service: Service) -> None:
     await service.client.patch("/items/7", headers=SAMPLED)
     span = await one_span(service)
@@ -147,9 +306,37 @@ async def test_unmatched_span_is_named_by_its_method_alone(service: Service) -> 
 
 async def test_unknown_method_is_other(service: Service) -> None:
     await service.client.request("PROPFIND", "/items/7", headers=SAMPLED)
-    attributes = (await one_span(service)).attributes or {}
+    span = await one_span(service)
+    attributes = span.attributes or {}
+    assert span.name == "HTTP /items/{item_id}"
     assert attributes["http.request.method"] == "_OTHER"
     assert attributes["http.request.method_original"] == "PROPFIND"
+
+
+async def test_unknown_method_of_an_unmatched_path_is_named_alone(service: Service) -> None:
+    await service.client.request("PROPFIND", "/nowhere", headers=SAMPLED)
+    assert (await one_span(service)).name == "HTTP"
+
+
+async def test_query_is_a_known_method(service: Service) -> None:
+    await service.client.request("QUERY", "/items/7", headers=SAMPLED)
+    attributes = (await one_span(service)).attributes or {}
+    assert attributes["http.request.method"] == "QUERY"
+    assert "http.request.method_original" not in attributes
+
+
+@pytest.mark.parametrize(("method", "known"), [("PROPFIND", True), ("GET", False), ("PUT", False)])
+async def test_known_methods_are_those_of_the_environment(
+    method: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", " PROPFIND, get,put,")
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        await service.client.request(method, "/items/7", headers=SAMPLED)
+        span = next(span for span in await service.spans() if span.name != "child")
+        labels = {"http_request_method": method if known else "_OTHER", "http_route": "/items/{item_id}"}
+        assert await service.sample("http_server_request_duration_seconds_count", **labels) == 1
+    assert (span.attributes or {})["http.request.method"] == labels["http_request_method"]
+    assert span.name == f"{method if known else 'HTTP'} /items/{{item_id}}"
 
 
 async def test_resource_names_the_service(service: Service) -> None:
@@ -297,3 +484,16 @@ async def test_processor_that_fails_at_the_start_takes_nothing_from_the_request(
         assert (await service.access_line())["status"] == 204
         (line,) = [line for line in service.seen.lines if "exception" in line]
         assert line["event"] == "a span processor failed: FailingAtTheStart"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/info"])
+async def test_admin_requests_make_no_spans_unless_asked_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    for trace_admin in (False, True):
+        async with serve(Route("/items/{item_id}", Item()), trace_admin=trace_admin) as service:
+            await service.client.get(path)
+            await service.client.get(path, headers=SAMPLED)
+            await service.client.get("/items/7")
+            await service.under_way(0)
+            names = [span.name for span in await service.spans(3 if trace_admin else 1)]
+        assert names == [f"GET {path}"] * 2 * trace_admin + ["GET /items/{item_id}"]

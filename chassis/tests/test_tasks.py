@@ -1,13 +1,17 @@
 """Background tasks: supervised while they run, and ended in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import structlog
 
-from chassis import Handler, Route
+from chassis import App, Handler, Route, Server, Tasks
 
-from .support.service import Service, serve, until
+from .support.application import make_app
+from .support.service import Service, connect, observed, serve, until
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +168,140 @@ async def test_task_that_ignores_its_cancellation_does_not_hold_up_the_end() -> 
         async with serve(shutdown_seconds=0.0) as service:
             service.app.tasks.start(stubborn(), name="stubborn")
     release.set()
+
+
+async def test_task_may_be_started_in_the_thread_of_a_def_handler(service: Service) -> None:
+    done = asyncio.Event()
+
+    class Start(Handler):
+        def post(self) -> None:
+            service.app.tasks.start(self._work(), name="from a thread")
+
+        async def _work(self) -> None:
+            structlog.get_logger().info("worked")
+            done.set()
+
+    async with serve(Route("/", Start())) as other:
+        response = await other.client.post("/")
+        assert response.status_code == 204
+        await asyncio.wait_for(done.wait(), 5)
+        (line,) = await until(lambda: other.seen.events("worked"))
+        assert line["request_id"] == response.headers["x-request-id"]
+
+
+async def test_task_that_no_event_loop_can_run_is_an_error() -> None:
+    async def work() -> None:
+        raise AssertionError
+
+    with observed() as seen:
+        tasks = Tasks(seen.telemetry)
+        with pytest.raises(RuntimeError, match="has not started"):
+            await asyncio.to_thread(tasks.start, work(), name="work")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+async def test_whatever_a_task_raises_is_its_failure(service: Service, error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    service.app.tasks.start(fail(), name=f"raises {type(error).__name__}")
+    (line,) = await until(
+        lambda: [line for line in service.seen.events("background task failed") if type(error).__name__ in line["task"]]
+    )
+    assert type(error).__name__ in line["exception"]
+
+
+class Consumer:
+    """Work that fails a few times, and then goes on."""
+
+    def __init__(self, failures: int) -> None:
+        self.begun = 0
+        self._failures = failures
+
+    async def work(self) -> None:
+        self.begun += 1
+        if self.begun <= self._failures:
+            raise ConnectionRefusedError("no broker")
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def with_background(work: Callable[[], Coroutine[Any, Any, object]], **options: bool) -> AsyncIterator[Service]:
+    """A service with a background task."""
+    with observed() as seen:
+        app = make_app(seen.telemetry, shutdown_seconds=5.0)
+        app.add_background_task("consumer", work, **options)
+        async with Server(app) as server, connect(server.port) as client:
+            yield Service(app, server, client, seen)
+
+
+async def test_background_task_that_fails_is_started_again_logged_and_counted() -> None:
+    consumer = Consumer(failures=1)
+    async with with_background(consumer.work) as service:
+        (line,) = await until(lambda: service.seen.events("background task failed"))
+        assert 0.5 <= line["restart_in_seconds"] <= 1.0
+        assert "no broker" in line["exception"]
+        await until(lambda: consumer.begun == 2)
+        assert await service.sample("background_tasks_failed_total", task="consumer") == 1
+        assert await service.sample("background_tasks_restarted_total", task="consumer") == 1
+        assert await service.sample("background_tasks", task="consumer") == 1
+
+
+async def test_required_background_task_makes_the_service_unready_while_it_is_down() -> None:
+    consumer = Consumer(failures=1)
+    async with with_background(consumer.work, required=True) as service:
+        await until(lambda: service.seen.events("background task failed"))
+        response = await service.client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["checks"]["background task consumer"]["status"] == "fail"
+        await until(lambda: consumer.begun == 2)
+        async with asyncio.timeout(10):
+            while (await service.client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.02)
+
+
+async def test_background_task_without_restart_stays_down() -> None:
+    consumer = Consumer(failures=1)
+    async with with_background(consumer.work, restart=False, required=True) as service:
+        (line,) = await until(lambda: service.seen.events("background task failed"))
+        assert "restart_in_seconds" not in line
+        assert (await service.client.get("/readyz")).status_code == 503
+        await asyncio.sleep(1.1)
+        assert consumer.begun == 1
+        assert await service.sample("background_tasks_failed_total", task="consumer") == 1
+
+
+async def test_background_task_that_returns_is_complete() -> None:
+    consumer = Consumer(failures=0)
+
+    async def work() -> None:
+        consumer.begun += 1
+
+    async with with_background(work, required=True) as service:
+        await until(lambda: consumer.begun)
+        assert (await service.client.get("/readyz")).status_code == 200
+        await asyncio.sleep(1.1)
+    assert consumer.begun == 1
+
+
+async def test_background_task_that_waits_for_its_restart_does_not_delay_the_shutdown() -> None:
+    consumer = Consumer(failures=99)
+    async with asyncio.timeout(4):
+        async with with_background(consumer.work, ends_when_draining=True) as service:
+            await until(lambda: service.seen.events("background task failed"))
+
+
+async def test_background_task_that_ends_when_draining_finishes_its_item() -> None:
+    finished = False
+
+    async def work() -> None:
+        nonlocal finished
+        while not (app and app[0].draining.is_set()):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        finished = True
+
+    app: list[App] = []
+    async with with_background(work, ends_when_draining=True) as service:
+        app.append(service.app)
+    assert finished

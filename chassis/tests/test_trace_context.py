@@ -29,6 +29,12 @@ class Context(Handler):
             "carried": carried,
         }
 
+    async def put(self, request: Request) -> str:
+        carried: dict[str, str] = {}
+        with request.app.telemetry.tracing.provider.get_tracer("test").start_as_current_span("child"):
+            propagate.inject(carried)
+        return carried["traceparent"]
+
     def post(self) -> dict[str, Any]:
         current = trace.get_current_span().get_span_context()
         return {"trace_id": f"{current.trace_id:032x}", "baggage": dict(baggage.get_all())}
@@ -53,10 +59,29 @@ async def test_trace_is_continued(service: Service, headers: dict[str, str], sam
     assert seen["span_id"] not in (PARENT_ID, "0" * 16)
 
 
-@pytest.mark.parametrize(("headers", "flags"), [(SAMPLED, "01"), (UNSAMPLED, "00")])
-async def test_outbound_calls_continue_the_request(service: Service, headers: dict[str, str], flags: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "carried"),
+    [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("ff", "03"), ("fc", "00"), ("fd", "01")],
+)
+@pytest.mark.parametrize("more", [{}, {"baggage": "tenant=acme"}, {"tracestate": "vendor=one"}])
+async def test_outbound_calls_continue_the_request(
+    service: Service, flags: str, carried: str, more: dict[str, str]
+) -> None:
+    """With the flags of W3C Trace Context level 2; it says that all others are set to zero."""
+    seen = await context(service, traceparent=f"00-{TRACE_ID}-{PARENT_ID}-{flags}", **more)
+    assert seen["carried"]["traceparent"] == f"00-{TRACE_ID}-{seen['span_id']}-{carried}"
+
+
+@pytest.mark.parametrize("headers", [{}, {"baggage": "tenant=acme"}, {"traceparent": "garbage"}])
+async def test_trace_that_begins_here_says_that_its_id_is_random(service: Service, headers: dict[str, str]) -> None:
     seen = await context(service, **headers)
-    assert seen["carried"]["traceparent"] == f"00-{TRACE_ID}-{seen['span_id']}-{flags}"
+    assert seen["carried"]["traceparent"] == f"00-{seen['trace_id']}-{seen['span_id']}-0{2 + seen['sampled']}"
+
+
+async def test_spans_of_handlers_keep_the_flag(service: Service) -> None:
+    for flags in ("01", "03"):
+        answer = await service.client.put("/", headers={"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-{flags}"})
+        assert answer.json().endswith(f"-{flags}")
 
 
 async def test_trace_begins_here_without_a_header(service: Service) -> None:
@@ -86,8 +111,10 @@ async def test_invalid_traceparent_begins_a_new_trace(service: Service, tracepar
     assert seen["trace_id"] not in (TRACE_ID, "0" * 32)
 
 
-async def test_traceparent_of_a_later_version_is_continued(service: Service) -> None:
-    assert (await context(service, traceparent=f"cc-{TRACE_ID}-{PARENT_ID}-01-what.comes"))["trace_id"] == TRACE_ID
+@pytest.mark.parametrize("rest", ["", "-what.comes"])
+async def test_traceparent_of_a_later_version_is_continued(service: Service, rest: str) -> None:
+    seen = await context(service, traceparent=f"cc-{TRACE_ID}-{PARENT_ID}-03{rest}")
+    assert seen["carried"]["traceparent"] == f"00-{TRACE_ID}-{seen['span_id']}-03"
 
 
 async def test_two_traceparents_are_as_good_as_none(service: Service) -> None:

@@ -237,9 +237,9 @@ def test_probes_ask_the_right_questions_in_time(production: Manifests, facts: di
     )
 
 
-def test_grace_period_is_longer_than_the_orderly_end(manifests: Manifests, facts: dict[str, Any]) -> None:
+def test_grace_period_is_longer_than_the_longest_shutdown(manifests: Manifests, facts: dict[str, Any]) -> None:
     given = {**facts["defaults"], **manifests.settings}
-    longest = float(given["APP_DRAIN_SECONDS"]) + float(given["APP_SHUTDOWN_SECONDS"]) + facts["flush_seconds"]
+    longest = float(given["APP_DRAIN_SECONDS"]) + float(given["APP_SHUTDOWN_SECONDS"]) + facts["end_seconds"]
 
     assert manifests.pod["terminationGracePeriodSeconds"] >= longest + 5
 

@@ -187,7 +187,7 @@ def test_useless_span_endpoint_costs_spans_and_nothing_else(installed: Path, sta
         service = start(
             installed,
             OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
-            OTEL_EXPORTER_OTLP_TIMEOUT="2",
+            OTEL_EXPORTER_OTLP_TIMEOUT="2000",
             OTEL_TRACES_SAMPLER="always_on",
             OTEL_BSP_MAX_QUEUE_SIZE=str(QUEUE),
             OTEL_BSP_SCHEDULE_DELAY="100",

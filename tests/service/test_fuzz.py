@@ -62,7 +62,7 @@ def fuzzed(service: Service) -> Iterator[Service]:
         assert event["level"] in ("info", "warning"), line
     families = text_string_to_metric_families(service.admin.get("/metrics").text)
     labels = [sample.labels for family in families for sample in family.samples]
-    allowed = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER"}
+    allowed = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "_OTHER"}
     assert {one["http_request_method"] for one in labels if "http_request_method" in one} <= allowed
     routes = {one["http_route"] for one in labels if "http_route" in one}
     known = {"/orders", "/orders/{order_id}", "/openapi.json", "/docs", "/healthz", "/readyz", "/metrics", "/info"}

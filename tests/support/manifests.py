@@ -78,13 +78,13 @@ class Manifests:
 
 
 FACTS = """
-import json, chassis.app as app, chassis.health as health
+import json, chassis.health as health, chassis.server as server
 from chassis.settings import DEFAULT_SECRETS_DIR
 from {package}.settings import Settings
 print(json.dumps({{
     "defaults": {{f"APP_{{name.upper()}}": field.default for name, field in Settings.model_fields.items()}},
     "check_seconds": health.Check("one", print).timeout,
-    "flush_seconds": app.FLUSH_SECONDS,
+    "end_seconds": server.END_SECONDS,
     "secrets": DEFAULT_SECRETS_DIR,
 }}))
 """

@@ -59,7 +59,7 @@ def test_tests_of_the_service_hold_for_an_owner_with_a_database(bake: Bake, pyth
     )
     setting = '    database_url: str = Field(description="Where the database is.")\n'
     settings.write_text(settings.read_text() + setting)
-    row = "| `APP_DATABASE_URL` | | Where the database is. |\n"
+    row = "| `APP_DATABASE_URL` | required | Where the database is. |\n"
     readme.write_text(re.sub(r"(\| `APP_MAX_ORDERS` .*\n)", rf"\1{row}", readme.read_text()))
     values = "SETTINGS: dict[str, str] = {"
     assert values in conftest.read_text()

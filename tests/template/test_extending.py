@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_setting(bare: Path, python: Path, start: Start) -> None:
 
     assert start(bare).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
     assert start(bare, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
-    broken = start(bare, APP_GREETING="")
+    broken = start(bare, APP_GREETING="Hello" * 9)
     assert broken.process.wait(20) != 0
 
 
@@ -102,6 +103,34 @@ def test_background_task(bare: Path, python: Path, start: Start) -> None:
     assert answer.status_code == 202
     sent = service.event("letter sent", to="Ada")
     assert sent["request_id"] == answer.headers["x-request-id"]
+
+
+def test_stream_that_ends_at_the_shutdown(bare: Path, python: Path, start: Start) -> None:
+    follow(bare, "A stream that ends at the shutdown")
+    checked(bare, python)
+    service = start(bare, APP_SHUTDOWN_SECONDS="600").ready()
+
+    with service.http.stream("GET", "/ticks") as stream:
+        chunks = stream.iter_text()
+        assert next(chunks) == "data: 1\n\n"
+        service.process.send_signal(signal.SIGTERM)
+        assert "data: 600" not in "".join(chunks)
+    assert service.process.wait(20) == 0
+    assert "shutdown" not in service.access_lines(1)[0]
+
+
+def test_consumer_of_a_queue(bare: Path, python: Path, start: Start) -> None:
+    follow(bare, "A consumer of a queue")
+    checked(bare, python)
+    service = start(bare).ready()
+
+    assert service.http.get("/readyz").json()["checks"]["background task consumer"]["status"] == "pass"
+    for order in ("one", "two", "three"):
+        assert service.http.post(f"/intake?order={order}").status_code == 202
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(20) == 0
+    service.output.all()
+    assert [event["order"] for event in service.events() if event["event"] == "order processed"] == ["one"]
 
 
 OTHERS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chassis.settings import DEFAULT_SECRETS_DIR
+from chassis.settings import DEFAULT_SECRETS_DIR, settings_table
 
 from {{ cookiecutter.__package }}.app import create_app
 from {{ cookiecutter.__package }}.settings import Settings
@@ -131,12 +131,7 @@ def test_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
 
 def test_settings_table_of_the_readme_equals_the_settings() -> None:
     table = README.partition("| variable | default | meaning |\n|---|---|---|\n")[2].partition("\n\n")[0]
-    expected = []
-    for name, setting in Settings.model_fields.items():
-        has_none = setting.is_required() or setting.default in (None, "", ())
-        default = "" if has_none else f" `{setting.default}`"
-        expected.append(f"| `APP_{name.upper()}` |{default} | {setting.description} |")
-    assert table.splitlines() == expected
+    assert table.splitlines() == settings_table(Settings)
 
 
 def test_readme_names_the_directory_of_secrets() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .api.operation import SignatureError
     from .api.routing import Route
     from .app import App
+    from .context import annotate
     from .health import Check
     from .problem import Problem
     from .run import run
@@ -36,6 +37,7 @@ _MODULES = {
     "SignatureError": "api.operation",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
+    "annotate": "context",
     "load_settings": "settings",
     "responds": "api.handler",
     "run": "run",
@@ -54,6 +56,7 @@ __all__ = [
     "Tasks",
     "Telemetry",
     "__version__",
+    "annotate",
     "load_settings",
     "responds",
     "run",

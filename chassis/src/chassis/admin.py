@@ -3,7 +3,6 @@
 import platform
 from datetime import UTC, datetime
 
-from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -49,9 +48,23 @@ class MetricsPage(Handler):
         self._telemetry = telemetry
 
     async def get(self, request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        self._telemetry.observer.observe()
-        return Response(encode(self._telemetry.metrics.registry), headers={"content-type": content_type})
+        telemetry, headers = self._telemetry, request.headers
+        telemetry.observer.observe()
+        compress = accepts_gzip(headers.get("accept-encoding", ""))
+        page = await telemetry.exposition.page(headers.get("accept", ""), compress=compress)
+        fields = {"content-type": page.content_type, "vary": "Accept, Accept-Encoding"}
+        if page.is_compressed:
+            fields["content-encoding"] = "gzip"
+        return Response(page.content, headers=fields)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether `gzip` is among the codings that a client names, and not with a weight of 0 (RFC 9110, 12.5.3)."""
+    for coding in accept_encoding.lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name in ("gzip", "x-gzip"):
+            return not weight or weight.strip("0.") != ""
+    return False
 
 
 class Info(Handler):

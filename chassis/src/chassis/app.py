@@ -1,7 +1,8 @@
 """The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -19,11 +20,13 @@ from .lifespan import Lifespan, StateMiddleware
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem
+from .resources import Resources
 from .settings import ChassisSettings
-from .tasks import Tasks
+from .tasks import BackgroundTask, Tasks
 from .telemetry import Telemetry
 from .telemetry.loop_watch import LoopWatch
-from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry
+from .threads import Threads
+from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry, make_threads
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -69,16 +72,18 @@ class App:
         self.version: str = version or installed_version(self.name)
         self.description = description
         self.telemetry: Telemetry = telemetry or make_telemetry(settings, service=self.name, version=self.version)
+        self.draining: asyncio.Event = asyncio.Event()
+        """Set when the shutdown begins, at SIGTERM: end streams, and stop taking work from queues."""
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
+        self.threads: Threads = make_threads(settings, self.telemetry)
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
         self._middleware: list[Middleware] = []
-        self._resources: list[AbstractAsyncContextManager[Any]] = []
-        self._background: list[tuple[str, Callable[[], Coroutine[Any, Any, object]]]] = []
-        self._entered = AsyncExitStack()
+        self._resources = Resources()
+        self._background: list[BackgroundTask] = []
         self._stacks: _Stacks | None = None
 
     # For the owner.
@@ -141,13 +146,30 @@ class App:
         Resources are entered in the order in which they were added, and exited in reverse. Returns `resource`.
         """
         self._must_not_be_built()
-        self._resources.append(resource)
+        self._resources.add(resource)
         return resource
 
-    def add_background_task(self, name: str, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run `work()` from the start of the service, when its resources are entered, until it stops."""
+    def add_background_task(
+        self,
+        name: str,
+        work: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        restart: bool = True,
+        required: bool = False,
+        ends_when_draining: bool = False,
+    ) -> None:
+        """Run `work()` from the start of the service, when its resources are entered, until it stops.
+
+        When it fails, it is logged and counted, and started again after a delay that grows (see `BackgroundTask`),
+        unless `restart` is false. Work that returns is complete. With `required`, the service is not ready while the
+        task is down. At shutdown it is cancelled after the last request. With `ends_when_draining` it ends by itself
+        when `draining` is set, and has until the end of `shutdown_seconds` for that.
+        """
         self._must_not_be_built()
-        self._background.append((name, work))
+        task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
+        self._background.append(task)
+        if required:
+            self.health.add(Check(f"background task {name}", task.check))
 
     # For the server.
 
@@ -194,20 +216,30 @@ class App:
         When one of them fails to start, the resources that were entered are exited, and its exception is raised.
         """
         self._built()
-        async with AsyncExitStack() as stack:
-            for resource in self._resources:
-                await stack.enter_async_context(resource)
+        self.tasks.use_loop(asyncio.get_running_loop())
+        await self._resources.enter()
+        try:
             watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
             self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            for name, work in self._background:
-                self.tasks.start(work(), name=name, until_stopped=True)
-            self._entered = stack.pop_all()
+            for task in self._background:
+                task.begin()
+                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
+        except BaseException:
+            await self._resources.exit()
+            raise
         self.health.state = State.READY
+
+    def begin_draining(self) -> None:
+        """Be unready from now on, and set `draining`. Called when the shutdown begins, or the test of a stream ends."""
+        self.health.state = State.DRAINING
+        self.draining.set()
 
     async def close(self) -> None:
         """Exit the resources, the last one first. Stop `tasks` before that: they may use them."""
-        self.health.state = State.DRAINING
-        await self._entered.aclose()
+        self.begin_draining()
+        for task in self._background:
+            task.discard()
+        await self._resources.exit()
 
     def _must_not_be_built(self) -> None:
         if self._stacks is not None:
@@ -225,13 +257,16 @@ class App:
         stage = "startup"
         try:
             await self.open()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            stage = "shutdown"
             try:
-                await self.tasks.stop(self.settings.shutdown_seconds)
-            finally:
-                await self.close()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+            finally:  # a server may also cancel this at its end
+                stage = "shutdown"
+                self.begin_draining()
+                try:
+                    await self.tasks.stop(self.settings.shutdown_seconds)
+                finally:
+                    await self.close()
         except Exception as error:
             await send({"type": f"lifespan.{stage}.failed", "message": repr(error)})
             raise
@@ -264,6 +299,8 @@ class _Stacks:
             if app.health.state is State.STARTING:
                 raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
             scope["app"] = app
+            # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
+            scope["fastapi.telemetry"] = None
             return router(scope, receive, send)
 
         self.public = build_stack(
@@ -285,5 +322,6 @@ class _Stacks:
             deadline_seconds=ADMIN_DEADLINE_SECONDS,
             security_headers=security_headers,
             log_success=False,
+            traces=settings.trace_admin,
         )
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)

@@ -1,32 +1,125 @@
-"""Outbound HTTP: requests to other services carry on the context of the current request."""
+"""Outbound HTTP: requests to other services carry on the context of the current request, and are observed."""
 
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import httpx
 from opentelemetry import context as otel_context
-from opentelemetry.propagate import inject
+from opentelemetry.context import Context
 
 from .context import request_context
+from .telemetry import Telemetry
+from .telemetry.client_spans import Call, ClientTelemetry
+from .telemetry.environment import inject
 
 
-def http_client(**options: Any) -> httpx.AsyncClient:
+def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
 
     Make one for each service that you call, add it by `App.add_resource`, which closes it at the end, and pass it to
     the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout` (seconds).
+
+    Each request that is sent, also for a redirect, is counted in `http_client_request_duration_seconds` and has a
+    client span in a sampled trace (semantic conventions for HTTP). It ends with the body of the response, or with the
+    headers of one that is streamed. A call outside of a request begins a trace, which the sampler decides on. If
+    httpx is instrumented as well, such a call has one span nevertheless. `telemetry` is by default that of the process.
     """
     hooks = {event: list(functions) for event, functions in options.pop("event_hooks", {}).items()}
     hooks["request"] = [carry_context, *hooks.get("request", [])]
-    return httpx.AsyncClient(event_hooks=hooks, **options)
+    hooks["response"] = [note_response, *hooks.get("response", [])]
+    client = ObservedClient(event_hooks=hooks, **options)
+    client.telemetry = telemetry
+    return client
+
+
+class ObservedClient(httpx.AsyncClient):
+    """A client that knows how each of its requests ends, which hooks alone are not told."""
+
+    telemetry: Telemetry | None = None
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request, and those that its authentication and redirects need."""
+        telemetry = self.telemetry or Telemetry.installed
+        sending = Sending(telemetry.client if telemetry is not None else None)
+        token = current_sending.set(sending)
+        try:
+            with without_other_spans()():
+                response = await super().send(request, **options)
+        except BaseException as error:
+            sending.end(error)
+            raise
+        finally:
+            current_sending.reset(token)
+        sending.end()
+        return response
+
+
+class Sending:
+    """A request and its repetitions, one after the other."""
+
+    def __init__(self, telemetry: ClientTelemetry | None) -> None:
+        self._telemetry = telemetry
+        self._call: Call | None = None
+        self._count = 0
+        self._added: set[str] = set()
+        self.response: httpx.Response | None = None
+
+    def begin(self, request: httpx.Request) -> None:
+        """Begin the next call, and put its context into the request, unless the caller has set one."""
+        self.end()
+        context = otel_context.get_current()
+        if self._telemetry is not None:
+            self._call = self._telemetry.begin(request, context, self._count)
+        self._count += 1
+        carrier = carried(context if self._call is None else self._call.context)
+        for name, value in carrier.items():
+            if name in self._added or name not in request.headers:
+                request.headers[name] = value
+                self._added.add(name)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the current call, if there is one."""
+        call, self._call = self._call, None
+        response, self.response = self.response, None
+        if call is not None:
+            call.end(response, error)
+
+
+# Not in the request, because authentication makes requests of its own.
+current_sending: ContextVar[Sending | None] = ContextVar("sending", default=None)
 
 
 async def carry_context(request: httpx.Request) -> None:
-    """A request hook of httpx: add the headers of the current context, unless the caller has set them."""
+    """A request hook of httpx: begin a call, and add the headers of its context, unless the caller has set them."""
+    (current_sending.get() or Sending(None)).begin(request)
+
+
+async def note_response(response: httpx.Response) -> None:
+    """A response hook of httpx: the headers of a response have arrived."""
+    sending = current_sending.get()
+    if sending is not None:
+        sending.response = response
+
+
+def carried(context: Context) -> dict[str, str]:
+    """The headers that carry on `context`."""
     carrier: dict[str, str] = {}
-    context = otel_context.get_current()
     inject(carrier, context)
     current = request_context(context)
     if current is not None:
         carrier["x-request-id"] = current.request_id
-    for name, value in carrier.items():
-        request.headers.setdefault(name, value)
+    return carrier
+
+
+@cache
+def without_other_spans() -> "type[AbstractContextManager[None]]":
+    """Keeps OpenTelemetry's own instrumentation of httpx, if its package is installed, from a second span."""
+    try:
+        module = import_module("opentelemetry.instrumentation.utils")
+    except ImportError:
+        return nullcontext
+    suppress: type[AbstractContextManager[None]] = module.suppress_http_instrumentation
+    return suppress

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.context import Context, create_key
+from opentelemetry.context import Context, create_key, get_current
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
@@ -18,8 +18,12 @@ from opentelemetry.trace import (
 SPAN_KEY: str = next(iter(set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), Context())))
 REQUEST_KEY: str = create_key("chassis-request")
 
-NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
-SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+# W3C Trace Context level 2, by the two flags that it defines: random-trace-id and sampled.
+FLAGS = {
+    (has_random_id, sampled): TraceFlags(TraceFlags.RANDOM_TRACE_ID * has_random_id | TraceFlags.SAMPLED * sampled)
+    for has_random_id in (False, True)
+    for sampled in (False, True)
+}
 
 
 class RequestContext(Context):
@@ -31,7 +35,7 @@ class RequestContext(Context):
     """
 
     # With a dictionary for them a request would take longer to begin.
-    __slots__ = ("_span", "request_id", "sampled", "span_id", "trace_id", "trace_state")
+    __slots__ = ("_span", "facts", "has_random_id", "request_id", "sampled", "span_id", "trace_id", "trace_state")
 
     def __init__(
         self,
@@ -41,8 +45,12 @@ class RequestContext(Context):
         sampled: bool,
         values: Mapping[str, object] | None = None,
         trace_state: TraceState | None = None,
+        has_random_id: bool = True,
     ) -> None:
-        """`values` are those of an extracted context, such as baggage. Without a request id, the trace id is used."""
+        """`values` are those of an extracted context, such as baggage. Without a request id, the trace id is used.
+
+        `has_random_id` says whether whoever made the trace id says that it is random; ours are.
+        """
         if values is not None:
             super().__init__(values)
         self.trace_id: str = trace_id
@@ -50,6 +58,9 @@ class RequestContext(Context):
         self.request_id: str = request_id or trace_id
         self.sampled: bool = sampled
         self.trace_state: TraceState | None = trace_state
+        self.has_random_id: bool = has_random_id
+        self.facts: dict[str, object] | None = None
+        """Of the service's owner, for the access line and the span: see `annotate`."""
         self._span: Span | None = None
 
     @property
@@ -61,7 +72,7 @@ class RequestContext(Context):
 
     def span_context(self) -> SpanContext:
         """The ids in OpenTelemetry's form."""
-        flags = SAMPLED if self.sampled else NOT_SAMPLED
+        flags = FLAGS[self.has_random_id, self.sampled]
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, self.trace_state)
 
     def record(self, span: Span) -> None:
@@ -85,6 +96,18 @@ def request_context(context: Context) -> RequestContext | None:
     """The request that `context` belongs to, also from below a child span; None outside of one."""
     request = context.get(REQUEST_KEY)
     return request if isinstance(request, RequestContext) else None
+
+
+def annotate(**facts: object) -> None:
+    """Put facts, such as `user_id=7`, on the access line and the span of the current request or WebSocket.
+
+    Works in handlers (also `def`), in middleware, and in tasks and threads that the request has started, until its
+    response is complete; later, and outside of a request, it does nothing. A later fact replaces one of the same name.
+    Secret keys are redacted. A fact with the name of a field that the line has, such as `status`, gets `_` behind it.
+    """
+    request = request_context(get_current())
+    if request is not None:
+        request.facts = {**(request.facts or {}), **facts}
 
 
 # The message of a cancellation: the server cancels a request whose client has disconnected.

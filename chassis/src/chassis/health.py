@@ -4,14 +4,14 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
-from threading import Thread
 from typing import Any
 
 import structlog
 from structlog.typing import FilteringBoundLogger
+
+from .threads import in_thread
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -118,7 +118,9 @@ class Health:
         began = time.monotonic()
         try:
             await self._probe(check)
-        except Exception as error:  # noqa: BLE001 - a check fails by raising any exception
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a check fails by raising; SystemExit would end the event loop
             # The message may contain an address or a password; it goes to the log, not into the response.
             now = time.monotonic()
             self._note(check, Outcome("fail", now - began, now, type(error).__qualname__), error)
@@ -132,13 +134,13 @@ class Health:
         else:
             self._in_thread.add(check.name)
             try:
-                result = await asyncio.wrap_future(in_thread(check.probe))
+                result = await asyncio.wrap_future(in_thread(check.probe, name="check"))
             finally:
                 self._in_thread.discard(check.name)
         if inspect.isawaitable(result):  # also of a lambda around an `async def`
             await result
 
-    def _note(self, check: Check, outcome: Outcome, error: Exception | None = None) -> None:
+    def _note(self, check: Check, outcome: Outcome, error: BaseException | None = None) -> None:
         """Keep the outcome, and log it when it differs from the last one."""
         before = self._outcomes.get(check.name)
         self._outcomes[check.name] = outcome
@@ -150,18 +152,3 @@ class Health:
 def is_async(call: Callable[[], object]) -> bool:
     """Whether a function, or an object that is called like one, is written as `async def`."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
-
-
-def in_thread(call: Callable[[], object]) -> Future[object]:
-    """Run `call` in a daemon thread of its own; the end of the process would wait for a thread of a pool."""
-    result: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
-            result.set_exception(error)
-
-    result.set_running_or_notify_cancel()
-    Thread(target=run, name="check", daemon=True).start()
-    return result

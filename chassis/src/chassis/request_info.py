@@ -90,7 +90,7 @@ class RequestInfo:
         self.replaces_head: bool = False
         """Whether the next start of a response replaces the one that is held."""
         self.error: type[BaseException] | None = None
-        """The class of the unexpected exception because of which the request failed."""
+        """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
         self.is_logged: bool = False
         """Whether the exception that escapes to the server is in the log already."""
 

@@ -22,7 +22,7 @@ def run(create_app: str) -> NoReturn:
         def create_app(settings: Settings) -> App: ...
 
     It is imported here, after a handler for SIGTERM is set. Status 0 after SIGTERM or SIGINT, 1 when the service
-    failed to start or to stop, 2 for a wrong setting.
+    failed to start or to stop, 2 for a wrong setting. When the shutdown hangs, a `Watchdog` ends the process.
     """
     # PID 1 ignores SIGTERM until a handler is set. Without this line a pod that is stopped during its imports waits
     # for SIGKILL.
@@ -33,13 +33,15 @@ def run(create_app: str) -> NoReturn:
 
     from .server import Server
     from .settings import load_settings
+    from .watchdog import Watchdog
 
     function = _load(create_app)
     app = function(load_settings(_settings_class(function, create_app)))
     server = Server(app)
+    watchdog = Watchdog(app.telemetry)
     gc.freeze()
     gc.enable()
-    sys.exit(server.run())
+    sys.exit(server.run(watchdog))
 
 
 def _load(reference: str) -> "Callable[[ChassisSettings], App]":

@@ -5,26 +5,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import cast
+from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from .app import FLUSH_SECONDS, App
-from .health import State
 from .http.errors import ListenError
+from .http.forwarded import ForwardedMiddleware
 from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .signals import stop_signals
+from .watchdog import LAST_LINES_SECONDS, Watchdog
 from .wiring import make_connection_limits
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+END_SECONDS = 10.0
+"""For all that follows `drain_seconds` and `shutdown_seconds`; after their sum the process has ended."""
+EXIT_SECONDS = 2.0  # for threads, functions of `atexit` and child processes, when the shutdown is complete
 # How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
 # With Python's 5 ms, one handler that computes leaves the others a quarter of their requests per second on one core;
 # with this two fifths.
@@ -32,12 +33,13 @@ SWITCH_SECONDS = 0.0005
 
 
 class Server:
-    """Runs an `App` as its settings say; `host` and `port` replace theirs, for tests.
+    """Runs an `App` as its settings say; `host` and `port` replace theirs, and a Unix socket, for tests.
 
     Graceful shutdown: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
     `Connection: close`. Then nothing new is accepted, and requests in flight and background tasks get
     `shutdown_seconds` to finish. Resources are closed, telemetry is flushed, and the exit status is 0. SIGINT, from
-    the keyboard, skips the drain. A second signal ends the process at once.
+    the keyboard, skips the drain. A second signal ends the process at once. Each step has a bound, and the next ones
+    follow whatever becomes of it.
 
     In tests, hold it as an object: `async with Server(app, port=0) as server: server.port`.
     """
@@ -52,6 +54,7 @@ class Server:
         settings = app.settings
         self.app = app
         self.host: str = settings.host if host is None else host
+        self.unix_socket: str | None = settings.unix_socket if host is None and port is None else None
         self.port: int = settings.port if port is None else port
         self.admin_port: int | None = settings.admin_port
         self.drain_seconds: float = settings.drain_seconds
@@ -63,20 +66,28 @@ class Server:
         self._stop_by = 0.0
         self._stopping = asyncio.Event()
         self._started = asyncio.Event()
+        self._watchdog: Watchdog | None = None
+        self._is_ending = False
+        self._is_signalled = False
         self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    def run(self) -> int:
-        """Serve until a signal arrives; returns the exit status of the process."""
+    def run(self, watchdog: Watchdog | None = None) -> int:
+        """Serve until a signal arrives; returns the exit status of the process.
+
+        `watchdog` ends the process `END_SECONDS` after the time for drain and shutdown if something hangs, and
+        `EXIT_SECONDS` after a complete shutdown if the interpreter cannot end.
+        """
         self.app.telemetry.install()
+        self._watchdog = watchdog
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", host=self.host, port=self.port, admin_port=self.admin_port, error=str(error))
+            log.error("cannot listen", **self._place, error=str(error))
             return 1
         except Exception:
             log.exception("the service failed to start or to end")
@@ -112,7 +123,8 @@ class Server:
         # The admin part responds during the rest of the start, so that a slow start does not look like a dead process.
         for listener in self._listeners:
             await listener.start()
-        log.info("listening", host=self.host, port=self.port, admin_port=self.admin_port, pid=os.getpid())
+        addresses = [address for listener in self._listeners for address in listener.addresses]
+        log.info("listening", **self._place, addresses=addresses, pid=os.getpid())
         if self._stopping.is_set():
             log.info("stopped while starting")
             return
@@ -130,45 +142,86 @@ class Server:
         self._started.set()
 
     async def shutdown(self) -> None:
-        """Shut down gracefully; without a drain if the start was not completed."""
-        public = self._listeners[0]
-        started = self._started.is_set()
-        try:
-            if started:
-                # 1. Readiness is 503, so that load balancers send new requests elsewhere.
-                self.app.health.state = State.DRAINING
-                drain_seconds = self.drain_seconds if self._drains else 0.0
-                log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
+        """Shut down gracefully; without a drain if the start was not completed.
 
-                # 2. Every response says `Connection: close`, so that clients connect again, elsewhere.
-                for listener in self._listeners:
-                    listener.drain()
-
-                # 3. Load balancers need time to notice. Until then new connections and requests are served.
-                await asyncio.sleep(drain_seconds)
-
-            # 4. Nothing new is accepted. Idle connections are closed.
-            self._stop_by = time.monotonic() + self.shutdown_seconds
-            public.stop_accepting()
-
-            # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
-            await public.close(self._remaining_seconds())
-
-            # 6. Background tasks get what is left of that time, and are then cancelled.
-            await self.app.tasks.stop(self._remaining_seconds())
-        finally:
+        A step that fails or is interrupted does not keep the next ones from being done.
+        """
+        self._end_in_time(drain=self._drains)
+        self._stop_by = time.monotonic() + self.shutdown_seconds
+        steps: list[Callable[[], Awaitable[None]]] = [
+            self._drain,
+            self._finish_requests,
+            self._finish_tasks,
+            self.app.close,
+            self._close_ports,
+            self._flush,
+        ]
+        failures: list[BaseException] = []
+        for step in steps:
             try:
-                # 7. Resources are closed, the last one first.
-                await self.app.close()
-                if started:
-                    log.info("stopped")
-            finally:
-                # 8. Health and metrics were served until here. After an interruption the public port closes here too.
-                for listener in self._listeners:
-                    await listener.close(self._remaining_seconds())
+                await step()
+            except GeneratorExit:  # the event loop was closed
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
-                # 9. The last spans, metrics and log lines are sent.
-                await self.app.telemetry.shutdown(FLUSH_SECONDS)
+    async def _drain(self) -> None:
+        # 1. Readiness is 503, so that load balancers send new requests elsewhere. Streams and consumers may end.
+        self.app.begin_draining()
+        if not self._started.is_set():
+            return
+        drain_seconds = self.drain_seconds if self._drains else 0.0
+        log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
+
+        # 2. Every response says `Connection: close`, so that clients connect again, elsewhere.
+        for listener in self._listeners:
+            listener.drain()
+
+        # 3. Load balancers need time to notice. Until then new connections and requests are served.
+        await asyncio.sleep(drain_seconds)
+
+    async def _finish_requests(self) -> None:
+        # 4. Nothing new is accepted. Idle connections are closed.
+        self._stop_by = time.monotonic() + self.shutdown_seconds
+        public = self._listeners[0]
+        public.stop_accepting()
+        self.app.load_shedder.hurry()
+
+        # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
+        await public.close(self._remaining_seconds())
+
+    async def _finish_tasks(self) -> None:
+        # 6. Background tasks get what is left of that time, and are then cancelled.
+        await self.app.tasks.stop(self._remaining_seconds())
+
+        # 7. Resources are closed next, the last one first. They may hang, so spans are exported meanwhile.
+        self.app.telemetry.begin_flush()
+
+    async def _close_ports(self) -> None:
+        # 8. Health and metrics were served until here. After an interruption the public port closes here too.
+        for listener in self._listeners:
+            await listener.close(self._remaining_seconds())
+
+    async def _flush(self) -> None:
+        # 9. The last spans, metrics and log lines are sent.
+        if self._started.is_set():
+            log.info("stopped")
+        await self.app.telemetry.shutdown(FLUSH_SECONDS)
+
+    def _end_in_time(self, *, drain: bool) -> None:
+        """From now on the process has a bounded time to shut down. May be called by a signal handler."""
+        if self._watchdog is not None and not self._is_ending:
+            self._is_ending = True
+            seconds = (self.drain_seconds if drain else 0.0) + self.shutdown_seconds + END_SECONDS
+            status = 0 if self._is_signalled or self._stopping.is_set() else 1  # else the start has failed
+            self._watchdog.end_within(seconds - LAST_LINES_SECONDS, status=status, flush_seconds=FLUSH_SECONDS)
+
+    def _exit_in_time(self, status: int) -> None:
+        """The shutdown is complete. Threads, child processes and functions of `atexit` may still hang."""
+        if self._watchdog is not None:
+            self._watchdog.end_within(EXIT_SECONDS, status=status)
 
     def _remaining_seconds(self) -> float:
         return max(0.0, self._stop_by - time.monotonic())
@@ -176,61 +229,58 @@ class Server:
     def _listen(self) -> list[Listener]:
         """Bind the port, or the two ports; the first listener is the public one."""
         app = self.app
+        state = self._port_state(app.dispatch if self.admin_port is None else app.public)
+        public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
+        self.port = public.port
         if self.admin_port is None:
-            listener = Listener(self.host, self.port, self._port_state(app.dispatch))
-            self.port = listener.port
-            return [listener]
-        public = Listener(self.host, self.port, self._port_state(app.public))
+            return [public]
         try:
             admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
         except ListenError:
             public.stop_accepting()
             raise
-        self.port, self.admin_port = public.port, admin.port
+        self.admin_port = admin.port
         return [public, admin]
 
-    def _port_state(self, app: ASGIApp) -> PortState:
-        if self._trusted_proxies:
-            from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+    @property
+    def _place(self) -> dict[str, object]:
+        """The settings that say where to listen."""
+        public = (
+            {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
+        )
+        return {**public, "admin_port": self.admin_port}
 
-            # uvicorn declares ASGI's types in its own way.
-            app = cast("ASGIApp", ProxyHeadersMiddleware(app, trusted_hosts=self._trusted_proxies))  # type: ignore[arg-type]
+    def _port_state(self, app: ASGIApp) -> PortState:
+        rejections = self.app.rejections
+        if self._trusted_proxies or self.unix_socket is not None:
+            app = ForwardedMiddleware(app, self._trusted_proxies)
+            rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         return PortState(
             app,
-            rejections=self.app.rejections,
+            rejections=rejections,
             limits=self._limits,
             keep_alive_seconds=self._keep_alive_seconds,
             accepts_websockets=self.app.has_websockets,
+            on_interrupt=self.app.telemetry.on_interrupt,
         )
 
     async def _serve_until_signal(self) -> None:
-        with self._signals(asyncio.get_running_loop()):
-            await self.serve()
-
-    @contextmanager
-    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        # signal.signal instead of the loop's handlers, because it also works while blocking code holds the loop.
-        received: list[int] = []
-        process = os.getpid()
-
-        def handle(number: int, _frame: FrameType | None) -> None:
-            if os.getpid() != process:
-                # A forked child has inherited this handler; a signal ends it as it would end any process.
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-                return
-            received.append(number)
-            if len(received) > 1:
-                # Without a flush: a full pipe on standard output may be why the first signal was not enough.
-                os._exit(128 + number)
-            loop.call_soon_threadsafe(lambda: self.stop(drain=number == signal.SIGTERM))
-
-        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        loop = asyncio.get_running_loop()
+        if self._watchdog is not None:
+            self._watchdog.watch(loop)
+        status = 1
         try:
-            yield
+            with stop_signals(lambda number: self._on_signal(number, loop)):
+                await self.serve()
+            status = 0
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._exit_in_time(status)
+
+    def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        drain = number == signal.SIGTERM
+        self._is_signalled = True
+        self._end_in_time(drain=drain)
+        loop.call_soon_threadsafe(lambda: self.stop(drain=drain))
 
     async def __aenter__(self) -> "Server":
         self._serving = asyncio.create_task(self.serve(), name="server")

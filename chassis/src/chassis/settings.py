@@ -1,47 +1,62 @@
 """Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
 
-import os
-import re
 import sys
 from contextvars import ContextVar
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from .configuration.errors import explain
+from .configuration.schema import Schema
+from .configuration.sources import ConfigurationError, Given, VariablesSource, read
+from .configuration.values import decode
+from .http.addresses import parse_network
+from .threads import DEFAULT_THREADS
 
 PREFIX = "APP_"
-SECRETS_DIR = "APP_SECRETS_DIR"
 DEFAULT_SECRETS_DIR = "/run/secrets"
 
-_values_only: ContextVar[bool] = ContextVar("values_only", default=False)
+_given: ContextVar[Given | None] = ContextVar("given", default=None)
 
 
 class ChassisSettings(BaseSettings):
     """The settings that every service has. Add yours in a subclass.
 
     A setting comes from the environment, else `.env` in the working directory, else a file of its name
-    (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default.
+    (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default. Upper and lower case are the
+    same in names. An empty value counts as not given, everywhere, for text as well.
+
+    A list of plain values is separated by commas, or is JSON. A member of a model is a setting of its own: the `port`
+    of `database: Database` is `APP_DATABASE__PORT`.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,  # no time is infinite for an event loop
+        hide_input_in_errors=True,
     )
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a container listens on all
+    host: str = Field(
+        "::",
+        min_length=1,
+        description="Addresses to listen on, comma separated; `::` is every address, of IPv6 and of IPv4.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")
     admin_port: int | None = Field(
         None, ge=0, le=65535, description="Port for health, readiness, metrics and info; unset, they are on `APP_PORT`."
     )
-    trusted_proxies: str = Field(
-        "", description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, comma separated, or `*`."
+    unix_socket: str | None = Field(
+        None, description="Path of a Unix socket to listen on, in place of `APP_HOST` and `APP_PORT`."
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, networks, or `*` for any.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="The lowest level that is logged."
@@ -49,11 +64,14 @@ class ChassisSettings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
     )
-    log_redact: Annotated[tuple[str, ...], NoDecode] = Field(
+    log_redact: tuple[str, ...] = Field(
         (), description="Keys, comma separated, whose values are never logged. Passwords, tokens and cookies never are."
     )
     log_buffer_bytes: int = Field(
         8_388_608, ge=65_536, description="Buffer for log lines while nobody reads them; further lines are dropped."
+    )
+    trace_admin: bool = Field(
+        False, description="Whether requests for health, readiness, metrics and info make spans in sampled traces."
     )
     commit: str = Field("unknown", description="The commit that was built, shown by `/info` and `build_info`.")
     max_connections: int = Field(
@@ -90,6 +108,11 @@ class ChassisSettings(BaseSettings):
         ge=1,
         description="Most requests in flight; beyond it 503. Unset, only an overloaded processor sheds requests.",
     )
+    threads: int = Field(
+        DEFAULT_THREADS,
+        ge=1,
+        description="Most threads for `def` handlers; when all are taken, requests wait up to a second, then get 503.",
+    )
     queue_seconds: float = Field(
         0.02, gt=0, description="Longest time a request may queue for CPU under overload; beyond it 503."
     )
@@ -119,11 +142,17 @@ class ChassisSettings(BaseSettings):
 
         For tests and scripts. Raises pydantic's `ValidationError` for a wrong value.
         """
-        token = _values_only.set(True)
+        fields = cls.model_fields
+        token = _given.set(Given((), ()))
         try:
-            return cls(**values)
+            return cls(
+                **{
+                    name: decode(fields[name], value) if name in fields and isinstance(value, str) else value
+                    for name, value in values.items()
+                }
+            )
         finally:
-            _values_only.reset(token)
+            _given.reset(token)
 
     @classmethod
     def settings_customise_sources(
@@ -135,19 +164,20 @@ class ChassisSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """pydantic-settings' hook: where values come from, the first one wins."""
-        if _values_only.get():
-            return (init_settings,)
-        return init_settings, env_settings, dotenv_settings, file_secret_settings
+        given = _given.get()
+        if given is None:
+            given = read(settings_cls, Schema(settings_cls), DEFAULT_SECRETS_DIR)
+        return init_settings, *(VariablesSource(settings_cls, source) for source in given.sources)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("log_redact", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
 
 Settings = TypeVar("Settings", bound=ChassisSettings)
@@ -159,71 +189,27 @@ def load_settings(settings: type[Settings]) -> Settings:
     The line names the variable, the value (unless it is a secret) and what is allowed. An unknown variable with the
     prefix gets a warning and is ignored, since other tools may share the prefix.
     """
-    for unknown, close in unknown_variables(settings):
-        hint = f"; did you mean {close}?" if close else ""
-        sys.stderr.write(f"warning: {unknown} is not a setting of this service{hint}\n")
-    directory = os.environ.get(SECRETS_DIR, DEFAULT_SECRETS_DIR)
-    if SECRETS_DIR in os.environ and not Path(directory).is_dir():
-        exit_with_errors(f"{SECRETS_DIR}={directory!r}: not a directory")
+    schema = Schema(settings)
     try:
-        return settings(_secrets_dir=directory if Path(directory).is_dir() else None)  # type: ignore[call-arg]
+        given = read(settings, schema, DEFAULT_SECRETS_DIR)
+    except ConfigurationError as error:
+        exit_with_errors(*error.lines)
+    for line in given.warnings:
+        sys.stderr.write(f"warning: {line}\n")
+    token = _given.set(given)
+    try:
+        return settings(_secrets_dir=given.secrets_dir)  # type: ignore[call-arg]
     except ValidationError as error:
-        exit_with_errors(*explain(settings, error))
+        exit_with_errors(*explain(error, schema, given))
     except SettingsError as error:
-        exit_with_errors(explain_syntax(settings, error))
+        exit_with_errors(str(error))
+    finally:
+        _given.reset(token)
 
 
-def explain(settings: type[ChassisSettings], error: ValidationError) -> list[str]:
-    """One line for each wrong setting."""
-    lines = []
-    for detail in error.errors(include_url=False, include_context=False):
-        name = str(detail["loc"][0]) if detail["loc"] else ""
-        variable = f"{PREFIX}{name.upper()}"
-        if detail["type"] == "missing":
-            lines.append(f"{variable} is not set: {_allowed(settings, name)}")
-            continue
-        # As it was given, where it is known: a validator may have changed it already.
-        given = "=[secret]" if _is_secret(settings, name) else f"={os.environ.get(variable, detail['input'])!r}"
-        lines.append(f"{variable}{given}: {detail['msg']}; {_allowed(settings, name)}")
-    return lines
-
-
-def explain_syntax(settings: type[ChassisSettings], error: SettingsError) -> str:
-    """The line for a value that should be JSON and isn't; pydantic-settings tells only the field's name."""
-    named = re.search(r'field "(\w+)"', str(error))
-    name = named[1] if named else ""
-    variable = f"{PREFIX}{name.upper()}"
-    given = "=[secret]" if _is_secret(settings, name) else f"={os.environ.get(variable, '')!r}"
-    return f"{variable}{given}: not JSON; {_allowed(settings, name)}"
-
-
-def unknown_variables(settings: type[ChassisSettings]) -> list[tuple[str, str | None]]:
-    """The `APP_*` variables that are no settings, each with the setting whose name is close."""
-    known = {f"{PREFIX}{name.upper()}" for name in settings.model_fields} | {SECRETS_DIR}
-    unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
-    return [(name, next(iter(get_close_matches(name.upper(), known, 1)), None)) for name in sorted(unknown)]
-
-
-def _allowed(settings: type[ChassisSettings], name: str) -> str:
-    field = settings.model_fields.get(name)
-    if field is None or not field.description:
-        return "see the settings in the README"
-    return field.description.rstrip(".").replace("`", "")
-
-
-def _is_secret(settings: type[ChassisSettings], name: str) -> bool:
-    field = settings.model_fields.get(name)
-    if field is None:
-        return True  # better to hide one too many
-    return _holds_secret(field.annotation)
-
-
-def _holds_secret(annotation: Any) -> bool:
-    """Whether a value of this type is a secret or may have one inside: `list[SecretStr] | None`, or a model."""
-    origin = get_origin(annotation) or annotation
-    if isinstance(origin, type) and issubclass(origin, (Secret, SecretStr, SecretBytes, BaseModel)):
-        return True
-    return any(_holds_secret(argument) for argument in get_args(annotation))
+def settings_table(settings: type[ChassisSettings]) -> list[str]:
+    """The rows of a table in Markdown that documents the settings, nested ones included: variable, default, meaning."""
+    return Schema(settings).table()
 
 
 def exit_with_errors(*lines: str) -> NoReturn:

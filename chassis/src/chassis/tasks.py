@@ -1,7 +1,11 @@
-"""Background tasks: work that may go on after the request that started it."""
+"""Background tasks: work that may go on after the request that started it, or from the start to the stop."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import copy_context
+from random import uniform
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -12,6 +16,8 @@ from .telemetry import Telemetry
 log: FilteringBoundLogger = structlog.get_logger()
 
 CLEANUP_SECONDS = 1.0
+FIRST_RESTART_SECONDS = 1.0
+MAX_RESTART_SECONDS = 60.0
 
 
 class Tasks:
@@ -24,16 +30,38 @@ class Tasks:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._metrics = telemetry.metrics
-        self._tasks: dict[asyncio.Task[Any], bool] = {}
+        self._tasks: dict[asyncio.Task[None], bool] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the tasks on this event loop, whichever thread starts them; called when the service starts."""
+        self._loop = loop
 
     def start(self, work: Coroutine[Any, Any, object], *, name: str, until_stopped: bool = False) -> None:
-        """Run `work` in the background. `name` is a label of metrics: name the kind of work, not the item."""
-        task = asyncio.create_task(work, name=name)
+        """Run `work` in the background. `name` is a label of metrics: name the kind of work, not the item.
+
+        May be called in any thread, such as that of a `def` handler. Raises `RuntimeError` when no event loop runs.
+        """
+        loop = _running_loop()
+        if loop is not None and (self._loop is None or loop is self._loop):
+            self._start(work, name, until_stopped)
+            return
+        try:
+            if self._loop is None:
+                raise RuntimeError(f"the service has not started, so it cannot run the background task {name!r}")
+            self._loop.call_soon_threadsafe(self._start, work, name, until_stopped, context=copy_context())
+        except RuntimeError:
+            work.close()  # or Python would warn that nobody has awaited it
+            raise
+
+    def _start(self, work: Coroutine[Any, Any, object], name: str, until_stopped: bool) -> None:
+        task = asyncio.create_task(_contained(work), name=name)
         self._tasks[task] = until_stopped
         self._metrics.background_tasks.labels(name).inc()
         task.add_done_callback(self._done)
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         name = task.get_name()
         self._metrics.background_tasks.labels(name).dec()
@@ -46,14 +74,121 @@ class Tasks:
         for task, until_stopped in self._tasks.items():
             if until_stopped:
                 task.cancel("the service is stopping")
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-        # The others are cancelled already; a second time would end their cleanup.
-        unfinished = [task for task, until_stopped in self._tasks.items() if not until_stopped]
-        if unfinished:
-            names = sorted({task.get_name() for task in unfinished})
-            log.warning("background tasks cancelled at shutdown", tasks=names, count=len(unfinished))
-            for task in unfinished:
-                task.cancel("the service is stopping")
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=seconds)
+        finally:
+            # The others are cancelled already; a second time would end their cleanup.
+            unfinished = [task for task, until_stopped in self._tasks.items() if not until_stopped]
+            if unfinished:
+                names = sorted({*map(_name, unfinished)})
+                log.warning("background tasks cancelled at shutdown", tasks=names, count=len(unfinished))
+                for task in unfinished:
+                    task.cancel("the service is stopping")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLEANUP_SECONDS)
+        if self._tasks:
+            log.warning("background tasks ignore their cancellation", tasks=sorted({*map(_name, self._tasks)}))
+
+
+class BackgroundTask:
+    """Work that runs from the start of the service until it stops, and is started again when it fails.
+
+    The first restart waits for `FIRST_RESTART_SECONDS`, each further one twice as long, up to `MAX_RESTART_SECONDS`;
+    up to a half is subtracted at random, so that many instances do not ask a dependency at the same time. Work that
+    ran for longer than the longest delay begins anew with the shortest. Each failure is logged and counted.
+
+    After a failure the task is down until it has run for as long as the last delay: work that fails again and again
+    is not up just because it has been started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Coroutine[Any, Any, object]],
+        telemetry: Telemetry,
+        draining: asyncio.Event,
+        restart: bool,
+        ends_when_draining: bool,
+    ) -> None:
+        self.name: str = name
+        self.ends_when_draining: bool = ends_when_draining
+        self._work = work
+        self._metrics = telemetry.metrics
+        self._draining = draining
+        self._restart = restart
+        self._first: Coroutine[Any, Any, object] | None = None
+        self._up_at = 0.0
+        """From when on the task counts as up, monotonic seconds."""
+
+    def begin(self) -> None:
+        """Call the function for `run`; raises what it raises, so that a mistake in it stops the start."""
+        self._first = self._work()
+
+    def discard(self) -> None:
+        """Close work that `run` has not begun, or Python would warn that nobody has awaited it."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+
+    async def run(self) -> None:
+        """Run the work until it returns, is cancelled, or fails when it is not to be restarted."""
+        delay = FIRST_RESTART_SECONDS
+        while True:
+            began = monotonic()
+            try:
+                work, self._first = self._first or self._work(), None
+                await _contained(work)
+                return
+            except Exception as error:
+                self._up_at = float("inf")
+                if not self._restart or self._draining.is_set():
+                    raise
+                if monotonic() - began > MAX_RESTART_SECONDS:
+                    delay = FIRST_RESTART_SECONDS
+                seconds = delay * uniform(0.5, 1.0)  # noqa: S311 - jitter
+                self._metrics.failed_background_tasks.labels(self.name).inc()
+                log.error(
+                    "background task failed", task=self.name, restart_in_seconds=round(seconds, 3), exc_info=error
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._draining.wait()
+            if self._draining.is_set():
+                return
+            self._metrics.restarted_background_tasks.labels(self.name).inc()
+            self._up_at = monotonic() + seconds
+            delay = min(delay * 2, MAX_RESTART_SECONDS)
+
+    async def check(self) -> None:
+        """Raise `BackgroundTaskDownError` while the task is down; for readiness."""
+        if monotonic() < self._up_at:
+            raise BackgroundTaskDownError(f"the background task {self.name!r} has failed")
+
+
+class BackgroundTaskDownError(Exception):
+    """A background task that the service requires has failed and does not run properly yet."""
+
+
+async def _contained(work: Coroutine[Any, Any, object]) -> None:
+    """Run `work`; what is no `Exception` and would end the event loop, or pass for a cancellation, is its failure."""
+    try:
+        await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"{type(error).__qualname__} was raised") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError("something that it waits for was cancelled") from error
+
+
+def _name(task: asyncio.Task[None]) -> str:
+    return task.get_name()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -7,10 +7,11 @@ from structlog.typing import Processor
 
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
-from .settings import ChassisSettings, exit_with_errors
+from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
 from .telemetry.tracing import Tracing
+from .threads import Threads
 
 
 def make_telemetry(
@@ -18,8 +19,7 @@ def make_telemetry(
 ) -> Telemetry:
     """The telemetry that `settings` and `OTEL_*` variables ask for.
 
-    `log_processors` are structlog's; each sees every event, access lines included, before it is written. Exits the
-    process with status 2 and a line on standard error for an `OTEL_*` value that is not supported.
+    `log_processors` are structlog's; each sees every event, access lines included, before it is written.
     """
     logs = Logs(
         level=settings.log_level,
@@ -28,16 +28,22 @@ def make_telemetry(
         processors=log_processors,
         buffer_bytes=settings.log_buffer_bytes,
     )
-    try:
-        tracing = Tracing(service, version=version)
-    except ValueError as error:  # of an OTEL_* variable
-        exit_with_errors(str(error))
+    tracing = Tracing(service, version=version)
     return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
     """The load shedder that the settings ask for."""
     return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
+
+
+def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
+    """The threads of `def` handlers that the settings ask for."""
+    metrics = telemetry.metrics
+    threads = Threads(settings.threads, on_shed=metrics.shed_requests.labels("threads").inc)
+    metrics.max_threads.set(threads.size)
+    metrics.threads.set_function(lambda: threads.in_use)
+    return threads
 
 
 def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:

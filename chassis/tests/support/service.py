@@ -97,6 +97,7 @@ def observed(**logs: Any) -> Iterator[Observed]:
     root = logging.getLogger()
     root_handlers, root_level = root.handlers, root.level
     hook, thread_hook = sys.excepthook, threading.excepthook
+    installed = Telemetry.installed
     with tempfile.NamedTemporaryFile() as file:
         seen = Observed(Path(file.name), file.fileno(), logs)
         seen.telemetry.install()
@@ -108,6 +109,7 @@ def observed(**logs: Any) -> Iterator[Observed]:
             root.handlers = root_handlers
             root.setLevel(root_level)
             logging.captureWarnings(False)
+            Telemetry.installed = installed
             sys.excepthook, threading.excepthook = hook, thread_hook
 
 

@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from http import HTTPStatus
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import anyio
 import pydantic_core
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
 from ..response_sender import send_response
+from ..threads import threads_of
 from .handler import Handler, Reply, declared_responses
 from .parameters import Parameter, Parameters, from_text
 
@@ -122,9 +123,12 @@ class Operation:
         if self._wants_request:
             arguments["request"] = Request(scope, receive, send)
         if self._is_async:
-            result = await self.method(**arguments)
+            try:
+                result = await self.method(**arguments)
+            except (SystemExit, KeyboardInterrupt) as error:  # a library's; only a signal ends the process
+                raise RuntimeError(f"{self.name} raised {type(error).__qualname__}") from error
         else:
-            result = await anyio.to_thread.run_sync(lambda: self.method(**arguments), abandon_on_cancel=True)
+            result = await threads_of(scope).run(partial(self.method, **arguments))
         headers: list[tuple[bytes, bytes]] = []
         if type(result) is self._result_type:  # the most frequent case
             body = self._to_json(result)

@@ -1,19 +1,22 @@
-"""A port: its socket, its connections, and how they end."""
+"""A port: its sockets, its connections, and how they end."""
 
 import asyncio
-import socket
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
+from weakref import WeakSet
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .errors import ListenError
+from .binding import BACKLOG, address_of, bind_tcp, bind_unix
 from .port_state import PortState
 from .protocol import HttpProtocol
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-BACKLOG = 2048
 DATE_SECONDS = 1.0  # the Date header has whole seconds
 ACCEPT_SECONDS = 0.02  # for connections that were accepted already, but are not known yet, to send a request
 MIN_CLOSE_SECONDS = 0.1
@@ -22,19 +25,24 @@ LINGER_SECONDS = 0.5
 
 
 class Listener:
-    """Accepts connections on a bound socket, until it is closed.
+    """Accepts connections on bound sockets, until it is closed.
 
     Its constructor binds, so that a port that is in use is known before anything else starts; clients that connect
-    wait in the listen queue until `start`. Raises `ListenError`.
+    wait in the listen queue until `start`. With `unix_socket`, a path, it listens there and not on `host` and `port`.
+    Raises `ListenError`.
     """
 
-    def __init__(self, host: str, port: int, state: PortState) -> None:
+    def __init__(self, host: str, port: int, state: PortState, *, unix_socket: str | None = None) -> None:
         self.state = state
-        self._socket = _bind(host, port)
-        self.port: int = self._socket.getsockname()[1]
-        self._server: asyncio.Server | None = None
+        self._sockets = bind_tcp(host, port) if unix_socket is None else [bind_unix(unix_socket)]
+        self.addresses: list[str] = [address_of(sock) for sock in self._sockets]
+        """URLs; `unix:` and the path for a Unix socket."""
+        self.port: int = port if unix_socket is not None else self._sockets[0].getsockname()[1]
+        self._unix_socket = None if unix_socket is None else (unix_socket, _identity(unix_socket))
+        self._servers: list[asyncio.Server] = []
         self._date_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        _listeners.add(self)
 
     async def start(self) -> None:
         """Accept connections."""
@@ -42,19 +50,30 @@ class Listener:
             from . import websocket  # noqa: F401 - so that the first WebSocket does not wait for the import
         self._update_date()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: HttpProtocol(self.state), sock=self._socket, backlog=BACKLOG)
+        make_protocol: Callable[[], HttpProtocol] = lambda: HttpProtocol(self.state)  # noqa: E731
+        for sock in self._sockets:
+            if self._unix_socket is None:
+                server = await loop.create_server(make_protocol, sock=sock, backlog=BACKLOG)
+            else:
+                server = await loop.create_unix_server(make_protocol, sock=sock, backlog=BACKLOG)
+            self._servers.append(server)
 
     def drain(self) -> None:
         """Say `Connection: close` in every response from now on, also to requests in flight."""
         self.state.is_draining = True
 
     def stop_accepting(self) -> None:
-        """Close the socket, and every connection without a request; responses say `Connection: close`."""
+        """Close the sockets, and every connection without a request; responses say `Connection: close`."""
         self.drain()
-        if self._server is None:
-            self._socket.close()
-        else:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets[len(self._servers) :]:  # not started
+            sock.close()
+        if self._unix_socket is not None:
+            path, identity = self._unix_socket
+            if _identity(path) == identity:  # else another process has one of this name by now
+                with suppress(OSError):
+                    os.unlink(path)
         self._shut_down_connections()
 
     async def close(self, seconds: float) -> None:
@@ -67,6 +86,8 @@ class Listener:
         tasks = self.state.tasks
         if not await self._is_idle_within(max(MIN_CLOSE_SECONDS, seconds)) and tasks:
             log.warning("requests cancelled at shutdown", count=len(tasks))
+            self.state.is_stopping = True
+            self.state.on_interrupt(len(tasks))
             for task in tasks:
                 task.cancel("the service is stopping")
             await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)
@@ -78,6 +99,16 @@ class Listener:
         if self._date_timer is not None:
             self._date_timer.cancel()
         self._is_closed = True  # only now: a close that was interrupted is done again
+
+    def release_in_child(self, null: int) -> None:
+        """In a forked child: let go of the sockets, which would keep the port in use and clients connected.
+
+        Their descriptors get another file, `null`, since whatever has them may close them later.
+        """
+        sockets = [*self._sockets, *(entry.transport.get_extra_info("socket") for entry in self.state.connections)]
+        for descriptor in (sock.fileno() for sock in sockets if sock is not None):
+            if descriptor >= 0:
+                os.dup2(null, descriptor, inheritable=False)
 
     def _shut_down_connections(self) -> None:
         for connection in tuple(self.state.connections):
@@ -96,15 +127,21 @@ class Listener:
         self._date_timer = asyncio.get_running_loop().call_later(DATE_SECONDS, self._update_date)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
+def _identity(path: str) -> tuple[int, int] | None:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)  # from here on clients wait, and are not rejected
-    except OSError as error:
-        sock.close()
-        raise ListenError(f"{host}:{port}: {error.strerror}") from error
-    sock.setblocking(False)
-    return sock
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _release_in_child() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for listener in _listeners:
+        listener.release_in_child(null)
+    os.close(null)
+
+
+_listeners: WeakSet[Listener] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_release_in_child)

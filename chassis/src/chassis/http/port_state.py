@@ -1,6 +1,7 @@
 """The configuration and the state that all connections of one port share."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -47,8 +48,10 @@ class PortState:
         "date_line",
         "held_heads",
         "is_draining",
+        "is_stopping",
         "keep_alive_seconds",
         "limits",
+        "on_interrupt",
         "ping_seconds",
         "rejections",
         "tasks",
@@ -63,6 +66,7 @@ class PortState:
         rejections: ASGIApp = send_rejection,
         accepts_websockets: bool = False,
         ping_seconds: float = 20.0,
+        on_interrupt: Callable[[int], object] = lambda _count: None,
     ) -> None:
         self.app: ASGIApp = app
         self.rejections: ASGIApp = rejections
@@ -78,6 +82,10 @@ class PortState:
         """Responses that have started in this turn of the event loop; most of them are complete already."""
         self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
+        self.is_stopping: bool = False
+        """Whether the requests that are left have been cancelled at the end of the graceful shutdown."""
+        self.on_interrupt: Callable[[int], object] = on_interrupt
+        """Called with the number of these requests before they are cancelled."""
         self._without_connections: asyncio.Event | None = None
 
     def send_heads(self) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Scope
 
 from ..problem import Problem
 from ..request_info import REQUEST_INFO
+from .addresses import plain_host
 from .cycle import RequestCycle
 from .flow_control import FlowControl
 from .limits import MAX_REJECTED
@@ -277,5 +278,5 @@ class HttpProtocol(asyncio.Protocol):
 
 
 def _address(value: object) -> Address:
-    """Return the host and the port of a socket's address; an IPv6 address has more parts."""
-    return (str(value[0]), int(value[1])) if isinstance(value, tuple) and len(value) >= 2 else None
+    """Return the host and the port of a socket's address; an IPv6 address has more parts, a Unix socket none."""
+    return (plain_host(str(value[0])), int(value[1])) if isinstance(value, tuple) and len(value) >= 2 else None

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 import structlog
+from opentelemetry import context as otel_context
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
+from ..context import request_context
 from ..problem import Problem
 from ..request_info import RequestInfo
 
@@ -26,9 +28,19 @@ def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[E
     expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
     if len(expected) == len(leaves):
         return expected[0]
-    info.error = type(error)
+    record_failure(error, info)
     log.error("unhandled exception", exc_info=error)
     return Problem(500, "The service failed to handle the request; the error is in its log.")
+
+
+def record_failure(error: BaseException, info: RequestInfo) -> None:
+    """Let the metrics and the span of the current request name the unexpected exception that ended it, once."""
+    if info.error is not None:
+        return
+    info.error = type(error)
+    context = request_context(otel_context.get_current())
+    if context is not None and context.sampled:
+        context.span.record_exception(error)
 
 
 def deadline_problem(info: RequestInfo) -> Problem | None:

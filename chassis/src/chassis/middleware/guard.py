@@ -16,7 +16,7 @@ from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of
+from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of, record_failure
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -65,20 +65,20 @@ class GuardMiddleware:
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
         sender = send if isinstance(send, ResponseSender) else ResponseSender(send)
         load_shedder = self._load_shedder
-        if load_shedder is not None:
-            try:
-                load_shedder.enter(info.read_at)
-            except Problem as problem:
-                load_shedder = None  # the request has not entered, so it does not leave
-                if not self._forwards_rejections:
-                    await send_problem(sender, problem)
-                    return
-                info.rejection = problem
-            else:
-                sender.on_complete += (load_shedder.leave,)  # work after the response holds no place
+        admitted = False
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         self._deadlines.set(task, sender, info)
         try:
+            if load_shedder is not None:
+                waits = load_shedder.enter(info.read_at)
+                if waits is not None and (problem := await waits) is not None:
+                    if not self._forwards_rejections:
+                        await send_problem(sender, problem)
+                        return
+                    info.rejection = problem
+                else:
+                    admitted = True
+                    sender.on_complete += (load_shedder.leave,)  # work after the response holds no place
             if info.has_body:
                 receive = self._limit_body(info, receive)
             await self.app(scope, receive, sender)
@@ -89,7 +89,7 @@ class GuardMiddleware:
             await self._respond(error, info, sender, task)
         finally:
             self._deadlines.clear(task)
-            if load_shedder is not None and not sender.is_complete:
+            if admitted and load_shedder is not None and not sender.is_complete:
                 load_shedder.leave()
 
     async def _respond(
@@ -138,7 +138,8 @@ class GuardMiddleware:
             await _close(send, POLICY_VIOLATION, error.detail)
         except Exception as error:
             info = RequestInfo.of(scope)
-            info.error, info.is_logged = type(error), True
+            record_failure(error, info)
+            info.is_logged = True
             log.exception("unhandled exception in a websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 

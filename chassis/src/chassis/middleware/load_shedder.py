@@ -1,36 +1,53 @@
 """Load shedding: rejects requests under overload, so that the others get their responses in time."""
 
-from collections.abc import Callable
-from time import monotonic, thread_time
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import monotonic, process_time
+
+from prometheus_client import Counter
 
 from ..problem import Problem
 from ..telemetry.metrics import Metrics
+from .delayed_rejections import DelayedRejections
+from .standing_queue import StandingQueue
 
 QUEUE_SECONDS = 0.02
-QUEUE_REQUESTS = 5
-BUSY_SECONDS = 0.2
-CALM_SECONDS = 0.25
+FREE_REQUESTS = 4
+TURN_SECONDS = 0.00025
+LATE_SECONDS = 0.005
+# How the CPU time of a request is found.
+EMPTY_TURN_SECONDS = 0.00005
+COST_PERIOD_SECONDS = 0.1
+FIRST_COST_SECONDS = 0.001
+EAGERNESS = 1.25
+
+
+class Waiting(asyncio.Future["Problem | None"]):
+    """A request that waits to begin: its result is None when it may, or the problem with which it is rejected."""
+
+    read_at: float
 
 
 class LoadShedder:
-    """Admits a request or raises a `Problem` of 503, at a fraction of what a response costs.
+    """Admits a request, lets it wait until there is CPU for it, or rejects it with a `Problem` of 503.
 
     `max_requests` bounds the requests in progress. It is for handlers that wait, and for owners who know the
     bottleneck: beyond the N connections of a pool, further requests only queue.
 
-    Handlers that compute need no number. All requests that arrive while the event loop is busy begin in its next
-    turn, one after the other, and the later ones wait for CPU. The load shedder measures that wait. It does not
-    depend on the duration of handlers, so that quick and slow routes may be mixed; limits by latency or by the
-    number of requests do not allow that. The rule is controlled delay (CoDel, RFC 8289): a burst may queue, a
-    standing queue may not. A request is queued when it has waited for more than `queue_seconds` behind
-    `QUEUE_REQUESTS` others. When every turn has had a queued request for so long that the loop has used
-    `BUSY_SECONDS` of CPU, queued requests are shed, until none had to be shed for `CALM_SECONDS`. So the CPU always
-    has work, and no admitted request waits for much longer than the target. Only CPU time of the loop's own thread
-    counts: after other processes have delayed it, the service catches up with its backlog and sheds nothing.
+    Handlers that compute need no number, whether they compute in one piece, in slices between awaits, or in a
+    thread. While the event loop is busy, requests wait to begin, so that those in progress get the CPU: a request
+    that waits can still be shed, and each further one in progress would delay all others. The next one begins when
+    the loop has completed a turn at once, that is, when nothing else was to do. So the fewest requests are in progress
+    that keep the CPU busy, also when they wait for something in between. `StandingQueue` decides when requests that
+    wait are shed. Nothing depends on the duration of handlers, so that quick and slow routes may be mixed; limits by
+    latency or by the number of requests do not allow that.
 
-    A queue bridges the gaps between arrivals, and these are shorter under more load. So both targets are multiplied
-    by the share of requests that could be admitted lately: at ten times the possible load a queue a tenth as long
-    keeps the CPU as busy, and admitted requests wait less.
+    Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
+    no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
+    in progress.
+
+    Many rejections are delayed (`DelayedRejections`).
 
     The server notes when a request was read; behind another server the wait is unknown, and only `max_requests`
     counts.
@@ -43,89 +60,124 @@ class LoadShedder:
         *,
         queue_seconds: float = QUEUE_SECONDS,
         clock: Callable[[], float] = monotonic,
-        processor: Callable[[], float] = thread_time,
+        processor: Callable[[], float] = process_time,
     ) -> None:
         self.in_progress: int = 0
         self._max_requests = max_requests
-        self._queue_seconds = queue_seconds
         self._clock = clock
         self._processor = processor
         self._concurrency = metrics.shed_requests.labels("concurrency")
         self._delay = metrics.shed_requests.labels("delay")
         if max_requests is not None:
             metrics.max_requests.set(max_requests)
-        self._last_entered_at = 0.0
-        # Of this turn: how many requests were admitted, and whether one was queued.
-        self._admitted = 0
-        self._queued = False
-        # Whether each of the last turns had a queued request, and the CPU time at the start of the first of them.
-        self._queue_stands = False
-        self._queue_stands_since = 0.0
-        self._shedding = False
-        self._shed_at = 0.0
-        # While shedding: the share of requests that could be admitted, and the counts since it was computed.
-        self._share = 1.0
-        self._share_at = 0.0
-        self._share_admitted = 0
-        self._share_shed = 0
+        self._rejections = DelayedRejections()
+        self._queue: deque[Waiting] = deque()
+        self._standing = StandingQueue(queue_seconds, processor)
+        self._turned_at = 0.0
+        # The CPU time of a request, and since it was computed: when, the CPU time then, of it in turns without work,
+        # and the number of requests that have ended.
+        self._cost = FIRST_COST_SECONDS
+        self._cost_at = 0.0
+        self._cost_processor = 0.0
+        self._cost_empty = 0.0
+        self._left = 0
+        self._next_begins_at = 0.0
 
-    def enter(self, read_at: float | None) -> None:
+    def enter(self, read_at: float | None) -> "Awaitable[Problem | None] | None":
         """Admit a request that was read at that time (monotonic seconds; None if it is unknown).
 
-        Raises a `Problem` of 503 if the request is shed; otherwise `leave` must follow at its end.
+        Returns None if the request is admitted; then `leave` must follow at its end. Otherwise await the result, which
+        is None when it is admitted, or the problem with which it is rejected.
         """
-        if read_at is not None:
-            now = self._clock()
-            if read_at > self._last_entered_at:
-                self._begin_turn(now)
-            self._last_entered_at = now
-            if now - read_at > self._queue_seconds * self._share and self._admitted >= QUEUE_REQUESTS * self._share:
-                self._queue(now)
         if self._max_requests is not None and self.in_progress >= self._max_requests:
             self._concurrency.inc()
-            raise overloaded()
-        self._admitted += 1
+            return self._rejections.delay(overloaded())
+        if read_at is not None:
+            now = self._clock()
+            late = now - read_at
+            if self._queue or (late > TURN_SECONDS and (late > LATE_SECONDS or self.in_progress >= FREE_REQUESTS)):
+                return self._wait(read_at, now)
         self.in_progress += 1
+        return None
 
     def leave(self) -> None:
         """An admitted request has ended."""
         self.in_progress -= 1
+        self._left += 1
 
-    def _begin_turn(self, now: float) -> None:
-        """This request was read after the last one had entered: none of an earlier turn is left."""
-        if self._shedding:
-            self._share_admitted += self._admitted
-            if now - self._shed_at >= CALM_SECONDS:
-                self._shedding = False
-                self._share = 1.0
-            elif now - self._share_at >= CALM_SECONDS:
-                self._compute_share(now)
-        paused = now - self._last_entered_at > CALM_SECONDS
-        self._queue_stands = self._queue_stands and self._queued and not paused
-        self._admitted = 0
-        self._queued = False
+    @property
+    def delayed_rejections(self) -> int:
+        """The number of rejections that are delayed now."""
+        return self._rejections.count
 
-    def _queue(self, now: float) -> None:
-        """This request is queued; shed it if the queue stands."""
-        self._queued = True
-        if not self._queue_stands:
-            self._queue_stands = True
-            self._queue_stands_since = self._processor()
-        if not self._shedding and self._processor() - self._queue_stands_since > BUSY_SECONDS:
-            self._shedding = True
-            self._share_at = now
-            self._share_admitted = self._share_shed = 0
-        if self._shedding:
-            self._shed_at = now
-            self._share_shed += 1
-            self._delay.inc()
-            raise overloaded()
+    def hurry(self) -> None:
+        """The service is stopping: delay no rejection any more."""
+        self._rejections.hurry()
 
-    def _compute_share(self, now: float) -> None:
-        # At least one request in each turn.
-        self._share = max(self._share_admitted / (self._share_admitted + self._share_shed), 1 / QUEUE_REQUESTS)
-        self._share_at = now
-        self._share_admitted = self._share_shed = 0
+    async def _wait(self, read_at: float, now: float) -> Problem | None:
+        loop = asyncio.get_running_loop()
+        if not self._queue:
+            self._turned_at = now
+            self._begin_cost_period(now)
+            loop.call_soon(self._turn)
+        waiting = Waiting(loop=loop)
+        waiting.read_at = read_at
+        self._queue.append(waiting)
+        self._standing.arrived()
+        try:
+            problem = await waiting
+        except asyncio.CancelledError:
+            if not waiting.cancelled() and waiting.result() is None:
+                self.leave()
+            raise
+        return None if problem is None else await self._rejections.delay(problem)
+
+    def _turn(self) -> None:
+        """Runs in each turn of the event loop while requests wait."""
+        now = self._clock()
+        turn = now - self._turned_at
+        self._turned_at = now
+        if turn < EMPTY_TURN_SECONDS:
+            self._cost_empty += turn
+        if now - self._cost_at > COST_PERIOD_SECONDS and self._left:
+            self._compute_cost(now)
+        queue = self._queue
+        while queue and (queue[0].done() or self._standing.sheds(queue, now)):
+            self._reject(queue.popleft(), self._delay)
+        while queue and (self.in_progress < FREE_REQUESTS or (turn < TURN_SECONDS and now >= self._next_begins_at)):
+            if self._max_requests is not None and self.in_progress >= self._max_requests:
+                self._reject(queue.popleft(), self._concurrency)
+            else:
+                self._begin(queue.pop() if self._standing.newest_first(queue) else queue.popleft(), now)
+                if now < self._next_begins_at:
+                    break
+        if queue:
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._standing.emptied()
+
+    def _begin(self, waiting: Waiting, now: float) -> None:
+        if not waiting.done():
+            self._next_begins_at = max(self._next_begins_at, now - FREE_REQUESTS * self._cost) + self._cost / EAGERNESS
+            self.in_progress += 1
+            self._standing.begun()
+            waiting.set_result(None)
+
+    def _reject(self, waiting: Waiting, reason: Counter) -> None:
+        if not waiting.done():
+            reason.inc()
+            waiting.set_result(overloaded())
+
+    def _compute_cost(self, now: float) -> None:
+        used = self._processor() - self._cost_processor
+        self._cost = (self._cost + max(used - self._cost_empty, 0.0) / self._left) / 2
+        self._begin_cost_period(now)
+
+    def _begin_cost_period(self, now: float) -> None:
+        self._cost_at = now
+        self._cost_processor = self._processor()
+        self._cost_empty = 0.0
+        self._left = 0
 
 
 def overloaded() -> Problem:

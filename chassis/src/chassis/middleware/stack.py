@@ -23,6 +23,7 @@ def build_stack(
     problems: Mapping[type[Exception], int] | None = None,
     security_headers: Mapping[str, str] | None = None,
     log_success: bool = True,
+    traces: bool = True,
 ) -> ASGIApp:
     """`app` inside of telemetry, the guard, `middleware` (from the outermost to the innermost) and problem responses.
 
@@ -31,7 +32,7 @@ def build_stack(
 
     `problems` is the status of each expected exception that is not an `HTTPException`.
 
-    See `GuardMiddleware` for the limits, and `TelemetryMiddleware` for `security_headers` and `log_success`.
+    See `GuardMiddleware` for the limits, and `TelemetryMiddleware` for `security_headers`, `log_success` and `traces`.
     """
     if middleware:
         app = ProblemMiddleware(app, problems=problems)
@@ -46,4 +47,6 @@ def build_stack(
         problems=problems,
         forwards_rejections=bool(middleware),
     )
-    return TelemetryMiddleware(app, telemetry=telemetry, security_headers=security_headers, log_success=log_success)
+    return TelemetryMiddleware(
+        app, telemetry=telemetry, security_headers=security_headers, log_success=log_success, traces=traces
+    )

@@ -1,7 +1,6 @@
 """One pass over each request: one clock, one status, from which span, metrics and access line are made."""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -13,15 +12,12 @@ from structlog.typing import FilteringBoundLogger
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
+from ..telemetry.known_methods import OTHER_METHOD
 from ..telemetry.observation import Observation
-from .failures import is_cancelled_from_outside
+from .failures import is_cancelled_from_outside, record_failure
 from .security import security_headers as with_defaults
 
 log: FilteringBoundLogger = structlog.get_logger()
-
-# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-OTHER_METHOD = "_OTHER"
 
 
 class TelemetryMiddleware:
@@ -31,9 +27,10 @@ class TelemetryMiddleware:
     such as a background task, belongs to the request's trace, and its lines have the request's ids.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
-    and above have one. Each response gets `x-request-id`, and the security headers (`security_headers`: names and
-    values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response
-    has no header of that name.
+    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say.
+
+    Each response gets `x-request-id`, and the security headers (`security_headers`: names and values that replace or
+    complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response has no header of that name.
     """
 
     def __init__(
@@ -42,14 +39,16 @@ class TelemetryMiddleware:
         *,
         telemetry: Telemetry,
         log_success: bool = True,
+        traces: bool = True,
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.app: ASGIApp = app
-        self._begin = telemetry.tracing.begin
+        self._begin = telemetry.tracing.begin if traces else telemetry.tracing.begin_untraced
+        self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
         self._default_headers = with_defaults(security_headers)
-        self._min_logged_status = 0 if log_success and telemetry.logs.level <= logging.INFO else 500
+        self._min_logged_status = 0 if log_success else 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -57,10 +56,10 @@ class TelemetryMiddleware:
             return
         began = perf_counter()
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
-        if method not in KNOWN_METHODS:
+        if method not in self._known_methods:
             method = OTHER_METHOD
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
-        context = self._begin(info, method)
+        context = self._begin(info, method, scope["headers"])
         if info.has_body:
             receive = info.counting(receive)
         sender = ResponseSender(send, context.request_id, self._default_headers)
@@ -94,7 +93,7 @@ def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSen
     shutdown, is no failure either, and the server logs how many requests it cancels.
     """
     if not sender.is_complete or sender.status >= 500:
-        info.error = type(raised)
+        record_failure(raised, info)
     if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
         return
     log.error("unhandled exception", after_response=sender.is_complete, exc_info=raised)

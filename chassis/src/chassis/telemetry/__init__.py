@@ -4,10 +4,14 @@ import asyncio
 import atexit
 import threading
 from contextlib import suppress
+from typing import ClassVar
 
 import structlog
 
 from ..version import __version__
+from . import environment  # noqa: F401 - first, since it imports modules of OpenTelemetry that would raise later
+from .client_spans import ClientTelemetry
+from .exposition import Exposition
 from .logs import Logs
 from .metrics import Metrics, Tally
 from .observer import Observer
@@ -21,6 +25,9 @@ class Telemetry:
     from `opentelemetry.trace.get_tracer(__name__)`, anywhere; both belong to the current request.
     """
 
+    installed: ClassVar["Telemetry | None"] = None
+    """The telemetry of the process: the last one that was installed."""
+
     def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
         self.service: str = service
         self.version: str = version
@@ -28,16 +35,37 @@ class Telemetry:
         self.logs: Logs = logs
         self.tracing: Tracing = tracing
         self.metrics: Metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
+        self.exposition: Exposition = Exposition(self.metrics.registry)
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc
         drops = Tally("spans_dropped", "Spans that were not exported.", "reason", lambda: tracing.dropped_spans)
         self.metrics.registry.register(drops)
+        self.known_methods: frozenset[str] = tracing.known_methods
+        """The methods that metrics and spans name; all others are one."""
         self.observer: Observer = Observer(logs, self.metrics.requests)
+        self.client: ClientTelemetry = ClientTelemetry(tracing, logs.redactor)
+        """Observes the calls of `http_client`."""
+        self.metrics.registry.register(self.client.metrics)
+        self._is_installed = False
 
     def install(self) -> None:
         """Make these the logs and traces of the whole process."""
         self.logs.install()
         self.tracing.install()
-        atexit.register(self.observer.observe)
+        Telemetry.installed = self
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.observer.observe)
+
+    def on_interrupt(self, count: int) -> None:
+        """So many requests are not complete at the end of the graceful shutdown, and are cancelled now."""
+        self.metrics.interrupted_requests.inc(count)
+        self.observer.is_stopping = True
+
+    def begin_flush(self) -> None:
+        """Export the spans that have ended so far, in a thread, and do not wait for it: something may hang."""
+        self.observer.observe()
+        if self.tracing.exporting:
+            threading.Thread(target=self.tracing.flush, name="telemetry-flush", daemon=True).start()
 
     async def shutdown(self, seconds: float) -> None:
         """Export the last spans, for at most `seconds`, and write the last log lines."""

@@ -5,19 +5,29 @@ Follows the OTLP specification 1.x ("OTLP/HTTP").
 
 import gzip
 import logging
+import os
+import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import suppress
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812 - a constant
 
-from . import exporter_environment as environment
+from ..version import __version__
+from . import exporter_environment
+from .environment import Environment
 from .otlp import Source, encode_request, encode_request_span, encode_span
 from .spans import SCOPE, RequestSpan, RequestSpanProcessor
+from .suppression import suppressed
 
 if TYPE_CHECKING:
     import httpx
@@ -25,7 +35,16 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger(__name__)
 
 LOAD_AFTER_SECONDS = 1.0
+MIN_DELAY_SECONDS = 0.01  # a delay of 0 would keep the thread busy
+MAX_PAUSE_SECONDS = 60.0
+SECONDS = re.compile("[0-9]{1,9}")  # of Retry-After
+# OTLP exporter, "User Agent": ours in front of the name that identifies exporters by their language.
+USER_AGENT = f"chassis/{__version__} OTel-OTLP-Exporter-Python/{SDK_VERSION}".encode()
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
+
+# Of a queue: the id of a resource, since hashing one of the SDK's takes long, and the instrumentation scope. The id
+# alone for the spans of requests.
+QueueKey = int | tuple[int, InstrumentationScope | None]
 
 
 class OtlpExporter(RequestSpanProcessor):
@@ -45,7 +64,8 @@ class OtlpExporter(RequestSpanProcessor):
         make_client: "Callable[[], httpx.Client]",
         url: str,
         *,
-        headers: Mapping[str, str],
+        headers: Mapping[str, bytes],
+        compresses: bool = False,
         timeout_seconds: float = 10.0,
         max_queued: int = 2048,
         batch_size: int = 512,
@@ -54,84 +74,93 @@ class OtlpExporter(RequestSpanProcessor):
         self._make_client = make_client
         self._client: httpx.Client | None = None
         self._url = url
-        self._headers = {"content-type": "application/x-protobuf", **headers}
-        self._compresses = headers.get("content-encoding") == "gzip"
+        self._shown_url = exporter_environment.shown(url)
+        all_headers = {"user-agent": USER_AGENT, "content-type": b"application/x-protobuf", **headers}
+        if compresses:
+            all_headers["content-encoding"] = b"gzip"
+        self._headers = [(name.encode(), value) for name, value in all_headers.items()]
+        self._compresses = compresses
         self._timeout_seconds = timeout_seconds
         self._max_queued = max_queued
         self._batch_size = batch_size
-        self._delay_seconds = delay_seconds
-        # By name and version of the instrumentation scope, since hashing a resource of the SDK takes long.
-        self._queues: dict[tuple[str, str | None], tuple[Source, deque[bytes]]] = {}
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._delay_seconds = max(delay_seconds, MIN_DELAY_SECONDS)
+        self._queues: dict[QueueKey, tuple[Source, deque[bytes]]]
         # By reason.
-        self.dropped: dict[str, int] = {"queue_full": 0, "export_failed": 0}
+        self.dropped: dict[str, int] = {"queue_full": 0, "export_failed": 0, "not_encodable": 0}
         self._dropping = False
         self._failing = False
+        self.begin_empty()
+        _exporters.add(self)
+        self._start()
+
+    def begin_empty(self) -> None:
+        """Forget all spans, also in a forked child: those that it inherits are its parent's to send.
+
+        A child has no thread for the export; its first span starts one.
+        """
+        self._queues = {}
+        self._client = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
         self._posting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="span-export", daemon=True)
         self._thread.start()
 
     @classmethod
-    def from_environment(cls) -> "OtlpExporter":
-        """The exporter that the environment variables describe.
+    def from_environment(cls, environment: Environment | None = None) -> "OtlpExporter":
+        """The exporter that the environment variables describe, without those that it cannot use.
 
-        Raises `ValueError` for a value that it does not support, and for certificates that cannot be read.
+        They are reported to `environment`; without one they are logged.
         """
-        protocol = environment.variable("PROTOCOL") or "http/protobuf"
-        if protocol != "http/protobuf":
-            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: this service exports over 'http/protobuf'")
-        compression = environment.variable("COMPRESSION") or "none"
-        if compression not in ("none", "gzip"):
-            raise ValueError(f"OTEL_EXPORTER_OTLP_COMPRESSION={compression!r}: this service knows 'none' and 'gzip'")
-        timeout = environment.variable("TIMEOUT") or "10"
-        try:
-            timeout_seconds = float(timeout)
-        except ValueError:
-            raise ValueError(f"OTEL_EXPORTER_OTLP_TIMEOUT={timeout!r}: a number of seconds, such as 10") from None
-        max_queued = environment.whole_number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
-        names = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
-        certificate, client_certificate, client_key = certificates = [environment.variable(name) for name in names]
-        make_client = partial(environment.make_client, certificate, client_certificate, client_key, timeout_seconds)
-        if any(certificates):
-            try:
-                make_client().close()  # so that it fails now, rather than lose the first spans
-            except OSError as error:
-                paths = zip(names, certificates, strict=True)
-                given = ", ".join(f"OTEL_EXPORTER_OTLP_{name}={path!r}" for name, path in paths if path)
-                raise ValueError(f"{given}: {error.strerror or error}") from error
-        headers = dict(
-            environment.parse_header(pair) for pair in (environment.variable("HEADERS") or "").split(",") if "=" in pair
-        )
-        if compression == "gzip":
-            headers["content-encoding"] = "gzip"
-        return cls(
-            make_client,
-            environment.url(),
-            headers=headers,
+        given = environment or Environment()
+        limits = exporter_environment.batch_limits(given)
+        timeout_seconds = exporter_environment.timeout_seconds(given, limits)
+        compression = given.choice(exporter_environment.names_of("COMPRESSION"), ("none", "gzip"), "none")
+        made = cls(
+            exporter_environment.client_maker(given, timeout_seconds),
+            exporter_environment.url(given),
+            headers=exporter_environment.headers(given),
+            compresses=compression == "gzip",
             timeout_seconds=timeout_seconds,
-            max_queued=max_queued,
-            batch_size=min(environment.whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), max_queued),
-            delay_seconds=environment.whole_number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+            max_queued=limits.max_queued,
+            batch_size=limits.batch_size,
+            delay_seconds=limits.delay_milliseconds / 1000,
         )
+        if environment is None:
+            given.report()
+        return made
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep a span that a handler or library made until its batch is sent."""
+        """Keep a span that a handler or library made until its batch is sent; never raises."""
         if not (span.context and span.context.trace_flags.sampled):
             return
         scope = span.instrumentation_scope
-        key = (scope.name, scope.version) if scope is not None else ("", None)
-        queue = self._queue(key, (span.resource, scope))
+        queue = self._queue((id(span.resource), scope), (span.resource, scope))
         if self._has_room(queue):
-            self._put(queue, encode_span(span))
+            try:
+                self._put(queue, encode_span(span))
+            except Exception as error:  # noqa: BLE001 - whatever the span holds, its owner's code must go on
+                self._drop_unencodable(span.name, error)
 
     def on_request_end(self, span: RequestSpan) -> None:
-        """Keep the span of a request until its batch is sent."""
-        queue = self._queue((SCOPE.name, SCOPE.version), (span.resource, SCOPE))
+        """Keep the span of a request until its batch is sent; never raises."""
+        queue = self._queue(id(span.resource), (span.resource, SCOPE))
         if self._has_room(queue):
-            self._put(queue, encode_request_span(span))
+            try:
+                self._put(queue, encode_request_span(span))
+            except Exception as error:  # noqa: BLE001 - whatever a handler has put into the span
+                self._drop_unencodable(span.name, error)
 
-    def _queue(self, key: tuple[str, str | None], source: Source) -> deque[bytes]:
+    def _drop_unencodable(self, name: str, error: Exception) -> None:
+        self.dropped["not_encodable"] += 1
+        if self.dropped["not_encodable"] == 1:
+            log.warning("spans are dropped: %r cannot be encoded: %r", name, error)
+
+    def _queue(self, key: "QueueKey", source: Source) -> deque[bytes]:
+        # The source keeps the resource alive, so that its id is not given to another one.
         entry = self._queues.get(key)
         if entry is None:
             entry = self._queues.setdefault(key, (source, deque()))
@@ -143,11 +172,13 @@ class OtlpExporter(RequestSpanProcessor):
         self.dropped["queue_full"] += 1
         if not self._dropping:
             self._dropping = True
-            log.warning("spans are dropped: %d wait to be exported to %s", len(queue), self._url)
+            log.warning("spans are dropped: %d wait to be exported to %s", len(queue), self._shown_url)
         return False
 
     def _put(self, queue: deque[bytes], encoded: bytes) -> None:
         queue.append(encoded)
+        if self._thread is None:
+            self._start()
         if len(queue) >= self._batch_size and not self._wake.is_set():
             self._wake.set()
 
@@ -155,7 +186,8 @@ class OtlpExporter(RequestSpanProcessor):
         """Send the queued spans, and close the connection; blocks until then."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._client is not None:
             self._client.close()
 
@@ -167,8 +199,8 @@ class OtlpExporter(RequestSpanProcessor):
     def _run(self) -> None:
         self._wake.wait(min(LOAD_AFTER_SECONDS, self._delay_seconds))
         if not self._stopping.is_set():
-            with self._posting:
-                self._load()  # the first batch reports a failure
+            with self._posting, suppress(Exception):  # the first batch reports it
+                self._load()
         while not self._stopping.is_set():
             self._wake.wait(self._delay_seconds)
             self._wake.clear()
@@ -178,15 +210,16 @@ class OtlpExporter(RequestSpanProcessor):
     def _export(self) -> None:
         with self._posting:
             while batch := self._next_batch():
-                body = encode_request(batch)
-                if self._compresses:
-                    body = gzip.compress(body)
-                failure = self._post(body)
+                try:
+                    body = encode_request(batch)
+                    failure = self._post(gzip.compress(body) if self._compresses else body)
+                except Exception as error:  # noqa: BLE001 - this thread must go on, whatever a library raises
+                    failure = f"{type(error).__name__}: {error}"
                 if failure:
                     self.dropped["export_failed"] += sum(len(spans) for _, spans in batch)
                 self._dropping = self._dropping and bool(failure)
                 if failure and not self._failing:
-                    log.warning("spans cannot be exported to %s: %s", self._url, failure)
+                    log.warning("spans cannot be exported to %s: %s", self._shown_url, failure)
                 elif self._failing and not failure:
                     log.warning("spans are exported again")
                 self._failing = bool(failure)
@@ -202,30 +235,25 @@ class OtlpExporter(RequestSpanProcessor):
                 left -= count
         return batch
 
-    def _load(self) -> str | None:
-        """Make the client, unless there is one; returns the reason of a failure, or None."""
-        import httpx
-
-        try:
-            self._client = self._client or self._make_client()
-        except (OSError, ValueError, httpx.InvalidURL) as error:  # of proxies, certificates
-            return f"{type(error).__name__}: {error}"
-        return None
+    def _load(self) -> "httpx.Client":
+        """The client, made if there is none; raises for proxies and certificates that cannot be used."""
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
 
     def _post(self, body: bytes) -> str | None:
-        """Send one batch; returns the reason of a failure, or None."""
+        """Send one batch; returns the reason of a failure, or None. Raises what is no failure of the network."""
         import httpx
 
-        failure = self._load()
-        if failure or self._client is None:
-            return failure
+        client = self._load()
         give_up = monotonic() + self._timeout_seconds
         pause = 0.5
         while True:
             retry_after = ""
+            token = otel_context.attach(suppressed())  # or an instrumented httpx would make a span for each request
             try:
-                response = self._client.post(self._url, content=body, headers=self._headers)
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: of headers and URLs
+                response = client.post(self._url, content=body, headers=self._headers)
+            except httpx.HTTPError as error:
                 failure = f"{type(error).__name__}: {error}"
             else:
                 if response.is_success:
@@ -234,7 +262,19 @@ class OtlpExporter(RequestSpanProcessor):
                 if response.status_code not in RETRIED:
                     return failure
                 retry_after = response.headers.get("retry-after", "")
-            wait = float(retry_after) if retry_after.isdigit() else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter
+            finally:
+                otel_context.detach(token)
+            wait = float(retry_after) if SECONDS.fullmatch(retry_after) else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter
             if monotonic() + wait > give_up or self._stopping.wait(wait):
                 return failure
-            pause *= 2
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+
+def _begin_empty_in_child() -> None:
+    for exporter in _exporters:
+        exporter.begin_empty()
+
+
+_exporters: WeakSet[OtlpExporter] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)

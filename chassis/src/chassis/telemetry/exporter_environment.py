@@ -4,50 +4,160 @@ Follows OpenTelemetry's specification of `OTEL_EXPORTER_OTLP_*`, where the varia
 for all signals, and of `OTEL_BSP_*` for batches.
 """
 
-import os
+import re
 import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+from .environment import MAX_NUMBER, Environment
 
 if TYPE_CHECKING:
     import httpx
 
-
-def make_client(certificate: str, client_certificate: str, client_key: str, timeout_seconds: float) -> "httpx.Client":
-    """A client with these certificates (paths, or empty)."""
-    import httpx
-
-    verify = ssl.create_default_context(cafile=certificate) if certificate else httpx.create_ssl_context()
-    if client_certificate:
-        verify.load_cert_chain(client_certificate, client_key or None)
-    return httpx.Client(verify=verify, timeout=timeout_seconds)
+DEFAULT_URL = "http://localhost:4318/v1/traces"
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
+# What the exporter and its client say themselves; another value would break every request.
+OWN_HEADERS = frozenset({"connection", "content-encoding", "content-length", "content-type", "transfer-encoding"})
 
 
-def variable(name: str) -> str:
-    """`OTEL_EXPORTER_OTLP_TRACES_<name>`, else `OTEL_EXPORTER_OTLP_<name>`, else empty."""
-    specific = os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "").strip()
-    return specific or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+@dataclass(frozen=True)
+class BatchLimits:
+    """How spans are batched; a batch is never larger than the queue."""
+
+    max_queued: int
+    batch_size: int
+    delay_milliseconds: int
+    export_milliseconds: int
 
 
-def url() -> str:
-    """The URL to post to."""
-    # The URL for traces is used as it is; the signal's path is added to the one for all signals.
-    specific = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    general = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
-    return specific or f"{general.rstrip('/')}/v1/traces"
+def names_of(option: str) -> tuple[str, str]:
+    """The two variables of an option, by priority."""
+    return f"OTEL_EXPORTER_OTLP_TRACES_{option}", f"OTEL_EXPORTER_OTLP_{option}"
 
 
-def parse_header(pair: str) -> tuple[str, str]:
-    """A header of `OTEL_EXPORTER_OTLP_HEADERS`, such as `api-key=a%20b`."""
-    name, _, value = pair.partition("=")
-    return name.strip().lower(), unquote(value.strip())
+def batch_limits(environment: Environment) -> BatchLimits:
+    """`OTEL_BSP_*`."""
+    max_queued = environment.whole_number("OTEL_BSP_MAX_QUEUE_SIZE", default=2048, minimum=1)
+    return BatchLimits(
+        max_queued,
+        min(environment.whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default=512, minimum=1), max_queued),
+        environment.whole_number("OTEL_BSP_SCHEDULE_DELAY", default=5000),
+        environment.whole_number("OTEL_BSP_EXPORT_TIMEOUT", default=30_000) or MAX_NUMBER,
+    )
 
 
-def whole_number(name: str, default: int) -> int:
-    """The value of a variable; raises `ValueError` unless it is a whole number above 0."""
-    value = os.environ.get(name, "").strip()
-    if not value:
-        return default
-    if not value.isdigit() or int(value) < 1:
-        raise ValueError(f"{name}={value!r}: a whole number above 0, such as {default}")
-    return int(value)
+def timeout_seconds(environment: Environment, limits: BatchLimits) -> float:
+    """The time for a batch, from milliseconds; the specification reads 0 as no limit."""
+    milliseconds = environment.whole_number(*names_of("TIMEOUT"), default=10_000) or MAX_NUMBER
+    return min(milliseconds, limits.export_milliseconds) / 1000
+
+
+def url(environment: Environment) -> str:
+    """The URL to post to: that for traces as it is, else that for all signals and the signal's path."""
+    for name in names_of("ENDPOINT"):
+        given = environment.text(name)
+        if not given:
+            continue
+        parts = _usable(given)
+        if parts is None:
+            environment.ignore(name, shown(given), "a URL such as http://collector:4318")
+        elif name == names_of("ENDPOINT")[0]:
+            return given
+        else:
+            path = f"{parts.path.rstrip('/')}/v1/traces"
+            return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+    return DEFAULT_URL
+
+
+def _usable(url: str) -> SplitResult | None:
+    """The parts of a URL with scheme and host, as the specification asks; None for any other."""
+    if any(character <= " " or character == "\x7f" for character in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except ValueError:  # of the port, or of brackets
+        return None
+
+
+def shown(url: str) -> str:
+    """A URL for a log: without credentials and query, which may be a secret."""
+    if "@" not in url and "?" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+        address = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{address}{parts.path}" if parts.hostname and "@" not in parts.path else "…"
+    except ValueError:
+        return "…"
+
+
+def headers(environment: Environment) -> dict[str, bytes]:
+    """`OTEL_EXPORTER_OTLP_HEADERS`, such as `api-key=a%20b`, without those that HTTP does not allow."""
+    name = next((name for name in names_of("HEADERS") if environment.text(name)), "")
+    found = {}
+    for number, entry in enumerate(environment.text(name).split(","), 1):
+        if not entry.strip():
+            continue
+        encoded, separator, rest = entry.partition("=")
+        header = unquote(encoded.strip()).lower()
+        value = unquote_to_bytes(rest.encode("utf-8", "surrogateescape")).strip()
+        # Values are never shown, and of an entry without a name anything may be a secret.
+        if not separator or not TOKEN.fullmatch(header):
+            environment.ignore(name, f"(entry {number})", "headers are name=value, percent-encoded")
+        elif CONTROL.search(value):
+            environment.ignore(name, f"{header}=…", "a header holds no line breaks and no other control characters")
+        elif header in OWN_HEADERS:
+            environment.ignore(name, f"{header}=…", "the exporter sets this header")
+        else:
+            found[header] = value
+    return found
+
+
+def client_maker(environment: Environment, timeout_seconds: float) -> "Callable[[], httpx.Client]":
+    """Makes the client, with the certificates that can be read; those that cannot are ignored now."""
+    certificate = _path("CERTIFICATE", environment, _trusting)
+    key_name, key = _first(names_of("CLIENT_KEY"), environment)
+    client_certificate = _path("CLIENT_CERTIFICATE", environment, lambda path: _identify(_trusting(), path, key))
+    if key and not client_certificate:
+        environment.ignore(key_name, key, "it is used together with OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE only")
+
+    def make() -> "httpx.Client":
+        import httpx
+
+        context = _trusting(certificate) if certificate else httpx.create_ssl_context()
+        if client_certificate:
+            _identify(context, client_certificate, key)
+        return httpx.Client(verify=context, timeout=timeout_seconds)
+
+    return make
+
+
+def _first(names: tuple[str, ...], environment: Environment) -> tuple[str, str]:
+    return next(((name, value) for name in names if (value := environment.text(name))), ("", ""))
+
+
+def _path(option: str, environment: Environment, load: Callable[[str], object]) -> str:
+    """The path of a certificate that `load` can read; else empty."""
+    name, path = _first(names_of(option), environment)
+    if not path:
+        return ""
+    try:
+        load(path)
+    except (OSError, ValueError) as error:
+        environment.ignore(name, path, getattr(error, "strerror", None) or str(error))
+        return ""
+    return path
+
+
+def _trusting(certificate: str = "") -> ssl.SSLContext:
+    """A context that trusts this certificate, or the platform's."""
+    return ssl.create_default_context(cafile=certificate) if certificate else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    # With an empty password, since otherwise the start would wait for one to be typed.
+    context.load_cert_chain(certificate, key or None, password="")

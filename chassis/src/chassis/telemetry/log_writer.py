@@ -63,7 +63,7 @@ class LineWriter:
 
     def write(self: "LineWriter", line: bytes | str) -> None:
         """Add one line, without its newline."""
-        data = line if isinstance(line, bytes) else line.encode()
+        data = line if isinstance(line, bytes) else line.encode("utf-8", "backslashreplace")
         if not (self._is_full and self._hold(data)):
             self._lines.append(data)
         if self._flush_is_due:

@@ -5,9 +5,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import orjson
 import structlog
@@ -16,21 +15,34 @@ from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
+from .levels import LEVELS, make_bound_logger
 from .log_writer import MAX_HELD_BYTES, LineWriter
-from .redaction import Redactor, text
+from .plain_values import plain, text
+from .redaction import Redactor
 
 LogFormat = Literal["auto", "json", "console"]
 
 LAST_FLUSH_SECONDS = 1.0
-SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"})
+# uvicorn's lines at each start and stop repeat the server's, which have more facts. httpx logs each request that it
+# sends with the whole URL, including the query.
+QUIET = ("uvicorn.error", "httpx")
+JSON_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
+class Renderer(Protocol):
+    """Makes a line of an event."""
+
+    def __call__(self, event: EventDict, *, is_redacted: bool = False) -> bytes | str:
+        """`is_redacted` says that the event has no secrets already."""
+        ...
 
 
 class Logs:
     """How records are rendered and where they go; `install` makes it the process's configuration.
 
-    `level` is a standard name such as `INFO`. `redact` names keys whose values are never shown,
-    in addition to `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included,
-    before it is rendered. Up to `buffer_bytes` of lines are kept while the reader of the output has stopped.
+    `level` is a standard name such as `INFO`; `set_level` changes it. `redact` names keys whose values are never shown,
+    in addition to `SECRET_KEYS`. `processors` are yours: each sees every event, the access lines included, without
+    secrets, before it is rendered. Up to `buffer_bytes` of lines are kept while the reader of the output has stopped.
     """
 
     def __init__(
@@ -43,24 +55,43 @@ class Logs:
         buffer_bytes: int = MAX_HELD_BYTES,
         fd: int = 1,
     ) -> None:
-        self.level: int = logging.getLevelNamesMapping()[level]
+        # The level's owner: when these logs are installed, the root logger.
+        self._threshold = logging.Logger(__name__, LEVELS[level.lower()])  # noqa: LOG001 - only for its level
         self.writer: LineWriter = LineWriter(fd, max_held_bytes=buffer_bytes)
         self.writer.on_recovery = _log_dropped
         console = format == "console" or (format == "auto" and os.isatty(fd))
-        self._render = _console_renderer() if console else render_json
+        self.redactor: Redactor = Redactor(redact)
+        self._render = _console_renderer(self.redactor) if console else _json_renderer(self.redactor)
         self._processors = [*processors]
-        # The console renderer does both by itself.
-        for_json: list[Processor] = [] if console else [structlog.processors.format_exc_info, lead_with_essentials]
+        self._is_installed = False
         self._shared: list[Processor] = [
             structlog.contextvars.merge_contextvars,
             add_request_ids,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            *for_json,
-            Redactor(SECRET_KEYS | set(redact)),
+            structlog.processors.format_exc_info,
+            *([] if console else [lead_with_essentials]),
+            # The renderer redacts too, but after them.
+            *([self.redactor] if processors else []),
             *self._processors,
         ]
+
+    @property
+    def level(self) -> int:
+        """The lowest level that is logged; when installed, that of the root logger of `logging`."""
+        return self._threshold.level
+
+    def set_level(self, level: str) -> None:
+        """Log events of `level` and above from now on: those of structlog and of `logging`, and access lines.
+
+        `level` is a name such as `debug`, in upper or lower case. Raises `ValueError` for an unknown one.
+        `logging.getLogger().setLevel` does the same.
+        """
+        number = LEVELS.get(level.lower())
+        if number is None:
+            raise ValueError(f"the log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
+        self._threshold.setLevel(number)
 
     @property
     def has_processors(self) -> bool:
@@ -69,13 +100,13 @@ class Logs:
 
     def access_logger(self) -> "AccessLogger":
         """A logger for complete lines: only your processors and the renderer run."""
-        return AccessLogger(self.writer, [*self._processors, self._render])
+        return AccessLogger(self.writer, self._processors, self._render, self.redactor)
 
     def install(self) -> None:
         """Configure structlog, the standard library's `logging`, warnings and uncaught exceptions to log here."""
         structlog.configure(
-            processors=[*self._shared, self._render],
-            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            processors=[*self._shared, lambda _logger, _method, event: self._render(event)],
+            wrapper_class=make_bound_logger(lambda: self._threshold.level),
             context_class=dict,
             logger_factory=lambda *_: self.writer,
             cache_logger_on_first_use=False,
@@ -87,47 +118,57 @@ class Logs:
                 processors=[
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                     drop_uvicorn_colour,
-                    as_text(self._render),
+                    lambda _logger, _method, event: as_text(self._render(event)),
                 ],
             )
         )
         root = logging.getLogger()
         root.handlers = [handler]
         root.setLevel(self.level)
+        self._threshold = root
         # Where the application runs under uvicorn, it has configured these two. The access line is ours.
         for name in ("uvicorn", "uvicorn.access"):
             library = logging.getLogger(name)
             library.handlers = []
             library.propagate = name == "uvicorn"
-        # uvicorn's lines at each start and stop repeat the server's, which have more facts.
-        # httpx logs each request that it sends with the whole URL, including the query.
-        for name in ("uvicorn.error", "httpx"):
+        for name in QUIET:
             logging.getLogger(name).setLevel(max(self.level, logging.WARNING))
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
-        atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
+        if not self._is_installed:
+            self._is_installed = True
+            atexit.register(self.writer.flush, LAST_FLUSH_SECONDS)
 
 
 class AccessLogger:
     """Takes a finished event instead of a dozen keyword arguments, as a logger of structlog would."""
 
-    def __init__(self, writer: LineWriter, processors: Sequence[Processor]) -> None:
-        """`processors` are structlog's; the last one renders the line."""
+    def __init__(
+        self, writer: LineWriter, processors: Sequence[Processor], render: Renderer, redactor: Redactor
+    ) -> None:
+        """`processors` are structlog's; `render` renders what they return."""
         self._writer = writer
         self._processors = processors
+        self._render = render
+        self.redact: Callable[[Mapping[str, Any]], dict[str, Any]] = redactor.redact
+        """For facts that others put on a line, since a line without processors is not searched for secrets."""
 
     def line(self, level: str, event: EventDict) -> None:
         """Run the processors on `event` and write it; `level` is the method's name in structlog."""
+        if not self._processors:
+            self._writer.write(self._render(event, is_redacted=True))
+            return
         result: Any = event
         try:
             for processor in self._processors:
                 result = processor(self._writer, level, result)
+            line = self._render(result)
         except structlog.DropEvent:
             return
         except Exception as error:  # noqa: BLE001 - a processor of the service's owner; the request must not fail of it
-            result = render_json(self._writer, level, {**event, "log_processor_error": repr(error)})
-        self._writer.write(result)
+            line = self._render({**event, "log_processor_error": repr(error)})
+        self._writer.write(line)
 
 
 def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -143,13 +184,20 @@ def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
-def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    """One JSON object without a newline; values that JSON does not have become their text."""
-    try:
-        return orjson.dumps(event, default=text, option=orjson.OPT_UTC_Z)
-    except orjson.JSONEncodeError:
-        # Keys that aren't text, lone surrogates, integers over 64 bits, circles: still one line, and readable.
-        return orjson.dumps({text(key): text(value) for key, value in event.items()})
+def _json_renderer(redactor: Redactor) -> Renderer:
+    """One JSON object without a newline; objects that JSON does not have become their fields or their text."""
+
+    def render(event: EventDict, *, is_redacted: bool = False) -> bytes:
+        try:
+            line = orjson.dumps(event, default=plain, option=JSON_OPTIONS)
+            # Only a line with a word such as `token` is worth the search for its value.
+            if is_redacted or not redactor.concerns(line):
+                return line
+        except orjson.JSONEncodeError:
+            pass  # keys that aren't text, lone surrogates, integers over 64 bits, circles, objects that raise
+        return orjson.dumps(redactor.redact(event))
+
+    return render
 
 
 def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -164,26 +212,13 @@ def drop_uvicorn_colour(_logger: WrappedLogger, _method: str, event: EventDict) 
     return event
 
 
-def as_text(render: Processor) -> Processor:
-    """`render` for the standard library's formatter, which warns of a line of bytes."""
-
-    def render_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        line = render(logger, method, event)
-        return line.decode() if isinstance(line, bytes) else str(line)
-
-    return render_text
-
-
-def _console_renderer() -> Processor:
+def _console_renderer(redactor: Redactor) -> Renderer:
     renderer = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
 
-    def render_console(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        moment = event.get("timestamp", "")
-        if isinstance(moment, datetime):
-            moment = moment.isoformat().replace("+00:00", "Z")
-        return renderer(logger, method, {**event, "timestamp": moment})
+    def render(event: EventDict, *, is_redacted: bool = False) -> str:
+        return renderer(None, "", redactor.redact({"timestamp": "", **event}))
 
-    return render_console
+    return render
 
 
 class _Handler(logging.Handler):
@@ -193,9 +228,23 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.write(self.format(record))
+            try:
+                line = self.format(record)
+            except Exception as error:  # noqa: BLE001 - of the arguments; what was to be said is still known
+                facts = {
+                    "msg": text(record.msg),
+                    "args": None,
+                    "log_error": f"{type(error).__qualname__}: {text(error)}",
+                }
+                line = self.format(logging.makeLogRecord({**record.__dict__, **facts}))
+            self._writer.write(line)
         except Exception:  # noqa: BLE001 - logging must not raise; this is how the standard library reports it
             self.handleError(record)
+
+
+def as_text(line: bytes | str) -> str:
+    """For the standard library's formatter, which warns of a line of bytes."""
+    return line.decode() if isinstance(line, bytes) else line
 
 
 def _log_dropped(count: int) -> None:

@@ -66,7 +66,7 @@ class LoopWatch:
             if frame is not None and PurePath(frame.f_code.co_filename).parent.name != "asyncio":
                 warned_of = due
                 request = _facts(current_request(loop, frame, self._active))
-                log.warning("event loop is blocked", late_seconds=round(late, 3), **request, at=_calls(frame))
+                log.warning("event loop is blocked", late_seconds=round(late, 3), **request, at=calls_of(frame))
             del frame  # or its locals would live until the next one
 
 
@@ -109,7 +109,7 @@ def _facts(observation: Observation | None) -> dict[str, Any]:
     return {"method": scope.get("method", "GET"), "route": route_template(scope), **ids}
 
 
-def _calls(frame: FrameType | None) -> list[str]:
+def calls_of(frame: FrameType | None) -> list[str]:
     """The innermost calls, the innermost first."""
     calls: list[str] = []
     while frame is not None and len(calls) < FRAMES:

@@ -26,16 +26,22 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from .error_type import OtherError, error_type, qualified_name
 from .observation import Observation
 
 # Semantic conventions for HTTP metrics, http.server.request.duration: the advised boundaries.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 BYTES = (100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
-LABELS = ("http_request_method", "http_route", "http_response_status_code")
+LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")
+# Error types beyond that are one, because a class may be made for each request.
+MAX_ERROR_TYPES = 100
+
+# Method, route, status (0 without a response), scheme, and the class of an exception.
+SeriesKey = tuple[str, str, int, str, type[BaseException] | None]
 
 
 class RequestSeries:
-    """The observed values of one method, route and status."""
+    """The observed values of requests with the same labels."""
 
     __slots__ = ("duration", "exemplars", "request_size", "response_size", "sums")
 
@@ -53,13 +59,13 @@ class RequestMetrics(Collector):
     def __init__(self) -> None:
         self.active: set[Observation] = set()
         """The requests in progress."""
-        self._series: dict[tuple[str, str, int], RequestSeries] = {}
+        self._series: dict[SeriesKey, RequestSeries] = {}
+        # By name, because the labels of two series must differ.
+        self._error_types: dict[str, type[BaseException]] = {}
 
     def observe(
         self,
-        method: str,
-        route: str,
-        status: int,
+        key: SeriesKey,
         seconds: float,
         request_bytes: int,
         response_bytes: int,
@@ -67,10 +73,9 @@ class RequestMetrics(Collector):
         timestamp: float,
     ) -> None:
         """Count a request that ended at `timestamp`; the trace id of a sampled one becomes its bucket's exemplar."""
-        key = (method, route, status)
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = RequestSeries()
+            series = self._other_series(key)
         bucket = bisect_left(SECONDS, seconds)
         series.duration[bucket] += 1
         series.request_size[bisect_left(BYTES, request_bytes) if request_bytes else 0] += 1
@@ -81,6 +86,19 @@ class RequestMetrics(Collector):
         sums[2] += response_bytes
         if sampled_trace_id is not None:
             series.exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, timestamp)
+
+    def _other_series(self, key: SeriesKey) -> RequestSeries:
+        """The series of a key that is new, or whose class of exception has the labels of another one."""
+        error = key[4]
+        if error is not None:
+            name = qualified_name(error)
+            if name not in self._error_types and len(self._error_types) < MAX_ERROR_TYPES:
+                self._error_types[name] = error
+            key = (*key[:4], self._error_types.get(name, OtherError))
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = RequestSeries()
+        return series
 
     def collect(self) -> Iterable[Metric]:
         """The metrics that prometheus-client exposes."""
@@ -93,19 +111,23 @@ class RequestMetrics(Collector):
         response_size = HistogramMetricFamily(
             "http_server_response_body_size_bytes", "Size of HTTP server response bodies.", labels=LABELS
         )
-        for (method, route, status), series in self._series.items():
-            labels = (method, route, str(status))
+        # In a thread, while requests end: `list` copies in one step.
+        for key, series in list(self._series.items()):
+            method, route, status, scheme, error = key
+            labels = (method, route, str(status or ""), scheme, error_type(status, error) or "")
             sums = series.sums
             duration.add_metric(labels, cumulate(SECONDS, series.duration, series.exemplars), sums[0])
             request_size.add_metric(labels, cumulate(BYTES, series.request_size), sums[1])
             response_size.add_metric(labels, cumulate(BYTES, series.response_size), sums[2])
         active = GaugeMetricFamily(
-            "http_server_active_requests", "HTTP server requests in progress.", labels=("http_request_method",)
+            "http_server_active_requests",
+            "HTTP server requests in progress.",
+            labels=("http_request_method", "url_scheme"),
         )
-        counts = Counting(observation.method for observation in list(self.active))
-        # A method that was seen before has a zero rather than a gap.
-        for method in dict.fromkeys([*(key[0] for key in self._series), *counts]):
-            active.add_metric((method,), counts[method])
+        counts = Counting((entry.method, entry.scope.get("scheme", "http")) for entry in list(self.active))
+        # What was seen before has a zero rather than a gap.
+        for seen in dict.fromkeys([*((key[0], key[3]) for key in list(self._series)), *counts]):
+            active.add_metric(seen, counts[seen])
         return (duration, request_size, response_size, active)
 
 
@@ -121,7 +143,7 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics that prometheus-client exposes."""
         family = CounterMetricFamily(self._name, self._documentation, labels=(self._label,))
-        for value, count in self._read().items():
+        for value, count in list(self._read().items()):
             family.add_metric((value,), count)
         return (family,)
 
@@ -161,6 +183,12 @@ class Metrics:
             "Requests allowed at the same time, 0 without a limit.",
             registry=self.registry,
         )
+        self.threads: Gauge = Gauge(
+            "handler_threads", "Threads in which `def` handlers run now.", registry=self.registry
+        )
+        self.max_threads: Gauge = Gauge(
+            "handler_threads_max", "Most threads in which `def` handlers may run.", registry=self.registry
+        )
         self.dropped_log_lines: Counter = Counter(
             "log_lines_dropped",
             "Log lines dropped because nobody read standard output.",
@@ -179,6 +207,17 @@ class Metrics:
             "background_tasks_failed",
             "Background tasks that ended with an exception.",
             ["task"],
+            registry=self.registry,
+        )
+        self.restarted_background_tasks: Counter = Counter(
+            "background_tasks_restarted",
+            "Background tasks that were started again after a failure.",
+            ["task"],
+            registry=self.registry,
+        )
+        self.interrupted_requests: Counter = Counter(
+            "http_server_interrupted_requests",
+            "Requests and streams that were not complete at the end of the graceful shutdown.",
             registry=self.registry,
         )
         build = Gauge(

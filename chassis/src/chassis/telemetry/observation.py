@@ -28,6 +28,8 @@ class Observation:
     """Responses with a lower status have no access line."""
     seconds: float = field(default=0.0, init=False)
     """Duration, known at the end."""
+    bound_facts: dict[str, object] | None = field(default=None, init=False)
+    """What the service's owner had bound by structlog's context variables when the request ended."""
 
     @property
     def error(self) -> type[BaseException] | None:

@@ -1,11 +1,19 @@
 """Turns the observations of requests into metrics, spans and access lines."""
 
 import asyncio
+import os
+import sys
+from contextvars import copy_context
 from datetime import UTC, datetime
+from weakref import WeakSet
 
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
+
+from .levels import LEVELS
 from .logs import Logs
 from .metrics import RequestMetrics
-from .observation import Observation
+from .observation import CLIENT_CLOSED_REQUEST, Observation
+from .query_redaction import QueryRedactor
 from .route_template import route_template
 from .span_attributes import end_span
 
@@ -25,16 +33,28 @@ class Observer:
         self._logs = logs
         self._metrics = metrics
         self._access_log = logs.access_logger()
+        self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        _observers.add(self)
+        self.is_stopping: bool = False
+        """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
-        """Observe a request at the end of this turn; called on the event loop."""
+        """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
+        for variable in copy_context():
+            if variable.name[: len(STRUCTLOG_KEY_PREFIX)] == STRUCTLOG_KEY_PREFIX:
+                ended.bound_facts = get_contextvars()
+                break
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
         self._ended.append(ended)
         if self._at_once:
             self.observe()
+
+    def begin_empty(self) -> None:
+        """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
+        self._ended = []
 
     def observe(self) -> None:
         """Observe the requests that have ended by now."""
@@ -42,8 +62,12 @@ class Observer:
         now = datetime.now(UTC)
         timestamp = now.timestamp()
         observe = self._metrics.observe
+        lowest_level = self._logs.level
         for observation in observations:
             scope, context, response = observation.scope, observation.context, observation.response
+            interrupted = self.is_stopping and observation.error is asyncio.CancelledError
+            if interrupted:
+                observation.info.error = None  # not an error of the service
             method = observation.method
             seconds = observation.seconds
             status = response.status or observation.status
@@ -53,15 +77,23 @@ class Observer:
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
-            exemplar = end_span(observation, route, status) if context.sampled else None
-            observe(method, route, status, seconds, request_bytes, response_bytes, exemplar, timestamp)
+            facts = self._access_log.redact(context.facts) if context.facts else None
+            if facts and context.sampled:
+                context.span.set_attributes(facts)
+            error = observation.info.error
+            # 499 stands for no response at all, which is no status in metrics and spans.
+            sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
+            exemplar = end_span(observation, route, sent_status, error, self._redact_query) if context.sampled else None
+            key = (method, route, sent_status, scope.get("scheme", "http"), error)
+            observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
             # 503 is intended: the service drains, sheds load or is not ready. Any other 5xx is a failure.
             level = "info" if status < 500 else "warning" if status == 503 else "error"
-            error = observation.info.error
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"
+            if LEVELS[level] < lowest_level:
+                continue
             client = scope.get("client")
             line = {
                 "timestamp": now,
@@ -79,6 +111,23 @@ class Observer:
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
+            if interrupted:
+                line["shutdown"] = True
             if error is not None:
                 line["error"] = error.__qualname__
+            if facts:
+                line |= {f"{key}_" if key in line else key: value for key, value in facts.items()}
+            if observation.bound_facts:
+                bound = self._access_log.redact(observation.bound_facts)
+                line |= {key: value for key, value in bound.items() if key not in line}
             self._access_log.line(level, line)
+
+
+def _begin_empty_in_child() -> None:
+    for observer in _observers:
+        observer.begin_empty()
+
+
+_observers: WeakSet[Observer] = WeakSet()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_begin_empty_in_child)

@@ -7,6 +7,7 @@ their bytes are the same from one request to the next, so they are cached.
 Follows opentelemetry-proto 1.x (trace/v1/trace.proto).
 """
 
+import logging
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,11 +19,18 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind, TraceState
 
 from ..cache import BoundedCache
+from .plain_values import text as text_of
 from .spans import UNSET, RequestSpan
+
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_CACHED = 4096
 PLAIN = (str, int)
+MAX_WARNED = 100
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200  # SpanFlags
+
+warned: set[str] = set()
 
 # The origin of a span: its resource and its instrumentation scope.
 Source = tuple[Resource, InstrumentationScope | None]
@@ -34,11 +42,18 @@ def encode_request(sources: Iterable[tuple[Source, Iterable[bytes]]]) -> bytes:
     """An ExportTraceServiceRequest: encoded spans by their origin."""
     request = []
     for (resource, scope), spans in sources:
-        named = text(1, scope.name) + text(2, scope.version or "") if scope is not None else b""
-        scope_spans = field(1, named) + b"".join([field(2, span) for span in spans])
+        scope_spans = encode_scope(scope) + b"".join([field(2, span) for span in spans])
         attributes = field(1, encode_attributes(1, resource.attributes))
-        request.append(field(1, attributes + field(2, scope_spans)))
+        request.append(field(1, attributes + field(2, scope_spans) + text(3, resource.schema_url)))
     return b"".join(request)
+
+
+def encode_scope(scope: InstrumentationScope | None) -> bytes:
+    """The fields of a ScopeSpans message that are not spans: the scope, and the schema of its spans."""
+    if scope is None:
+        return field(1, b"")
+    named = text(1, scope.name) + text(2, scope.version or "") + encode_attributes(3, scope.attributes)
+    return field(1, named) + text(3, scope.schema_url or "")
 
 
 def encode_span(span: ReadableSpan) -> bytes:
@@ -47,7 +62,8 @@ def encode_span(span: ReadableSpan) -> bytes:
     if context is None:
         raise ValueError("a span without a context")
     ids = b"\x0a\x10" + context.trace_id.to_bytes(16) + b"\x12\x08" + context.span_id.to_bytes(8)
-    return _encode_span(span, ids, context.trace_state, encode_attributes(9, span.attributes))
+    attributes = encode_attributes(9, span.attributes) + encode_dropped(span)
+    return _encode_span(span, ids, context.trace_state, attributes)
 
 
 def encode_request_span(span: RequestSpan) -> bytes:
@@ -61,7 +77,14 @@ def encode_request_span(span: RequestSpan) -> bytes:
         if shared.encoded is None:
             shared.encoded = encode_attributes(9, shared)
         attributes = shared.encoded + encode_attributes(9, own)
+    if span.dropped_attributes or span.dropped_events or span.dropped_links:
+        attributes += encode_dropped(span)
     return _encode_span(span, ids, request.trace_state, attributes)
+
+
+def encode_dropped(span: ReadableSpan | RequestSpan) -> bytes:
+    """How many attributes, events and links were beyond the limits of a span."""
+    return count(10, span.dropped_attributes) + count(12, span.dropped_events) + count(14, span.dropped_links)
 
 
 def _encode_span(
@@ -80,7 +103,8 @@ def _encode_span(
     )
     for event in span.events:
         times = b"\x09" + struct.pack("<Q", event.timestamp)
-        parts.append(field(11, times + text(2, event.name) + encode_attributes(3, event.attributes)))
+        attributes = encode_attributes(3, event.attributes)
+        parts.append(field(11, times + text(2, event.name) + attributes + count(4, event.dropped_attributes)))
     for link in span.links:
         parts.append(field(13, encode_link(link)))
     status = span.status
@@ -101,7 +125,8 @@ def encode_link(link: Link) -> bytes:
     context = link.context
     ids = b"\x0a\x10" + context.trace_id.to_bytes(16) + b"\x12\x08" + context.span_id.to_bytes(8)
     state = text(3, context.trace_state.to_header()) if context.trace_state else b""
-    return ids + state + encode_attributes(4, link.attributes) + encode_flags(6, is_remote=context.is_remote)
+    attributes = encode_attributes(4, link.attributes) + count(5, link.dropped_attributes)
+    return ids + state + attributes + encode_flags(6, is_remote=context.is_remote)
 
 
 @lru_cache
@@ -112,7 +137,7 @@ def encode_flags(number: int, *, is_remote: bool) -> bytes:
 
 
 def encode_attributes(number: int, attributes: Mapping[str, Any] | None) -> bytes:
-    """KeyValue messages, each as field `number`."""
+    """KeyValue messages, each as field `number`, without those that the protocol cannot carry."""
     if not attributes:
         return b""
     tag = varint(number << 3 | 2)
@@ -122,7 +147,11 @@ def encode_attributes(number: int, attributes: Mapping[str, Any] | None) -> byte
         is_plain = type(item[1]) in PLAIN
         encoded = attribute_cache.get(item) if is_plain else None
         if encoded is None:
-            pair = text(1, item[0]) + field(2, encode_value(item[1]))
+            try:
+                pair = encode_pair(*item)
+            except Exception as error:  # noqa: BLE001 - whatever the value is, the span must not fail of it
+                warn_of_attribute(str(item[0]), error)
+                continue
             encoded = varint(len(pair)) + pair
             if is_plain:
                 attribute_cache.add(item, encoded, size_bytes=len(encoded))
@@ -130,8 +159,20 @@ def encode_attributes(number: int, attributes: Mapping[str, Any] | None) -> byte
     return b"".join(parts)
 
 
+def warn_of_attribute(name: str, error: Exception) -> None:
+    """Log once for each of the first attributes with a value that is not exported."""
+    if name not in warned and len(warned) < MAX_WARNED:
+        warned.add(name)
+        log.warning("attribute %r is not exported: %r", name, error)
+
+
+def encode_pair(key: str, value: Any) -> bytes:
+    """A KeyValue message."""
+    return text(1, key) + field(2, encode_value(value))
+
+
 def encode_value(value: Any) -> bytes:
-    """An AnyValue message."""
+    """An AnyValue message; raises for whole numbers beyond 64 bits, and what is nested in itself."""
     if isinstance(value, str):
         return text(1, value, always=True)
     if value is None:
@@ -139,19 +180,28 @@ def encode_value(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
-        return b"\x18" + varint(value & 0xFFFFFFFFFFFFFFFF)
+        if not MIN_INT <= value <= MAX_INT:
+            raise ValueError("a whole number beyond 64 bits")
+        return b"\x18" + varint(int(value) & 0xFFFFFFFFFFFFFFFF)
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)
     if isinstance(value, bytes):
         return field(7, value)
     if isinstance(value, Sequence):
-        return field(5, b"".join(field(1, encode_value(item)) for item in value))
-    return text(1, str(value), always=True)
+        return field(5, b"".join([field(1, encode_value(item)) for item in value]))
+    if isinstance(value, Mapping):
+        return field(6, b"".join([field(1, encode_pair(str(key), item)) for key, item in value.items()]))
+    return text(1, text_of(value), always=True)
 
 
 def text(number: int, value: str, *, always: bool = False) -> bytes:
     """A string field; protobuf leaves an empty one out, unless it is the chosen member of a `oneof` (`always`)."""
     return field(number, value.encode("utf-8", "backslashreplace")) if value or always else b""
+
+
+def count(number: int, value: int) -> bytes:
+    """A whole number, such as of what was dropped; protobuf leaves out a zero."""
+    return varint(number << 3) + varint(value) if value else b""
 
 
 def field(number: int, content: bytes) -> bytes:

@@ -1,56 +1,137 @@
-"""Keeps secrets out of log lines."""
+"""Keeps secrets out of log lines, whatever they come from."""
 
+import re
 from collections.abc import Collection, Mapping
+from datetime import date, datetime, time
+from enum import Enum
 from typing import Any
 
 from structlog.typing import EventDict, WrappedLogger
 
-REDACTED = "[redacted]"
+from .plain_values import key_text, plain, text
+from .secret_text import REDACTED, SecretText
+
+# `token` is the last word of `access_token` as well: see `Redactor`.
+SECRET_KEYS = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "cookies",
+        "set-cookie",
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "client-secret",
+        "secret-key",
+        "token",
+        "api-key",
+        "apikey",
+        "x-api-key",
+        "private-key",
+        "credentials",
+    }
+)
+CIRCULAR = "[circular]"
 TOO_DEEP = "[too deep]"
 MAX_DEPTH = 20
 PAIR = 2
+# The lowest and the highest integer of orjson.
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+SEPARATORS = re.compile(r"[_. ]")
+ASCII_RUN = re.compile(r"[a-z0-9-]+")
 
 
 class Redactor:
-    """Replaces the values of secret keys, however deep: in dictionaries, lists and pairs such as headers.
+    """Replaces the values of secret keys, however deep: in mappings, objects with fields, lists, pairs and text.
 
-    Works on a copy, whose keys are all text, as JSON requires.
+    A key is secret if its last words are one of `keys`: with `token`, `access_token` and `X-Auth-Token` are, and
+    `token_count` is not. Case, and the separators `-`, `_` and `.`, make no difference.
+
+    It works on a copy that has only what JSON has: text keys, dictionaries, lists, text, numbers, booleans and None.
+    It never raises, whatever is in an event.
     """
 
-    def __init__(self, keys: Collection[str]) -> None:
-        self._keys = frozenset(key.lower().replace("_", "-") for key in keys)
+    def __init__(self, keys: Collection[str] = ()) -> None:
+        """`keys` in addition to `SECRET_KEYS`."""
+        folded = {fold(key) for key in keys if key} | SECRET_KEYS
+        self._is_secret = re.compile(rf"(?:^|-)(?:{'|'.join(map(re.escape, folded))})$").search
+        self._text = SecretText(folded)
+        self._mentions = _mention(folded).search
+
+    def concerns(self, line: bytes) -> bool:
+        """Whether a rendered line may have a secret in it; much quicker than to redact its event."""
+        return self._mentions(line.lower()) is not None
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        exception = event.pop("exc_info", None)  # the console renderer's, which shows it by itself
-        redacted = self._redact_mapping(event, 0)
-        return redacted if exception is None else {**redacted, "exc_info": exception}
+        return self.redact(event)
 
-    def _redact_mapping(self, values: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        return {
-            key if isinstance(key, str) else text(key): REDACTED if self._is_secret(key) else self._redact(value, depth)
-            for key, value in values.items()
-        }
+    def redact(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """The event without secrets."""
+        return {key_text(key): self._redact_entry(key, value) for key, value in event.items()}
 
-    def _redact(self, value: Any, depth: int) -> Any:
-        if not isinstance(value, dict | list | tuple):
-            return value
-        if depth >= MAX_DEPTH:
-            return TOO_DEEP
-        if isinstance(value, dict):
-            return self._redact_mapping(value, depth + 1)
-        if isinstance(value, tuple) and len(value) == PAIR and self._is_secret(value[0]):
-            return (text(value[0]), REDACTED)
-        return [self._redact(item, depth + 1) for item in value]
+    def _redact_entry(self, key: Any, value: Any) -> Any:
+        if key in ("exception", "stack") and isinstance(value, str):
+            return self._text.redact_traceback(text(value))
+        return REDACTED if self.is_secret(key) else self._redact(value, ())
 
-    def _is_secret(self, key: Any) -> bool:
+    def is_secret(self, key: object) -> bool:
+        """Whether values of this key must not be shown."""
         if isinstance(key, bytes):
             key = key.decode("latin-1")
-        return isinstance(key, str) and key.lower().replace("_", "-") in self._keys
+        return isinstance(key, str) and self._is_secret(fold(key)) is not None
+
+    def _redact(self, value: Any, above: tuple[int, ...]) -> Any:
+        """`above` are the ids of what `value` is in."""
+        try:
+            if value is None or isinstance(value, bool | float):
+                return value
+            if isinstance(value, Enum):
+                return self._redact(value.value, above)
+            if isinstance(value, int):
+                return value if MIN_INTEGER <= value <= MAX_INTEGER else text(value)
+            if isinstance(value, datetime | date | time):
+                return value.isoformat().replace("+00:00", "Z")
+            return self._text.redact(text(value)) if isinstance(value, str) else self._redact_inside(value, above)
+        except Exception:  # noqa: BLE001 - whatever a property or a method of the value raises, the line must be written
+            return f"<{type(value).__qualname__} that cannot be shown>"
+
+    def _redact_inside(self, value: Any, above: tuple[int, ...]) -> Any:
+        if id(value) in above:
+            return CIRCULAR
+        values = plain(value)
+        if isinstance(values, str):
+            return self._text.redact(values)
+        if len(above) >= MAX_DEPTH:
+            return TOO_DEEP
+        inside = (*above, id(value))
+        if isinstance(values, list):
+            if len(values) == PAIR and self.is_secret(values[0]):
+                return [key_text(values[0]), REDACTED]
+            return [self._redact(item, inside) for item in values]
+        # The form of pydantic's `ValidationError.errors()`: the input of a field that is named beside it.
+        location = values.get("loc")
+        is_secret_input = isinstance(location, list | tuple) and any(map(self.is_secret, location))
+        return {
+            text(key): REDACTED
+            if self.is_secret(key) or (is_secret_input and key == "input")
+            else self._redact(item, inside)
+            for key, item in values.items()
+        }
 
 
-def text(value: object) -> str:
-    """The text of any value, which can be encoded as UTF-8; never raises."""
-    try:
-        return str(value).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - whatever it raises, the line must be written
-        return f"<{type(value).__qualname__} that cannot be shown>"
+def fold(key: str) -> str:
+    """A key in lower case, with `-` between its words."""
+    return SEPARATORS.sub("-", WORD_STARTS.sub("-", key)).lower()
+
+
+def _mention(keys: Collection[str]) -> re.Pattern[bytes]:
+    """Finds a key in a rendered line in lower case; of a key that is not ASCII, its longest part that is."""
+    parts = {max(ASCII_RUN.findall(key), key=len, default="") for key in keys}
+    # A part with another one inside, such as `set-cookie`, is found by that.
+    shortest = [part for part in parts if not any(other in part for other in parts - {part})]
+    return re.compile(
+        b"|".join(rb"[-_. ]?".join(map(re.escape, part.encode().split(b"-"))) for part in sorted(shortest))
+    )

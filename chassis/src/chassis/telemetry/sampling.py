@@ -1,12 +1,15 @@
 """Decides which traces are recorded."""
 
-import os
 from typing import Self
 
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanContext
 
-DEFAULT_SAMPLE_RATIO = 0.01
+from .environment import Environment
+
+VARIABLE, ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+# Without OTEL_TRACES_SAMPLER. The specification's default, all traces, would cost each request and each collector much.
+DEFAULT_RATIO = 0.01
 # By name, the share of traces that are recorded; None where OTEL_TRACES_SAMPLER_ARG sets it.
 SAMPLERS: dict[str, float | None] = {
     "always_on": 1.0,
@@ -27,19 +30,16 @@ class Sampling:
         self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, environment: Environment) -> Self:
         """As the environment says; by default 1 % of the traces that begin here, else the caller's decision."""
-        name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or "parentbased_traceidratio"
-        argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
-        if name not in SAMPLERS:
-            raise ValueError(f"OTEL_TRACES_SAMPLER={name!r}: this service knows {', '.join(SAMPLERS)}")
+        name = environment.choice((VARIABLE,), SAMPLERS, "")
+        if not name:
+            if (argument := environment.text(ARGUMENT)) and not environment.text(VARIABLE):
+                environment.ignore(ARGUMENT, argument, f"it is used together with {VARIABLE} only")
+            return cls(DEFAULT_RATIO, parent_based=True)
         ratio = SAMPLERS[name]
         if ratio is None:
-            try:
-                ratio = float(argument) if argument else DEFAULT_SAMPLE_RATIO
-                return cls(ratio, parent_based=name.startswith("parentbased_"))
-            except ValueError:
-                raise ValueError(f"OTEL_TRACES_SAMPLER_ARG={argument!r}: a ratio is from 0.0 to 1.0") from None
+            ratio = _ratio(environment)
         return cls(ratio, parent_based=name.startswith("parentbased_"))
 
     def samples_root(self, trace_id: int) -> bool:
@@ -54,3 +54,16 @@ class Sampling:
         """The SDK's sampler with the same decisions, for spans that begin outside of requests."""
         root = TraceIdRatioBased(self._ratio)
         return ParentBased(root) if self._parent_based else root
+
+
+def _ratio(environment: Environment) -> float:
+    """The argument of a ratio; 1.0 without a valid one, as the specification says."""
+    argument = environment.text(ARGUMENT)
+    try:
+        ratio = float(argument or 1.0)
+    except ValueError:
+        ratio = -1.0
+    if 0.0 <= ratio <= 1.0:
+        return ratio
+    environment.ignore(ARGUMENT, argument, "a ratio is from 0.0 to 1.0; 1.0 is used")
+    return 1.0

@@ -1,13 +1,21 @@
 """The span of a request that has ended: its name, its status, and the attributes of the semantic conventions."""
 
+import re
 from typing import Any, NamedTuple
 
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import Status, StatusCode
 
 from ..cache import BoundedCache
+from .error_type import error_type
+from .known_methods import OTHER_METHOD, OTHER_METHOD_IN_NAMES
 from .observation import Observation
+from .query_redaction import QueryRedactor
 from .route_template import UNMATCHED
 from .spans import RequestSpan, SharedAttributes
+
+FAILED = Status(StatusCode.ERROR)
+PORT = re.compile("[0-9]{1,5}")
+MAX_PORT = 65535
 
 
 class AttributesKey(NamedTuple):
@@ -28,8 +36,14 @@ class AttributesKey(NamedTuple):
 shared_attributes: BoundedCache[AttributesKey, SharedAttributes] = BoundedCache()
 
 
-def end_span(observation: Observation, route: str, status: int) -> str | None:
-    """End the span of a sampled request; its trace id, if it was recorded."""
+def end_span(
+    observation: Observation,
+    route: str,
+    status: int,
+    error: type[BaseException] | None,
+    redact_query: QueryRedactor,
+) -> str | None:
+    """End the span of a sampled request (`status` is 0 without a response); its trace id, if it was recorded."""
     span = observation.context.span
     if not isinstance(span, RequestSpan):
         return None
@@ -40,7 +54,7 @@ def end_span(observation: Observation, route: str, status: int) -> str | None:
         scope.get("method", "GET"),
         route,
         status,
-        info.error,
+        error,
         scope.get("scheme", "http"),
         scope.get("http_version", "1.1"),
         client[0] if client else None,
@@ -52,10 +66,14 @@ def end_span(observation: Observation, route: str, status: int) -> str | None:
         size_bytes = len(info.host) + len(info.user_agent)
         shared = shared_attributes.add(key, SharedAttributes(attributes_of(key)), size_bytes=size_bytes)
     span.shared_attributes = shared
-    span.set_attribute("url.path", observation.path)
-    span.update_name(key.method if route == UNMATCHED else f"{key.method} {route}")
-    if status >= 500 or info.error is not None:
-        span.set_status(StatusCode.ERROR)
+    span.own_attributes["url.path"] = observation.path
+    query = scope.get("query_string")
+    if query:
+        span.own_attributes["url.query"] = redact_query(query)
+    method = key.method if key.method != OTHER_METHOD else OTHER_METHOD_IN_NAMES
+    span.name = method if route == UNMATCHED else f"{method} {route}"
+    if "error.type" in shared:
+        span.status = FAILED
     span.end_after(observation.seconds)
     return observation.context.trace_id
 
@@ -65,9 +83,10 @@ def attributes_of(key: AttributesKey) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "http.request.method": key.method,
         "url.scheme": key.scheme,
-        "http.response.status_code": key.status,
         "network.protocol.version": key.http_version,
     }
+    if key.status:
+        attributes["http.response.status_code"] = key.status
     if key.method != key.original_method:
         attributes["http.request.method_original"] = key.original_method
     if key.route != UNMATCHED:
@@ -77,13 +96,31 @@ def attributes_of(key: AttributesKey) -> dict[str, Any]:
     if key.user_agent:
         attributes["user_agent.original"] = key.user_agent.decode("latin-1")
     if key.host:
-        host = key.host.decode("latin-1")
-        address, colon, port = host.rpartition(":")
-        if colon and port.isdigit():
+        address, port = server_of(key.host.decode("latin-1"))
+        if address:
             attributes["server.address"] = address
-            attributes["server.port"] = int(port)
-        else:
-            attributes["server.address"] = host
-    if key.status >= 500 or key.error is not None:
-        attributes["error.type"] = key.error.__qualname__ if key.error is not None else str(key.status)
+            if port is not None:
+                attributes["server.port"] = port
+    failure = error_type(key.status, key.error)
+    if failure is not None:
+        attributes["error.type"] = failure
     return attributes
+
+
+def server_of(host: str) -> tuple[str, int | None]:
+    """The address and the port of a Host field, as far as it has them (RFC 3986, section 3.2).
+
+    The brackets around an IPv6 address are no part of the address, and case means nothing. Our server rejects an
+    invalid field; behind another server any text may come here.
+    """
+    _, _, host = host.rpartition("@")  # credentials, which have no business here
+    host = host.strip().lower()
+    if host.startswith("["):
+        address, _, rest = host[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif host.count(":") > 1:  # IPv6 without its brackets
+        return host, None
+    else:
+        address, _, port = host.partition(":")
+    valid = PORT.fullmatch(port) is not None and int(port) <= MAX_PORT
+    return address, int(port) if valid else None

@@ -1,21 +1,40 @@
 """The span of one request, and the kind of processor that takes it as it is."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from time import time_ns
-from typing import Any
+from traceback import format_exception
+from typing import Any, TypeVar, cast
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
 from ..context import RequestContext
 from ..version import __version__
+from .error_type import qualified_name
+from .plain_values import text
+from .resource import SCHEMA_URL
 
-SCOPE = InstrumentationScope("chassis", __version__)
+SCOPE = InstrumentationScope("chassis", __version__, SCHEMA_URL)
 UNSET = Status()
 PLAIN = (str, int, float, bytes)  # bool is an int
+Item = TypeVar("Item")
+DEFAULT_MAX = 128  # Span Limits
+DEFAULT_LIMITS = SpanLimits(
+    max_attributes=DEFAULT_MAX,
+    max_events=DEFAULT_MAX,
+    max_links=DEFAULT_MAX,
+    max_span_attributes=DEFAULT_MAX,
+    max_event_attributes=DEFAULT_MAX,
+    max_link_attributes=DEFAULT_MAX,
+    max_attribute_length=SpanLimits.UNSET,
+    max_span_attribute_length=SpanLimits.UNSET,
+)
 
 
 class SharedAttributes(dict[str, Any]):
@@ -32,7 +51,7 @@ NO_ATTRIBUTES = SharedAttributes({})
 
 
 class RequestSpan(Span):
-    """The server span of one sampled request, leaner than the SDK's: no lock, and no limits to check.
+    """The server span of one sampled request, leaner than the SDK's: no lock, and values are cleaned when exported.
 
     Handlers find it as the current span. `RequestSpanProcessor`s get it as it is; for all other processors and
     exporters, `readable` builds the SDK's object.
@@ -44,6 +63,10 @@ class RequestSpan(Span):
     end_time: int | None = None
     events: Sequence[Event] = ()
     links: Sequence[Link] = ()
+    # Beyond the limits.
+    dropped_attributes: int = 0
+    dropped_events: int = 0
+    dropped_links: int = 0
     shared_attributes: SharedAttributes = NO_ATTRIBUTES
     """Set at the end; where a handler has set one of these attributes as well, this one is exported."""
 
@@ -55,6 +78,7 @@ class RequestSpan(Span):
         *,
         resource: Resource,
         export: "Callable[[RequestSpan], None]",
+        limits: SpanLimits = DEFAULT_LIMITS,
     ) -> None:
         self.name: str = name
         self.request: RequestContext = request
@@ -63,6 +87,7 @@ class RequestSpan(Span):
         self.own_attributes: dict[str, Any] = {}
         self.start_time: int = time_ns()
         self._export = export
+        self._limits = limits
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -76,9 +101,9 @@ class RequestSpan(Span):
             self.get_span_context(),
             self.parent,
             self.resource,
-            {key: _plain(value) for key, value in self.attributes.items()},
-            self.events,
-            self.links,
+            _bounded_attributes(self.attributes, self.dropped_attributes),
+            _bounded(self.events, self.dropped_events),
+            _bounded(self.links, self.dropped_links),
             self.kind,
             status=self.status,
             start_time=self.start_time,
@@ -99,20 +124,36 @@ class RequestSpan(Span):
         self.name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute of the handler."""
-        self.own_attributes[key] = value
+        """Set an attribute of the handler; those beyond the limit are counted and dropped."""
+        own, most = self.own_attributes, self._limits.max_span_attributes
+        if key in own or most is None or len(own) < most:
+            own[key] = value
+        else:
+            self.dropped_attributes += 1
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes of the handler."""
-        self.own_attributes.update(attributes)
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        """Add an event; `timestamp` is nanoseconds since the epoch, by default now."""
-        self.events = (*self.events, Event(name, attributes, timestamp))
+        """Add an event; `timestamp` is nanoseconds since the epoch, by default now.
+
+        At the limit the oldest event is dropped and counted.
+        """
+        limits = self._limits
+        facts = BoundedAttributes(limits.max_event_attributes, attributes, True, limits.max_attribute_length)
+        events = (*self.events, Event(name, facts, timestamp))
+        self.events = _last(events, limits.max_events)
+        self.dropped_events += len(events) - len(self.events)
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Link another span."""
-        self.links = (*self.links, Link(context, attributes))
+        """Link another span. At the limit the oldest link is dropped and counted."""
+        limits = self._limits
+        facts = BoundedAttributes(limits.max_link_attributes, attributes, True, limits.max_attribute_length)
+        links = (*self.links, Link(context, facts))
+        self.links = _last(links, limits.max_links)
+        self.dropped_links += len(links) - len(self.links)
 
     def record_exception(
         self,
@@ -121,11 +162,11 @@ class RequestSpan(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Add the event of the semantic conventions; the traceback is in the log, under the same ids."""
+        """Add the event of the semantic conventions for exceptions; `escaped` is deprecated there, and not written."""
         facts = {
-            "exception.type": type(exception).__qualname__,
-            "exception.message": str(exception),
-            "exception.escaped": str(escaped),
+            "exception.type": qualified_name(type(exception)),
+            "exception.message": text(exception),
+            "exception.stacktrace": text("".join(format_exception(exception))),
         }
         self.add_event("exception", facts | dict(attributes or {}), timestamp)
 
@@ -141,7 +182,19 @@ class RequestSpan(Span):
         """End the span once, at nanoseconds since the epoch or now, and export it."""
         if self.end_time is None:
             self.end_time = end_time or time_ns()
+            limits = self._limits
+            if limits.max_span_attribute_length is not None or limits.max_span_attributes != DEFAULT_MAX:
+                self._keep_limits()
             self._export(self)
+
+    def _keep_limits(self) -> None:
+        """Apply limits that are not the default to the attributes of the conventions as well."""
+        most, longest = self._limits.max_span_attributes, self._limits.max_span_attribute_length
+        attributes = self.attributes
+        kept = dict(islice(attributes.items(), most))
+        self.dropped_attributes += len(attributes) - len(kept)
+        self.own_attributes = kept if longest is None else {key: _cut(value, longest) for key, value in kept.items()}
+        self.shared_attributes = NO_ATTRIBUTES
 
 
 class RequestSpanProcessor(SpanProcessor):
@@ -152,10 +205,38 @@ class RequestSpanProcessor(SpanProcessor):
         self.on_end(span.readable())
 
 
+def _last(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:
+    return items if most is None else items[max(len(items) - most, 0) :]
+
+
+def _bounded(items: Sequence[Item], dropped: int) -> Sequence[Item]:
+    """The items with the number of those that were dropped, as the SDK keeps it."""
+    if not dropped:
+        return items
+    bounded = BoundedList.from_seq(len(items), items)
+    bounded.dropped = dropped
+    return cast("Sequence[Item]", bounded)
+
+
+def _bounded_attributes(attributes: Mapping[str, Any], dropped: int) -> BoundedAttributes:
+    bounded = BoundedAttributes(attributes={key: _plain(value) for key, value in attributes.items()})
+    bounded.dropped += dropped
+    return bounded
+
+
 def _plain(value: Any) -> Any:
     """An attribute's value as the SDK keeps it: anything that is no attribute value becomes its text."""
     if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, Sequence):
         return tuple(_plain(item) for item in value)
-    return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return text(value)
+
+
+def _cut(value: Any, longest: int) -> Any:
+    """An attribute's value with texts that are no longer than a limit."""
+    if isinstance(value, str):
+        return value[:longest]
+    return tuple(_cut(item, longest) for item in value) if isinstance(value, list | tuple) else value

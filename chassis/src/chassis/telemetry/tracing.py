@@ -5,22 +5,26 @@ that makes a non-recording span when a handler asks for one.
 """
 
 import logging
-import os
 import re
+from collections.abc import Iterable
 from random import getrandbits
 from typing import TYPE_CHECKING, cast
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags, get_current_span
 
 from ..context import RequestContext
 from ..request_info import RequestInfo
+from .environment import Environment
+from .exporters import span_processors
+from .known_methods import known_methods
+from .propagation import W3C, carrier_of, extract_with, propagator_from
+from .resource import make_resource
 from .sampling import Sampling
-from .spans import RequestSpan, RequestSpanProcessor
+from .spans import DEFAULT_MAX, RequestSpan, RequestSpanProcessor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
@@ -38,26 +42,31 @@ class Tracing:
     """Decides which requests are sampled, continues remote traces, and hands ended spans to the processors.
 
     Configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT` or
-    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP, `OTEL_TRACES_EXPORTER` (`otlp`, `console`,
-    `none`) chooses it by name, `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the
-    traces that begin here (`parentbased_traceidratio`). `OTEL_SDK_DISABLED` disables recording.
+    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP, `OTEL_TRACES_EXPORTER` (a list of `otlp`,
+    `console`, `none`, and exporters of installed packages) chooses it by name, `OTEL_TRACES_SAMPLER` and
+    `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the traces that begin here (`parentbased_traceidratio`).
+    `OTEL_PROPAGATORS` chooses the formats of trace context. `OTEL_SDK_DISABLED` disables recording, and leaves the
+    propagation. A value that cannot be used is ignored, and a warning is logged by `install`.
     """
 
     def __init__(self, service: str, *, version: str) -> None:
-        self.resource: Resource = Resource.create({"service.name": service, "service.version": version}).merge(
-            # The environment's values (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) have priority over ours.
-            Resource(_named_by_environment())
-        )
-        processor = _exporting_processor()
+        self._environment = environment = Environment()
+        self.resource: Resource = make_resource(service, version, environment)
         self.exporting: bool = False
         """Whether recorded spans go anywhere."""
-        self._sampling = Sampling.from_environment()
+        self._is_disabled = environment.is_true("OTEL_SDK_DISABLED")
+        self._sampling = Sampling.from_environment(environment)
+        # None for the W3C's formats, which need no propagator for most requests.
+        self._propagator = propagator_from(environment)
+        self._limits = _span_limits(environment)
+        self.known_methods: frozenset[str] = known_methods(environment)
+        """The methods that metrics and spans name; all others are one."""
         self.provider: TracerProvider = TracerProvider(
-            sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False
+            sampler=self._sampling.sampler(), resource=self.resource, shutdown_on_exit=False, span_limits=self._limits
         )
         self._request_processors: list[RequestSpanProcessor] = []
         self._sdk_processors: list[SpanProcessor] = []
-        if processor is not None:
+        for processor in [] if self._is_disabled else span_processors(environment):
             self.add_processor(processor)
 
     @property
@@ -67,8 +76,11 @@ class Tracing:
         return {reason: count for dropped in counts for reason, count in dropped.items()}
 
     def add_processor(self, processor: SpanProcessor) -> None:
-        """Send every span to `processor` as well: those of requests and those that handlers make."""
-        self.exporting = True
+        """Send every span to `processor` as well: those of requests and those that handlers make.
+
+        Not with `OTEL_SDK_DISABLED`: then no spans are made.
+        """
+        self.exporting = not self._is_disabled
         if isinstance(processor, RequestSpanProcessor):
             self._request_processors.append(processor)
         else:
@@ -91,38 +103,44 @@ class Tracing:
             except Exception:
                 log.exception(PROCESSOR_FAILED, type(other).__qualname__)
 
-    def begin(self, info: RequestInfo, method: str) -> RequestContext:
-        """The context of a new request; its span has begun if it is sampled."""
+    def begin(self, info: RequestInfo, method: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> RequestContext:
+        """The context of a new request; its span has begun if it is sampled.
+
+        `headers` are all of the request, which only formats other than the W3C's need.
+        """
         # One random number for both ids; that either is all zeros is less likely than a broken machine.
         random = getrandbits(192)
         ids = random.to_bytes(24).hex()
-        if info.traceparent is not None or info.context_fields is not None:
-            return self._continue(info, method, ids)
+        if self._propagator is not None:
+            values = extract_with(self._propagator, info, headers, NO_CONTEXT)
+            return self._continue(info, method, ids, get_current_span(values).get_span_context(), values)
+        if info.context_fields is not None:
+            values = W3C.extract(carrier_of(info), NO_CONTEXT)
+            return self._continue(info, method, ids, get_current_span(values).get_span_context(), values)
+        if info.traceparent is not None:
+            return self._continue(info, method, ids, _parent(info.traceparent), None)
         sampled = self.exporting and self._sampling.samples_root(random >> 64)
         context = RequestContext(ids[:32], ids[32:], info.request_id, sampled)
         if sampled:
             context.record(self._span(method, context, None))
         return context
 
-    def _continue(self, info: RequestInfo, method: str, ids: str) -> RequestContext:
-        """The context of a request that brings trace context or baggage."""
-        values: Context | None = None
-        plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
-        if plain is not None and info.context_fields is None:
-            parent = SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
-        else:
-            values = extract(_carrier(info), NO_CONTEXT)
-            parent = get_current_span(values).get_span_context()
+    def _continue(
+        self, info: RequestInfo, method: str, ids: str, parent: SpanContext, values: Context | None
+    ) -> RequestContext:
+        """The context of a request that brings trace context (`parent`) or baggage (in `values`)."""
         if parent.is_valid:
             trace_id = f"{parent.trace_id:032x}"
             sampled = self._sampling.samples_child(parent)
             trace_state = parent.trace_state
+            has_random_id = bool(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
         else:
             trace_id = ids[:32]
             # "Sampled" without an exporter would send others looking for a parent span that nobody has.
             sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
             trace_state = None
-        context = RequestContext(trace_id, ids[32:], info.request_id, sampled, values, trace_state)
+            has_random_id = True
+        context = RequestContext(trace_id, ids[32:], info.request_id, sampled, values, trace_state, has_random_id)
         if sampled and self.exporting:
             context.record(self._span(method, context, parent if parent.is_valid else None, values))
         return context
@@ -130,51 +148,77 @@ class Tracing:
     def _span(
         self, name: str, context: RequestContext, parent: SpanContext | None, values: Context | None = None
     ) -> RequestSpan:
-        span = RequestSpan(name, context, parent, resource=self.resource, export=self.export)
+        span = RequestSpan(name, context, parent, resource=self.resource, export=self.export, limits=self._limits)
+        if self._sdk_processors:
+            self.announce(span, NO_CONTEXT if values is None else values)
+        return span
+
+    def announce(self, span: RequestSpan, context: Context) -> None:
+        """Tell every processor that a span has begun in `context`."""
         for processor in self._sdk_processors:
             # Declared as the SDK's class; processors that set attributes at the start need only the API's methods.
             try:
-                processor.on_start(cast("SdkSpan", span), NO_CONTEXT if values is None else values)
+                processor.on_start(cast("SdkSpan", span), context)
             except Exception:
                 log.exception(PROCESSOR_FAILED, type(processor).__qualname__)
-        return span
+
+    def begin_untraced(
+        self, info: RequestInfo, method: str, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> RequestContext:
+        """The context of a request that is never sampled, such as a probe; it continues the ids of its caller."""
+        ids = getrandbits(192).to_bytes(24).hex()
+        plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
+        trace_id = plain[1].decode() if plain is not None and plain[1].strip(b"0") else ids[:32]
+        return RequestContext(trace_id, ids[32:], info.request_id, False)
+
+    def samples_root(self, trace_id: int) -> bool:
+        """Whether a trace that begins here is recorded."""
+        return self.exporting and self._sampling.samples_root(trace_id)
 
     def install(self) -> None:
-        """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code."""
+        """Make this the process's tracer provider, for `opentelemetry.trace.get_tracer` in your code.
+
+        Also the process's propagator, if the environment names one, and log which of its values are ignored.
+        """
+        self._environment.report()
+        if self._propagator is not None:
+            propagate.set_global_textmap(self._propagator)
         if not isinstance(trace.get_tracer_provider(), TracerProvider):
             trace.set_tracer_provider(self.provider)
+
+    def flush(self) -> None:
+        """Export the spans that have ended; blocks until that is done or has timed out."""
+        self.provider.force_flush()
 
     def shutdown(self) -> None:
         """Export the recorded spans and end the processors; blocks until that is done or has timed out."""
         self.provider.shutdown()
 
 
-def _carrier(info: RequestInfo) -> dict[str, list[str]]:
-    carrier = dict(info.context_fields or {})
-    if info.traceparent is not None:
-        carrier["traceparent"] = [info.traceparent.decode("latin-1")]
-    return carrier
+def _parent(traceparent: bytes) -> SpanContext:
+    """The caller's span; invalid if the header is."""
+    plain = PLAIN_TRACEPARENT.fullmatch(traceparent)
+    if plain is not None:
+        return SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
+    context = W3C.extract({"traceparent": [traceparent.decode("latin-1")]}, NO_CONTEXT)
+    return get_current_span(context).get_span_context()
 
 
-def _named_by_environment() -> dict[str, str]:
-    name = os.environ.get("OTEL_SERVICE_NAME")
-    return {"service.name": name} if name else {}
+def _span_limits(environment: Environment) -> SpanLimits:
+    """`OTEL_ATTRIBUTE_*_LIMIT`, `OTEL_SPAN_*_LIMIT` and the like; the SDK would raise for an invalid one."""
 
+    def limit(name: str, default: int) -> int:
+        return environment.whole_number(f"OTEL_{name}_LIMIT", default=default)
 
-def _exporting_processor() -> SpanProcessor | None:
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or ("otlp" if endpoint else "none")
-    # Imported here because an exporter costs more to load than the rest of the service.
-    if name == "otlp":
-        from .exporter import OtlpExporter
-
-        return OtlpExporter.from_environment()
-    if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
-
-        return SimpleSpanProcessor(ConsoleSpanExporter())
-    if name == "none":
-        return None
-    raise ValueError(f"OTEL_TRACES_EXPORTER={name!r}: this service knows 'otlp', 'console' and 'none'")
+    attributes = limit("ATTRIBUTE_COUNT", DEFAULT_MAX)
+    length = limit("ATTRIBUTE_VALUE_LENGTH", SpanLimits.UNSET)
+    return SpanLimits(
+        max_attributes=attributes,
+        max_events=limit("SPAN_EVENT_COUNT", DEFAULT_MAX),
+        max_links=limit("SPAN_LINK_COUNT", DEFAULT_MAX),
+        max_span_attributes=limit("SPAN_ATTRIBUTE_COUNT", attributes),
+        max_event_attributes=limit("EVENT_ATTRIBUTE_COUNT", attributes),
+        max_link_attributes=limit("LINK_ATTRIBUTE_COUNT", attributes),
+        max_attribute_length=length,
+        max_span_attribute_length=limit("SPAN_ATTRIBUTE_VALUE_LENGTH", length),
+    )

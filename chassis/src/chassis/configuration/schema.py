@@ -1,0 +1,202 @@
+"""The settings of a class, nested ones included, and the variables that they are read from."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, get_args, get_origin
+
+from pydantic import AliasChoices, AliasPath, BaseModel, Secret, SecretBytes, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
+
+from .values import is_list, is_object, members
+
+SECRET_NAME = re.compile(
+    r"(?:^|_)(?:password|passwd|passphrase|secret|token|credentials?|(?:api|private|access)_?key)s?(?:_|$)"
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a settings class, or of a model inside of it."""
+
+    variables: tuple[str, ...]
+    """Names of its variable, in upper case; the first one is shown."""
+    path: tuple[str, ...]
+    """Its place as pydantic names it, such as `("database", "port")`."""
+    field: FieldInfo
+    default: object
+    """None without one; that of the outer model, where that has one."""
+    is_required: bool
+    has_members: bool
+    """Whether its members are settings themselves."""
+    takes_any_member: bool
+    """Whether members have names that are not known, as in a `dict`."""
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value must not be shown: by its type, or by its name."""
+        return holds_secret(self.field.annotation) or SECRET_NAME.search(self.variables[0].lower()) is not None
+
+    @property
+    def meaning(self) -> str:
+        """Its description in one line; empty without one."""
+        return " ".join((self.field.description or "").split())
+
+
+class Schema:
+    """The variables that a settings class reads."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        config = settings.model_config
+        self.prefix: str = config.get("env_prefix", "")
+        self._delimiter: str = config.get("env_nested_delimiter") or ""
+        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), None, False, ()))
+        self._by_path = {setting.path: setting for setting in self.settings}
+        self._names = {name.lower() for setting in self.settings for name in setting.variables}
+        self._open = tuple(
+            f"{name}{self._delimiter}".lower()
+            for setting in self.settings
+            if setting.takes_any_member and self._delimiter
+            for name in setting.variables
+        )
+
+    def knows(self, name: str) -> bool:
+        """Whether a variable or a file of this name is read, in upper or lower case."""
+        lower = name.lower()
+        return lower in self._names or any(
+            len(lower) > len(prefix) and lower.startswith(prefix) for prefix in self._open
+        )
+
+    def closest(self, name: str) -> str | None:
+        """The variable whose name is closest to one that is not known."""
+        close = get_close_matches(name.lower(), sorted(self._names), 1)
+        return close[0] if close else None
+
+    def at(self, place: Sequence[int | str]) -> tuple[list[Setting], tuple[int | str, ...]]:
+        """The settings along a place that pydantic names, the outermost first, and what is left of the place."""
+        found: list[Setting] = []
+        path: tuple[str, ...] = ()
+        rest: list[int | str] = []
+        for part in place:
+            # A part that is none is the name of a member of a union, or a place inside of a value.
+            setting = self._by_path.get((*path, part)) if isinstance(part, str) else None
+            if setting is None:
+                rest.append(part)
+            else:
+                path = setting.path
+                found.append(setting)
+                rest = []
+        return found, tuple(rest)
+
+    def required_below(self, setting: Setting) -> list[Setting]:
+        """The members of a setting that have no default."""
+        depth = len(setting.path)
+        return [
+            one
+            for one in self.settings
+            if one.path[:depth] == setting.path and one.is_required and not one.has_members and one is not setting
+        ]
+
+    def table(self) -> list[str]:
+        """The rows of a table in Markdown: variable, default, meaning."""
+        return [
+            f"| `{setting.variables[0]}` |{_cell(setting)}| {setting.meaning} |"
+            for setting in self.settings
+            if not setting.has_members
+        ]
+
+    def _walk(
+        self,
+        model: type[BaseModel],
+        prefix: str,
+        path: tuple[str, ...],
+        outer_default: object,
+        outer_is_optional: bool,
+        seen: tuple[type, ...],
+    ) -> Iterator[Setting]:
+        for name, field in model.model_fields.items():
+            key, names = _names(name, field)
+            # An alias at the top is the whole name of a variable.
+            spelled = names if field.validation_alias is not None and not path else [prefix + one for one in names]
+            kinds = list(members(field.annotation))
+            models = [
+                kind
+                for kind in kinds
+                if self._delimiter
+                and isinstance(kind, type)
+                and issubclass(kind, BaseModel)
+                and kind not in (*seen, model)
+            ]
+            default = _default(name, field, outer_default)
+            yield Setting(
+                tuple(one.upper() for one in spelled),
+                (*path, key),
+                field,
+                default,
+                field.is_required() and outer_default is None and not outer_is_optional,
+                bool(models),
+                any(is_object(kind) and kind not in models for kind in kinds),
+            )
+            for inner in models:
+                yield from self._walk(
+                    inner,
+                    spelled[0] + self._delimiter,
+                    (*path, key),
+                    default,
+                    outer_is_optional or (default is None and not field.is_required()),
+                    (*seen, model),
+                )
+
+
+def holds_secret(annotation: Any) -> bool:
+    """Whether a value of this type is a secret or may have one inside: `list[SecretStr] | None`, or a model."""
+    for kind in members(annotation):
+        origin = get_origin(kind) or kind
+        if isinstance(origin, type) and issubclass(origin, (Secret, SecretStr, SecretBytes, BaseModel)):
+            return True
+        if (is_list(kind) or is_object(kind)) and any(holds_secret(argument) for argument in get_args(kind)):
+            return True
+    return False
+
+
+def _names(name: str, field: FieldInfo) -> tuple[str, list[str]]:
+    """The key of a field in pydantic's errors, and the names that it is given by."""
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        names = [str(choice if isinstance(choice, str) else choice.path[0]) for choice in alias.choices]
+        return names[0], names
+    if isinstance(alias, AliasPath):
+        return str(alias.path[0]), [str(alias.path[0])]
+    return (alias, [alias]) if alias else (name, [name])
+
+
+def _default(name: str, field: FieldInfo, outer: object) -> object:
+    if isinstance(outer, BaseModel) and hasattr(outer, name):
+        return getattr(outer, name)
+    return None if field.default is PydanticUndefined else field.default
+
+
+def _cell(setting: Setting) -> str:
+    if setting.is_required:
+        return " required "
+    if setting.is_secret or setting.default in (None, ""):
+        return " "
+    text = _shown(setting.default)
+    return f" `{text}` " if text else " "
+
+
+def _shown(value: object) -> str:
+    """A default as one would write it into a variable."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_shown, value))
+    if isinstance(value, (set, frozenset)):
+        return ",".join(sorted(map(_shown, value)))
+    return "" if value == {} else str(value)

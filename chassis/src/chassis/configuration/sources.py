@@ -1,0 +1,197 @@
+"""The variables that are given: in the environment, in `.env`, and as secret files."""
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from .schema import Schema
+from .values import decode
+
+MAX_FILE_BYTES = 1_048_576  # Kubernetes allows no larger Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A value that is given for a setting."""
+
+    name: str
+    """As it is spelled there."""
+    text: str
+    place: str
+    """Empty for the environment, else a path."""
+
+
+Source = Mapping[str, Variable]
+"""Variables by their names in lower case."""
+
+
+class ConfigurationError(SettingsError):
+    """A place of settings cannot be read; each of `lines` is a sentence about one."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True)
+class Given:
+    """Everything that is given, and what is strange about it."""
+
+    sources: tuple[Source, ...]
+    """The first one that has a variable wins."""
+    warnings: tuple[str, ...]
+    secrets_dir: Path | None = None
+    """The directory of secret files, if there is one."""
+
+    def find(self, names: Iterable[str]) -> Variable | None:
+        """The variable that is used for a setting of these names."""
+        lower = [name.lower() for name in names]
+        return next((source[name] for source in self.sources for name in lower if name in source), None)
+
+
+def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str) -> Given:
+    """Read the environment, `.env` and the secret files. An empty value counts as not given.
+
+    Raises `ConfigurationError` for what cannot be read. No message has a value in it.
+    """
+    warnings: list[str] = []
+    environment = _by_name(((name, text, "") for name, text in os.environ.items()), schema, warnings)
+    env_files: dict[str, Variable] = {}
+    for path in _env_files(settings):
+        pairs = _read_env_file(path, warnings)
+        env_files |= _by_name(((name, text, str(path)) for name, text in pairs), schema, warnings)
+    variable = f"{schema.prefix}SECRETS_DIR".upper()
+    configured = Given((environment, env_files), ()).find([variable])
+    secrets_dir = Path(configured.text if configured else default_secrets_dir)
+    names = _list_secrets(secrets_dir, configured is not None, variable)
+    files = _read_secret_files(secrets_dir, names or [], schema, warnings)
+    for source in (environment, env_files):
+        for name, given in sorted(source.items()):
+            if name.startswith(schema.prefix.lower()) and name != variable.lower() and not schema.knows(name):
+                warnings.append(_unknown(schema, given))
+    return Given((environment, env_files, files), tuple(warnings), None if names is None else secrets_dir)
+
+
+class VariablesSource(EnvSettingsSource):
+    """Hands variables to pydantic-settings, wherever they come from."""
+
+    def __init__(self, settings_cls: type[BaseSettings], source: Source) -> None:
+        super().__init__(settings_cls, case_sensitive=False)
+        self.env_vars = {name: variable.text for name, variable in source.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
+        """Decode the text of a field that is no plain value; `field` is None for a member of a plain `dict`."""
+        return decode(field or FieldInfo(annotation=dict[str, Any] | str), value) if isinstance(value, str) else value
+
+
+def _by_name(given: Iterable[tuple[str, str, str]], schema: Schema, warnings: list[str]) -> Source:
+    """Variables by lower-case name, without empty ones. `APP_PORT` wins over `app_port`, whatever their order."""
+    found: dict[str, Variable] = {}
+    for name, text, place in sorted(given, key=lambda one: one[0]):
+        key = name.lower()
+        if text == "":
+            continue
+        if (first := found.setdefault(key, Variable(name, text, place))).name != name and schema.knows(key):
+            where = f" in {place}" if place else ""
+            warnings.append(f"{first.name} and {name}{where} are the same setting; {first.name} is used")
+    return found
+
+
+def _env_files(settings: type[BaseSettings]) -> list[Path]:
+    configured = settings.model_config.get("env_file")
+    if configured is None:
+        return []
+    paths = [configured] if isinstance(configured, (str, os.PathLike)) else configured
+    return [Path(path).expanduser() for path in paths]
+
+
+def _read_env_file(path: Path, warnings: list[str]) -> list[tuple[str, str]]:
+    if not os.path.lexists(path):
+        return []
+    if path.is_dir():
+        # A virtual environment of that name, or a mount of a file that is missing.
+        warnings.append(f"{path} is a directory, so no settings are read from it")
+        return []
+    text = _read_text(path)
+    from dotenv import dotenv_values  # few processes have such a file
+    from dotenv.parser import parse_stream
+
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            statement = binding.original.string
+            line = binding.original.line + statement[: len(statement) - len(statement.lstrip())].count("\n")
+            raise ConfigurationError(f"{path}, line {line}: not NAME=value, or a quote without its end")
+    return [(name, value) for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None]
+
+
+def _list_secrets(directory: Path, is_configured: bool, variable: str) -> list[str] | None:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not is_configured:
+            return None
+        raise ConfigurationError(f"{variable}={str(directory)!r}: not a directory") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{variable}={str(directory)!r}: the directory cannot be read: {error.strerror}; "
+            f"allow this user to read it, or set {variable} to another directory"
+        ) from error
+
+
+def _read_secret_files(directory: Path, names: list[str], schema: Schema, warnings: list[str]) -> Source:
+    given: list[tuple[str, str, str]] = []
+    errors: list[str] = []
+    for name in names:
+        path = directory / name
+        if name.startswith("."):  # `..data`, where Kubernetes has the files that the others link to
+            continue
+        if schema.knows(name):
+            try:
+                given.append((name, _read_text(path, must_be_regular=True).strip(), str(path)))
+            except ConfigurationError as error:
+                errors += error.lines
+        elif schema.knows(schema.prefix + name):
+            warnings.append(f"{path} is not read; did you mean {schema.prefix.lower()}{name}?")
+        elif name.lower().startswith(schema.prefix.lower()):
+            warnings.append(_unknown(schema, Variable(name, "", str(path))))
+    if errors:
+        raise ConfigurationError(*errors)
+    return _by_name(given, schema, warnings)
+
+
+def _read_text(path: Path, *, must_be_regular: bool = False) -> str:
+    try:
+        if must_be_regular and not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigurationError(f"{path}: not a file")  # a pipe would never end
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: a symbolic link to a file that does not exist") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text") from error
+    if "\0" in text:
+        raise ConfigurationError(f"{path}: has a NUL byte in it; it must be text")
+    return text
+
+
+def _unknown(schema: Schema, variable: Variable) -> str:
+    in_file = variable.place.endswith(variable.name)
+    spell: Callable[[str], str] = str.lower if in_file else str.upper
+    subject = variable.place if in_file else variable.name
+    where = f" in {variable.place}" if variable.place and not in_file else ""
+    close = schema.closest(variable.name)
+    hint = f"; did you mean {spell(close)}?" if close else ""
+    return f"{subject}{where} is not a setting of this service{hint}"

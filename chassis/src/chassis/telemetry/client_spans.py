@@ -1,0 +1,182 @@
+"""Spans and metrics of calls to other services, by the semantic conventions for HTTP clients.
+
+A call whose trace is not sampled makes no span: it hands on the context of its request.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
+
+from ..context import RequestContext
+from .client_metrics import OTHER, CallKey, CallMetrics
+from .redaction import Redactor
+from .spans import RequestSpan
+from .suppression import is_suppressed
+from .tracing import Tracing
+
+if TYPE_CHECKING:
+    import httpx
+
+# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
+DEFAULT_PORTS = {"http": 80, "https": 443}
+REDACTED = "REDACTED"  # the semantic conventions' word
+# Semantic conventions, `url.full`: signatures of the large clouds; keys such as `token` are added to them.
+SIGNATURES = frozenset({"awsaccesskeyid", "signature", "sig", "x-goog-signature", "x-amz-signature"})
+FAILED = Status(StatusCode.ERROR)
+
+
+class ClientSpan(RequestSpan):
+    """The span of one sampled call."""
+
+    kind = SpanKind.CLIENT
+
+    def __init__(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        *,
+        resource: Resource,
+        export: Callable[[RequestSpan], None],
+    ) -> None:
+        ids = (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+        request = RequestContext(*ids, "", sampled=True, trace_state=context.trace_state)
+        super().__init__(name, request, parent, resource=resource, export=export)
+        self._context = context
+
+    def get_span_context(self) -> SpanContext:
+        """The ids of the span, with all flags of the trace."""
+        return self._context
+
+
+class ClientTelemetry:
+    """Observes calls to other services."""
+
+    def __init__(self, tracing: Tracing, redactor: Redactor) -> None:
+        self.metrics: CallMetrics = CallMetrics()
+        self.redactor: Redactor = redactor
+        self._tracing = tracing
+
+    def begin(self, request: "httpx.Request", context: Context, resend_count: int = 0) -> "Call | None":
+        """Begin a call in `context`; None where instrumentation is suppressed.
+
+        `resend_count` says how often it was sent before, for a redirect or for authentication.
+        """
+        return None if is_suppressed(context) else Call(self, request, context, resend_count)
+
+    def start_span(self, method: str, context: Context) -> Span | None:
+        """The span of a call in `context`; None for that of the context itself."""
+        tracing = self._tracing
+        parent = get_current_span(context).get_span_context()
+        if not tracing.exporting or (parent.is_valid and not parent.trace_flags.sampled):
+            return None
+        ids = tracing.provider.id_generator
+        if parent.is_valid:
+            trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
+        else:
+            # Outside of requests, a call begins a trace. The other service learns whether it is sampled.
+            trace_id, state = ids.generate_trace_id(), None
+            sampled = TraceFlags.SAMPLED if tracing.samples_root(trace_id) else TraceFlags.DEFAULT
+            flags = TraceFlags(TraceFlags.RANDOM_TRACE_ID | sampled)
+        own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
+        if not flags.sampled:
+            return NonRecordingSpan(own)
+        span = ClientSpan(
+            method, own, parent if parent.is_valid else None, resource=tracing.resource, export=tracing.export
+        )
+        tracing.announce(span, context)
+        return span
+
+
+class Call:
+    """One request that is sent to another service, until its response."""
+
+    def __init__(self, telemetry: ClientTelemetry, request: "httpx.Request", context: Context, resends: int) -> None:
+        self._telemetry = telemetry
+        self._request = request
+        self._method = request.method if request.method in KNOWN_METHODS else OTHER
+        span = telemetry.start_span("HTTP" if self._method == OTHER else self._method, context)
+        self._span = span if isinstance(span, ClientSpan) else None
+        self._resends = resends
+        self.context: Context = context if span is None else set_span_in_context(span, context)
+        """The context that the request carries on."""
+        self._began = perf_counter()
+
+    def end(self, response: "httpx.Response | None", error: BaseException | None = None) -> None:
+        """End the call with its response, or because of `error`."""
+        seconds = perf_counter() - self._began
+        url = self._request.url
+        port = url.port or DEFAULT_PORTS.get(url.scheme)
+        status = response.status_code if response is not None else 0
+        failure = str(status) if status >= 400 else "" if error is None else _name(type(error))
+        key = CallKey(self._method, url.host, str(port or ""), str(status) if status else "", failure)
+        span = self._span
+        self._telemetry.metrics.observe(key, seconds, None if span is None else span.request.trace_id)
+        if span is None:
+            return
+        span.set_attributes(self._attributes(key, port, response))
+        if failure:
+            span.set_status(FAILED)
+            if error is not None:
+                span.record_exception(error)
+        span.end_after(seconds)
+
+    def _attributes(self, key: CallKey, port: int | None, response: "httpx.Response | None") -> dict[str, Any]:
+        """Semantic conventions for HTTP client spans: the required attributes, and the recommended ones at hand."""
+        attributes: dict[str, Any] = {
+            "http.request.method": self._method,
+            "server.address": key.server_address,
+            "url.full": shown_url(self._request.url, self._telemetry.redactor),
+        }
+        if port:
+            attributes["server.port"] = port
+        if self._method == OTHER:
+            attributes["http.request.method_original"] = self._request.method
+        if response is not None:
+            attributes["http.response.status_code"] = response.status_code
+            # "HTTP/1.1" and "HTTP/2"
+            attributes["network.protocol.version"] = response.http_version.removeprefix("HTTP/")
+        if key.error_type:
+            attributes["error.type"] = key.error_type
+        if self._resends:
+            attributes["http.request.resend_count"] = self._resends
+        return attributes
+
+
+def shown_url(url: "httpx.URL", redactor: Redactor) -> str:
+    """The URL without credentials, and without the values of secret keys in its query."""
+    if url.userinfo:
+        url = url.copy_with(username=REDACTED, password=REDACTED)
+    text, mark, query = str(url).partition("?")
+    query, hash_mark, fragment = query.partition("#")
+
+    def is_secret(key: str) -> bool:
+        return key.lower() in SIGNATURES or redactor.is_secret(key)
+
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    shown = [
+        f"{key}={REDACTED}" if sign and (is_secret(unquote_plus(key))) else key + sign + value
+        for key, sign, value in pairs
+    ]
+    return text + mark + "&".join(shown) + hash_mark + fragment
+
+
+def _name(error: type[BaseException]) -> str:
+    """The name of an exception's class with its module, unless it is built in."""
+    return error.__qualname__ if error.__module__ == "builtins" else f"{error.__module__}.{error.__qualname__}"

@@ -1,0 +1,98 @@
+"""The text of all metrics, made in a thread: with many series it takes seconds, and requests go on meanwhile."""
+
+import asyncio
+import gc
+import gzip
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import NamedTuple, TypeVar
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+Result = TypeVar("Result")
+
+GZIP_LEVEL = 1  # already a tenth of the size; others take several times as long for little more
+
+
+class Page(NamedTuple):
+    """The metrics in one format."""
+
+    content: bytes
+    content_type: str
+    is_compressed: bool
+
+
+class Exposition:
+    """Encodes the metrics of a registry, one page at a time.
+
+    Requests that wait while a page is made share the next one, so that each gets values from after its arrival, and no
+    number of scrapers makes more than one thread busy. A client that leaves stops nothing.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._next: dict[tuple[str, bool], asyncio.Task[Page]] = {}
+        self._turn = asyncio.Lock()
+
+    async def page(self, accept: str, *, compress: bool) -> Page:
+        """Prometheus text, or OpenMetrics with exemplars when `accept`, the field's value, asks for it."""
+        encode, content_type = choose_encoder(accept)
+        key = (content_type, compress)
+        task = self._next.get(key)
+        if task is None:
+
+            def make() -> Page:
+                with _without_garbage_collector():
+                    content = encode(self._registry)
+                return Page(gzip.compress(content, GZIP_LEVEL) if compress else content, content_type, compress)
+
+            loop = asyncio.get_running_loop()
+            task = self._next[key] = loop.create_task(self._make(key, make), name="metrics", context=Context())
+        return await asyncio.shield(task)
+
+    async def _make(self, key: tuple[str, bool], make: Callable[[], Page]) -> Page:
+        async with self._turn:
+            del self._next[key]  # whoever comes from now on needs newer values
+            return await in_thread(make)
+
+
+@contextmanager
+def _without_garbage_collector() -> Iterator[None]:
+    """Collect no garbage meanwhile: a page makes objects without circles, but so many of them that the collector would
+    go through the whole heap, which stops every thread for a tenth of a second."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+async def in_thread(function: Callable[[], Result]) -> Result:
+    """Call `function` in a thread that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def finish(result: Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(finish, result, error)
+
+    threading.Thread(target=run, name="metrics", daemon=True).start()
+    return await future

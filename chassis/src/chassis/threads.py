@@ -1,0 +1,217 @@
+"""Threads for code that blocks: `def` handlers and `def` checks."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+from starlette.types import Scope
+
+from .problem import Problem
+
+DEFAULT_THREADS = 40
+WAIT_SECONDS = 1.0
+IDLE_SECONDS = 30.0
+
+Result = TypeVar("Result")
+
+
+class Threads:
+    """Runs functions in at most `size` threads; for an `App` these are its `def` handlers.
+
+    A function in a thread cannot be cancelled. So its thread is taken until the function has ended, even when the
+    client has disconnected or the deadline has passed: otherwise each client that leaves and comes back would cost
+    another thread while a dependency hangs. When all threads are taken, as many requests as there are threads wait,
+    each for at most `wait_seconds`. Any other is shed: a `Problem` of 503, and `on_shed` is called.
+
+    Functions see the context variables of the task that calls them. The threads are daemons, because the end of the
+    process must not wait for them. An idle one ends after `IDLE_SECONDS`.
+    """
+
+    def __init__(
+        self, size: int, *, wait_seconds: float = WAIT_SECONDS, on_shed: Callable[[], object] = lambda: None
+    ) -> None:
+        self.size: int = size
+        self.in_use: int = 0
+        """The number of functions that run now."""
+        self._wait_seconds = wait_seconds
+        self._on_shed = on_shed
+        self._lock = Lock()
+        self._idle: list[_Worker] = []
+        self._waiting: deque[_Job] = deque()
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Return what `call` returns in a thread, or raise what it raises; see `safe_error`."""
+        loop = asyncio.get_running_loop()
+        job = _Job(call, copy_context(), loop)
+        if self._begin(job):
+            result: Result = await job.future
+            return result
+        timer = loop.call_later(self._wait_seconds, self._give_up, job)
+        try:
+            result = await job.future
+        finally:
+            timer.cancel()
+            self._withdraw(job)
+        return result
+
+    def next_job(self, worker: "_Worker") -> "_Job | None":
+        """For a worker that has ended its job: the one that waits longest, or None if none waits."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self.in_use -= 1
+            self._idle.append(worker)
+            return None
+
+    def may_end(self, worker: "_Worker") -> bool:
+        """For a worker that has been idle for long: whether it may end, because it gets no job meanwhile."""
+        with self._lock:
+            if worker in self._idle:
+                self._idle.remove(worker)
+                return True
+            return False
+
+    def _begin(self, job: "_Job") -> bool:
+        """Run `job` now, or let it wait; whether it runs. Raises a `Problem` if it may not even wait."""
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+            if worker is None and self.in_use >= self.size:
+                if len(self._waiting) < self.size:
+                    self._waiting.append(job)
+                    return False
+                self._on_shed()
+                raise all_taken()
+            self.in_use += 1
+        if worker is None:
+            worker = _Worker(self)
+            try:
+                Thread(target=worker.run, name="handler", daemon=True).start()
+            except RuntimeError:  # the system gives no further thread
+                with self._lock:
+                    self.in_use -= 1
+                self._on_shed()
+                raise all_taken() from None
+        worker.jobs.put(job)
+        return True
+
+    def _withdraw(self, job: "_Job") -> bool:
+        """Let `job` wait no longer; whether it still waited."""
+        with self._lock:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                return True
+            return False
+
+    def _give_up(self, job: "_Job") -> None:
+        if self._withdraw(job) and not job.future.done():
+            self._on_shed()
+            job.future.set_exception(all_taken())
+
+
+class _Job:
+    """A function, and the future of the task that waits for it."""
+
+    __slots__ = ("_call", "_context", "_error", "_loop", "_result", "future")
+
+    def __init__(self, call: Callable[[], object], context: Context, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._call = call
+        self._context = context
+        self._loop = loop
+        self._result: object = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Call the function, unless nobody waits for it any more; in a worker's thread."""
+        if self.future.done():
+            return
+        try:
+            self._result = self._context.run(self._call)
+        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
+            self._error = safe_error(error)
+
+    def report(self) -> None:
+        """Give the result to the event loop."""
+        with suppress(RuntimeError):  # the loop is closed; nobody waits
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if self.future.done():  # the client has left, or the deadline has passed
+            return
+        if self._error is None:
+            self.future.set_result(self._result)
+        else:
+            self.future.set_exception(self._error)
+
+
+class _Worker:
+    """A thread that runs one job after the other."""
+
+    def __init__(self, threads: Threads) -> None:
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._threads = threads
+
+    def run(self) -> None:
+        while True:
+            try:
+                job: _Job | None = self.jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                if self._threads.may_end(self):
+                    return
+                continue
+            while job is not None:
+                job.run()
+                ended = job
+                # Free before the result is known, so that who gets it finds this thread free.
+                job = self._threads.next_job(self)
+                ended.report()
+                del ended
+
+
+def all_taken() -> Problem:
+    """503 (RFC 9110, section 15.6.4): the client may retry, preferably another instance."""
+    return Problem(503, "All threads of the service are busy; retry later.", headers={"retry-after": "1"})
+
+
+def safe_error(error: BaseException) -> Exception:
+    """`error` as a task may raise it.
+
+    StopIteration cannot be raised by a future, and what is no `Exception`, such as SystemExit, would end the event
+    loop or pass for a cancellation. They become the cause of a `RuntimeError`.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError(f"{type(error).__qualname__} was raised")
+    raised.__cause__ = error
+    return raised
+
+
+def in_thread(call: Callable[[], object], *, name: str) -> Future[object]:
+    """Run `call` in a daemon thread of its own, which no other function can take; see `safe_error`."""
+    result: Future[object] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            result.set_result(context.run(call))
+        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
+            result.set_exception(safe_error(error))
+
+    result.set_running_or_notify_cancel()
+    Thread(target=run, name=name, daemon=True).start()
+    return result
+
+
+_without_app = Threads(DEFAULT_THREADS)
+
+
+def threads_of(scope: Scope) -> Threads:
+    """The threads of the `App` that serves a request; a handler that is used without one shares a default."""
+    threads = getattr(scope.get("app"), "threads", None)
+    return threads if isinstance(threads, Threads) else _without_app
