@@ -13,13 +13,30 @@ def status_of(error: pytest.ExceptionInfo[Problem]) -> int:
     return error.value.status_code
 
 
-@pytest.mark.parametrize("host", [b"x", b"x.example:8000", b"127.0.0.1", b"[::1]:80", b"a_b-c~d"])
+@pytest.mark.parametrize(
+    "host", [b"x", b"x.example:8000", b"127.0.0.1", b"[::1]:80", b"[v1.fe80:a+en1]:80", b"a_b-c~d"]
+)
 def test_valid_host_is_accepted(host: bytes) -> None:
     request_head.check_host(host, "1.1")
 
 
 @pytest.mark.parametrize(
-    "host", [b"", b":80", b"a b", b"a/b", b"user@a", b"a:80:80", b"[::1", b"a,b:c", b"\xe9", b"a\n"]
+    "host",
+    [
+        b"",
+        b":80",
+        b"a b",
+        b"a/b",
+        b"user@a",
+        b"a:80:80",
+        b"[::1",
+        b"[v1]",
+        b"[v1.]",
+        b"[a.b]",
+        b"a,b:c",
+        b"\xe9",
+        b"a\n",
+    ],
 )
 def test_invalid_host_is_400(host: bytes) -> None:
     with pytest.raises(Problem) as error:

@@ -344,6 +344,33 @@ async def test_sending_to_a_client_that_has_gone_raises_an_os_error(closes: bool
     assert isinstance(outcome[1], OSError)
 
 
+@pytest.mark.parametrize("closes", [True, False])
+async def test_closing_after_the_client_has_closed_is_no_error(closes: bool) -> None:
+    """The application cannot know how fast its client is."""
+    received: list[Message] = []
+    ended = asyncio.Event()
+
+    async def work(receive: Receive, send: Send) -> None:
+        received.append(await receive())
+        await until(lambda: len(listener.state.connections) == 0)
+        await send({"type": "websocket.close", "code": 1003})
+        with pytest.raises(RuntimeError, match="after the WebSocket was closed"):
+            await send({"type": "websocket.close", "code": 1003})
+        ended.set()
+
+    with observed() as seen:
+        async with listening(accepting(work), accepts_websockets=True) as listener:
+            client = await Raw.open(listener)
+            client.writer.write(frame(TEXT, b"unexpected"))
+            if closes:
+                client.writer.write(frame(CLOSE, struct.pack("!H", 1000)))
+            client.writer.close()
+            async with asyncio.timeout(5.0):
+                await ended.wait()
+        assert seen.lines == []
+    assert received == [{"type": "websocket.receive", "text": "unexpected"}]
+
+
 async def test_client_is_not_read_faster_than_the_application_reads() -> None:
     released = asyncio.Event()
     received: list[Message] = []

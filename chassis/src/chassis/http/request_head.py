@@ -12,8 +12,12 @@ import httptools
 from ..problem import Problem
 from .limits import ConnectionLimits
 
-# RFC 9110, section 7.2, and RFC 3986, section 3.2: a name, an IPv4 or a bracketed IPv6 address, and a port.
-HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-fv:.]+\])(?::[0-9]*)?", re.ASCII)
+# RFC 9110, section 7.2, and RFC 3986, section 3.2: a name, an IPv4 or a bracketed address, and a port.
+HOST = re.compile(
+    rb"(?:[\w.~!$&'()*+,;=%-]+"
+    rb"|\[(?:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*|[vV][0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+)\])(?::[0-9]*)?",
+    re.ASCII,
+)
 AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 # A request line, as far as it must be known to tell an unknown method from garbage; at the start of what was received,
 # or behind another request.

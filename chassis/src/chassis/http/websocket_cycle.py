@@ -139,6 +139,9 @@ class WebSocketCycle:
         if self._stage is Stage.CLOSED:
             raise RuntimeError(f"Unexpected ASGI message '{message['type']}' after the WebSocket was closed.")
         if self._disconnect is not None:
+            if message["type"] == "websocket.close":
+                self._stage = Stage.CLOSED  # as the client was faster, nothing is left to do, and nothing is wrong
+                return
             raise ClientDisconnectedError
         match self._stage, message["type"]:
             case Stage.CONNECTING, "websocket.accept":
