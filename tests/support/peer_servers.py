@@ -1,11 +1,15 @@
 """The servers that other projects' tests are run against."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from structlog.typing import EventDict
 
 from chassis import App, ChassisSettings, Server
 from chassis.http.listener import Listener
@@ -16,17 +20,33 @@ from chassis.wiring import make_connection_limits
 @asynccontextmanager
 async def serving(name: str, app: ASGIApp) -> AsyncIterator[int]:
     """Serve `app` by "protocol", "app" or "uvicorn" on a free port, which is yielded."""
-    async with {"protocol": _protocol, "app": _app, "uvicorn": _uvicorn}[name](app) as port:
+    servers = {"protocol": _protocol, "app": _app, "uvicorn": _uvicorn}
+    # Tests make applications fail, and drawing tracebacks would take most of the time.
+    structlog.configure(processors=[_drop])
+    async with servers[name](app) as port:
         yield port
+
+
+def _drop(_logger: object, _method: str, _event: EventDict) -> EventDict:
+    raise structlog.DropEvent
 
 
 @asynccontextmanager
 async def _protocol(app: ASGIApp) -> AsyncIterator[int]:
+    """Our protocol alone, as uvicorn serves an application."""
+    async with listening(app) as listener:
+        yield listener.port
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, port: int = 0, **options: Any) -> AsyncIterator[Listener]:
+    """Serve `app` by our protocol; `options` go to `PortState`."""
     limits = make_connection_limits(ChassisSettings.from_values())
-    listener = Listener("127.0.0.1", 0, PortState(app, limits=limits, keep_alive_seconds=75.0, accepts_websockets=True))
+    given: dict[str, Any] = {"limits": limits, "keep_alive_seconds": 75.0, "accepts_websockets": True} | options
+    listener = Listener("127.0.0.1", port, PortState(app, **given))
     await listener.start()
     try:
-        yield listener.port
+        yield listener
     finally:
         await listener.close(0.5)
 
@@ -43,13 +63,17 @@ async def _app(app: ASGIApp) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def _uvicorn(app: ASGIApp) -> AsyncIterator[int]:
-    config = uvicorn.Config(app, port=0, http="httptools", log_config=None, lifespan="off", access_log=False, interface="asgi3")
+    """uvicorn, to see which tests no server over TCP can pass."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
+    config = uvicorn.Config(
+        app, port=0, http="httptools", log_config=None, lifespan="off", access_log=False, interface="asgi3"
+    )
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        await serving
+        await task

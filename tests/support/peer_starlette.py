@@ -1,12 +1,16 @@
-"""A plugin for Starlette's own tests: their test client speaks over TCP to a server of ours, or to uvicorn."""
+"""A plugin for Starlette's own tests: their test client speaks over TCP to the server in `PEER_SERVER`.
+
+Each test puts its application behind a client. Here one server, in a thread of its own, serves all of them: it passes
+a request on to the application of the client that sent it. An exception that the application raises is raised in the
+client again, as Starlette's test client does.
+"""
 
 import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Self
 
@@ -15,7 +19,7 @@ import httpx2
 import pytest
 import starlette.testclient
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketTestSession
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -24,8 +28,15 @@ from websockets.sync.client import ClientConnection, connect
 from peer_servers import serving
 
 SERVER = os.environ["PEER_SERVER"]
-SECONDS = 3.0
+SECONDS = 5.0
+FAILURE_SECONDS = 0.2  # after a 500 or a close, for the application to end, which says why
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+OF_THE_APP_AROUND = ("app", "app_root_path", "router", "route", "endpoint")  # that the tests' application is mounted in
+OF_THE_HANDSHAKE = {
+    *("connection", "host", "upgrade", "user-agent"),
+    *("sec-websocket-extensions", "sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version"),
+}
+OF_THE_ANSWER = {"connection", "date", "sec-websocket-accept", "sec-websocket-protocol", "server", "upgrade"}
 
 
 class Call:
@@ -35,28 +46,28 @@ class Call:
         self.client = client
         self.url = url
         self.error: BaseException | None = None
-        self.debug: dict[str, Any] | None = None
+        self.debug: dict[str, Any] = {}
         self.closed_with: Message | None = None
         self.began = False
         self.ended = threading.Event()
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application with the facts of Starlette's test client in its scope."""
-        client = self.client
+        """Call the application, with what Starlette's test client would have put into its scope."""
         self.began = True
-        for name in ("app", "app_root_path", "router", "route", "endpoint"):  # of the app that it is mounted in
+        client, url = self.client, self.url
+        for name in OF_THE_APP_AROUND:
             scope.pop(name, None)
         scope |= {
-            "scheme": self.url.scheme,
-            "server": [self.url.raw_host.decode("ascii"), self.url.port or PORTS[self.url.scheme]],
+            "scheme": url.scheme,
             "client": client.address,
+            "server": [url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]],
             "root_path": client.root_path,
             "state": scope["state"] | client.app_state,
         }
         if scope["type"] == "http":
             scope["extensions"] = scope.get("extensions", {}) | {"http.response.debug": {}}
 
-        async def noted_send(message: Message) -> None:
+        async def note_and_send(message: Message) -> None:
             if message["type"] == "http.response.debug":
                 self.debug = message["info"]
                 return
@@ -65,7 +76,7 @@ class Call:
             await send(message)
 
         try:
-            await client.app(scope, receive, noted_send)
+            await client.app(scope, receive, note_and_send)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -74,15 +85,26 @@ class Call:
         finally:
             self.ended.set()
 
+    def wait(self) -> None:
+        """Wait for the application's end."""
+        assert not self.began or self.ended.wait(SECONDS), "the application goes on"
+
     def end(self) -> None:
         """Wait for the application's end, and raise what it raised."""
-        assert not self.began or self.ended.wait(SECONDS), "the application goes on"
+        self.wait()
         if self.error is not None and self.client.raise_server_exceptions:
             raise self.error
 
+    def end_if_failed(self) -> None:
+        """Raise what the application raised, if it ends soon."""
+        if self.ended.wait(FAILURE_SECONDS):
+            self.end()
+
 
 class Wire:
-    """The server, in a thread of its own, for all tests."""
+    """The server, for all tests."""
+
+    portal: BlockingPortal
 
     def __init__(self) -> None:
         self.call: Call | None = None
@@ -90,17 +112,22 @@ class Wire:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass each request on to the application of the test that sent it."""
-        if scope["type"] == "lifespan":
-            return
         call, self.call = self.call, None
         assert call is not None, "a request that no test has sent"
         await call.run(scope, receive, send)
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        with start_blocking_portal("asyncio", {"use_uvloop": True}) as self.portal:
-            with self.portal.wrap_async_context_manager(serving(SERVER, self.app)) as self.port:
-                yield
+        """Run the server in a thread of its own."""
+        with (
+            start_blocking_portal("asyncio", {"use_uvloop": True}) as self.portal,
+            self.portal.wrap_async_context_manager(serving(SERVER, self.app)) as self.port,
+        ):
+            yield
+
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
 
 WIRE = Wire()
@@ -118,138 +145,136 @@ class Stream(httpx2.SyncByteStream):
         try:
             while piece := self._response.read1(65_536):
                 yield piece
-            if self._call.began:
-                self._call.ended.wait(SECONDS)  # this client leaves only then
+            self._call.wait()  # so that it does not see a client that leaves, as it does not in Starlette's client
         except (HTTPException, OSError):
             self._call.end()  # which usually says why
             raise
 
     def close(self) -> None:
+        """Leave."""
         self._response.close()
         self._connection.close()
         self._call.end()
 
 
 class WireTransport(httpx2.BaseTransport):
-    """Sends requests to the server's port, whatever host their URL names."""
+    """Sends requests to the server's port, whatever host their URL names, as they are: also invalid ones."""
 
     def __init__(self, client: "WireClient") -> None:
         self._client = client
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request as it is, also what a careful client would not send."""
+        """Send a request, and return the response with its content still to be read."""
         WIRE.call = call = Call(self._client, request.url)
-        if call.url.scheme in {"ws", "wss"}:
-            raise starlette.testclient._Upgrade(WireSession(call, request))  # type: ignore[arg-type]
-        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
-        lines += [b"%b: %b" % field for field in request.headers.raw]
-        chunked = "transfer-encoding" in request.headers
-        connection = socket.create_connection(("127.0.0.1", WIRE.port), timeout=SECONDS)
-        connection.sendall(b"\r\n".join((*lines, b"", b"")))
-        try:
-            for piece in request.stream:  # type: ignore[union-attr]
-                if piece:
-                    connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            if chunked:
-                connection.sendall(b"0\r\n\r\n")
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # a response may come before the whole request was sent
+        if request.url.scheme in {"ws", "wss"}:
+            raise starlette.testclient._Upgrade(WireSession(call, request))
+        connection = WIRE.connect()
+        _send(request, connection)
         response = HTTPResponse(connection, method=request.method)
+        stream = Stream(response, call, connection)
         try:
             response.begin()
-        except (HTTPException, OSError):
-            connection.close()
-            call.end()
-            raise
-        stream = Stream(response, call, connection)
-        if response.status == 500 and call.ended.wait(0.2) and call.error is not None and call.client.raise_server_exceptions:
+            if response.status == 500:
+                call.end_if_failed()
+        except BaseException:
             stream.close()
-        answer = httpx2.Response(response.status, headers=response.getheaders(), stream=stream, request=request)
-        if call.debug is not None:
-            answer.extensions["http.response.debug"] = call.debug
-            for name in ("template", "context"):
-                if name in call.debug:
-                    setattr(answer, name, call.debug[name])
-        return answer
+            raise
+        received = httpx2.Response(response.status, headers=response.getheaders(), stream=stream, request=request)
+        if call.debug:
+            received.extensions["http.response.debug"] = call.debug
+            for name in {"template", "context"} & call.debug.keys():
+                setattr(received, name, call.debug[name])
+        return received
 
 
-class WireSession:
-    """Starlette's session of a WebSocket, by a client of `websockets`."""
+def _send(request: httpx2.Request, connection: socket.socket) -> None:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    lines += [b"%b: %b" % field for field in request.headers.raw]
+    chunked = "transfer-encoding" in request.headers
+    assert isinstance(request.stream, httpx2.SyncByteStream)
+    with suppress(BrokenPipeError, ConnectionResetError):  # a response may come before the whole request was sent
+        connection.sendall(b"\r\n".join((*lines, b"", b"")))
+        for piece in request.stream:
+            if piece:
+                connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            connection.sendall(b"0\r\n\r\n")
+
+
+class WireSession(WebSocketTestSession):
+    """Starlette's session of a WebSocket, by the client of `websockets`."""
 
     def __init__(self, call: Call, request: httpx2.Request) -> None:
         self._call = call
         self._request = request
-        self.accepted_subprotocol: str | None = None
-        self.extra_headers: list[tuple[bytes, bytes]] | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        request = self._request
-        own = {"host", "connection", "upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions", "user-agent"}
-        protocols = request.headers.get("sec-websocket-protocol")
-        target = request.url.raw_path.decode()
+        """Open the WebSocket; raise as Starlette's session does when the server rejects it."""
         try:
-            self._socket: ClientConnection = self._stack.enter_context(connect(
-                f"ws://{request.url.netloc.decode()}{target}",
-                sock=socket.create_connection(("127.0.0.1", WIRE.port), timeout=SECONDS),
-                subprotocols=None if protocols is None else [one.strip() for one in protocols.split(",")],  # type: ignore[misc]
-                additional_headers=[(n, v) for n, v in request.headers.multi_items() if n not in own],
-                user_agent_header=request.headers.get("user-agent"),
-                compression=None,
-                proxy=None,
-                open_timeout=SECONDS,
-            ))
+            self._socket = self._connect()
         except InvalidStatus as error:
             self._call.end()
-            if self._call.closed_with is not None:
-                assert error.response.status_code == 403
-                raise WebSocketDisconnect(
-                    self._call.closed_with.get("code", 1000), self._call.closed_with.get("reason")
+            response, closed_with = error.response, self._call.closed_with
+            if closed_with is None or response.status_code != 403:
+                raise WebSocketDenialResponse(
+                    status_code=response.status_code,
+                    headers=list(response.headers.raw_items()),
+                    content=bytes(response.body or b""),
                 ) from None
-            response = error.response
-            headers = [(n, v) for n, v in response.headers.raw_items()]
-            raise WebSocketDenialResponse(
-                status_code=response.status_code, headers=headers, content=bytes(response.body or b"")
-            ) from None
+            raise WebSocketDisconnect(closed_with.get("code", 1000), closed_with.get("reason")) from None
         except Exception:
             self._call.end()
             raise
-        self.accepted_subprotocol = self._socket.subprotocol
-        assert self._socket.response is not None
-        self.extra_headers = [(n.lower().encode(), v.encode()) for n, v in self._socket.response.headers.raw_items() if n.lower() not in {"upgrade", "connection", "sec-websocket-accept", "date", "server"}]
+        response = self._socket.response
+        assert response is not None
+        self.accepted_subprotocol = self._socket.subprotocol  # type: ignore[assignment]
+        self.extra_headers = [  # type: ignore[assignment]
+            (name.encode(), value.encode())
+            for name, value in response.headers.raw_items()
+            if name.lower() not in OF_THE_ANSWER
+        ]
         return self
 
+    def _connect(self) -> ClientConnection:
+        request = self._request
+        subprotocols: Any = request.headers.get("sec-websocket-protocol")
+        socket = connect(
+            f"ws://{request.url.netloc.decode()}{request.url.raw_path.decode()}",
+            sock=WIRE.connect(),
+            subprotocols=subprotocols and [token.strip() for token in subprotocols.split(",")],
+            additional_headers=[
+                field for field in request.headers.multi_items() if field[0].lower() not in OF_THE_HANDSHAKE
+            ],
+            user_agent_header=request.headers.get("user-agent"),
+            compression=None,
+            proxy=None,
+            open_timeout=SECONDS,
+        )
+        return self._stack.enter_context(socket)
+
     def __exit__(self, *_: object) -> None:
+        """Close with 1000."""
         self._stack.close()
         self._call.end()
 
     def receive(self) -> Message:
+        """Return the next message, as the application would have sent it."""
         try:
             data = self._socket.recv(timeout=SECONDS)
         except ConnectionClosed as closed:
-            if self._call.ended.wait(0.5) and self._call.error is not None:
-                self._call.end()
-            frame = closed.rcvd
-            return {"type": "websocket.close", "code": frame.code if frame else 1006, "reason": frame.reason if frame else ""}
+            self._call.end_if_failed()
+            code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+            return {"type": "websocket.close", "code": code, "reason": reason}
         return {"type": "websocket.send", "text" if isinstance(data, str) else "bytes": data}
 
     def send(self, message: Message) -> None:
+        """Send what the application would have received."""
         if message["type"] == "websocket.disconnect":
             self._socket.close(message.get("code", 1000), message.get("reason") or "")
-            return
-        data = message.get("text")
-        self._socket.send(message["bytes"] if data is None else data)
-
-    def close(self, code: int = 1000, reason: str | None = None) -> None:
-        self.send({"type": "websocket.disconnect", "code": code, "reason": reason})
-
-    _raise_on_close = starlette.testclient.WebSocketTestSession._raise_on_close
-    send_text = starlette.testclient.WebSocketTestSession.send_text
-    send_bytes = starlette.testclient.WebSocketTestSession.send_bytes
-    send_json = starlette.testclient.WebSocketTestSession.send_json
-    receive_text = starlette.testclient.WebSocketTestSession.receive_text
-    receive_bytes = starlette.testclient.WebSocketTestSession.receive_bytes
-    receive_json = starlette.testclient.WebSocketTestSession.receive_json
+        else:
+            text = message.get("text")
+            self._socket.send(message["bytes"] if text is None else text)
 
 
 class WireClient(TestClient):
@@ -272,30 +297,33 @@ class WireClient(TestClient):
         self._transport = WireTransport(self)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def wire() -> Iterator[None]:
-    with WIRE.started():
-        yield
-
-
-# Lifespans run in the loop of the server, as the requests do.
 @contextmanager
 def shared_portal(**_: object) -> Iterator[BlockingPortal]:
+    """Lifespans run in the event loop of the server, as the requests do."""
     yield WIRE.portal
 
 
 # Before the tests' conftest.py is imported.
-anyio.from_thread.start_blocking_portal = shared_portal  # type: ignore[assignment]
+anyio.from_thread.start_blocking_portal = shared_portal
 starlette.testclient.TestClient = WireClient  # type: ignore[misc]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wire() -> Iterator[None]:
+    """The server, for all tests."""
+    with WIRE.started():
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select the tests that make a client, on asyncio."""
-    chosen, others = [], []
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        is_chosen = "test_client_factory" in names and "trio" not in str(params.get("anyio_backend"))
-        (chosen if is_chosen else others).append(item)
+    others = [item for item in items if not _makes_a_client(item)]
     config.hook.pytest_deselected(items=others)
-    items[:] = chosen
+    items[:] = [item for item in items if _makes_a_client(item)]
+
+
+def _makes_a_client(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return "test_client_factory" in getattr(item, "fixturenames", ()) and "trio" not in str(
+        parameters.get("anyio_backend")
+    )
