@@ -320,7 +320,8 @@ class RequestReader:
             return
         if cause is not None and not isinstance(cause, (ValueError, httptools.HttpParserError)):
             log.error("a request could not be read", exc_info=cause)
-        unknown = request_head.unknown_method(data) if self.in_head and not self._headers else None
+        is_method = isinstance(error, httptools.HttpParserInvalidMethodError)
+        unknown = request_head.unknown_method(data) if is_method else None
         if unknown is not None:
             self._unknown_method, self._target = unknown
             method = self._unknown_method.decode("ascii")
