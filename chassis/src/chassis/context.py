@@ -18,11 +18,9 @@ from opentelemetry.trace import (
 SPAN_KEY: str = next(iter(set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), Context())))
 REQUEST_KEY: str = create_key("chassis-request")
 
-# W3C Trace Context level 2, section "Random Trace ID Flag"; the oldest OpenTelemetry that is supported has no name for it.
-RANDOM_TRACE_ID = 0x02
-# By the two flags that it defines: random-trace-id and sampled.
+# W3C Trace Context level 2, by the two flags that it defines: random-trace-id and sampled.
 FLAGS = {
-    (has_random_id, sampled): TraceFlags(RANDOM_TRACE_ID * has_random_id | TraceFlags.SAMPLED * sampled)
+    (has_random_id, sampled): TraceFlags(TraceFlags.RANDOM_TRACE_ID * has_random_id | TraceFlags.SAMPLED * sampled)
     for has_random_id in (False, True)
     for sampled in (False, True)
 }

@@ -22,7 +22,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from ..context import RANDOM_TRACE_ID, RequestContext
+from ..context import RequestContext
 from .client_metrics import OTHER, CallKey, CallMetrics
 from .redaction import Redactor
 from .spans import RequestSpan
@@ -93,7 +93,7 @@ class ClientTelemetry:
             # Outside of requests, a call begins a trace. The other service learns whether it is sampled.
             trace_id, state = ids.generate_trace_id(), None
             sampled = TraceFlags.SAMPLED if tracing.samples_root(trace_id) else TraceFlags.DEFAULT
-            flags = TraceFlags(RANDOM_TRACE_ID | sampled)
+            flags = TraceFlags(TraceFlags.RANDOM_TRACE_ID | sampled)
         own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         if not flags.sampled:
             return NonRecordingSpan(own)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags, get_current_span
 
-from ..context import RANDOM_TRACE_ID, RequestContext
+from ..context import RequestContext
 from ..request_info import RequestInfo
 from .environment import Environment
 from .exporters import span_processors
@@ -133,7 +133,7 @@ class Tracing:
             trace_id = f"{parent.trace_id:032x}"
             sampled = self._sampling.samples_child(parent)
             trace_state = parent.trace_state
-            has_random_id = bool(parent.trace_flags & RANDOM_TRACE_ID)
+            has_random_id = bool(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
         else:
             trace_id = ids[:32]
             # "Sampled" without an exporter would send others looking for a parent span that nobody has.
