@@ -13,8 +13,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api.handler import Handler, Reply, responds
-    from .api.operation import SignatureError
     from .api.routing import Route
+    from .api.signature import SignatureError
     from .app import App
     from .health import Check
     from .problem import Problem
@@ -33,7 +33,7 @@ _MODULES = {
     "Reply": "api.handler",
     "Route": "api.routing",
     "Server": "server",
-    "SignatureError": "api.operation",
+    "SignatureError": "api.signature",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
     "load_settings": "settings",

@@ -13,6 +13,7 @@ REQUEST_INFO = "chassis.request"  # the key in an ASGI scope
 NOTED_FIELDS: frozenset[bytes] = frozenset(
     {
         b"baggage",
+        b"content-encoding",
         b"content-length",
         b"host",
         b"traceparent",
@@ -39,6 +40,7 @@ class RequestInfo:
 
     __slots__ = (
         "body_bytes",
+        "content_encoding",
         "content_length",
         "context_fields",
         "has_body",
@@ -60,6 +62,8 @@ class RequestInfo:
         self.user_agent: bytes = b""
         self.request_id: str = ""
         """The client's, if it is safe to repeat; else empty."""
+        self.content_encoding: bytes = b""
+        """The codings of the body (RFC 9110, section 8.4), as they were sent."""
         self.content_length: int | None = None
         """The declared size of the body in bytes; None without a valid declaration."""
         self.has_body: bool = False
@@ -108,6 +112,8 @@ class RequestInfo:
                 self.content_length = int(value[:MAX_LENGTH_DIGITS])
         elif name == b"transfer-encoding":
             self.has_body = True
+        elif name == b"content-encoding":
+            self.content_encoding = b",".join(filter(None, (self.content_encoding, value)))
         elif name == b"traceparent":
             self.traceparent = value if self.traceparent is None else b""
         elif name == b"x-request-id":

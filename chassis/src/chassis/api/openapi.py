@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
-from inspect import cleandoc
 from typing import Any
 
 import orjson
@@ -104,7 +103,7 @@ def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any
     """The JSON Schema of each adapter, and the components that they share."""
     adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
     for operation in operations:
-        inputs = [parameter.adapter for parameter in (operation.path | operation.query).values()]
+        inputs = [parameter.adapter for parameter in [*operation.path.values(), *operation.query.values()]]
         if operation.body is not None:
             inputs.append(operation.body)
         adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
@@ -119,7 +118,7 @@ def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any
 def _operation(route: Route, method: str, operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
     slug = re.sub(r"\W+", "_", route.path_format).strip("_")
     described: dict[str, Any] = {"operationId": f"{method.lower()}_{slug or 'root'}", "tags": [_tag(route)]}
-    summary, _, description = cleandoc(operation.method.__doc__ or "").partition("\n")
+    summary, _, description = operation.documentation.partition("\n")
     if summary:
         described["summary"] = summary.rstrip(".")
     if description.strip():
@@ -158,14 +157,14 @@ def _responses(
     operation: Operation, has_parameters: bool, schemas: dict[tuple[int, str], Any]
 ) -> dict[str, dict[str, Any]]:
     success: dict[str, Any] = {"description": phrase(operation.status)}
-    if operation.result is not None:
+    if operation.result is not None and operation.has_content:
         schema = schemas[id(operation.result), "serialization"]
         success["content"] = {"application/json": {"schema": schema}}
     errors: dict[int, str] = dict(operation.errors)
     if operation.body is not None:
         errors.setdefault(400, "The body is not valid JSON.")
         errors.setdefault(413, "The body is too large.")
-        errors.setdefault(415, "Content-Type is not application/json.")
+        errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
     if operation.body is not None or has_parameters:
         errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
     responses = {str(operation.status): success}

@@ -1,9 +1,9 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from starlette.convertors import StringConvertor
+from starlette.convertors import Convertor, StringConvertor
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, WebSocketRoute, compile_path
 from starlette.routing import Route as StarletteRoute
@@ -13,15 +13,18 @@ from starlette.types import Receive, Scope, Send
 from ..problem import Problem
 from ..response_sender import send_response
 from .handler import VERBS, Handler
-from .operation import Operation, SignatureError
+from .operation import Operation
+from .signature import SignatureError
 
 
 class Endpoint:
     """A handler on one path: an ASGI application that dispatches by HTTP method."""
 
-    def __init__(self, handler: Handler, path_names: Sequence[str]) -> None:
+    def __init__(self, handler: Handler, convertors: Mapping[str, Convertor[Any]]) -> None:
         self.operations: dict[str, Operation] = {
-            verb.upper(): Operation(handler, verb, path_names) for verb in VERBS if hasattr(handler, verb)
+            verb.upper(): Operation(handler, verb, convertors)
+            for verb in VERBS
+            if getattr(handler, verb, None) is not None
         }
         if not self.operations:
             raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
@@ -53,8 +56,9 @@ class Route(StarletteRoute):
             )
         # Routes outside of the index that precede this one in the router's list.
         self.precursors: tuple[BaseRoute, ...] = ()
-        self.names: tuple[str, ...] = tuple(compile_path(path)[2])
-        self.resource: Endpoint = Endpoint(handler, self.names)
+        convertors = compile_path(path)[2]
+        self.names: tuple[str, ...] = tuple(convertors)
+        self.resource: Endpoint = Endpoint(handler, convertors)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
 
