@@ -255,7 +255,7 @@ class _Stacks:
             if app.health.state is State.STARTING:
                 raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
             scope["app"] = app
-            return router(scope, receive, send)
+            return router.dispatch(scope, receive, send)
 
         self.public = build_stack(
             route,
@@ -270,7 +270,7 @@ class _Stacks:
         admin = admin_routes(app.health, telemetry)
         self.admin_paths = frozenset(route.path for route in admin)
         self.admin = build_stack(
-            Router(admin),
+            Router(admin).dispatch,
             telemetry=telemetry,
             max_body_bytes=ADMIN_BODY_BYTES,
             deadline_seconds=ADMIN_DEADLINE_SECONDS,

@@ -49,6 +49,7 @@ class RequestInfo:
         "max_body_bytes",
         "read_at",
         "rejection",
+        "reported",
         "request_id",
         "timed_out_task",
         "traceparent",
@@ -80,6 +81,8 @@ class RequestInfo:
         """The limit that `counting` enforces; None for no limit."""
         self.rejection: Problem | None = None
         """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
+        self.reported: int = 0
+        """The `id` of the unexpected exception that has its log line and its response; 0 without one."""
         self.timed_out_task: asyncio.Task[object] | None = None
         """The task that was cancelled because the request's deadline had passed."""
 

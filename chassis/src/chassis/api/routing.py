@@ -26,6 +26,10 @@ class Endpoint:
             for verb in VERBS
             if getattr(handler, verb, None) is not None
         }
+        # As of a function: Sentry names events by the endpoint in the scope.
+        self.__name__: str = type(handler).__name__
+        self.__qualname__: str = type(handler).__qualname__
+        self.__module__: str = type(handler).__module__
         if not self.operations:
             raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
         self._by_method = dict(self.operations)
@@ -33,8 +37,11 @@ class Endpoint:
             self._by_method["HEAD"] = self._by_method["GET"]
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
-    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    # What other people's middleware wraps has to be `async def`: see `Router.dispatch`.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatch(scope, receive, send)
+
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         operation = self._by_method.get(scope["method"])
         if operation is not None:
             return operation(scope, receive, send)
@@ -85,8 +92,12 @@ class Router:
             if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
                 raise SignatureError(f"two handlers on one path: {route.path}")
 
-    # No coroutine of its own, as above.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    # What other people's middleware wraps has to be `async def`, or it is taken for ASGI 2.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatch(scope, receive, send)
+
+    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
             path = scope["path"]
             if scope["root_path"]:  # inside of a mount
@@ -97,7 +108,7 @@ class Router:
                 scope["route"] = route
                 scope["endpoint"] = route.resource
                 scope["path_params"] = dict(zip(route.names, values, strict=False))
-                return route.resource(scope, receive, send)
+                return route.resource.dispatch(scope, receive, send)
         return self._starlette(scope, receive, send)
 
     def _index(self, route: Route) -> bool:

@@ -17,7 +17,7 @@ from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, problem_of
+from .failures import deadline_problem, is_reported, problem_of
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -91,9 +91,12 @@ class GuardMiddleware:
         except ClientDisconnect:
             return  # nobody is left to respond to
         except Exception as error:
-            if sender.status:
-                raise  # the response is incomplete: the server closes the connection and logs the error
-            await send_problem(sender, problem_of(error, info, self._problems))
+            if not is_reported(error, info):
+                if sender.status:
+                    raise  # the response is incomplete: the server closes the connection and logs the error
+                await send_problem(sender, problem_of(error, info, self._problems))
+            if info.read_at is None and is_reported(error, info):
+                raise  # for what wraps the app behind another server, after the response, as Starlette does
         finally:
             self._deadlines.clear(task)
             if load_shedder is not None:
