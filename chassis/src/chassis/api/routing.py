@@ -1,11 +1,12 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.convertors import Convertor, StringConvertor
+from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, WebSocketRoute, compile_path
+from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router as StarletteRouter
 from starlette.types import Receive, Scope, Send
@@ -79,6 +80,7 @@ class Router:
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.routes: list[BaseRoute] = list(routes)
         self._starlette = StarletteRouter(routes, redirect_slashes=False, default=not_found)
         self._root = _Node()
         others: list[BaseRoute] = []
@@ -100,16 +102,38 @@ class Router:
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
             path = scope["path"]
-            if scope["root_path"]:  # inside of a mount
-                path = path.removeprefix(scope["root_path"])
+            if scope["root_path"]:  # inside of a mount, or behind a proxy's prefix
+                path = _below(scope["root_path"], path)
             values: list[str] = []
             route = self._root.find(path.split("/"), 1, values)
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 scope["route"] = route
                 scope["endpoint"] = route.resource
-                scope["path_params"] = dict(zip(route.names, values, strict=False))
+                parameters = dict(zip(route.names, values, strict=False))
+                if "path_params" in scope:  # of a mount
+                    parameters = {**scope["path_params"], **parameters}
+                scope["path_params"] = parameters
                 return route.resource.dispatch(scope, receive, send)
         return self._starlette(scope, receive, send)
+
+    def find(self, scope: Scope) -> BaseRoute | None:
+        """The route for the path and the method of `scope`; for a path alone if no route has the method."""
+        if scope["type"] == "http":
+            route = self._root.find(_below(scope["root_path"], scope["path"]).split("/"), 1, [])
+            if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
+                return route
+        found: BaseRoute | None = None
+        for other in self.routes:
+            match, _ = other.matches(scope)
+            if match is Match.FULL:
+                return other
+            if match is Match.PARTIAL and found is None:
+                found = other
+        return found
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """The path of a named route, for `request.url_for`; raises Starlette's `NoMatchFound`."""
+        return self._starlette.url_path_for(name, **path_params)
 
     def _index(self, route: Route) -> bool:
         """Put `route` into the index; returns False if only a regular expression can match it."""
@@ -158,6 +182,12 @@ class _Node:
         return route
 
 
+def _below(root: str, path: str) -> str:
+    """The path below a mount; a proxy may have removed its prefix already."""
+    below = path.removeprefix(root)
+    return below if below.startswith("/") or not below else path
+
+
 def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
@@ -179,11 +209,27 @@ def _is_whole(segment: str) -> bool:
     return segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1 and ":" not in segment
 
 
-def operations_of(routes: Sequence[BaseRoute]) -> list[tuple[Route, str, Operation]]:
-    """Every operation that OpenAPI describes, in the order of the routes."""
-    return [
-        (route, method, operation)
-        for route in routes
-        if isinstance(route, Route) and route.include_in_schema
-        for method, operation in route.resource.operations.items()
-    ]
+class Described(NamedTuple):
+    """An operation as OpenAPI describes it."""
+
+    path: str
+    """The template of its path, with those of the mounts that it is below."""
+    names: tuple[str, ...]
+    """The parameters of that path."""
+    method: str
+    operation: Operation
+
+
+def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str, ...] = ()) -> list[Described]:
+    """Every operation that OpenAPI describes, in the order of the routes; also of handlers below a `Mount`."""
+    found: list[Described] = []
+    for route in routes:
+        if isinstance(route, Mount):
+            mounted = tuple(name for name in route.param_convertors if name != "path")
+            found += operations_of(route.routes, path + route.path_format.removesuffix("/{path}"), names + mounted)
+        elif isinstance(route, Route) and route.include_in_schema:
+            found += [
+                Described(path + route.path_format, tuple(dict.fromkeys(names + route.names)), method, operation)
+                for method, operation in route.resource.operations.items()
+            ]
+    return found

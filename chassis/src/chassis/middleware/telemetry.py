@@ -11,6 +11,7 @@ from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
 from ..telemetry.observation import Observation
+from ..telemetry.route_template import FindRoute
 from .security import security_headers as with_defaults
 
 # RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
@@ -24,7 +25,7 @@ class TelemetryMiddleware:
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
     and above have one. Each response gets `x-request-id`, and the security headers (`security_headers`: names and
     values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response
-    has no header of that name.
+    has no header of that name. `find_route` names the route of a request that did not reach the router.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class TelemetryMiddleware:
         telemetry: Telemetry,
         log_success: bool = True,
         security_headers: Mapping[str, str] | None = None,
+        find_route: FindRoute | None = None,
     ) -> None:
         self.app: ASGIApp = app
+        self._find_route = find_route
         self._begin = telemetry.tracing.begin
         self._active = telemetry.observer.active
         self._end = telemetry.observer.add
@@ -57,7 +60,9 @@ class TelemetryMiddleware:
         headers = ((b"x-request-id", context.request_id.encode()),)
         sender = ResponseSender(send, headers, self._default_headers)
         # The path now, since applications that are mounted may change it.
-        observation = Observation(scope, scope["path"], method, info, context, sender, self._min_logged_status)
+        observation = Observation(
+            scope, scope["path"], method, info, context, sender, self._min_logged_status, self._find_route
+        )
         self._active.add(observation)
         token = otel_context.attach(context)
         try:
