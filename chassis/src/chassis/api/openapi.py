@@ -96,13 +96,18 @@ class Docs(Handler):
         page = files(__name__.rpartition(".")[0]).joinpath("docs.html").read_text(encoding="utf-8")
         script, style = (_inline_hash(page, element) for element in ("script", "style"))
         self._page = page
-        self._policy = (
+        policy = (
             f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
             "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
         )
+        self._headers = {
+            "cache-control": "no-store",
+            "content-security-policy": policy,
+            "referrer-policy": "no-referrer",
+        }
 
-    async def get(self, request: Request) -> Response:
-        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+    async def get(self) -> Response:
+        return HTMLResponse(self._page, headers=self._headers)
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
