@@ -269,6 +269,38 @@ class Copying:
         await self.app(dict(scope), receive, send)
 
 
+class Foreign:
+    """An application whose routes are of another kind."""
+
+    def __init__(self, routes: object) -> None:
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("foreign")(scope, receive, send)
+
+
+class Linked(Handler):
+    """Has the URL of another route."""
+
+    async def get(self, request: Request) -> str:
+        return request.url_for("order", order_id="7").path
+
+
+@pytest.mark.parametrize("foreign", [[object()], {"/": 1}, 5])
+async def test_routes_of_another_framework_are_left_alone(foreign: object) -> None:
+    routes = [
+        Mount("/foreign/{name}", Foreign(foreign)),
+        Route("/linked", Linked()),
+        Route("/orders/{order_id}", Named("order"), name="order"),
+    ]
+    async with serve(*routes) as service:
+        assert (await service.client.get("/foreign/x/y")).text == "foreign"
+        assert (await service.client.get("/linked")).json() == "/orders/7"
+        assert set((await service.client.get("/openapi.json")).json()["paths"]) == {"/linked", "/orders/{order_id}"}
+        lines = await service.access_lines(3)
+    assert lines[0]["route"] == "/foreign/{name}/{path}"
+
+
 @pytest.mark.parametrize("middleware", [Rejecting, Copying])
 @pytest.mark.parametrize(
     ("path", "template"),

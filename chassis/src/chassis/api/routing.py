@@ -1,12 +1,13 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starlette.convertors import Convertor, StringConvertor
 from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, Mount, WebSocketRoute, compile_path
+from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, WebSocketRoute, compile_path
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router as StarletteRouter
 from starlette.types import Receive, Scope, Send
@@ -133,7 +134,11 @@ class Router:
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, for `request.url_for`; raises Starlette's `NoMatchFound`."""
-        return self._starlette.url_path_for(name, **path_params)
+        for route in self.routes:
+            # A mount of another framework has routes that have no URLs of this kind.
+            with suppress(NoMatchFound, AttributeError, TypeError):
+                return route.url_path_for(name, **path_params)
+        raise NoMatchFound(name, path_params)
 
     def _index(self, route: Route) -> bool:
         """Put `route` into the index; returns False if only a regular expression can match it."""
@@ -226,7 +231,9 @@ def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str,
     for route in routes:
         if isinstance(route, Mount):
             mounted = tuple(name for name in route.param_convertors if name != "path")
-            found += operations_of(route.routes, path + route.path_format.removesuffix("/{path}"), names + mounted)
+            inner: object = route.routes
+            if isinstance(inner, Sequence):  # of another framework they may be anything
+                found += operations_of(inner, path + route.path_format.removesuffix("/{path}"), names + mounted)
         elif isinstance(route, Route) and route.include_in_schema:
             found += [
                 Described(path + route.path_format, tuple(dict.fromkeys(names + route.names)), method, operation)

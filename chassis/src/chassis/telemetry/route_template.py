@@ -50,10 +50,15 @@ def route_template(scope: Scope, path: str, status: int, find: FindRoute | None)
     return f"{root}{mounts}{matched}" if matched else UNMATCHED
 
 
-def first_match(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
-    """The first route for the path and the method of `scope`, else the first one for the path."""
+def first_match(routes: object, scope: Scope) -> BaseRoute | None:
+    """The first route for the path and the method of `scope`, else the first one for the path.
+
+    The routes of a mounted application may be of another kind than Starlette's, and are left out.
+    """
     partial: BaseRoute | None = None
-    for route in routes:
+    for route in routes if isinstance(routes, Sequence) else ():
+        if not isinstance(route, BaseRoute):
+            continue
         match, _ = route.matches(scope)
         if match is Match.FULL:
             return route
