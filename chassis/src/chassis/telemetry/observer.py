@@ -75,7 +75,7 @@ class Observer:
             status = response.status or observation.status
             route = getattr(scope.get("route"), "path_format", None)
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
-                route = route_template(scope)
+                route = route_template(scope, observation.path, status, observation.find_route)
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
