@@ -2,9 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+NOBODY = 65_534
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,22 @@ def _no_settings() -> Iterator[None]:
             if name.upper().startswith(("APP_", "OTEL_")):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[Callable[..., None]]:
+    """Gives folders to a user without rights, and makes the test run as that user where it runs as root.
+
+    Root may read and write everything, whatever the permissions are.
+    """
+    is_root = sys.platform != "win32" and os.geteuid() == 0
+
+    def become(*folders: Path) -> None:
+        if is_root:
+            for folder in folders:
+                os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+
+    yield become
+    if is_root:
+        os.seteuid(0)

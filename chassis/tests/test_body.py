@@ -1,11 +1,16 @@
 """The request's JSON: bound to `body`, or refused with the reason."""
 
+import gzip
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import Handler, Route
 
@@ -56,9 +61,42 @@ class Anything(Handler):
         return sum(body)
 
 
+class Webhooks(Handler):
+    """Takes a model, and the bytes that it was made of."""
+
+    async def post(self, body: NewOrder, request: Request) -> list[Any]:
+        return [body.customer, (await request.body()).decode(), await request.json()]
+
+    async def put(self, request: Request, body: NewOrder, limit: int = 1) -> list[Any]:
+        return [body.customer, limit, b"".join([chunk async for chunk in request.stream()]).decode()]
+
+    async def patch(self, request: Request, body: NewOrder | None = None) -> list[Any]:
+        return [body is None, (await request.body()).decode(), await request.is_disconnected()]
+
+    async def delete(self, request: Request) -> list[str]:
+        return [(await request.body()).decode(), (await request.body()).decode()]
+
+
+class Reading:
+    """Middleware that reads the body, and hands it on as Starlette does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            body = await Request(scope, receive).body()
+
+            async def replay() -> Message:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            await self.app(scope, replay, send)
+
+
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     routes = [Route("/orders", Orders()), Route("/items/{item_id}", Item()), Route("/any", Anything())]
+    routes.append(Route("/webhooks", Webhooks()))
     async with serve(*routes) as service:
         yield service.client
 
@@ -164,3 +202,96 @@ async def test_body_in_chunks_is_put_together(client: httpx.AsyncClient) -> None
 @pytest.mark.parametrize("content", [b"0", b'"text"', b"[]", b"null", b"true", b"123456789012345678901234567890"])
 async def test_any_json_value_comes_back(client: httpx.AsyncClient, content: bytes) -> None:
     assert (await post(client, "/any", content)).content == content
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(Reading)]])
+async def test_body_and_request_may_both_be_taken(middleware: list[Middleware]) -> None:
+    sent = '{"customer": "Ada"}'
+    async with serve(Route("/webhooks", Webhooks()), middleware=middleware, deadline_seconds=5.0) as service:
+
+        async def ask(method: str, content: str = sent) -> Any:
+            headers = {"content-type": "application/json"}
+            answer = await service.client.request(method, "/webhooks", content=content, headers=headers)
+            assert answer.status_code == 200
+            return answer.json()
+
+        assert await ask("POST") == ["Ada", sent, {"customer": "Ada"}]
+        assert await ask("PUT") == ["Ada", 1, sent]
+        assert await ask("PATCH") == [False, sent, False]
+        assert await ask("PATCH", "") == [True, "", False]
+        assert await ask("DELETE") == [sent, sent]
+
+
+async def test_body_in_chunks_is_there_for_the_request_too(client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"customer":'
+        yield b'"Ada"}'
+
+    answer = await client.put("/webhooks", content=chunks(), headers={"content-type": "application/json"})
+    assert answer.json() == ["Ada", 1, '{"customer":"Ada"}']
+
+
+@pytest.mark.parametrize(
+    ("codings", "content", "status"),
+    [
+        (["gzip"], gzip.compress(b"{}", mtime=0), 415),
+        (["GZIP"], b"{}", 415),
+        (["identity, br"], b"{}", 415),
+        (["identity", "x-unknown"], b"{}", 415),
+        (["gzip"], b"", 415),
+        (["identity"], b"{}", 200),
+        (["Identity , identity"], b"{}", 200),
+        ([""], b"{}", 200),
+    ],
+)
+async def test_compressed_body_is_415_that_says_what_is_accepted(
+    client: httpx.AsyncClient, codings: list[str], content: bytes, status: int
+) -> None:
+    headers = [("content-type", "application/json"), *(("content-encoding", coding) for coding in codings)]
+    answer = await client.post("/any", content=content, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers.get("accept-encoding") == ("identity" if status == 415 else None)
+
+
+async def test_nothing_is_not_compressed(client: httpx.AsyncClient) -> None:
+    assert (await client.patch("/orders", headers={"content-encoding": "gzip"})).json() == "nothing"
+
+
+class Cat(BaseModel):
+    """One of two."""
+
+    lives: int
+
+
+class Dog(BaseModel):
+    """The other."""
+
+    tricks: list[int]
+
+
+class Renamed(BaseModel):
+    """Has names of its own."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+    first_name: str
+    animals_here: list[Cat | Dog] = []
+    seen_at: Annotated[int, Field(validation_alias="seen-at")] = 0
+
+
+async def test_pointers_are_places_in_what_was_sent() -> None:
+    class Animals(Handler):
+        async def post(self, body: Renamed) -> None: ...
+
+    async with serve(Route("/", Animals())) as service:
+        wrong = {"first_name": "Ada", "animalsHere": [{"lives": "x"}, {"tricks": ["x"]}], "seen-at": "x"}
+        answer = await service.client.post("/", json=wrong)
+    assert answer.status_code == 422
+    pointers = {one["pointer"] for one in answer.json()["errors"]}
+    assert pointers == {
+        "#/firstName",
+        "#/animalsHere/0/lives",
+        "#/animalsHere/0/tricks",
+        "#/animalsHere/1/lives",
+        "#/animalsHere/1/tricks/0",
+        "#/seen-at",
+    }

@@ -2,11 +2,10 @@
 
 import asyncio
 import errno
-import os
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -219,6 +218,21 @@ async def test_ipv4_proxy_is_trusted_on_a_socket_for_both() -> None:
         assert (await service.access_line())["client"] == "192.0.2.7"
 
 
+@pytest.mark.parametrize(("prefix", "url"), [("/shop", "/shop"), ("/a/b/", "/a/b"), ("//evil", None), ("/a b", None)])
+async def test_prefix_of_a_trusted_proxy_is_in_the_document_of_the_api(prefix: str, url: str | None) -> None:
+    async with serve(SEEN, trusted_proxies="127.0.0.1") as service:
+        headers = {"x-forwarded-prefix": prefix}
+        assert (await service.client.get("/seen", headers=headers)).status_code == 200
+        document = (await service.client.get("/openapi.json", headers=headers)).json()
+    assert document.get("servers") == (None if url is None else [{"url": url}])
+
+
+async def test_prefix_of_another_peer_is_not_believed() -> None:
+    async with serve(SEEN) as service:
+        document = (await service.client.get("/openapi.json", headers={"x-forwarded-prefix": "/shop"})).json()
+    assert "servers" not in document
+
+
 async def test_rejected_request_has_the_client_behind_the_proxy() -> None:
     async with serve(trusted_proxies="127.0.0.1") as service:
         head = b"GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.7\r\nhost: y\r\n\r\n"
@@ -330,10 +344,9 @@ def test_path_that_cannot_be_used_is_one_line(sockets: Path, name: str, message:
     assert (sockets / "file").is_file()
 
 
-def test_folder_without_permission_is_one_line(sockets: Path) -> None:
+def test_folder_without_permission_is_one_line(sockets: Path, ordinary_user: Callable[..., None]) -> None:
     sockets.chmod(0o500)
-    if os.access(sockets, os.W_OK):
-        pytest.skip("this user may write everywhere")
+    ordinary_user(sockets)
     with pytest.raises(ListenError, match="Permission denied"):
         bind_unix(str(sockets / "app.sock"))
 

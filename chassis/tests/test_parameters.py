@@ -1,6 +1,9 @@
 """Path and query parameters: found by name, converted by annotation."""
 
-from collections.abc import AsyncIterator
+import typing
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -9,7 +12,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 
 from chassis import Handler, Route
@@ -78,6 +81,57 @@ class Types(Handler):
         return {name: repr(value) for name, value in locals().items() if name != "self"}
 
 
+SortBy = Annotated[str, Field(alias="sort-by", min_length=2, description="The order.")]
+
+
+class Aliases(Handler):
+    """Has parameters whose names are no names in Python."""
+
+    async def get(
+        self,
+        order: SortBy = "id",
+        size: Annotated[int, Field(validation_alias="page[size]", le=100)] = 20,
+        tags: Annotated[list[int] | None, Field(alias="tag[]")] = None,
+    ) -> list[Any]:
+        return [order, size, tags]
+
+
+class AliasOfPath(Handler):
+    """Has other names for a parameter of the path, and for one that is a word of Python."""
+
+    async def get(
+        self, number: Annotated[int, Field(alias="item_id")], class_: Annotated[str, Field(alias="class")]
+    ) -> list[Any]:
+        return [number, class_]
+
+
+class Collections(Handler):
+    """Has parameters that may be repeated, under any name of a collection."""
+
+    async def get(
+        self,
+        sequence: Sequence[int] = (),
+        iterable: Iterable[int] = (),
+        collection: Collection[int] | None = None,
+        abstract: AbstractSet[int] = frozenset(),
+        typed: typing.Sequence[int] | None = None,
+        frozen: frozenset[int] | None = None,
+        pair: tuple[int, str] | None = None,
+        queue: deque[int] | None = None,
+        plain: list | None = None,  # type: ignore[type-arg]
+        levels: Sequence[Literal[1, 2]] = (),
+        commas: Annotated[list[int], BeforeValidator(lambda texts: texts[0].split(","))] = [],  # noqa: B006 - as above
+    ) -> dict[str, str]:
+        return {name: repr(value) for name, value in locals().items() if name != "self"}
+
+
+class Converted(Handler):
+    """Takes what a convertor of the route has made as text again."""
+
+    async def get(self, number: str, key: str) -> list[str]:
+        return [number, key]
+
+
 class Asked(Handler):
     """Takes the request beside its parameters."""
 
@@ -92,6 +146,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         Route("/query", Query()),
         Route("/types", Types()),
         Route("/asked", Asked()),
+        Route("/aliases", Aliases()),
+        Route("/aliases/{item_id}", AliasOfPath()),
+        Route("/collections", Collections()),
+        Route("/converted/{number:int}/{key:uuid}", Converted()),
     ]
     async with serve(*routes) as service:
         yield service.client
@@ -219,6 +277,64 @@ async def test_types_are_converted(client: httpx.AsyncClient, query: str, name: 
 async def test_value_that_is_no_such_type_is_422(client: httpx.AsyncClient, query: str) -> None:
     (error,) = errors(await client.get(f"/types?{query}"))
     assert error["name"] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("", ["id", 20, None]),
+        ("sort-by=name&page%5Bsize%5D=5&tag[]=1&tag[]=2", ["name", 5, [1, 2]]),
+        ("order=name&size=5&tags=1", ["id", 20, None]),
+    ],
+)
+async def test_alias_is_the_name_in_the_request(client: httpx.AsyncClient, query: str, values: list[Any]) -> None:
+    assert (await client.get(f"/aliases?{query}")).json() == values
+
+
+async def test_422_names_the_alias(client: httpx.AsyncClient) -> None:
+    found = errors(await client.get("/aliases?sort-by=x&page[size]=101&tag[]=x"))
+    assert [one["name"] for one in found] == ["sort-by", "page[size]", "tag[]"]
+    assert errors(await client.get("/aliases?sort-by=name&sort-by=id"))[0]["name"] == "sort-by"
+
+
+async def test_path_parameter_may_have_an_alias(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/aliases/7?class=a")).json() == [7, "a"]
+    found = errors(await client.get("/aliases/x"))
+    assert [(one["in"], one["name"]) for one in found] == [("path", "item_id"), ("query", "class")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sequence", "[1, 2]"),
+        ("iterable", "[1, 2]"),
+        ("collection", "[1, 2]"),
+        ("abstract", "{1, 2}"),
+        ("typed", "[1, 2]"),
+        ("frozen", "frozenset({1, 2})"),
+        ("pair", "(1, '2')"),
+        ("queue", "deque([1, 2])"),
+        ("plain", "['1', '2']"),
+        ("levels", "[1, 2]"),
+    ],
+)
+async def test_any_collection_may_be_repeated(client: httpx.AsyncClient, name: str, value: str) -> None:
+    answer = await client.get(f"/collections?{name}=1&{name}=2")
+    assert answer.json()[name] == value
+
+
+async def test_owner_may_split_a_value(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/collections?commas=1,2")).json()["commas"] == "[1, 2]"
+
+
+async def test_wrong_item_of_a_collection_is_422(client: httpx.AsyncClient) -> None:
+    found = errors(await client.get("/collections?sequence=x&iterable=x"))
+    assert [one["name"] for one in found] == ["sequence", "iterable"]
+
+
+async def test_what_a_convertor_has_made_may_be_text_again(client: httpx.AsyncClient) -> None:
+    key = "12345678-1234-5678-1234-567812345678"
+    assert (await client.get(f"/converted/7/{key}")).json() == ["7", key]
 
 
 async def test_request_is_bound_beside_parameters(client: httpx.AsyncClient) -> None:

@@ -4,16 +4,20 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import httpx
+import jsonschema
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic.alias_generators import to_camel
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from typing_extensions import TypedDict
 
-from chassis import Handler, Reply, Route, responds
+from chassis import Handler, Problem, Reply, Route, responds
 
 from .support.service import serve
 
@@ -77,6 +81,97 @@ class Replies(Handler):
     async def delete(self) -> None: ...
 
 
+class Headers(Handler):
+    """Sends headers of every kind."""
+
+    async def get(self) -> Reply[Item]:
+        return Reply(ITEM, headers={"Content-Type": "application/vnd.item+json", "Content-Length": "1"})
+
+    async def post(self) -> Reply[Item]:
+        return Reply(ITEM, headers=[("Set-Cookie", "a=1"), ("set-cookie", "b=2")])
+
+    async def put(self) -> Reply[Item]:
+        headers = MutableHeaders({"location": "/items/7"})
+        headers.append("set-cookie", "a=1")
+        headers.append("set-cookie", "b=2")
+        return Reply(ITEM, headers=headers)
+
+
+class Bare(Handler):
+    """Says less of its result than it could."""
+
+    async def get(self) -> Reply:  # type: ignore[type-arg]
+        return Reply(ITEM)
+
+    async def post(self, body: bool) -> Item | Response:
+        return ITEM if body else Response(status_code=303, headers={"location": "/items/7"})
+
+    async def put(self, body: bool) -> Reply[Item] | None:
+        return Reply(ITEM, headers={"x-seen": "yes"}) if body else None
+
+    async def delete(self) -> NoReturn:
+        raise Problem(410, "Gone for good.")
+
+
+@dataclass
+class Place:
+    """A dataclass with an alias."""
+
+    house_number: Annotated[int, Field(serialization_alias="no.")]
+
+
+class Camel(BaseModel):
+    """A model whose names in JSON differ from those in Python."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    first_name: str
+    living_at: Place
+    known_by: Annotated[str, Field(serialization_alias="knownAs", validation_alias="known")] = "x"
+    old_friends: list["Camel"] = []
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def full_name(self) -> str:
+        return f"{self.first_name} L."
+
+
+class CamelRow(TypedDict):
+    """A dictionary with an alias."""
+
+    row_number: Annotated[int, Field(alias="rowNumber")]
+
+
+CAMEL = Camel(first_name="Ada", living_at=Place(7), old_friends=[Camel(first_name="Bob", living_at=Place(8))])
+CAMEL_JSON: dict[str, Any] = {
+    "firstName": "Ada",
+    "livingAt": {"no.": 7},
+    "knownAs": "x",
+    "oldFriends": [
+        {"firstName": "Bob", "livingAt": {"no.": 8}, "knownAs": "x", "oldFriends": [], "fullName": "Bob L."}
+    ],
+    "fullName": "Ada L.",
+}
+
+
+class Aliased(Handler):
+    """Returns models with aliases, declared in every way."""
+
+    async def get(self) -> Camel:
+        return CAMEL
+
+    async def post(self) -> Reply[list[Camel]]:
+        return Reply([CAMEL])
+
+    async def put(self) -> dict[str, Camel | int]:
+        return {"a": CAMEL, "b": 1}
+
+    async def patch(self) -> CamelRow:
+        return {"row_number": 1}
+
+    async def delete(self) -> Camel | None:
+        return CAMEL
+
+
 class Splitting(Handler):
     """Puts what a client sent into a header."""
 
@@ -116,6 +211,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         Route("/replies", Replies()),
         Route("/events", Events()),
         Route("/splitting", Splitting()),
+        Route("/headers", Headers()),
+        Route("/bare", Bare()),
+        Route("/aliased", Aliased()),
     ]
     async with serve(*routes) as service:
         yield service.client
@@ -204,3 +302,56 @@ async def test_optional_result_may_be_null(client: httpx.AsyncClient) -> None:
 async def test_response_instead_of_the_typed_result_is_sent(client: httpx.AsyncClient) -> None:
     typed.value = Response(status_code=304)
     assert (await client.get("/typed")).status_code == 304
+
+
+async def test_content_type_of_a_reply_replaces_that_of_json(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/headers")
+    assert answer.headers.get_list("content-type") == ["application/vnd.item+json"]
+    assert answer.json()["note"] is None
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_reply_may_have_a_header_twice(client: httpx.AsyncClient, method: str) -> None:
+    answer = await client.request(method, "/headers")
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers.get_list("content-type") == ["application/json"]
+
+
+async def test_reply_of_any_type_is_sent(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/bare")).json()["note"] is None
+
+
+async def test_result_may_be_declared_beside_a_response(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/bare", json=True)).json()["note"] is None
+    assert (await client.post("/bare", json=False)).status_code == 303
+
+
+async def test_reply_may_be_declared_beside_something_else(client: httpx.AsyncClient) -> None:
+    assert (await client.put("/bare", json=True)).headers["x-seen"] == "yes"
+    assert (await client.put("/bare", json=False)).text == "null"
+
+
+async def test_method_that_only_raises_may_say_so(client: httpx.AsyncClient) -> None:
+    assert (await client.delete("/bare")).status_code == 410
+
+
+@pytest.mark.parametrize(
+    ("method", "content"),
+    [
+        ("get", CAMEL_JSON),
+        ("post", [CAMEL_JSON]),
+        ("put", {"a": CAMEL_JSON, "b": 1}),
+        ("patch", {"rowNumber": 1}),
+        ("delete", CAMEL_JSON),
+    ],
+)
+async def test_aliases_are_the_names_in_the_response_and_in_its_schema(
+    client: httpx.AsyncClient, method: str, content: Any
+) -> None:
+    answer = await client.request(method, "/aliased")
+    assert answer.json() == content
+    document = (await client.get("/openapi.json")).json()
+    schema = document["paths"]["/aliased"][method]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+    camel = document["components"]["schemas"]["Camel"]
+    assert set(camel["properties"]) == set(CAMEL_JSON)

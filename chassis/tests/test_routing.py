@@ -1,15 +1,17 @@
 """Which route answers a path, and under which template it is counted."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount
 from starlette.routing import Route as StarletteRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis import Handler, Problem, Route
 
@@ -218,3 +220,116 @@ async def test_what_is_mounted_is_told_by_its_template(path: str, template: str)
         await service.client.get(path)
         (line,) = await service.access_lines(1)
     assert (line["route"], line["path"]) == (template, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/numbers/007/things/1", "/numbers/{number}/things/{thing}"),
+        ("/numbers/007/none", "/numbers/{number}/{path}"),
+        ("/t/t/things/t", "/t/{t}/things/{thing}"),
+        ("/t/t/plain", "/t/{t}/plain"),
+        ("/t/a%2Fb/plain", "/t/{t}/{path}"),
+        ("/t/%7Bx%7D/things/1", "/t/{t}/things/{thing}"),
+        ("/files/any/where/plain", "/files/{rest}/plain"),
+    ],
+)
+async def test_template_never_holds_what_the_client_sent(path: str, template: str) -> None:
+    routes = [
+        Mount("/numbers/{number:int}", MOUNTED),
+        Mount("/t/{t}", MOUNTED),
+        Mount("/files/{rest:path}", routes=[StarletteRoute("/plain", function)]),
+    ]
+    async with serve(*routes) as service:
+        await service.client.get(path)
+        (line,) = await service.access_lines(1)
+    assert line["route"] == template
+
+
+class Rejecting:
+    """Responds in place of the app, as authentication, rate limits and CORS do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await PlainTextResponse("no", status_code=401)(scope, receive, send)
+
+
+class Copying:
+    """Hands on a copy of the scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(dict(scope), receive, send)
+
+
+class Foreign:
+    """An application whose routes are of another kind."""
+
+    def __init__(self, routes: object) -> None:
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("foreign")(scope, receive, send)
+
+
+class Linked(Handler):
+    """Has the URL of another route."""
+
+    async def get(self, request: Request) -> str:
+        return request.url_for("order", order_id="7").path
+
+
+@pytest.mark.parametrize("foreign", [[object()], {"/": 1}, 5])
+async def test_routes_of_another_framework_are_left_alone(foreign: object) -> None:
+    routes = [
+        Mount("/foreign/{name}", Foreign(foreign)),
+        Route("/linked", Linked()),
+        Route("/orders/{order_id}", Named("order"), name="order"),
+    ]
+    async with serve(*routes) as service:
+        assert (await service.client.get("/foreign/x/y")).text == "foreign"
+        assert (await service.client.get("/linked")).json() == "/orders/7"
+        assert set((await service.client.get("/openapi.json")).json()["paths"]) == {"/linked", "/orders/{order_id}"}
+        lines = await service.access_lines(3)
+    assert lines[0]["route"] == "/foreign/{name}/{path}"
+
+
+@pytest.mark.parametrize("middleware", [Rejecting, Copying])
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/orders/7", "/orders/{order_id}"),
+        ("/orders/newest", "/orders/newest"),
+        ("/items/7", "/items/{item_id}"),
+        ("/function/x", "/function/{name}"),
+        ("/mounted/things/x", "/mounted/things/{thing}"),
+        ("/mounted/none", "/mounted/{path}"),
+        ("/group/x", "/group/{member}"),
+        ("/none", "unmatched"),
+    ],
+)
+async def test_what_middleware_responds_to_has_its_template(
+    middleware: Callable[[ASGIApp], ASGIApp], path: str, template: str
+) -> None:
+    async with serve(*ROUTES, middleware=[Middleware(middleware)]) as service:
+        for method in ("GET", "DELETE"):
+            await service.client.request(method, path)
+        lines = await service.access_lines(2)
+        assert [line["route"] for line in lines] == [template] * 2
+        count = await service.sample("http_server_request_duration_seconds_count", http_route=template)
+        assert count == 2
+
+
+async def test_preflight_has_the_template_of_its_route() -> None:
+    middleware = [Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])]
+    async with serve(*ROUTES, middleware=middleware) as service:
+        headers = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+        assert (await service.client.options("/orders/7", headers=headers)).status_code == 200
+        assert (await service.access_line())["route"] == "/orders/{order_id}"

@@ -1,6 +1,7 @@
 """Places of settings: the environment, `.env` and secret files, readable or not."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,8 @@ def rejection(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 @pytest.fixture
-def _needs_permissions(tmp_path: Path) -> None:
-    """Skip where this user may read everything."""
-    probe = tmp_path / "probe"
-    probe.touch(0)
-    if os.access(probe, os.R_OK):
-        pytest.skip("this user may read everything")
+def _needs_permissions(tmp_path: Path, secrets: Path, ordinary_user: Callable[..., None]) -> None:
+    ordinary_user(secrets, tmp_path)
 
 
 # Secret files.
@@ -99,14 +96,14 @@ def test_every_unreadable_file_has_its_line(secrets: Path, capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("_needs_permissions")
-def test_file_without_permission_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (secrets / "app_api_key").touch(0)
+def test_file_without_permission_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("secrets/app_api_key").touch(0)
     assert rejection(capsys) == ["error: secrets/app_api_key: cannot be read: Permission denied"]
 
 
 @pytest.mark.usefixtures("_needs_permissions")
-def test_directory_without_permission_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    secrets.chmod(0)
+def test_directory_without_permission_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("secrets").chmod(0)
     (line,) = rejection(capsys)
     assert line.startswith("error: APP_SECRETS_DIR='secrets': the directory cannot be read: Permission denied; ")
 

@@ -1,15 +1,17 @@
 """Mistakes in a handler's signature stop the start, with a message that says which and where."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, Field
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
-from chassis import Handler, Route
-from chassis.api.operation import SignatureError
+from chassis import Handler, Reply, Route, responds
 from chassis.api.routing import Router
+from chassis.api.signature import SignatureError
 
 METHODS = "get, post, put, patch, delete"
 
@@ -18,6 +20,16 @@ class Model(BaseModel):
     """Structured data."""
 
     name: str
+
+
+class Pair(NamedTuple):
+    """Two values."""
+
+    low: int
+    high: int
+
+
+T = TypeVar("T")
 
 
 class Opaque:
@@ -64,11 +76,110 @@ async def request_of_another_type(self: Handler, request: str) -> None: ...
 async def request_of_another_name(self: Handler, asked: Request) -> None: ...
 
 
+async def two_bodies(self: Handler, body: Model, other: Model) -> None: ...
+
+
+async def strict(self: Handler, limit: Annotated[int, Field(strict=True)]) -> None: ...
+
+
+async def nested_lists(self: Handler, limits: list[list[int]]) -> None: ...
+
+
+async def one_or_several(self: Handler, limits: list[int] | int) -> None: ...
+
+
+async def function(self: Handler, limit: Callable[[], int]) -> None: ...
+
+
+async def named_tuple(self: Handler, pair: Pair) -> None: ...
+
+
+async def type_variable(self: Handler, limit: T) -> None: ...
+
+
+async def type_variable_in_body(self: Handler, body: list[T]) -> None: ...
+
+
+async def type_variable_in_result(self: Handler) -> list[T]:
+    return []
+
+
+async def two_names(self: Handler, limit: Annotated[int, Field(alias=AliasChoices("a", "b"))]) -> None: ...
+
+
+async def path_as_name(self: Handler, limit: Annotated[int, Field(validation_alias=AliasPath("a", 0))]) -> None: ...
+
+
+async def same_name(self: Handler, limit: int, other: Annotated[int, Field(alias="limit")]) -> None: ...
+
+
+async def alias_inside(self: Handler, limits: list[Annotated[int, Field(alias="limit")]]) -> None: ...
+
+
+async def alias_of_body(self: Handler, body: Annotated[Model, Field(alias="order")]) -> None: ...
+
+
+async def default_in_field(self: Handler, limit: Annotated[int, Field(default=5)]) -> None: ...
+
+
+async def field_as_default(self: Handler, limit: int = Field(5, ge=1)) -> None: ...
+
+
+async def lazy_body(self: Handler, body: Iterable[int]) -> None: ...
+
+
+async def reply_of_response(self: Handler) -> Reply[PlainTextResponse]:
+    return Reply(PlainTextResponse())
+
+
+async def generator(self: Handler) -> Any:
+    yield "text"
+
+
+@responds(99)
+async def status(self: Handler) -> None: ...
+
+
+def only_positions(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator whose function can be called by position only."""
+
+    @wraps(inner)
+    async def outer(*args: object) -> object:
+        return await inner(*args)
+
+    return outer
+
+
+@only_positions
+async def behind_positions(self: Handler, limit: int) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        (two_bodies, r"Broken\.get: query parameter 'other' cannot hold .*Model.*make one model"),
+        (strict, r"Broken\.get: query parameter 'limit' cannot hold .*no text can become"),
+        (nested_lists, r"Broken\.get: query parameter 'limits' cannot hold .*list of lists"),
+        (one_or_several, r"Broken\.get: query parameter 'limits' cannot hold .*write list"),
+        (function, r"Broken\.get: unknown annotation of 'limit'"),
+        (named_tuple, r"Broken\.get: query parameter 'pair' cannot hold .*Pair.*structured data"),
+        (type_variable, r"Broken\.get: 'limit' is annotated with a type variable, ~T"),
+        (type_variable_in_body, r"Broken\.get: 'body' is annotated with a type variable"),
+        (type_variable_in_result, r"Broken\.get: the result is annotated with a type variable"),
+        (two_names, r"Broken\.get: parameter 'limit' has an alias that is not text"),
+        (path_as_name, r"Broken\.get: parameter 'limit' has an alias that is not text"),
+        (same_name, r"Broken\.get: 'limit' and 'other' are both 'limit' in the request"),
+        (alias_inside, r"Broken\.get: parameter 'limits' has an alias on a part of its type"),
+        (alias_of_body, r"Broken\.get: 'body' has an alias"),
+        (default_in_field, r"Broken\.get: parameter 'limit' has a default inside of Field; write it as 'limit: "),
+        (field_as_default, r"Broken\.get: the default of 'limit' is FieldInfo\(…\); write 'limit: Annotated"),
+        (lazy_body, r"Broken\.get: 'body' has an Iterable.*write list"),
+        (reply_of_response, r"Broken\.get: Reply holds a result, not a PlainTextResponse"),
+        (generator, r"Broken\.get yields its result; return a StreamingResponse"),
+        (status, r"Broken\.get declares status 99"),
+        (behind_positions, r"Broken\.get: parameter 'args' cannot be passed by name"),
         (no_annotation, r"Broken\.get: parameter 'limit' has no annotation"),
-        (unknown_name, r"Broken\.get: unknown annotation: name 'Missing' is not defined"),
+        (unknown_name, r"Broken\.get: unknown annotation of 'limit': name 'Missing' is not defined"),
         (unknown_type, r"Broken\.get: unknown annotation of 'limit': .*Opaque"),
         (unknown_result, r"Broken\.get: unknown annotation of 'return': .*Opaque"),
         (many, r"Broken\.get: parameter 'limits' cannot be passed by name"),
@@ -112,6 +223,20 @@ def test_path_parameter_with_a_default_is_told() -> None:
         SignatureError, match=r"path parameter 'order_id' is always present, so it cannot have a default"
     ):
         Route("/orders/{order_id}", handler(get))
+
+
+@pytest.mark.parametrize("annotation", [list[int], Model, Callable[[], int]])
+def test_path_parameter_that_one_segment_cannot_be_is_told(annotation: Any) -> None:
+    async def get(self: Handler, order_id: int) -> None: ...
+
+    get.__annotations__["order_id"] = annotation
+    with pytest.raises(SignatureError, match=r"Broken\.get: .*'order_id'"):
+        Route("/orders/{order_id}", handler(get))
+
+
+def test_attribute_that_is_no_method_is_told() -> None:
+    with pytest.raises(SignatureError, match=r"Broken\.get is 5, not a method"):
+        Route("/", handler(5))  # type: ignore[arg-type]
 
 
 def test_handler_without_methods_is_told() -> None:

@@ -397,9 +397,9 @@ def test_slow_start_is_waited_for_and_an_endless_one_is_not(patient: Patient) ->
     assert patient.ingress.ready() == {slow.address}
 
 
-def test_stuck_pod_that_is_deleted_is_killed_after_the_grace_period(patient: Patient) -> None:
+def test_stuck_pod_that_is_deleted_ends_within_the_grace_period(patient: Patient) -> None:
     ending = patient.stuck.wait()
     grace = patient.manifests.pod["terminationGracePeriodSeconds"]
-    assert (ending.reason, ending.status) == ("deleted", -signal.SIGKILL)
-    assert grace <= ending.ended_seconds < grace + 2
+    assert (ending.reason, ending.status) == ("deleted", 0)
+    assert ending.ended_seconds < grace
     assert patient.stuck.restarts == 0

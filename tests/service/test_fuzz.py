@@ -96,7 +96,7 @@ def test_any_head_is_answered_and_not_with_a_failure(
     found = statuses(ask(fuzzed, method, target, fields))
 
     assert found
-    assert all(status < 500 for status in found), found
+    assert all(status < 500 or status == 501 for status in found), found  # 501: an unknown method
     # Refused, or answered with the one behind it, and never with more.
     assert len(found) == 2 or (len(found) == 1 and found[0] >= 400)
 

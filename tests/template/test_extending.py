@@ -72,6 +72,16 @@ def test_check(bare: Path, python: Path, start: Start) -> None:
     assert (answer.status_code, answer.json()["checks"]["database"]["status"]) == (503, "fail")
 
 
+def test_cors(bare: Path, python: Path, start: Start) -> None:
+    follow(bare, "CORS")
+    checked(bare, python)
+    service = start(bare).ready()
+
+    for path, status in (("/openapi.json", 200), ("/none", 404)):
+        answer = service.http.get(path, headers={"origin": "https://shop.example"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://shop.example")
+
+
 def test_middleware(bare: Path, python: Path, start: Start) -> None:
     follow(bare, "A middleware")
     checked(bare, python)

@@ -95,7 +95,7 @@ def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: 
     port = free_port()
     with at_terminal(["make", "run", f"APP_PORT={port}"], clone, bare) as terminal:
         terminal.wait_for("Ctrl-C stops it.")
-        for address in re.findall(r"http://\S+", terminal.shown):
+        for address in re.findall(r"http://127\.0\.0\.1:\d+/\w+", terminal.shown):
             assert httpx.get(address, trust_env=False).status_code == 200
         terminal.press(CTRL_C)
         status = terminal.end()

@@ -13,8 +13,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api.handler import Handler, Reply, responds
-    from .api.operation import SignatureError
     from .api.routing import Route
+    from .api.signature import SignatureError
     from .app import App
     from .context import annotate
     from .health import Check
@@ -34,7 +34,7 @@ _MODULES = {
     "Reply": "api.handler",
     "Route": "api.routing",
     "Server": "server",
-    "SignatureError": "api.operation",
+    "SignatureError": "api.signature",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
     "annotate": "context",

@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
+from starlette.datastructures import State as StarletteState
+from starlette.datastructures import URLPath
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,6 +54,9 @@ class App:
     distribution that the settings class belongs to. Parts can be replaced: pass `telemetry` (see `make_telemetry`) or a
     `load_shedder` of your own. `security_headers` adds or changes response headers; an empty value leaves one out.
 
+    A handler finds this object as `request.app`. What it needs is better given to its `__init__`; `state` is for code
+    that expects `request.app.state`, as with Starlette.
+
     `public` and `admin` are two ASGI applications for two ports; calling the `App` itself serves both on one. Neither
     the limits nor a failure of the public one reach the admin one.
     """
@@ -78,6 +83,7 @@ class App:
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.routes: list[BaseRoute] = []
         self.threads: Threads = make_threads(settings, self.telemetry)
+        self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._security_headers = dict(security_headers or {})
         self._problems: dict[type[Exception], int] = {}
@@ -170,6 +176,10 @@ class App:
         self._background.append(task)
         if required:
             self.health.add(Check(f"background task {name}", task.check))
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """The path of a named route, such as `request.url_for` asks for; raises Starlette's `NoMatchFound`."""
+        return self._built().url_path_for(name, **path_params)
 
     # For the server.
 
@@ -298,10 +308,13 @@ class _Stacks:
         def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
             if app.health.state is State.STARTING:
                 raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
+            root_path = scope["root_path"]
+            if root_path and not f"{scope['path']}/".startswith(f"{root_path}/"):
+                scope["path"] = root_path + scope["path"]  # which a proxy has removed; mounts need it
             scope["app"] = app
             # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
             scope["fastapi.telemetry"] = None
-            return router(scope, receive, send)
+            return router.dispatch(scope, receive, send)
 
         self.public = build_stack(
             route,
@@ -310,13 +323,16 @@ class _Stacks:
             deadline_seconds=settings.deadline_seconds,
             load_shedder=app.load_shedder,
             middleware=middleware,
+            scope_app=app,
             problems=problems,
             security_headers=security_headers,
+            find_route=router.find,
         )
+        self.url_path_for = router.url_path_for
         admin = admin_routes(app.health, telemetry)
         self.admin_paths = frozenset(route.path for route in admin)
         self.admin = build_stack(
-            Router(admin),
+            Router(admin).dispatch,
             telemetry=telemetry,
             max_body_bytes=ADMIN_BODY_BYTES,
             deadline_seconds=ADMIN_DEADLINE_SECONDS,

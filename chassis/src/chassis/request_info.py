@@ -13,6 +13,7 @@ REQUEST_INFO = "chassis.request"  # the key in an ASGI scope
 NOTED_FIELDS: frozenset[bytes] = frozenset(
     {
         b"baggage",
+        b"content-encoding",
         b"content-length",
         b"host",
         b"traceparent",
@@ -40,6 +41,7 @@ class RequestInfo:
     __slots__ = (
         "body_bytes",
         "client_has_gone",
+        "content_encoding",
         "content_length",
         "context_fields",
         "error",
@@ -52,6 +54,7 @@ class RequestInfo:
         "read_at",
         "rejection",
         "replaces_head",
+        "reported",
         "request_id",
         "timed_out_task",
         "traceparent",
@@ -65,6 +68,8 @@ class RequestInfo:
         self.user_agent: bytes = b""
         self.request_id: str = ""
         """The client's, if it is safe to repeat; else empty."""
+        self.content_encoding: bytes = b""
+        """The codings of the body (RFC 9110, section 8.4), as they were sent."""
         self.content_length: int | None = None
         """The declared size of the body in bytes; None without a valid declaration."""
         self.has_body: bool = False
@@ -81,6 +86,8 @@ class RequestInfo:
         """The limit that `counting` enforces; None for no limit."""
         self.rejection: Problem | None = None
         """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
+        self.reported: int = 0
+        """The `id` of the unexpected exception that has its log line and its response; 0 without one."""
         self.timed_out_task: asyncio.Task[object] | None = None
         """The task that was cancelled because the request's deadline had passed."""
         self.client_has_gone: bool = False
@@ -123,6 +130,8 @@ class RequestInfo:
                 self.content_length = int(value[:MAX_LENGTH_DIGITS])
         elif name == b"transfer-encoding":
             self.has_body = True
+        elif name == b"content-encoding":
+            self.content_encoding = b",".join(filter(None, (self.content_encoding, value)))
         elif name == b"traceparent":
             self.traceparent = value if self.traceparent is None else b""
         elif name == b"x-request-id":

@@ -10,6 +10,12 @@ Header = tuple[bytes, bytes]
 NAME = itemgetter(0)
 LOWER = methodcaller("lower")
 REQUEST_ID = b"x-request-id"
+JSON: Header = (b"content-type", b"application/json")
+PROBLEM: Header = (b"content-type", b"application/problem+json")
+# The ends of media types that an API sends, to programs.
+API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
+# A response with one of these may be cached and validated (RFC 9110, section 8.8).
+VALIDATORS = frozenset({b"etag", b"last-modified"})
 
 
 class Done:
@@ -29,18 +35,34 @@ DONE = Done()
 class DefaultHeaders:
     """Headers for responses that do not have their own of the same name.
 
-    Names are case-insensitive. A header with an empty value is left out.
+    Names are case-insensitive. A header with an empty value is left out. `files` are the headers for content that is
+    none of an API (`API_TYPES`), such as pages, images and scripts; without, they are the same.
     """
 
-    __slots__ = ("headers", "names", "names_with_id")
+    __slots__ = ("files", "headers", "names", "names_with_id")
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], files: "DefaultHeaders | None" = None) -> None:
         lower = {name.lower(): value for name, value in headers.items()}
         self.headers: tuple[Header, ...] = tuple(
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in lower.items() if value
         )
         self.names: frozenset[bytes] = frozenset(name for name, _ in self.headers)
+        if b"cache-control" in self.names:
+            self.names |= VALIDATORS  # which `_complete` has to look at
         self.names_with_id: frozenset[bytes] = self.names | {REQUEST_ID}
+        self.files: DefaultHeaders = files or self
+
+    def suited(self, headers: Iterable[Header]) -> "DefaultHeaders":
+        """The headers for a response that has `headers`: these, or those for files."""
+        has_validator = False
+        for field, value in headers:
+            name = field.lower()
+            if name == b"content-type":
+                media_type = value.partition(b";")[0].strip().lower()
+                return self if media_type.endswith(API_TYPES) else self.files
+            has_validator = has_validator or name in VALIDATORS
+        # A 304 changes the headers of the file that a browser has cached (RFC 9111, section 3.2).
+        return self.files if has_validator else self
 
 
 NO_HEADERS = DefaultHeaders({})
@@ -127,11 +149,15 @@ class ResponseSender:
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id
         headers = [*headers]
+        if JSON not in headers and PROBLEM not in headers:  # which most responses are
+            defaults = defaults.suited(headers)
         if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # as in most responses
             if not request_id:
                 return [*headers, *defaults.headers]
             return [*headers, (REQUEST_ID, request_id.encode()), *defaults.headers]
         present = {name.lower(): value for name, value in headers}
+        if not VALIDATORS.isdisjoint(present):
+            present |= {b"cache-control": b""}
         if REQUEST_ID in present:
             self.request_id = present[REQUEST_ID].decode("latin-1")
         elif request_id:

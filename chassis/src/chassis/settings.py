@@ -56,7 +56,7 @@ class ChassisSettings(BaseSettings):
     )
     trusted_proxies: tuple[str, ...] = Field(
         (),
-        description="Proxies whose `X-Forwarded-For` and `-Proto` are trusted: addresses, networks, or `*` for any.",
+        description="Proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted: addresses, networks, or `*`.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="The lowest level that is logged."

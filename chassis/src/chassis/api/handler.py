@@ -1,6 +1,6 @@
 """Request handlers: classes to inherit from, with a method for each HTTP method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -19,9 +19,10 @@ class Handler:
     - a name in the route's path is a path parameter;
     - `body` is the request's JSON, validated as its annotation, such as a pydantic model;
     - `request` is Starlette's `Request`;
-    - any other name is a query parameter, required if it has no default; a list may be repeated.
+    - any other name is a query parameter, required if it has no default; a list or another collection may be repeated.
 
-    `Annotated[int, Field(ge=1, description="…")]` adds constraints and documentation. The result, a model, list,
+    `Annotated[int, Field(ge=1, description="…")]` adds constraints and documentation, and `Field(alias="sort-by")` the
+    name in the request. A signature that cannot work stops the start with `SignatureError`. The result, a model, list,
     dict or None (204), becomes the response. A Starlette `Response` is sent as it is, and `Reply` adds headers.
     `async def` runs on the event loop, `def` in a thread. HEAD and OPTIONS are derived from the other methods. Raise
     `Problem` for an expected failure.
@@ -30,10 +31,14 @@ class Handler:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Result]):
-    """A result with response headers, such as the `location` of a created resource."""
+    """A result with response headers, such as the `location` of a created resource.
+
+    `headers` is a mapping, or pairs of names and values, where a name such as `set-cookie` may come more than once.
+    A `content-type` replaces `application/json`.
+    """
 
     result: Result
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def responds(status: int | None = None, errors: Mapping[int, str] | None = None)
     return declare
 
 
-def declared_responses(method: Callable[..., Any]) -> DeclaredResponses:
-    """The declaration of `responds`, or an empty one."""
+def declared_responses(method: Callable[..., Any]) -> DeclaredResponses | None:
+    """The declaration of `responds`, or None."""
     declared = getattr(method, "__responses__", None)
-    return declared if isinstance(declared, DeclaredResponses) else DeclaredResponses()
+    return declared if isinstance(declared, DeclaredResponses) else None

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
-from inspect import cleandoc
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from starlette.routing import BaseRoute
 from ..problem import PROBLEM_JSON, phrase
 from .handler import Handler
 from .operation import Operation
-from .routing import Route, operations_of
+from .routing import Described, operations_of
 
 OPENAPI_VERSION = "3.1.0"
 REF_TEMPLATE = "#/components/schemas/{model}"
@@ -54,17 +53,17 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, description: str = "") -> dict[str, Any]:
     """The OpenAPI 3.1 document of the handlers in `routes`."""
     operations = operations_of(routes)
-    schemas, components = _schemas([operation for _, _, operation in operations])
+    schemas, components = _schemas([described.operation for described in operations])
     paths: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
-    for route, method, operation in operations:
-        described = _operation(route, method, operation, schemas)
+    for place in operations:
+        described = _operation(place, schemas)
         # `/order-lines` and `/order/lines` have one name; the second gets a number.
         name = described["operationId"]
         seen[name] += 1
         if seen[name] > 1:
             described["operationId"] = f"{name}_{seen[name]}"
-        paths.setdefault(route.path_format, {})[method.lower()] = described
+        paths.setdefault(place.path, {})[place.method.lower()] = described
     info = {"title": title, "version": version, **({"description": description} if description else {})}
     return {
         "openapi": OPENAPI_VERSION,
@@ -75,13 +74,19 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
 
 
 class OpenApi(Handler):
-    """`GET /openapi.json`; the document is encoded once."""
+    """`GET /openapi.json`; the document is encoded once, unless the app has a root path, such as a proxy's prefix."""
 
     def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
         self._content = orjson.dumps(document)
 
-    async def get(self) -> Response:
-        return Response(self._content, media_type="application/json")
+    async def get(self, request: Request) -> Response:
+        content = self._content
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        if root_path:
+            # Without it, clients would take the root of the host (OpenAPI 3.1, "servers").
+            content = orjson.dumps({**self._document, "servers": [{"url": root_path}]})
+        return Response(content, media_type="application/json")
 
 
 class Docs(Handler):
@@ -91,20 +96,25 @@ class Docs(Handler):
         page = files(__name__.rpartition(".")[0]).joinpath("docs.html").read_text(encoding="utf-8")
         script, style = (_inline_hash(page, element) for element in ("script", "style"))
         self._page = page
-        self._policy = (
+        policy = (
             f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
             "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
         )
+        self._headers = {
+            "cache-control": "no-store",
+            "content-security-policy": policy,
+            "referrer-policy": "no-referrer",
+        }
 
-    async def get(self, request: Request) -> Response:
-        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+    async def get(self) -> Response:
+        return HTMLResponse(self._page, headers=self._headers)
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
     """The JSON Schema of each adapter, and the components that they share."""
     adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
     for operation in operations:
-        inputs = [parameter.adapter for parameter in (operation.path | operation.query).values()]
+        inputs = [parameter.adapter for parameter in [*operation.path.values(), *operation.query.values()]]
         if operation.body is not None:
             inputs.append(operation.body)
         adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
@@ -116,22 +126,31 @@ def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any
     return {key: schema for (key, _), schema in schemas.items()}, definitions.get("$defs", {})
 
 
-def _operation(route: Route, method: str, operation: Operation, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
-    slug = re.sub(r"\W+", "_", route.path_format).strip("_")
-    described: dict[str, Any] = {"operationId": f"{method.lower()}_{slug or 'root'}", "tags": [_tag(route)]}
-    summary, _, description = cleandoc(operation.method.__doc__ or "").partition("\n")
+def _operation(place: Described, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+    operation = place.operation
+    slug = re.sub(r"\W+", "_", place.path).strip("_")
+    described: dict[str, Any] = {
+        "operationId": f"{place.method.lower()}_{slug or 'root'}",
+        "tags": [_tag(place.path)],
+    }
+    summary, _, description = operation.documentation.partition("\n")
     if summary:
         described["summary"] = summary.rstrip(".")
     if description.strip():
         described["description"] = description.strip()
-    parameters = [_parameter("path", name, parameter, schemas) for name, parameter in operation.path.items()]
+    inputs = {**operation.path, **operation.query}
     # A path parameter that the method reads from the request itself is text.
-    parameters += [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in route.param_convertors
-        if name not in operation.path
+    parameters = [
+        _parameter("path", name, inputs[name], schemas)
+        if name in inputs
+        else {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in place.names
     ]
-    parameters += [_parameter("query", name, parameter, schemas) for name, parameter in operation.query.items()]
+    parameters += [
+        _parameter("query", name, parameter, schemas)
+        for name, parameter in operation.query.items()
+        if name not in place.names
+    ]
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
@@ -145,10 +164,10 @@ def _operation(route: Route, method: str, operation: Operation, schemas: dict[tu
 
 def _parameter(where: str, name: str, parameter: Any, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
     schema = dict(schemas[id(parameter.adapter), "validation"])
-    described: dict[str, Any] = {"name": name, "in": where, "required": parameter.is_required}
+    described: dict[str, Any] = {"name": name, "in": where, "required": where == "path" or parameter.is_required}
     if "description" in schema:
         described["description"] = schema.pop("description")
-    if not parameter.is_required:
+    if not described["required"]:
         schema["default"] = TypeAdapter(Any).dump_python(parameter.default, mode="json")
     described["schema"] = schema
     return described
@@ -158,14 +177,14 @@ def _responses(
     operation: Operation, has_parameters: bool, schemas: dict[tuple[int, str], Any]
 ) -> dict[str, dict[str, Any]]:
     success: dict[str, Any] = {"description": phrase(operation.status)}
-    if operation.result is not None:
+    if operation.result is not None and operation.has_content:
         schema = schemas[id(operation.result), "serialization"]
         success["content"] = {"application/json": {"schema": schema}}
     errors: dict[int, str] = dict(operation.errors)
     if operation.body is not None:
         errors.setdefault(400, "The body is not valid JSON.")
         errors.setdefault(413, "The body is too large.")
-        errors.setdefault(415, "Content-Type is not application/json.")
+        errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
     if operation.body is not None or has_parameters:
         errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
     responses = {str(operation.status): success}
@@ -180,8 +199,8 @@ def _problem(description: str) -> dict[str, Any]:
     return {"description": description, "content": {PROBLEM_JSON.decode(): {"schema": schema}}}
 
 
-def _tag(route: Route) -> str:
-    literals = [part for part in route.path_format.split("/") if part and "{" not in part]
+def _tag(path: str) -> str:
+    literals = [part for part in path.split("/") if part and "{" not in part]
     return literals[0] if literals else "root"
 
 

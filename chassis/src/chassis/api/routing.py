@@ -1,11 +1,13 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from starlette.convertors import StringConvertor
+from starlette.convertors import Convertor, StringConvertor
+from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, WebSocketRoute, compile_path
+from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, WebSocketRoute, compile_path
 from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router as StarletteRouter
 from starlette.types import Receive, Scope, Send
@@ -13,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from ..problem import Problem
 from ..response_sender import send_response
 from .handler import VERBS, Handler
-from .operation import Operation, SignatureError
+from .operation import Operation
+from .signature import SignatureError
 
 ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -21,10 +24,16 @@ ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 class Endpoint:
     """A handler on one path: an ASGI application that dispatches by HTTP method."""
 
-    def __init__(self, handler: Handler, path_names: Sequence[str]) -> None:
+    def __init__(self, handler: Handler, convertors: Mapping[str, Convertor[Any]]) -> None:
         self.operations: dict[str, Operation] = {
-            verb.upper(): Operation(handler, verb, path_names) for verb in VERBS if hasattr(handler, verb)
+            verb.upper(): Operation(handler, verb, convertors)
+            for verb in VERBS
+            if getattr(handler, verb, None) is not None
         }
+        # As of a function: Sentry names events by the endpoint in the scope.
+        self.__name__: str = type(handler).__name__
+        self.__qualname__: str = type(handler).__qualname__
+        self.__module__: str = type(handler).__module__
         if not self.operations:
             raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
         self._by_method = dict(self.operations)
@@ -32,8 +41,11 @@ class Endpoint:
             self._by_method["HEAD"] = self._by_method["GET"]
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
-    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    # What other people's middleware wraps has to be `async def`: see `Router.dispatch`.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatch(scope, receive, send)
+
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         operation = self._by_method.get(scope["method"])
         if operation is not None:
             return operation(scope, receive, send)
@@ -55,8 +67,9 @@ class Route(StarletteRoute):
             )
         # Routes outside of the index that precede this one in the router's list.
         self.precursors: tuple[BaseRoute, ...] = ()
-        self.names: tuple[str, ...] = tuple(compile_path(path)[2])
-        self.resource: Endpoint = Endpoint(handler, self.names)
+        convertors = compile_path(path)[2]
+        self.names: tuple[str, ...] = tuple(convertors)
+        self.resource: Endpoint = Endpoint(handler, convertors)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
 
@@ -70,6 +83,7 @@ class Router:
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.routes: list[BaseRoute] = list(routes)
         self._starlette = StarletteRouter(routes, redirect_slashes=False, default=not_found)
         self._root = _Node()
         others: list[BaseRoute] = []
@@ -83,20 +97,50 @@ class Router:
             if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
                 raise SignatureError(f"two handlers on one path: {route.path}")
 
-    # No coroutine of its own, as above.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    # What other people's middleware wraps has to be `async def`, or it is taken for ASGI 2.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.dispatch(scope, receive, send)
+
+    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
             path = scope["path"]
-            if scope["root_path"]:  # inside of a mount
-                path = path.removeprefix(scope["root_path"])
+            if scope["root_path"]:  # inside of a mount, or behind a proxy's prefix
+                path = _below(scope["root_path"], path)
             values: list[str] = []
             route = self._root.find(path.split("/"), 1, values)
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 scope["route"] = route
                 scope["endpoint"] = route.resource
-                scope["path_params"] = dict(zip(route.names, values, strict=False))
-                return route.resource(scope, receive, send)
+                parameters = dict(zip(route.names, values, strict=False))
+                if "path_params" in scope:  # of a mount
+                    parameters = {**scope["path_params"], **parameters}
+                scope["path_params"] = parameters
+                return route.resource.dispatch(scope, receive, send)
         return self._starlette(scope, receive, send)
+
+    def find(self, scope: Scope) -> BaseRoute | None:
+        """The route for the path and the method of `scope`; for a path alone if no route has the method."""
+        if scope["type"] == "http":
+            route = self._root.find(_below(scope["root_path"], scope["path"]).split("/"), 1, [])
+            if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
+                return route
+        found: BaseRoute | None = None
+        for other in self.routes:
+            match, _ = other.matches(scope)
+            if match is Match.FULL:
+                return other
+            if match is Match.PARTIAL and found is None:
+                found = other
+        return found
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """The path of a named route, for `request.url_for`; raises Starlette's `NoMatchFound`."""
+        for route in self.routes:
+            # A mount of another framework has routes that have no URLs of this kind.
+            with suppress(NoMatchFound, AttributeError, TypeError):
+                return route.url_path_for(name, **path_params)
+        raise NoMatchFound(name, path_params)
 
     def _index(self, route: Route) -> bool:
         """Put `route` into the index; returns False if only a regular expression can match it."""
@@ -145,6 +189,12 @@ class _Node:
         return route
 
 
+def _below(root: str, path: str) -> str:
+    """The path below a mount; a proxy may have removed its prefix already."""
+    below = path.removeprefix(root)
+    return below if below.startswith("/") or not below else path
+
+
 def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
@@ -169,11 +219,29 @@ def _is_whole(segment: str) -> bool:
     return segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1 and ":" not in segment
 
 
-def operations_of(routes: Sequence[BaseRoute]) -> list[tuple[Route, str, Operation]]:
-    """Every operation that OpenAPI describes, in the order of the routes."""
-    return [
-        (route, method, operation)
-        for route in routes
-        if isinstance(route, Route) and route.include_in_schema
-        for method, operation in route.resource.operations.items()
-    ]
+class Described(NamedTuple):
+    """An operation as OpenAPI describes it."""
+
+    path: str
+    """The template of its path, with those of the mounts that it is below."""
+    names: tuple[str, ...]
+    """The parameters of that path."""
+    method: str
+    operation: Operation
+
+
+def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str, ...] = ()) -> list[Described]:
+    """Every operation that OpenAPI describes, in the order of the routes; also of handlers below a `Mount`."""
+    found: list[Described] = []
+    for route in routes:
+        if isinstance(route, Mount):
+            mounted = tuple(name for name in route.param_convertors if name != "path")
+            inner: object = route.routes
+            if isinstance(inner, Sequence):  # of another framework they may be anything
+                found += operations_of(inner, path + route.path_format.removesuffix("/{path}"), names + mounted)
+        elif isinstance(route, Route) and route.include_in_schema:
+            found += [
+                Described(path + route.path_format, tuple(dict.fromkeys(names + route.names)), method, operation)
+                for method, operation in route.resource.operations.items()
+            ]
+    return found

@@ -1,5 +1,6 @@
-"""The client behind trusted proxies: `X-Forwarded-For` and `X-Forwarded-Proto`."""
+"""The client behind trusted proxies: `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Prefix`."""
 
+import re
 from collections.abc import Awaitable, Collection, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,16 +11,20 @@ from .addresses import parse_address, parse_network
 
 ANY = "*"
 SCHEMES = frozenset({"http", "https"})
+PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
 
 
 class ForwardedMiddleware:
-    """Puts the client's address and scheme into the scope, if the peer is a trusted proxy.
+    """Puts the client's address, the scheme and the prefix of the path into the scope, if the peer is a trusted proxy.
 
     `proxies` are addresses and networks, or `*` for any peer. A peer on a Unix socket has no address; it is always
     trusted, since the permissions of the socket say who may connect.
 
     Each proxy appends to `X-Forwarded-For` the address that connects to it. So the client is the last address that is
     no trusted proxy. Whatever is before it may be invented. With `*` it is the first one.
+
+    The prefix is the part of the path that a proxy has removed. It becomes ASGI's `root_path`, which links and
+    `/openapi.json` begin with.
     """
 
     def __init__(self, app: ASGIApp, proxies: Collection[str]) -> None:
@@ -50,6 +55,8 @@ class ForwardedMiddleware:
                 forwarded.append(value)
             elif name == b"x-forwarded-proto":
                 scheme = value
+            elif name == b"x-forwarded-prefix" and PREFIX.fullmatch(prefix := value.rstrip(b"/")):
+                scope["root_path"] = prefix.decode()
         name = scheme.decode("latin-1").strip().lower()
         if name in SCHEMES:
             scope["scheme"] = name.replace("http", "ws") if scope["type"] == "websocket" else name

@@ -320,7 +320,7 @@ class RequestReader:
             return
         if cause is not None and not isinstance(cause, (ValueError, httptools.HttpParserError)):
             log.error("a request could not be read", exc_info=cause)
-        unknown = request_head.unknown_method(data) if self.in_head and not self._headers else None
+        unknown = self._unknown_method_of(error, data)
         if unknown is not None:
             self._unknown_method, self._target = unknown
             method = self._unknown_method.decode("ascii")
@@ -328,6 +328,15 @@ class RequestReader:
         else:
             problem = Problem(400, "Malformed HTTP/1.1 request.", headers={"connection": "close"})
         self._connection.reject(problem)
+
+    def _unknown_method_of(self, error: httptools.HttpParserError, data: bytes) -> tuple[bytes, bytes] | None:
+        """The method and the target of a request that httptools rejects because of its method."""
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return request_head.unknown_method(data)
+        # It reads methods of other protocols, such as RTSP, as far as the version.
+        if self.in_head and self._target and (method := self._parser.get_method()) not in request_head.READ_METHODS:
+            return method, self._target
+        return None
 
     # Upgrades.
 

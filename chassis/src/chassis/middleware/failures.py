@@ -29,6 +29,7 @@ def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[E
     if len(expected) == len(leaves):
         return expected[0]
     record_failure(error, info)
+    info.reported = id(error)  # not the exception, whose frames refer to `info`
     log.error("unhandled exception", exc_info=error)
     return Problem(500, "The service failed to handle the request; the error is in its log.")
 
@@ -41,6 +42,17 @@ def record_failure(error: BaseException, info: RequestInfo) -> None:
     context = request_context(otel_context.get_current())
     if context is not None and context.sampled:
         context.span.record_exception(error)
+
+
+def is_reported(error: BaseException, info: RequestInfo) -> bool:
+    """Whether `error` has its log line and its response, and is raised only to be seen by the layers outside.
+
+    Middleware that reports errors, or that rolls something back, needs to see them. A task group of a middleware
+    wraps them.
+    """
+    if id(error) == info.reported:
+        return True
+    return isinstance(error, BaseExceptionGroup) and all(is_reported(inner, info) for inner in error.exceptions)
 
 
 def deadline_problem(info: RequestInfo) -> Problem | None:

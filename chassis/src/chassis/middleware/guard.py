@@ -16,7 +16,14 @@ from ..problem import Problem, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from .deadlines import Deadlines
-from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of, record_failure
+from .failures import (
+    deadline_problem,
+    is_cancelled_from_outside,
+    is_disconnect,
+    is_reported,
+    problem_of,
+    record_failure,
+)
 from .load_shedder import LoadShedder
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -96,6 +103,10 @@ class GuardMiddleware:
         self, error: BaseException, info: RequestInfo, sender: ResponseSender, task: asyncio.Task[object]
     ) -> None:
         """Respond to an exception, or raise it where the response has begun to leave."""
+        if sender.is_complete and is_reported(error, info):
+            if info.read_at is None:
+                raise error  # for what wraps the app behind another server, after the response, as Starlette does
+            return
         if is_disconnect(error, info):
             if task.cancelling():
                 task.uncancel()
@@ -112,6 +123,8 @@ class GuardMiddleware:
         if not info.client_has_gone:
             with suppress(ClientDisconnect):
                 await send_problem(sender, problem)
+        if info.read_at is None and is_reported(error, info):
+            raise error
 
     def _limit_body(self, info: RequestInfo, receive: Receive) -> Receive:
         """Reject a body whose declared size is too large, and count one while it is received."""

@@ -9,13 +9,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..problem import send_problem
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
-from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, problem_of
+from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, is_reported, problem_of
 
 
 class ProblemMiddleware:
     """Innermost: responds with a problem document to what the router and the handlers raise.
 
     So the middleware between this and the guard (CORS, sessions, compression) sees these responses, like all others.
+    An unexpected exception is raised again after its response, as Starlette's `ServerErrorMiddleware` does, so that
+    middleware that reports errors (Sentry) or rolls something back sees it too. Expected ones are not.
     It also sees the guard's: a request that the guard rejects comes here, and gets its response without a handler.
     The guard itself responds where a client has gone, where the service stops, and to what the middleware raises.
     """
@@ -44,3 +46,5 @@ class ProblemMiddleware:
                 if problem is None and is_cancelled_from_outside():
                     raise
             await send_problem(sender, problem or problem_of(error, info, self._problems))
+            if isinstance(error, Exception) and is_reported(error, info):
+                raise

@@ -1,4 +1,4 @@
-"""Response headers that tell browsers to be careful with the responses of an API."""
+"""Response headers that tell browsers to be careful with the responses of an API, and to leave pages alone."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,16 @@ DEFAULT_SECURITY_HEADERS: dict[str, str] = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+# Of these, pages and files get these alone: the others would leave a page blank, or a file out of every cache.
+FOR_FILES = frozenset({"x-content-type-options", "x-frame-options"})
 
 
 def security_headers(headers: Mapping[str, str] | None = None) -> DefaultHeaders:
-    """`DEFAULT_SECURITY_HEADERS`, changed by `headers`: further ones are added, and an empty value leaves one out."""
+    """`DEFAULT_SECURITY_HEADERS`, changed by `headers`: further ones are added, and an empty value leaves one out.
+
+    Content of an API (JSON, plain text, CSV, event streams, or none) gets all of them; pages and files get `FOR_FILES`
+    and what is in `headers`. A response with an `ETag` or `Last-Modified` gets no `Cache-Control`.
+    """
     changed = {name.lower(): value for name, value in (headers or {}).items()}
-    return DefaultHeaders(DEFAULT_SECURITY_HEADERS | changed)
+    for_files = {name: value for name, value in DEFAULT_SECURITY_HEADERS.items() if name in FOR_FILES}
+    return DefaultHeaders(DEFAULT_SECURITY_HEADERS | changed, DefaultHeaders(for_files | changed))

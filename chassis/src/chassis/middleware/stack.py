@@ -1,11 +1,12 @@
 """The order of the layers around a router."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..telemetry import Telemetry
+from ..telemetry.route_template import FindRoute
 from .guard import GuardMiddleware
 from .load_shedder import LoadShedder
 from .problems import ProblemMiddleware
@@ -20,24 +21,31 @@ def build_stack(
     deadline_seconds: float,
     load_shedder: LoadShedder | None = None,
     middleware: Sequence[Middleware] = (),
+    scope_app: object = None,
     problems: Mapping[type[Exception], int] | None = None,
     security_headers: Mapping[str, str] | None = None,
     log_success: bool = True,
     traces: bool = True,
+    find_route: FindRoute | None = None,
 ) -> ASGIApp:
     """`app` inside of telemetry, the guard, `middleware` (from the outermost to the innermost) and problem responses.
 
     `middleware` sees every response, also the problem documents of the guard and of failed handlers. What it raises
     itself becomes a problem document too. Without any, the guard writes all problem documents, which saves a layer.
 
+    `middleware` finds `scope_app` in the scope, as `request.app`.
+
     `problems` is the status of each expected exception that is not an `HTTPException`.
 
-    See `GuardMiddleware` for the limits, and `TelemetryMiddleware` for `security_headers`, `log_success` and `traces`.
+    See `GuardMiddleware` for the limits, and `TelemetryMiddleware` for `security_headers`, `log_success`, `traces` and
+    `find_route`.
     """
     if middleware:
         app = ProblemMiddleware(app, problems=problems)
     for cls, args, kwargs in reversed(middleware):
         app = cls(app, *args, **kwargs)
+    if middleware:
+        app = _with_app(app, scope_app)
     app = GuardMiddleware(
         app,
         max_body_bytes=max_body_bytes,
@@ -48,5 +56,18 @@ def build_stack(
         forwards_rejections=bool(middleware),
     )
     return TelemetryMiddleware(
-        app, telemetry=telemetry, security_headers=security_headers, log_success=log_success, traces=traces
+        app,
+        telemetry=telemetry,
+        security_headers=security_headers,
+        log_success=log_success,
+        traces=traces,
+        find_route=find_route,
     )
+
+
+def _with_app(inner: ASGIApp, scope_app: object) -> ASGIApp:
+    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["app"] = scope_app
+        return inner(scope, receive, send)
+
+    return call

@@ -14,7 +14,8 @@ from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
 from ..telemetry.known_methods import OTHER_METHOD
 from ..telemetry.observation import Observation
-from .failures import is_cancelled_from_outside, record_failure
+from ..telemetry.route_template import FindRoute
+from .failures import is_cancelled_from_outside, is_reported, record_failure
 from .security import security_headers as with_defaults
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -27,7 +28,8 @@ class TelemetryMiddleware:
     such as a background task, belongs to the request's trace, and its lines have the request's ids.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
-    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say.
+    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say. `find_route`
+    names the route of a request that did not reach the router.
 
     Each response gets `x-request-id`, and the security headers (`security_headers`: names and values that replace or
     complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response has no header of that name.
@@ -41,8 +43,10 @@ class TelemetryMiddleware:
         log_success: bool = True,
         traces: bool = True,
         security_headers: Mapping[str, str] | None = None,
+        find_route: FindRoute | None = None,
     ) -> None:
         self.app: ASGIApp = app
+        self._find_route = find_route
         self._begin = telemetry.tracing.begin if traces else telemetry.tracing.begin_untraced
         self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
@@ -64,7 +68,9 @@ class TelemetryMiddleware:
             receive = info.counting(receive)
         sender = ResponseSender(send, context.request_id, self._default_headers)
         # The path now, since applications that are mounted may change it.
-        observation = Observation(scope, scope["path"], method, info, context, sender, self._min_logged_status)
+        observation = Observation(
+            scope, scope["path"], method, info, context, sender, self._min_logged_status, self._find_route
+        )
         self._active.add(observation)
 
         def end() -> None:
@@ -95,6 +101,9 @@ def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSen
     if not sender.is_complete or sender.status >= 500:
         record_failure(raised, info)
     if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
+        return
+    if is_reported(raised, info):
+        info.is_logged = True
         return
     log.error("unhandled exception", after_response=sender.is_complete, exc_info=raised)
     info.is_logged = True

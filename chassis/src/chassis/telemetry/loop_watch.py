@@ -106,7 +106,8 @@ def _facts(observation: Observation | None) -> dict[str, Any]:
         return {}
     scope, context = observation.scope, observation.context
     ids = {"request_id": context.request_id, "trace_id": context.trace_id}
-    return {"method": scope.get("method", "GET"), "route": route_template(scope), **ids}
+    route = route_template(scope, observation.path, 0, observation.find_route)
+    return {"method": scope.get("method", "GET"), "route": route, **ids}
 
 
 def calls_of(frame: FrameType | None) -> list[str]:

@@ -8,6 +8,7 @@ from starlette.types import Scope
 from ..context import RequestContext
 from ..request_info import RequestInfo
 from ..response_sender import ResponseSender
+from .route_template import FindRoute
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that disconnected before the response started
 
@@ -26,6 +27,8 @@ class Observation:
     response: ResponseSender
     min_logged_status: int
     """Responses with a lower status have no access line."""
+    find_route: FindRoute | None = None
+    """Finds the route of a request that did not reach the router; None where there is none."""
     seconds: float = field(default=0.0, init=False)
     """Duration, known at the end."""
     bound_facts: dict[str, object] | None = field(default=None, init=False)

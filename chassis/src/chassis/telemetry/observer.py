@@ -17,6 +17,8 @@ from .query_redaction import QueryRedactor
 from .route_template import route_template
 from .span_attributes import end_span
 
+# Any client can ask for an unknown method, and 503 is intended: the service drains, sheds load or is not ready.
+NO_FAILURE = frozenset({501, 503})
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
 
@@ -73,7 +75,7 @@ class Observer:
             status = response.status or observation.status
             route = getattr(scope.get("route"), "path_format", None)
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
-                route = route_template(scope)
+                route = route_template(scope, observation.path, status, observation.find_route)
             request_bytes = observation.info.body_bytes
             # The server leaves out the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
@@ -88,8 +90,7 @@ class Observer:
             observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
-            # 503 is intended: the service drains, sheds load or is not ready. Any other 5xx is a failure.
-            level = "info" if status < 500 else "warning" if status == 503 else "error"
+            level = "info" if status < 500 else "warning" if status in NO_FAILURE else "error"
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"
             if LEVELS[level] < lowest_level:

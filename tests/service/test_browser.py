@@ -1,0 +1,113 @@
+"""Pages in a real browser: of another origin, which CORS admits, and of applications that are mounted."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, async_playwright
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount
+
+from chassis import App, ChassisSettings, Handler, Server
+from running import needs
+
+PAGE = """<!doctype html><title>Admin</title><style>body { color: rgb(1, 2, 3) }</style>
+<body><script>document.body.append("script ran")</script>"""
+ASK = """async ([url, options]) => {
+  try {
+    const response = await fetch(url, options);
+    return [response.status, (await response.text()).slice(0, 500), response.headers.get("retry-after")];
+  } catch (error) { return [0, String(error), null]; }
+}"""
+JSON = {"content-type": "application/json"}
+
+
+class Orders(Handler):
+    """Fails in every way."""
+
+    async def get(self, limit: int = 1) -> str:
+        if limit == 0:
+            raise RuntimeError("internal detail")
+        return "orders"
+
+    async def post(self, body: dict[str, int]) -> dict[str, int]:
+        return body
+
+    async def put(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A service that the origin http://localhost may ask, and others not."""
+    settings = ChassisSettings.from_values(
+        port=0, log_level="CRITICAL", deadline_seconds=0.3, max_body_bytes=1000, max_requests=1
+    )
+    app = App(settings, name="orders", version="1")
+    app.add_route("/orders", Orders())
+    app.add_routes(Mount("/admin", HTMLResponse(PAGE)))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origin_regex=r"http://localhost:\d+",
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["retry-after", "x-request-id"],
+    )
+    async with Server(app, host="127.0.0.1", port=0) as running:
+        yield running
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    needs("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield await browser.new_page()
+        await browser.close()
+
+
+async def ask(page: Page, server: Server, path: str, **options: Any) -> list[Any]:
+    """What a script of the page gets: status, content and a header; status 0 if the browser hides the response."""
+    result: list[Any] = await page.evaluate(ASK, [f"http://127.0.0.1:{server.port}{path}", options])
+    return result
+
+
+async def test_page_of_another_origin_reads_every_error(page: Page, server: Server) -> None:
+    # The service itself under another name is another origin.
+    await page.goto(f"http://localhost:{server.port}/admin/")
+
+    assert await ask(page, server, "/orders") == [200, '"orders"', None]
+    for status, path, options in (
+        (404, "/nowhere", {}),
+        (405, "/orders", {"method": "DELETE"}),
+        (413, "/orders", {"method": "POST", "headers": JSON, "body": "1" * 2000}),
+        (415, "/orders", {"method": "POST", "body": "{}"}),
+        (422, "/orders?limit=x", {}),
+        (422, "/orders", {"method": "POST", "headers": JSON, "body": '{"a": "x"}'}),
+        (500, "/orders?limit=0", {}),
+        (504, "/orders", {"method": "PUT"}),
+    ):
+        found, content, _ = await ask(page, server, path, **options)
+        assert (found, f'"status":{status}' in content) == (status, True), content
+    waiting = asyncio.create_task(ask(page, server, "/orders", method="PUT"))
+    shed: list[Any] = []
+    while not waiting.done():
+        shed += [result for result in [await ask(page, server, "/orders")] if result[0] == 503]
+    assert shed
+    assert shed[0][2] == "1"
+
+
+async def test_page_of_an_origin_that_is_not_admitted_reads_nothing(page: Page, server: Server) -> None:
+    await page.set_content("<p>of no origin")
+    assert (await ask(page, server, "/orders"))[0] == 0
+
+
+async def test_mounted_page_runs_its_script_and_has_its_style(page: Page, server: Server) -> None:
+    await page.goto(f"http://127.0.0.1:{server.port}/admin/")
+    assert await page.inner_text("body") == "script ran"
+    assert await page.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"
