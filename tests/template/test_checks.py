@@ -20,6 +20,7 @@ FOR_TESTS_OF_THE_CORE = {
     "opentelemetry-proto",
     "pytest-timeout",
     "pytest-xdist",
+    "uvicorn",
 }
 
 
