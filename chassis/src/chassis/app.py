@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
 from .api.handler import Handler
-from .api.openapi import Docs, OpenApi, openapi_document
-from .api.routing import Route, Router, has_websockets
+from .api.openapi import openapi_document
+from .api.routing import Route, has_websockets
 from .health import Check, Health, State
 from .http.rejection import send_rejection
 from .lifespan import Lifespan, StateMiddleware
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
-from .problem import Problem
+from .ports import admin_stack, public_endpoint, public_router
 from .resources import Resources
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
@@ -30,8 +30,6 @@ from .telemetry.loop_watch import LoopWatch
 from .threads import Threads
 from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry, make_threads
 
-ADMIN_BODY_BYTES = 65_536
-ADMIN_DEADLINE_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 
 Resource = TypeVar("Resource", bound=AbstractAsyncContextManager[Any])
@@ -297,27 +295,10 @@ class _Stacks:
     ) -> None:
         settings, telemetry = app.settings, app.telemetry
         self.openapi = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
-        router = Router(
-            [
-                *app.routes,
-                Route("/openapi.json", OpenApi(self.openapi), in_openapi=False),
-                Route("/docs", Docs(), in_openapi=False),
-            ]
-        )
-
-        def route(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-            if app.health.state is State.STARTING:
-                raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
-            root_path = scope["root_path"]
-            if root_path and not f"{scope['path']}/".startswith(f"{root_path}/"):
-                scope["path"] = root_path + scope["path"]  # which a proxy has removed; mounts need it
-            scope["app"] = app
-            # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
-            scope["fastapi.telemetry"] = None
-            return router.dispatch(scope, receive, send)
-
+        router = public_router(app.routes, self.openapi)
+        self.url_path_for = router.url_path_for
         self.public = build_stack(
-            route,
+            public_endpoint(router, app.health, scope_app=app),
             telemetry=telemetry,
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,
@@ -328,16 +309,7 @@ class _Stacks:
             security_headers=security_headers,
             find_route=router.find,
         )
-        self.url_path_for = router.url_path_for
         admin = admin_routes(app.health, telemetry)
         self.admin_paths = frozenset(route.path for route in admin)
-        self.admin = build_stack(
-            Router(admin).dispatch,
-            telemetry=telemetry,
-            max_body_bytes=ADMIN_BODY_BYTES,
-            deadline_seconds=ADMIN_DEADLINE_SECONDS,
-            security_headers=security_headers,
-            log_success=False,
-            traces=settings.trace_admin,
-        )
+        self.admin = admin_stack(admin, telemetry, security_headers, traces=settings.trace_admin)
         self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)
