@@ -84,7 +84,7 @@ class VariablesSource(EnvSettingsSource):
 
     def __init__(self, settings_cls: type[BaseSettings], source: Source) -> None:
         super().__init__(settings_cls, case_sensitive=False)
-        self.env_vars = {name: variable.text for name, variable in source.items()}
+        self.env_vars: Mapping[str, str | None] = {name: variable.text for name, variable in source.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
         """Decode the text of a field that is no plain value; `field` is None for a member of a plain `dict`."""
