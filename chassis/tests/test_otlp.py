@@ -42,6 +42,7 @@ from chassis.telemetry.otlp import (
     varint,
     warned,
 )
+from chassis.telemetry.redaction import Redactor
 from chassis.telemetry.span_attributes import shared_attributes
 from chassis.telemetry.spans import SCOPE, RequestSpan, RequestSpanProcessor, SharedAttributes
 
@@ -212,7 +213,13 @@ def test_every_field_of_a_requests_span_is_that_of_opentelemetry(data: st.DataOb
         resource = data.draw(st.builds(Resource, ATTRIBUTES, st.text(max_size=9)))
         limits = SpanLimits(max_span_attributes=4, max_events=2, max_links=2, max_event_attributes=2)
         span = RequestSpan(
-            data.draw(st.text()), request, parent, resource=resource, export=lambda _: None, limits=limits
+            data.draw(st.text()),
+            request,
+            parent,
+            resource=resource,
+            export=lambda _: None,
+            limits=limits,
+            redactor=Redactor(),
         )
         span.shared_attributes = SharedAttributes({"http.route": "/", "http.response.status_code": 500})
         names = st.text(min_size=1) | st.just("http.route")
@@ -287,7 +294,7 @@ def circular() -> list[Any]:
 )
 def test_value_that_cannot_be_carried_takes_no_other_with_it(value: Any, kept: bool) -> None:
     request = RequestContext(TRACE_ID, PARENT_ID, "", True)
-    span = RequestSpan("GET", request, None, resource=Resource({}), export=lambda _: None)
+    span = RequestSpan("GET", request, None, resource=Resource({}), export=lambda _: None, redactor=Redactor())
     span.set_attributes({"odd": value, "plain": 1})
     span.end()
     encoded = encode_request([((span.resource, SCOPE), [encode_request_span(span)])])
@@ -298,7 +305,7 @@ def test_value_that_cannot_be_carried_takes_no_other_with_it(value: Any, kept: b
 @pytest.mark.parametrize("key", [None, 1, "", b"bytes", "\ud800"])
 def test_key_that_cannot_be_carried_takes_no_other_with_it(key: Any) -> None:
     request = RequestContext(TRACE_ID, PARENT_ID, "", True)
-    span = RequestSpan("GET", request, None, resource=Resource({}), export=lambda _: None)
+    span = RequestSpan("GET", request, None, resource=Resource({}), export=lambda _: None, redactor=Redactor())
     span.set_attributes({key: "odd", "plain": 1})
     span.end()
     encoded = encode_request([((span.resource, SCOPE), [encode_request_span(span)])])

@@ -56,7 +56,8 @@ class Item(Handler):
             log.info("inside")
 
     async def delete(self, item_id: str) -> None:
-        raise RuntimeError("internal detail")
+        password = "s3cr" + item_id if item_id == "3t" else None
+        raise RuntimeError("internal detail" if password is None else f"cannot connect: {password=}, pin={password}")
 
 
 def tracer(request: Request) -> Tracer:
@@ -145,7 +146,16 @@ async def test_unhandled_exception_is_an_event_of_the_span(service: Service) -> 
     assert event.name == "exception"
     assert (facts["exception.type"], facts["exception.message"]) == ("RuntimeError", "internal detail")
     assert str(facts["exception.stacktrace"]).startswith("Traceback (most recent call last):")
-    assert 'raise RuntimeError("internal detail")' in str(facts["exception.stacktrace"])
+    assert 'raise RuntimeError("internal detail"' in str(facts["exception.stacktrace"])
+
+
+async def test_exceptions_of_a_span_show_no_secrets() -> None:
+    async with serve(Route("/items/{item_id}", Item()), logs={"redact": {"pin"}}) as service:
+        await service.client.delete("/items/3t", headers=SAMPLED)
+        (event,) = (await one_span(service)).events
+    facts = event.attributes or {}
+    assert facts["exception.message"] == "cannot connect: password=[redacted], pin=[redacted]"
+    assert "s3cr3t" not in str(facts["exception.stacktrace"])
 
 
 class NotReadyError(Exception):

@@ -61,7 +61,6 @@ def run_suite(
             "peer_results",
             *(word for plugin in plugins for word in ("-p", plugin)),
         ]
-        arguments += [f"--deselect={test}" for test in not_run]
         made = _run(
             *("pytest", "-q", "--tb=native", "--timeout=20", "--override-ini=addopts=", "-p", "no:cacheprovider"),
             *(*arguments, *tests),
@@ -71,6 +70,7 @@ def run_suite(
             PYTHONPATH=str(Path(__file__).parent),
             PYTHONDONTWRITEBYTECODE="1",
             PEER_RESULTS=str(results),
+            PEER_NOT_RUN=json.dumps(list(not_run)),
             **environment,
         )
         assert results.exists(), made.stdout[-5000:]

@@ -192,9 +192,9 @@ def safe_error(error: BaseException) -> Exception:
     return raised
 
 
-def in_thread(call: Callable[[], object], *, name: str) -> Future[object]:
+def in_thread(call: Callable[[], Result], *, name: str) -> Future[Result]:
     """Run `call` in a daemon thread of its own, which no other function can take; see `safe_error`."""
-    result: Future[object] = Future()
+    result: Future[Result] = Future()
     context = copy_context()
 
     def run() -> None:

@@ -28,7 +28,7 @@ def make_telemetry(
         processors=log_processors,
         buffer_bytes=settings.log_buffer_bytes,
     )
-    tracing = Tracing(service, version=version)
+    tracing = Tracing(service, version=version, redactor=logs.redactor)
     return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
 
 

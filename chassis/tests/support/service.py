@@ -55,12 +55,11 @@ class Observed:
         self._path = path
         self._forgotten_bytes = 0
         self._exporter = InMemorySpanExporter()
-        tracing = Tracing("test-service", version="1.2.3")
-        tracing.add_processor(SimpleSpanProcessor(self._exporter))
         options: dict[str, Any] = {"format": "json", "fd": fd} | logs
-        self.telemetry = Telemetry(
-            "test-service", version="1.2.3", commit="c0ffee", logs=Logs(**options), tracing=tracing
-        )
+        lines = Logs(**options)
+        tracing = Tracing("test-service", version="1.2.3", redactor=lines.redactor)
+        tracing.add_processor(SimpleSpanProcessor(self._exporter))
+        self.telemetry = Telemetry("test-service", version="1.2.3", commit="c0ffee", logs=lines, tracing=tracing)
 
     @property
     def output(self) -> bytes:

@@ -186,7 +186,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 continue
             if lower == b"date":
                 del self._response.headers["date"]  # the application's instead of ours
-            self._response.headers[lower.decode()] = value.decode("latin-1")
+            self._response.headers[bytes(name).decode()] = value.decode("latin-1")
         self._protocol.send_response(self._response)
         self._flush()
         self.resume_reading()

@@ -42,7 +42,7 @@ class Telemetry:
         self.known_methods: frozenset[str] = tracing.known_methods
         """The methods that metrics and spans name; all others are one."""
         self.observer: Observer = Observer(logs, self.metrics.requests)
-        self.client: ClientTelemetry = ClientTelemetry(tracing, logs.redactor)
+        self.client: ClientTelemetry = ClientTelemetry(tracing)
         """Observes the calls of `http_client`."""
         self.metrics.registry.register(self.client.metrics)
         self._is_installed = False

@@ -6,7 +6,6 @@ A call whose trace is not sampled makes no span: it hands on the context of its 
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -23,7 +22,10 @@ from opentelemetry.trace import (
 )
 
 from ..context import RequestContext
-from .client_metrics import OTHER, CallKey, CallMetrics
+from .client_metrics import CallKey, CallMetrics
+from .error_type import qualified_name
+from .known_methods import OTHER_METHOD, method_in_names
+from .query_redaction import REDACTED, QueryRedactor
 from .redaction import Redactor
 from .spans import RequestSpan
 from .suppression import is_suppressed
@@ -32,12 +34,7 @@ from .tracing import Tracing
 if TYPE_CHECKING:
     import httpx
 
-# RFC 9110, section 9, and RFC 5789; any other method is folded into one (semantic conventions).
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 DEFAULT_PORTS = {"http": 80, "https": 443}
-REDACTED = "REDACTED"  # the semantic conventions' word
-# Semantic conventions, `url.full`: signatures of the large clouds; keys such as `token` are added to them.
-SIGNATURES = frozenset({"awsaccesskeyid", "signature", "sig", "x-goog-signature", "x-amz-signature"})
 FAILED = Status(StatusCode.ERROR)
 
 
@@ -54,10 +51,11 @@ class ClientSpan(RequestSpan):
         *,
         resource: Resource,
         export: Callable[[RequestSpan], None],
+        redactor: Redactor,
     ) -> None:
         ids = (f"{context.trace_id:032x}", f"{context.span_id:016x}")
         request = RequestContext(*ids, "", sampled=True, trace_state=context.trace_state)
-        super().__init__(name, request, parent, resource=resource, export=export)
+        super().__init__(name, request, parent, resource=resource, export=export, redactor=redactor)
         self._context = context
 
     def get_span_context(self) -> SpanContext:
@@ -68,9 +66,10 @@ class ClientSpan(RequestSpan):
 class ClientTelemetry:
     """Observes calls to other services."""
 
-    def __init__(self, tracing: Tracing, redactor: Redactor) -> None:
+    def __init__(self, tracing: Tracing) -> None:
         self.metrics: CallMetrics = CallMetrics()
-        self.redactor: Redactor = redactor
+        self.redact_query: QueryRedactor = QueryRedactor(tracing.redactor.is_secret)
+        self.known_methods: frozenset[str] = tracing.known_methods
         self._tracing = tracing
 
     def begin(self, request: "httpx.Request", context: Context, resend_count: int = 0) -> "Call | None":
@@ -98,7 +97,12 @@ class ClientTelemetry:
         if not flags.sampled:
             return NonRecordingSpan(own)
         span = ClientSpan(
-            method, own, parent if parent.is_valid else None, resource=tracing.resource, export=tracing.export
+            method,
+            own,
+            parent if parent.is_valid else None,
+            resource=tracing.resource,
+            export=tracing.export,
+            redactor=tracing.redactor,
         )
         tracing.announce(span, context)
         return span
@@ -110,8 +114,8 @@ class Call:
     def __init__(self, telemetry: ClientTelemetry, request: "httpx.Request", context: Context, resends: int) -> None:
         self._telemetry = telemetry
         self._request = request
-        self._method = request.method if request.method in KNOWN_METHODS else OTHER
-        span = telemetry.start_span("HTTP" if self._method == OTHER else self._method, context)
+        self._method = request.method if request.method in telemetry.known_methods else OTHER_METHOD
+        span = telemetry.start_span(method_in_names(self._method), context)
         self._span = span if isinstance(span, ClientSpan) else None
         self._resends = resends
         self.context: Context = context if span is None else set_span_in_context(span, context)
@@ -124,7 +128,7 @@ class Call:
         url = self._request.url
         port = url.port or DEFAULT_PORTS.get(url.scheme)
         status = response.status_code if response is not None else 0
-        failure = str(status) if status >= 400 else "" if error is None else _name(type(error))
+        failure = str(status) if status >= 400 else "" if error is None else qualified_name(type(error))
         key = CallKey(self._method, url.host, str(port or ""), str(status) if status else "", failure)
         span = self._span
         self._telemetry.metrics.observe(key, seconds, None if span is None else span.request.trace_id)
@@ -142,11 +146,11 @@ class Call:
         attributes: dict[str, Any] = {
             "http.request.method": self._method,
             "server.address": key.server_address,
-            "url.full": shown_url(self._request.url, self._telemetry.redactor),
+            "url.full": shown_url(self._request.url, self._telemetry.redact_query),
         }
         if port:
             attributes["server.port"] = port
-        if self._method == OTHER:
+        if self._method == OTHER_METHOD:
             attributes["http.request.method_original"] = self._request.method
         if response is not None:
             attributes["http.response.status_code"] = response.status_code
@@ -159,24 +163,12 @@ class Call:
         return attributes
 
 
-def shown_url(url: "httpx.URL", redactor: Redactor) -> str:
+def shown_url(url: "httpx.URL", redact_query: QueryRedactor) -> str:
     """The URL without credentials, and without the values of secret keys in its query."""
     if url.userinfo:
         url = url.copy_with(username=REDACTED, password=REDACTED)
-    text, mark, query = str(url).partition("?")
-    query, hash_mark, fragment = query.partition("#")
-
-    def is_secret(key: str) -> bool:
-        return key.lower() in SIGNATURES or redactor.is_secret(key)
-
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    shown = [
-        f"{key}={REDACTED}" if sign and (is_secret(unquote_plus(key))) else key + sign + value
-        for key, sign, value in pairs
-    ]
-    return text + mark + "&".join(shown) + hash_mark + fragment
-
-
-def _name(error: type[BaseException]) -> str:
-    """The name of an exception's class with its module, unless it is built in."""
-    return error.__qualname__ if error.__module__ == "builtins" else f"{error.__module__}.{error.__qualname__}"
+    if not url.query:
+        return str(url)
+    before, _, rest = str(url).partition("?")
+    _, hash_mark, fragment = rest.partition("#")
+    return f"{before}?{redact_query(url.query)}{hash_mark}{fragment}"

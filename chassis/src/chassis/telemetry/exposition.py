@@ -3,16 +3,15 @@
 import asyncio
 import gc
 import gzip
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-Result = TypeVar("Result")
+from ..threads import in_thread
 
 GZIP_LEVEL = 1  # already a tenth of the size; others take several times as long for little more
 
@@ -56,7 +55,7 @@ class Exposition:
     async def _make(self, key: tuple[str, bool], make: Callable[[], Page]) -> Page:
         async with self._turn:
             del self._next[key]  # whoever comes from now on needs newer values
-            return await in_thread(make)
+            return await asyncio.wrap_future(in_thread(make, name="metrics"))
 
 
 @contextmanager
@@ -70,29 +69,3 @@ def _without_garbage_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-async def in_thread(function: Callable[[], Result]) -> Result:
-    """Call `function` in a thread that does not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def finish(result: Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
-            error = raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(finish, result, error)
-
-    threading.Thread(target=run, name="metrics", daemon=True).start()
-    return await future

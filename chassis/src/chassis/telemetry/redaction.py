@@ -72,9 +72,17 @@ class Redactor:
         """The event without secrets."""
         return {key_text(key): self._redact_entry(key, value) for key, value in event.items()}
 
+    def redact_text(self, whole: str) -> str:
+        """A text without secrets."""
+        return self._text.redact(text(whole))
+
+    def redact_traceback(self, whole: str) -> str:
+        """A traceback without secrets; its lines of source code stay as they are."""
+        return self._text.redact_traceback(text(whole))
+
     def _redact_entry(self, key: Any, value: Any) -> Any:
         if key in ("exception", "stack") and isinstance(value, str):
-            return self._text.redact_traceback(text(value))
+            return self.redact_traceback(value)
         return REDACTED if self.is_secret(key) else self._redact(value, ())
 
     def is_secret(self, key: object) -> bool:
@@ -94,7 +102,7 @@ class Redactor:
                 return value if MIN_INTEGER <= value <= MAX_INTEGER else text(value)
             if isinstance(value, datetime | date | time):
                 return value.isoformat().replace("+00:00", "Z")
-            return self._text.redact(text(value)) if isinstance(value, str) else self._redact_inside(value, above)
+            return self.redact_text(value) if isinstance(value, str) else self._redact_inside(value, above)
         except Exception:  # noqa: BLE001 - whatever a property or a method of the value raises, the line must be written
             return f"<{type(value).__qualname__} that cannot be shown>"
 

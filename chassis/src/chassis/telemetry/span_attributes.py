@@ -7,7 +7,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from ..cache import BoundedCache
 from .error_type import error_type
-from .known_methods import OTHER_METHOD, OTHER_METHOD_IN_NAMES
+from .known_methods import method_in_names
 from .observation import Observation
 from .query_redaction import QueryRedactor
 from .route_template import UNMATCHED
@@ -70,7 +70,7 @@ def end_span(
     query = scope.get("query_string")
     if query:
         span.own_attributes["url.query"] = redact_query(query)
-    method = key.method if key.method != OTHER_METHOD else OTHER_METHOD_IN_NAMES
+    method = method_in_names(key.method)
     span.name = method if route == UNMATCHED else f"{method} {route}"
     if "error.type" in shared:
         span.status = FAILED

@@ -18,6 +18,7 @@ from ..context import RequestContext
 from ..version import __version__
 from .error_type import qualified_name
 from .plain_values import text
+from .redaction import Redactor
 from .resource import SCHEMA_URL
 
 SCOPE = InstrumentationScope("chassis", __version__, SCHEMA_URL)
@@ -78,6 +79,7 @@ class RequestSpan(Span):
         *,
         resource: Resource,
         export: "Callable[[RequestSpan], None]",
+        redactor: Redactor,
         limits: SpanLimits = DEFAULT_LIMITS,
     ) -> None:
         self.name: str = name
@@ -87,6 +89,7 @@ class RequestSpan(Span):
         self.own_attributes: dict[str, Any] = {}
         self.start_time: int = time_ns()
         self._export = export
+        self._redactor = redactor
         self._limits = limits
 
     @property
@@ -162,11 +165,15 @@ class RequestSpan(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Add the event of the semantic conventions for exceptions; `escaped` is deprecated there, and not written."""
+        """Add the event of the semantic conventions for exceptions, without secrets as in log lines.
+
+        `escaped` is deprecated there, and not written.
+        """
+        redactor = self._redactor
         facts = {
             "exception.type": qualified_name(type(exception)),
-            "exception.message": text(exception),
-            "exception.stacktrace": text("".join(format_exception(exception))),
+            "exception.message": redactor.redact_text(text(exception)),
+            "exception.stacktrace": redactor.redact_traceback("".join(format_exception(exception))),
         }
         self.add_event("exception", facts | dict(attributes or {}), timestamp)
 

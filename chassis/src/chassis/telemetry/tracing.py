@@ -22,6 +22,7 @@ from .environment import Environment
 from .exporters import span_processors
 from .known_methods import known_methods
 from .propagation import W3C, carrier_of, extract_with, propagator_from
+from .redaction import Redactor
 from .resource import make_resource
 from .sampling import Sampling
 from .spans import DEFAULT_MAX, RequestSpan, RequestSpanProcessor
@@ -49,11 +50,13 @@ class Tracing:
     propagation. A value that cannot be used is ignored, and a warning is logged by `install`.
     """
 
-    def __init__(self, service: str, *, version: str) -> None:
+    def __init__(self, service: str, *, version: str, redactor: Redactor | None = None) -> None:
         self._environment = environment = Environment()
         self.resource: Resource = make_resource(service, version, environment)
         self.exporting: bool = False
         """Whether recorded spans go anywhere."""
+        self.redactor: Redactor = redactor or Redactor()
+        """Keeps secrets out of spans."""
         self._is_disabled = environment.is_true("OTEL_SDK_DISABLED")
         self._sampling = Sampling.from_environment(environment)
         # None for the W3C's formats, which need no propagator for most requests.
@@ -148,7 +151,15 @@ class Tracing:
     def _span(
         self, name: str, context: RequestContext, parent: SpanContext | None, values: Context | None = None
     ) -> RequestSpan:
-        span = RequestSpan(name, context, parent, resource=self.resource, export=self.export, limits=self._limits)
+        span = RequestSpan(
+            name,
+            context,
+            parent,
+            resource=self.resource,
+            export=self.export,
+            redactor=self.redactor,
+            limits=self._limits,
+        )
         if self._sdk_processors:
             self.announce(span, NO_CONTEXT if values is None else values)
         return span
