@@ -44,8 +44,7 @@ class Candidates:
 
     @cached_property
     def _peers(self) -> Path:
-        # The service's environment has uvicorn, so a smoke run needs no other.
-        return self._service if self._smoke else self._installer.peers(self._service)
+        return self._installer.peers(self._service, bare=self._smoke)
 
     @cached_property
     def _before(self) -> Path:

@@ -10,7 +10,7 @@ from .processes import ROOT, BenchError, run
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
 # What serves must be the same in all environments, in the version that the service has.
-SHARED = ("uvicorn", "httptools", "uvloop", "pydantic")
+SHARED = ("httptools", "uvloop", "pydantic", "uvicorn")
 PEERS = (
     "fastapi>=0.121",
     "opentelemetry-exporter-otlp-proto-http>=1.39",
@@ -58,9 +58,11 @@ class Installer:
         again = ["--reinstall-package", "bench-service", "--reinstall-package", "asgi-chassis"]
         return self._environment(name, *again, rendered, *(pins(like) if like else []))
 
-    def peers(self, like: Path) -> Path:
-        """Install the peers beside the service's versions of what serves; returns their Python."""
-        return self._environment("peers", *PEERS, *(pin for pin in pins(like) if pin.split("==")[0] in SHARED))
+    def peers(self, like: Path, *, bare: bool = False) -> Path:
+        """Install the peers, or `bare` what serves, in the versions that the service has; returns their Python."""
+        return self._environment(
+            "peers", *(SHARED if bare else PEERS), *(pin for pin in pins(like) if pin.split("==")[0] in SHARED)
+        )
 
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"
