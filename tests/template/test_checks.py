@@ -117,7 +117,8 @@ def test_floors_of_the_core_are_true(oldest: Path) -> None:
     assert added.returncode == 0, added.stdout
 
     # Costs, and the encoding of rare values, are those of today's libraries. Other frameworks are not installed.
-    names = ("test_cost", "test_mounted_tracing", "test_other_peoples_middleware", "test_other_servers", "test_otlp")
+    peers = ("test_mounted_tracing", "test_other_peoples_middleware", "test_other_servers", "test_security_headers")
+    names = ("test_cost", "test_otlp", *peers)
     left_out = [f"--ignore=chassis/tests/{name}.py" for name in names]
     options = ("-q", "-n2", "--dist=loadfile", "-p", "no:cacheprovider", *left_out)
     tested = run(python, "-m", "pytest", *options, "chassis/tests", cwd=TEMPLATE)

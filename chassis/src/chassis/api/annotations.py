@@ -197,7 +197,7 @@ def _lists(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | None]:
         if any(choices):
             for lists in choices:
                 yield from lists or [None]
-    elif kind not in ("function-plain", "json", "lax-or-strict", "json-or-python"):
+    elif kind not in ("function-plain", "json", "json-or-python"):
         inner = _inner(schema)
         if inner is not None:
             yield from _lists(inner)
