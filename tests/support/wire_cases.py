@@ -197,7 +197,7 @@ LINES = [
     refused("HTTP/0.9", f"GET /asked\n\n{HIDDEN}"),
     refused("no version", f"GET /asked \nHost: service\n\n{HIDDEN}"),
     Case("HTTP/2", "GET /asked HTTP/2.0\nHost: service\n\n", (505,)),
-    refused("HTTP/2's preface", "PRI * HTTP/2.0\n\nSM\n\n"),
+    Case("HTTP/2's preface", "PRI * HTTP/2.0\n\nSM\n\n", (501,)),
     refused("HTTP/1.2", "GET /asked HTTP/1.2\nHost: service\n\n"),
     refused("HTTP/1.10", "GET /asked HTTP/1.10\nHost: service\n\n"),
     refused("http in lower case", "GET /asked http/1.1\nHost: service\n\n"),
