@@ -149,7 +149,7 @@ async def test_middleware_sees_every_response(
 async def test_middleware_sees_the_response_to_a_shed_request(service: Service) -> None:
     before = await service.sample("http_server_shed_requests_total", reason="concurrency")
     waiting = [asyncio.create_task(service.client.put("/items")) for _ in range(2)]
-    await service.under_way(2)
+    await until(lambda: items.calls == 2)
     response = await service.client.get("/items", headers=ORIGIN)
     items.release.set()
     await asyncio.gather(*waiting)
