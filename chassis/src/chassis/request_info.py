@@ -38,68 +38,47 @@ class RequestInfo:
     `scope["headers"]` on first use. Layers further in find the same object in the scope.
     """
 
-    __slots__ = (
-        "body_bytes",
-        "client_has_gone",
-        "content_encoding",
-        "content_length",
-        "context_fields",
-        "error",
-        "has_body",
-        "holds_head",
-        "host",
-        "is_counted",
-        "is_logged",
-        "max_body_bytes",
-        "read_at",
-        "rejection",
-        "replaces_head",
-        "reported",
-        "request_id",
-        "timed_out_task",
-        "traceparent",
-        "user_agent",
-    )
+    # Most requests keep these; an attribute of the class costs nothing for each of them.
+    host: bytes = b""
+    user_agent: bytes = b""
+    request_id: str = ""
+    """The client's, if it is safe to repeat; else empty."""
+    content_encoding: bytes = b""
+    """The codings of the body (RFC 9110, section 8.4), as they were sent."""
+    content_length: int | None = None
+    """The declared size of the body in bytes; None without a valid declaration."""
+    has_body: bool = False
+    """Whether there may be a body (RFC 9112, section 6.3)."""
+    traceparent: bytes | None = None
+    """Empty if there are several, which are as good as none (W3C Trace Context, section 3.2)."""
+    context_fields: dict[str, list[str]] | None = None
+    """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
+    body_bytes: int = 0
+    """Of the body, as far as the application has received it."""
+    is_counted: bool = False
+    """Whether a layer further out counts the body already."""
+    max_body_bytes: int | None = None
+    """The limit that `counting` enforces; None for no limit."""
+    rejection: Problem | None = None
+    """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
+    reported: int = 0
+    """The `id` of the unexpected exception that has its log line and its response; 0 without one."""
+    timed_out_task: asyncio.Task[object] | None = None
+    """The task that was cancelled because the request's deadline had passed."""
+    client_has_gone: bool = False
+    """Whether our server has noticed that the client disconnected before its response was complete."""
+    holds_head: bool = False
+    """Whether our server holds the head of a response that has started: nothing of it is sent yet."""
+    replaces_head: bool = False
+    """Whether the next start of a response replaces the one that is held."""
+    error: type[BaseException] | None = None
+    """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
+    is_logged: bool = False
+    """Whether the exception that escapes to the server is in the log already."""
 
     def __init__(self, read_at: float | None = None) -> None:
         self.read_at: float | None = read_at
         """When our server read the request, monotonic seconds; None behind another server."""
-        self.host: bytes = b""
-        self.user_agent: bytes = b""
-        self.request_id: str = ""
-        """The client's, if it is safe to repeat; else empty."""
-        self.content_encoding: bytes = b""
-        """The codings of the body (RFC 9110, section 8.4), as they were sent."""
-        self.content_length: int | None = None
-        """The declared size of the body in bytes; None without a valid declaration."""
-        self.has_body: bool = False
-        """Whether there may be a body (RFC 9112, section 6.3)."""
-        self.traceparent: bytes | None = None
-        """Empty if there are several, which are as good as none (W3C Trace Context, section 3.2)."""
-        self.context_fields: dict[str, list[str]] | None = None
-        """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
-        self.body_bytes: int = 0
-        """Of the body, as far as the application has received it."""
-        self.is_counted: bool = False
-        """Whether a layer further out counts the body already."""
-        self.max_body_bytes: int | None = None
-        """The limit that `counting` enforces; None for no limit."""
-        self.rejection: Problem | None = None
-        """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
-        self.reported: int = 0
-        """The `id` of the unexpected exception that has its log line and its response; 0 without one."""
-        self.timed_out_task: asyncio.Task[object] | None = None
-        """The task that was cancelled because the request's deadline had passed."""
-        self.client_has_gone: bool = False
-        """Whether our server has noticed that the client disconnected before its response was complete."""
-        self.holds_head: bool = False
-        """Whether our server holds the head of a response that has started: nothing of it is sent yet."""
-        self.replaces_head: bool = False
-        """Whether the next start of a response replaces the one that is held."""
-        self.error: type[BaseException] | None = None
-        """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
-        self.is_logged: bool = False
-        """Whether the exception that escapes to the server is in the log already."""
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestInfo":

@@ -11,7 +11,11 @@ NAME = itemgetter(0)
 LOWER = methodcaller("lower")
 REQUEST_ID = b"x-request-id"
 JSON: Header = (b"content-type", b"application/json")
+LENGTH = b"content-length"
+JSON_NAMES = frozenset({b"content-type", LENGTH})
 PROBLEM: Header = (b"content-type", b"application/problem+json")
+# A key in the start of a response: the whole body is sent at once after it, so that nobody has to send the head before.
+BODY_FOLLOWS = "chassis.body_follows"
 # The ends of media types that an API sends, to programs.
 API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
 # A response with one of these may be cached and validated (RFC 9110, section 8.8).
@@ -39,7 +43,7 @@ class DefaultHeaders:
     none of an API (`API_TYPES`), such as pages, images and scripts; without, they are the same.
     """
 
-    __slots__ = ("files", "headers", "names", "names_with_id")
+    __slots__ = ("files", "has_json_names", "headers", "names", "names_with_id")
 
     def __init__(self, headers: Mapping[str, str], files: "DefaultHeaders | None" = None) -> None:
         lower = {name.lower(): value for name, value in headers.items()}
@@ -50,6 +54,7 @@ class DefaultHeaders:
         if b"cache-control" in self.names:
             self.names |= VALIDATORS  # which `_complete` has to look at
         self.names_with_id: frozenset[bytes] = self.names | {REQUEST_ID}
+        self.has_json_names: bool = not self.names.isdisjoint(JSON_NAMES)
         self.files: DefaultHeaders = files or self
 
     def suited(self, headers: Iterable[Header]) -> "DefaultHeaders":
@@ -149,6 +154,11 @@ class ResponseSender:
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id
         headers = [*headers]
+        # The result of a handler.
+        if len(headers) == 2 and headers[0] is JSON and headers[1][0] is LENGTH and not defaults.has_json_names:
+            if not request_id:
+                return [*headers, *defaults.headers]
+            return [*headers, (REQUEST_ID, request_id.encode()), *defaults.headers]
         if JSON not in headers and PROBLEM not in headers:  # which most responses are
             defaults = defaults.suited(headers)
         if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # as in most responses
@@ -168,5 +178,5 @@ class ResponseSender:
 
 async def send_response(send: Send, status: int, headers: list[Header], body: bytes) -> None:
     """Send a whole response."""
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True})
     await send({"type": "http.response.body", "body": body})

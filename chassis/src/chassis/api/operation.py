@@ -16,14 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
 from ..request_info import REQUEST_INFO, RequestInfo
-from ..response_sender import send_response
+from ..response_sender import JSON, LENGTH, send_response
 from ..threads import threads_of
 from .handler import DeclaredResponses, Handler, Reply, declared_responses
 from .parameters import Parameter, Parameters
 from .signature import Signature, SignatureError
-
-JSON_HEADER = (b"content-type", b"application/json")
-
 
 NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
 
@@ -54,7 +51,7 @@ class Operation:
         if not 200 <= self.status < 600:
             raise SignatureError(f"{self.name} declares status {self.status}; a response has one from 200 to 599")
         self.result: TypeAdapter[Any] | None = signature.result
-        self._to_json = partial(self.result.serializer.to_json, by_alias=True) if self.result is not None else to_json
+        self._to_json = _encoder_of(self.result)
         self._tells_length = self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         self.has_content: bool = self.status not in NO_CONTENT and signature.returned is not NoneType
         # An instance of exactly this class is serialized without checking its type again.
@@ -95,9 +92,9 @@ class Operation:
         else:
             body = self._content(result)
         if self.has_content and not (headers and _names_content_type(headers)):
-            headers.append(JSON_HEADER)
+            headers.append(JSON)
         if self._tells_length:
-            headers.append((b"content-length", b"%d" % len(body)))
+            headers.append((LENGTH, b"%d" % len(body)))
         # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
         await send_response(send, self.status, headers, b"" if scope["method"] == "HEAD" else body)
 
@@ -143,6 +140,16 @@ class Operation:
             for detail in details:
                 pointer = _pointer(detail["loc"], document, detail["type"] == "missing")
                 errors.append({"in": "body", "pointer": pointer, "detail": detail["msg"]})
+
+
+def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
+    if result is None:
+        return to_json
+    encode = result.serializer.to_json
+    # An argument by name costs as much as the encoding of a small model.
+    options: Any = {"mode": "serialization"}
+    has_aliases = result.json_schema(by_alias=True, **options) != result.json_schema(by_alias=False, **options)
+    return partial(encode, by_alias=True) if has_aliases else encode
 
 
 def to_json(value: object) -> bytes:

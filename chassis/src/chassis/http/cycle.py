@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
 from ..request_info import REQUEST_INFO, RequestInfo
-from ..response_sender import DONE
+from ..response_sender import BODY_FOLLOWS, DONE
 from .errors import ClientDisconnectedError
 from .flow_control import HIGH_WATER_BYTES, FlowControl
 from .port_state import PortState
@@ -281,10 +281,12 @@ class RequestCycle:
         self.response_started = True
         self.info.holds_head = True
         self.info.replaces_head = False
+        if BODY_FOLLOWS in message:
+            return
         heads = self._connection.port.held_heads
         if not heads:
             asyncio.get_running_loop().call_soon(self._connection.port.send_heads)
-        heads += (self,)  # costs less than a call
+        heads.append(self)
 
     def send_head(self) -> None:
         """Send the head without a part of the body."""

@@ -1,7 +1,7 @@
 """Limits that keep one request from harming the service, and a response to everything that is raised."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -72,7 +72,7 @@ class GuardMiddleware:
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
         sender = send if isinstance(send, ResponseSender) else ResponseSender(send)
         load_shedder = self._load_shedder
-        admitted = False
+        leave: Callable[[], None] | None = None
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         self._deadlines.set(task, sender, info)
         try:
@@ -84,8 +84,8 @@ class GuardMiddleware:
                         return
                     info.rejection = problem
                 else:
-                    admitted = True
-                    sender.on_complete += (load_shedder.leave,)  # work after the response holds no place
+                    leave = load_shedder.leave if waits is None else load_shedder.leaver()
+                    sender.on_complete += (leave,)  # work after the response holds no place
             if info.has_body:
                 receive = self._limit_body(info, receive)
             await self.app(scope, receive, sender)
@@ -96,8 +96,8 @@ class GuardMiddleware:
             await self._respond(error, info, sender, task)
         finally:
             self._deadlines.clear(task)
-            if admitted and load_shedder is not None and not sender.is_complete:
-                load_shedder.leave()
+            if leave is not None and not sender.is_complete:
+                leave()
 
     async def _respond(
         self, error: BaseException, info: RequestInfo, sender: ResponseSender, task: asyncio.Task[object]

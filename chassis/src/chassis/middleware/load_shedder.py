@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic, process_time
 
 from prometheus_client import Counter
@@ -21,6 +22,9 @@ EMPTY_TURN_SECONDS = 0.00005
 COST_PERIOD_SECONDS = 0.1
 FIRST_COST_SECONDS = 0.001
 EAGERNESS = 1.25
+# Quick requests begin together, as many as end within this time.
+BATCH_SECONDS = 0.002
+MAX_BATCH = 256
 
 
 class Waiting(asyncio.Future["Problem | None"]):
@@ -46,6 +50,9 @@ class LoadShedder:
     Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
     no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
     in progress.
+
+    A turn of the loop for each request would cost more than a quick request itself. So while all that begin together
+    end in the same turn, as many begin together as end within `BATCH_SECONDS`.
 
     Many rejections are delayed (`DelayedRejections`).
 
@@ -74,6 +81,11 @@ class LoadShedder:
         self._queue: deque[Waiting] = deque()
         self._standing = StandingQueue(queue_seconds, processor)
         self._turned_at = 0.0
+        # How many may begin together; those that have begun since the last turn, and those of them that have ended.
+        self._batch = 0
+        self._begun_in_turn = 0
+        self._ended_in_turn = 0
+        self._turns = 0
         # The CPU time of a request, and since it was computed: when, the CPU time then, of it in turns without work,
         # and the number of requests that have ended.
         self._cost = FIRST_COST_SECONDS
@@ -104,6 +116,14 @@ class LoadShedder:
         """An admitted request has ended."""
         self.in_progress -= 1
         self._left += 1
+
+    def leaver(self) -> Callable[[], None]:
+        """What to call in place of `leave` for a request that has waited; call this as soon as it is admitted."""
+        return partial(self._leave_after, self._turns)
+
+    def _leave_after(self, turns: int) -> None:
+        self._ended_in_turn += turns == self._turns
+        self.leave()
 
     @property
     def delayed_rejections(self) -> int:
@@ -141,25 +161,44 @@ class LoadShedder:
             self._cost_empty += turn
         if now - self._cost_at > COST_PERIOD_SECONDS and self._left:
             self._compute_cost(now)
+        self._set_batch(turn)
+        self._turns += 1
         queue = self._queue
         while queue and (queue[0].done() or self._standing.sheds(queue, now)):
             self._reject(queue.popleft(), self._delay)
-        while queue and (self.in_progress < FREE_REQUESTS or (turn < TURN_SECONDS and now >= self._next_begins_at)):
+        while queue and (
+            self.in_progress < FREE_REQUESTS
+            or self._begun_in_turn < self._batch
+            or (turn < TURN_SECONDS and now >= self._next_begins_at)
+        ):
             if self._max_requests is not None and self.in_progress >= self._max_requests:
                 self._reject(queue.popleft(), self._concurrency)
             else:
-                self._begin(queue.pop() if self._standing.newest_first(queue) else queue.popleft(), now)
-                if now < self._next_begins_at:
+                self._begin(queue.popleft(), now)
+                if now < self._next_begins_at and self._begun_in_turn >= self._batch:
                     break
         if queue:
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._standing.emptied()
 
+    def _set_batch(self, turn: float) -> None:
+        """Compute how many may begin together, from what became of the last ones in a turn of that many seconds."""
+        if self._ended_in_turn < self._begun_in_turn:
+            self._batch = 0
+        elif not self._begun_in_turn:
+            pass
+        elif turn < BATCH_SECONDS:
+            self._batch = min(max(2 * self._begun_in_turn, FREE_REQUESTS), MAX_BATCH)
+        else:
+            self._batch = self._begun_in_turn // 2
+        self._begun_in_turn = self._ended_in_turn = 0
+
     def _begin(self, waiting: Waiting, now: float) -> None:
         if not waiting.done():
             self._next_begins_at = max(self._next_begins_at, now - FREE_REQUESTS * self._cost) + self._cost / EAGERNESS
             self.in_progress += 1
+            self._begun_in_turn += 1
             self._standing.begun()
             waiting.set_result(None)
 

@@ -64,10 +64,6 @@ class StandingQueue:
         """Nothing waits."""
         self._stands = False
 
-    def newest_first(self, queue: Sequence[Waiting]) -> bool:
-        """Whether the last of `queue` begins next: in a long queue, those that wait longest will hardly be in time."""
-        return len(queue) > LONG_QUEUE_REQUESTS and not self._is_shedding
-
     def sheds(self, queue: Sequence[Waiting], now: float) -> bool:
         """Whether the first of `queue` is shed; `queue` is in the order of arrival and not empty."""
         if self._is_shedding:

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import sys
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime
+from typing import Any
 from weakref import WeakSet
 
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
@@ -19,6 +20,7 @@ from .span_attributes import end_span
 
 # Any client can ask for an unknown method, and 503 is intended: the service drains, sheds load or is not ready.
 NO_FAILURE = frozenset({501, 503})
+MAX_VARIABLES = 1000  # of contexts; normally there are less than ten
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
 
@@ -38,21 +40,28 @@ class Observer:
         self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        self._without_facts: set[ContextVar[Any]] = set()
         _observers.add(self)
         self.is_stopping: bool = False
         """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
-        for variable in copy_context():
-            if variable.name[: len(STRUCTLOG_KEY_PREFIX)] == STRUCTLOG_KEY_PREFIX:
-                ended.bound_facts = get_contextvars()
-                break
+        context = copy_context()
+        if not self._without_facts.issuperset(context):
+            self._find_facts(context, ended)
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
         self._ended.append(ended)
         if self._at_once:
             self.observe()
+
+    def _find_facts(self, context: Context, ended: Observation) -> None:
+        """Note what structlog has bound, and which variables are others, so that they need not be looked at again."""
+        if any(variable.name.startswith(STRUCTLOG_KEY_PREFIX) for variable in context):
+            ended.bound_facts = get_contextvars()
+        elif len(self._without_facts) < MAX_VARIABLES:
+            self._without_facts.update(context)
 
     def begin_empty(self) -> None:
         """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
