@@ -194,7 +194,7 @@ async def behind_positions(self: Handler, limit: int) -> None: ...
 )
 def test_mistake_is_told(method: Callable[..., Any], message: str) -> None:
     with pytest.raises(SignatureError, match=message):
-        Route("/items", handler(method))
+        Router([Route("/items", handler(method))])
 
 
 async def optional_structured(self: Handler, filter: Model | None = None) -> None: ...  # noqa: A002 - as above

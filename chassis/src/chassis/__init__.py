@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api.handler import Handler, Reply, responds
+    from .api.dependencies import ProviderError
+    from .api.handler import Handler, Reply, documented, responds
     from .api.routing import Route
     from .api.signature import SignatureError
+    from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .context import annotate
+    from .groups import Group
     from .health import Check
     from .problem import Problem
     from .run import run
@@ -29,15 +32,23 @@ _MODULES = {
     "App": "app",
     "ChassisSettings": "settings",
     "Check": "health",
+    "Cookie": "api.sources",
+    "Form": "api.sources",
+    "Group": "groups",
     "Handler": "api.handler",
+    "Header": "api.sources",
     "Problem": "problem",
+    "ProviderError": "api.dependencies",
+    "Query": "api.sources",
     "Reply": "api.handler",
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.signature",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
+    "UploadFile": "api.sources",
     "annotate": "context",
+    "documented": "api.handler",
     "load_settings": "settings",
     "responds": "api.handler",
     "run": "run",
@@ -47,16 +58,24 @@ __all__ = [
     "App",
     "ChassisSettings",
     "Check",
+    "Cookie",
+    "Form",
+    "Group",
     "Handler",
+    "Header",
     "Problem",
+    "ProviderError",
+    "Query",
     "Reply",
     "Route",
     "Server",
     "SignatureError",
     "Tasks",
     "Telemetry",
+    "UploadFile",
     "__version__",
     "annotate",
+    "documented",
     "load_settings",
     "responds",
     "run",

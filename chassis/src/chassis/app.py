@@ -1,7 +1,7 @@
 """The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -9,19 +9,18 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import State as StarletteState
 from starlette.datastructures import URLPath
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .admin import admin_routes
-from .api.handler import Handler
-from .api.openapi import openapi_document
-from .api.routing import Route, has_websockets
+from .api.dependencies import Override
+from .api.negotiation import Encoder
+from .api.routing import has_websockets
+from .groups import Group, RouteTable
 from .health import Check, Health, State
-from .http.rejection import send_rejection
 from .lifespan import Lifespan, StateMiddleware
-from .middleware import TelemetryMiddleware, build_stack
 from .middleware.load_shedder import LoadShedder
-from .ports import admin_stack, public_endpoint, public_router
+from .ports import Parts, Stacks
+from .problem import ProblemOf
 from .resources import Resources
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
@@ -35,7 +34,7 @@ FLUSH_SECONDS = 5.0
 Resource = TypeVar("Resource", bound=AbstractAsyncContextManager[Any])
 
 
-class App:
+class App(RouteTable):
     """A service: an ASGI application that is put together in `create_app`.
 
         def create_app(settings: Settings) -> App:
@@ -79,16 +78,14 @@ class App:
         """Set when the shutdown begins, at SIGTERM: end streams, and stop taking work from queues."""
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
-        self.routes: list[BaseRoute] = []
         self.threads: Threads = make_threads(settings, self.telemetry)
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
-        self._security_headers = dict(security_headers or {})
-        self._problems: dict[type[Exception], int] = {}
-        self._middleware: list[Middleware] = []
+        self._parts = Parts(security_headers=dict(security_headers or {}))
+        super().__init__(self._parts.routes, self._parts.middleware)
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
-        self._stacks: _Stacks | None = None
+        self._stacks: Stacks | None = None
 
     # For the owner.
 
@@ -97,17 +94,18 @@ class App:
         """Where your metrics go: `Counter("orders", "…", registry=app.registry)`."""
         return self.telemetry.metrics.registry
 
-    def add_route(self, path: str, handler: Handler, *, name: str | None = None, in_openapi: bool = True) -> None:
-        """Put `handler` on a path such as `/orders/{order_id}`.
+    def group(self, path: str, *, title: str | None = None, version: str | None = None, description: str = "") -> Group:
+        """Routes below `path` with middleware and documents of their own, such as a version of the API.
 
-        Raises `SignatureError` when one of its methods cannot be bound to this path.
+        v2 = app.group("/v2", version="2")
+        v2.add_route("/orders", Orders(store))
         """
-        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi))
-
-    def add_routes(self, *routes: BaseRoute) -> None:
-        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`."""
         self._must_not_be_built()
-        self.routes += routes
+        info = {"title": title or self.name, "version": version or self.version, "description": description}
+        group = Group(path, info)
+        self._parts.groups.append(group)
+        self.add_routes(group.mounted())
+        return group
 
     def mount(self, path: str, app: ASGIApp, *, name: str | None = None, lifespan: bool = False) -> None:
         """Put another ASGI application, such as FastAPI's, below a path.
@@ -121,23 +119,54 @@ class App:
             middleware.append(Middleware(StateMiddleware, resource.state))
         self.add_routes(Mount(path, app, name=name, middleware=middleware))
 
-    def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
-        """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
-
-        The first one added is the outermost. All of them are inside telemetry and limits, and around the problem
-        responses, so that CORS, sessions and compression see errors as well.
-        """
-        self._must_not_be_built()
-        self._middleware.append(Middleware(cls, *args, **kwargs))
-
-    def add_problems(self, problems: Mapping[type[Exception], int]) -> None:
+    def add_problems(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
         """Respond to exceptions of these types, and of their subclasses, with a problem document of this status.
 
         The text of the exception becomes the `detail`, so it must be fit for clients. This keeps HTTP out of the code
-        that raises: a store raises `OrderNotFoundError`, and one table says that this is a 404.
+        that raises: a store raises `OrderNotFoundError`, and one table says that this is a 404. Where a status is not
+        enough, give a function that takes the exception and returns a `Problem`.
         """
         self._must_not_be_built()
-        self._problems |= problems
+        self._parts.problems |= problems
+
+    def provide(self, kind: Hashable, provider: Any) -> None:
+        """Give handlers an argument for each parameter that is annotated with the type `kind`.
+
+            app.provide(AsyncSession, sessions)      # def get(self, order_id: UUID, session: AsyncSession) -> Order
+
+        `provider` is called once for each request that needs it, with what its own parameters ask for: `Request`, and
+        other types that are provided. It is a function, an `async def`, a class, or an (async) generator function
+        that yields the value. A result that is an (async) context manager is entered. Afterwards, when the handler
+        has ended and before the response is sent, generators go on and context managers are left, in reverse order,
+        with the exception that the handler has raised: a transaction can be rolled back, and a commit that fails is a
+        500. Anything that cannot be called is provided as it is.
+
+        A `def` runs on the event loop and must not block. A provider may raise a `Problem`, such as 401. Circles and
+        types that nobody provides stop the start with `ProviderError` or `SignatureError`.
+        """
+        self._must_not_be_built()
+        self._parts.providers.add(kind, provider)
+
+    def override(self, kind: Hashable, provider: Any) -> Override:
+        """Replace a provider in a test, from now on, or for the length of a `with` block; also while the app runs."""
+        return self._parts.providers.override(kind, provider)
+
+    def add_encoder(self, media_type: str, encode: Encoder) -> None:
+        """Send results as `media_type` to clients that prefer it to JSON (`Accept`); 406 where they accept neither.
+
+        `encode` gets a result as what JSON has, and returns bytes. It applies to the results of all handlers that are
+        no `Response`.
+        """
+        self._must_not_be_built()
+        self._parts.encoders[media_type] = encode
+
+    def extend_openapi(self, members: Mapping[str, Any]) -> None:
+        """Add members to the OpenAPI document, such as `servers`, `security`, or schemes in `components`.
+
+        Objects are merged, member by member; any other value replaces that of the document.
+        """
+        self._must_not_be_built()
+        self._parts.openapi.append(members)
 
     def add_check(self, name: str, probe: Callable[[], object], *, timeout: float = 1.0, required: bool = True) -> None:
         """Ask a dependency before this instance is called ready; see `Check`. `timeout` is in seconds."""
@@ -253,9 +282,17 @@ class App:
         if self._stacks is not None:
             raise RuntimeError("the application has started; add routes, middleware, checks and resources before that")
 
-    def _built(self) -> "_Stacks":
+    def _built(self) -> Stacks:
         if self._stacks is None:
-            self._stacks = _Stacks(self, self._middleware, self._problems, self._security_headers)
+            self._stacks = Stacks(
+                self._parts,
+                self.settings,
+                self.telemetry,
+                self.health,
+                self.load_shedder,
+                info={"title": self.name, "version": self.version, "description": self.description},
+                scope_app=self,
+            )
         return self._stacks
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
@@ -281,35 +318,3 @@ class App:
         finally:
             await self.telemetry.shutdown(FLUSH_SECONDS)
         await send({"type": "lifespan.shutdown.complete"})
-
-
-class _Stacks:
-    """The ASGI applications that an `App` consists of, put together once."""
-
-    def __init__(
-        self,
-        app: App,
-        middleware: list[Middleware],
-        problems: Mapping[type[Exception], int],
-        security_headers: Mapping[str, str],
-    ) -> None:
-        settings, telemetry = app.settings, app.telemetry
-        self.openapi = openapi_document(app.routes, title=app.name, version=app.version, description=app.description)
-        router = public_router(app.routes, self.openapi)
-        self.url_path_for = router.url_path_for
-        self.public = build_stack(
-            public_endpoint(router, app.health, scope_app=app),
-            telemetry=telemetry,
-            max_body_bytes=settings.max_body_bytes,
-            deadline_seconds=settings.deadline_seconds,
-            load_shedder=app.load_shedder,
-            middleware=middleware,
-            scope_app=app,
-            problems=problems,
-            security_headers=security_headers,
-            find_route=router.find,
-        )
-        admin = admin_routes(app.health, telemetry)
-        self.admin_paths = frozenset(route.path for route in admin)
-        self.admin = admin_stack(admin, telemetry, security_headers, traces=settings.trace_admin)
-        self.rejections = TelemetryMiddleware(send_rejection, telemetry=telemetry, security_headers=security_headers)

@@ -1,29 +1,89 @@
-"""The innermost applications of the two ports: the router of each, and what a request gets before it."""
+"""The ASGI applications of the two ports, put together from what the owner has added."""
 
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .api.openapi import Docs, OpenApi
-from .api.routing import Route, Router
+from .admin import admin_routes
+from .api.dependencies import Providers
+from .api.negotiation import Encoder
+from .api.openapi import documented_routes, extended, openapi_document
+from .api.routing import Route, Router, handler_routes, limits_of
+from .groups import Group
 from .health import Health, State
-from .middleware import build_stack
-from .problem import Problem
+from .http.rejection import send_rejection
+from .middleware import TelemetryMiddleware, build_stack
+from .middleware.load_shedder import LoadShedder
+from .problem import Problem, ProblemOf
+from .route_limits import NO_LIMITS
+from .settings import ChassisSettings
 from .telemetry import Telemetry
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
 
 
-def public_router(routes: Sequence[BaseRoute], document: dict[str, Any]) -> Router:
-    """The owner's routes, and the OpenAPI document with its page."""
-    documentation = [
-        Route("/openapi.json", OpenApi(document), in_openapi=False),
-        Route("/docs", Docs(), in_openapi=False),
-    ]
-    return Router([*routes, *documentation])
+@dataclass
+class Parts:
+    """What the owner of a service has added to its `App`."""
+
+    security_headers: Mapping[str, str]
+    routes: list[BaseRoute] = field(default_factory=list[BaseRoute])
+    middleware: list[Middleware] = field(default_factory=list[Middleware])
+    problems: dict[type[Exception], ProblemOf] = field(default_factory=dict[type[Exception], ProblemOf])
+    providers: Providers = field(default_factory=Providers)
+    openapi: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    encoders: dict[str, Encoder] = field(default_factory=dict[str, Encoder])
+    groups: list[Group] = field(default_factory=list[Group])
+
+
+class Stacks:
+    """The ASGI applications that an `App` consists of, put together once; `info` is that of its OpenAPI document."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: ChassisSettings,
+        telemetry: Telemetry,
+        health: Health,
+        load_shedder: LoadShedder,
+        *,
+        info: Mapping[str, str],
+        scope_app: object,
+    ) -> None:
+        parts.providers.check()
+        for route in handler_routes(parts.routes):
+            route.resource.use(parts.providers, parts.encoders)
+        for group in parts.groups:
+            group.build(parts.problems)
+        self.openapi: dict[str, Any] = extended(openapi_document(parts.routes, **info), parts.openapi)
+        router = Router([*parts.routes, *documented_routes(parts.routes, self.openapi)])
+        has_limits = any(route.limits is not NO_LIMITS for route in handler_routes(parts.routes))
+        self.url_path_for = router.url_path_for
+        self.public: ASGIApp = build_stack(
+            public_endpoint(router, health, scope_app=scope_app),
+            telemetry=telemetry,
+            max_body_bytes=settings.max_body_bytes,
+            deadline_seconds=settings.deadline_seconds,
+            load_shedder=load_shedder,
+            middleware=parts.middleware,
+            scope_app=scope_app,
+            problems=parts.problems,
+            security_headers=parts.security_headers,
+            find_route=router.find,
+            limits_of=partial(limits_of, router) if has_limits else None,
+        )
+        admin = admin_routes(health, telemetry)
+        self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
+        self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
+        self.rejections: ASGIApp = TelemetryMiddleware(
+            send_rejection, telemetry=telemetry, security_headers=parts.security_headers
+        )
 
 
 def public_endpoint(router: Router, health: Health, *, scope_app: object) -> ASGIApp:

@@ -1,6 +1,6 @@
 """Errors as RFC 9457 problem documents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -43,6 +43,10 @@ class Problem(HTTPException):
         self.type: str = type
         self.title: str | None = title
         self.members: dict[str, Any] = members
+
+
+ProblemOf = int | Callable[[Any], HTTPException]
+"""What becomes of an exception: the status of its problem document, or a function that makes the document."""
 
 
 async def send_problem(send: Send, error: HTTPException) -> None:

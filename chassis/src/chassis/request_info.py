@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from time import monotonic
 
 from starlette.types import Message, Receive, Scope
 
@@ -55,6 +56,10 @@ class RequestInfo:
     """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
     body_bytes: int = 0
     """Of the body, as far as the application has received it."""
+    upload_seconds: float = 0.0
+    """For how long the application has waited for the body."""
+    receiving_since: float | None = None
+    """Since when it waits for it now, monotonic seconds."""
     is_counted: bool = False
     """Whether a layer further out counts the body already."""
     max_body_bytes: int | None = None
@@ -128,6 +133,8 @@ class RequestInfo:
         if not self.has_body or self.is_counted:
             return receive
         self.is_counted = True
+        if self.read_at is None:
+            receive = self._timing(receive)
 
         async def receive_and_count() -> Message:
             message = await receive()
@@ -138,6 +145,34 @@ class RequestInfo:
             return message
 
         return receive_and_count
+
+    def begin_waiting(self) -> None:
+        """The application waits for the body from now on."""
+        self.receiving_since = monotonic()
+
+    def end_waiting(self) -> None:
+        """A part of the body has come, or will not come."""
+        if self.receiving_since is not None:
+            self.upload_seconds += monotonic() - self.receiving_since
+            self.receiving_since = None
+
+    def _timing(self, receive: Receive) -> Receive:
+        """`receive` that notes the waits, behind another server; ours does so itself."""
+        is_complete = False
+
+        async def receive_and_time() -> Message:
+            nonlocal is_complete
+            if is_complete:  # what it waits for now is the end of the client
+                return await receive()
+            self.begin_waiting()
+            try:
+                message = await receive()
+            finally:
+                self.end_waiting()
+            is_complete = not message.get("more_body", False)
+            return message
+
+        return receive_and_time
 
 
 def body_too_large(max_body_bytes: int) -> Problem:

@@ -7,10 +7,12 @@ from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, core_schema
 from typing_extensions import TypeAliasType
+
+from .sources import Source, UploadFile
 
 COLLECTIONS: tuple[Any, ...] = (list, set, frozenset, tuple, deque)
 # Abstract types, and what repeated values become for them.
@@ -28,6 +30,25 @@ STRUCTURED = frozenset({"arguments", "call", "dataclass", "dict", "model", "name
 NO_TEXT = LISTS | STRUCTURED | {"callable", "generator", "is-subclass", "none"}
 # Wrappers, and the schema inside of them that gets the value.
 INNER = {"chain": "steps", "definitions": "schema", "json-or-python": "python_schema", "lax-or-strict": "lax_schema"}
+
+
+class FileSchema:
+    """Makes pydantic accept an uploaded file, and describe it as OpenAPI does."""
+
+    @staticmethod
+    def check(value: object) -> UploadFile:
+        """`value`, if it is a file."""
+        if not isinstance(value, UploadFile):
+            raise ValueError("Should be a file")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 
 
 class AnnotationError(TypeError):
@@ -64,6 +85,52 @@ def request_name(annotation: Any, argument: str) -> str:
     return name
 
 
+def source_of(annotation: Any) -> Source | None:
+    """The marker in `annotation`, such as `Header()`; raises `AnnotationError` for one that has no effect there."""
+    annotation = unwrap_alias(annotation)
+    metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    found = [one for one in metadata if isinstance(one, Source)]
+    classes = [one for one in metadata if isinstance(one, type) and issubclass(one, Source)]
+    if classes:
+        raise AnnotationError(f"is marked with the class {classes[0].__name__}; write {classes[0].__name__}()")
+    if len(found) > 1:
+        raise AnnotationError("comes from two places; write one of them")
+    if found:
+        return found[0]
+    if any(source_of(part) for part in get_args(annotation) if not isinstance(part, Source)):
+        raise AnnotationError("has its source on a part of its type; write Annotated[…, …] around all of it")
+    return None
+
+
+def holds_file(annotation: Any) -> bool:
+    """Whether a part of the annotation is an uploaded file."""
+    annotation = unwrap_alias(annotation)
+    return annotation is UploadFile or any(holds_file(part) for part in get_args(annotation))
+
+
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model that makes a marked parameter a group; None for any other type."""
+    annotation = unwrap_alias(annotation)
+    if get_origin(annotation) is Annotated:
+        annotation = unwrap_alias(get_args(annotation)[0])
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def from_texts(model: type[BaseModel]) -> type[BaseModel]:
+    """`model`, or a subclass of it, whose fields accept values as they are written in a request."""
+    changed: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        converted = from_text(field.annotation)
+        if converted != field.annotation:
+            changed[name] = (converted, field)
+    if not changed:
+        return model
+    made: type[BaseModel] = create_model(
+        model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **changed
+    )
+    return made
+
+
 def without_alias(annotation: Any) -> Any:
     """`annotation`, where `Field(alias=…)` has no alias: pydantic warns of one outside of a model."""
     if get_origin(annotation) is not Annotated:
@@ -93,6 +160,8 @@ def from_text(annotation: Any) -> Any:
     abstract collections, such as `Sequence`, it does not make from a list.
     """
     annotation = unwrap_alias(annotation)
+    if annotation is UploadFile:
+        return Annotated[UploadFile, FileSchema()]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return _accepting_text(annotation, arguments)

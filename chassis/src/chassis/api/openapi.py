@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute
 from ..problem import PROBLEM_JSON, phrase
 from .handler import Handler
 from .operation import Operation
-from .routing import Described, operations_of
+from .parameters import Parameter
+from .routing import Described, Route, operations_of
+from .schemas import REF_TEMPLATE, Schemas
 
 OPENAPI_VERSION = "3.1.0"
-REF_TEMPLATE = "#/components/schemas/{model}"
+URL_ENCODED_TYPE = "application/x-www-form-urlencoded"
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -37,7 +39,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "properties": {
-                    "in": {"enum": ["path", "query", "body"]},
+                    "in": {"enum": ["path", "query", "header", "cookie", "form", "body"]},
                     "name": {"type": "string", "description": "The parameter."},
                     "pointer": {"type": "string", "description": "The place in the body (RFC 6901)."},
                     "detail": {"type": "string"},
@@ -53,13 +55,13 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, description: str = "") -> dict[str, Any]:
     """The OpenAPI 3.1 document of the handlers in `routes`."""
     operations = operations_of(routes)
-    schemas, components = _schemas([described.operation for described in operations])
+    schemas = Schemas([described.operation for described in operations])
     paths: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
     for place in operations:
         described = _operation(place, schemas)
         # `/order-lines` and `/order/lines` have one name; the second gets a number.
-        name = described["operationId"]
+        name = str(described["operationId"])
         seen[name] += 1
         if seen[name] > 1:
             described["operationId"] = f"{name}_{seen[name]}"
@@ -69,8 +71,18 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
         "openapi": OPENAPI_VERSION,
         "info": info,
         "paths": paths,
-        "components": {"schemas": {**components, "Problem": PROBLEM_SCHEMA}},
+        "components": {"schemas": {**schemas.components, "Problem": PROBLEM_SCHEMA}},
     }
+
+
+def documented_routes(routes: Sequence[BaseRoute], document: dict[str, Any]) -> list[Route]:
+    """`/openapi.json` and `/docs`, unless the owner has a route on the same path."""
+    own = {getattr(route, "path", None) for route in routes}
+    return [
+        Route(path, handler, in_openapi=False)
+        for path, handler in (("/openapi.json", OpenApi(document)), ("/docs", Docs()))
+        if path not in own
+    ]
 
 
 class OpenApi(Handler):
@@ -110,88 +122,174 @@ class Docs(Handler):
         return HTMLResponse(self._page, headers=self._headers)
 
 
-def _schemas(operations: Sequence[Operation]) -> tuple[dict[tuple[int, str], Any], dict[str, Any]]:
-    """The JSON Schema of each adapter, and the components that they share."""
-    adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
-    for operation in operations:
-        inputs = [parameter.adapter for parameter in [*operation.path.values(), *operation.query.values()]]
-        if operation.body is not None:
-            inputs.append(operation.body)
-        adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
-        if operation.result is not None:
-            adapters.append(((id(operation.result), "serialization"), "serialization", operation.result))
-    if not adapters:
-        return {}, {}
-    schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=REF_TEMPLATE)
-    return {key: schema for (key, _), schema in schemas.items()}, definitions.get("$defs", {})
+def extended(document: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`document` with further members; objects are merged, and any other value is replaced."""
+    for more in members:
+        document = _merged(document, more)
+    return document
 
 
-def _operation(place: Described, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
+def _merged(document: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(document)
+    for key, value in more.items():
+        before = merged.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _operation(place: Described, schemas: Schemas) -> dict[str, Any]:
     operation = place.operation
     slug = re.sub(r"\W+", "_", place.path).strip("_")
     described: dict[str, Any] = {
         "operationId": f"{place.method.lower()}_{slug or 'root'}",
         "tags": [_tag(place.path)],
     }
-    summary, _, description = operation.documentation.partition("\n")
+    summary, _, description = operation.docstring.partition("\n")
     if summary:
         described["summary"] = summary.rstrip(".")
     if description.strip():
         described["description"] = description.strip()
-    inputs = {**operation.path, **operation.query}
-    # A path parameter that the method reads from the request itself is text.
-    parameters = [
-        _parameter("path", name, inputs[name], schemas)
-        if name in inputs
-        else {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in place.names
-    ]
-    parameters += [
-        _parameter("query", name, parameter, schemas)
-        for name, parameter in operation.query.items()
-        if name not in place.names
-    ]
+    described |= operation.documentation.members
+    parameters = _parameters(place, schemas)
     if parameters:
         described["parameters"] = parameters
-    if operation.body is not None:
-        described["requestBody"] = {
-            "required": not operation.body_is_optional,
-            "content": {"application/json": {"schema": schemas[id(operation.body), "validation"]}},
-        }
+    body = _request_body(operation, schemas)
+    if body is not None:
+        described["requestBody"] = body
     described["responses"] = _responses(operation, bool(parameters), schemas)
     return described
 
 
-def _parameter(where: str, name: str, parameter: Any, schemas: dict[tuple[int, str], Any]) -> dict[str, Any]:
-    schema = dict(schemas[id(parameter.adapter), "validation"])
-    described: dict[str, Any] = {"name": name, "in": where, "required": where == "path" or parameter.is_required}
-    if "description" in schema:
-        described["description"] = schema.pop("description")
-    if not described["required"]:
+def _parameters(place: Described, schemas: Schemas) -> list[dict[str, Any]]:
+    operation = place.operation
+    in_path = {one.name: one for one in operation.parameters if one.where in ("path", "query") and not one.members}
+    # A path parameter that the method reads from the request itself is text.
+    parameters = [
+        _parameter("path", name, in_path[name], schemas)
+        if name in in_path
+        else {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in place.names
+    ]
+    for parameter in operation.parameters:
+        if parameter.where not in ("query", "header", "cookie"):
+            continue
+        if parameter.members:
+            parameters += _group(parameter, schemas)
+        elif parameter.where != "query" or parameter.name not in place.names:
+            parameters.append(_parameter(parameter.where, parameter.name, parameter, schemas))
+    return parameters
+
+
+def _parameter(where: str, name: str, parameter: Parameter, schemas: Schemas) -> dict[str, Any]:
+    schema = dict(schemas.of(parameter.adapter, "validation"))
+    if not (where == "path" or parameter.is_required):
         schema["default"] = TypeAdapter(Any).dump_python(parameter.default, mode="json")
+    return _described_parameter(where, name, schema, required=where == "path" or parameter.is_required)
+
+
+def _group(parameter: Parameter, schemas: Schemas) -> list[dict[str, Any]]:
+    """A parameter for each field of a group's model."""
+    properties = schemas.resolved(parameter.adapter, "validation").get("properties", {})
+    return [
+        _described_parameter(parameter.where, member.name, dict(properties[member.key]), required=member.is_required)
+        for member in parameter.members
+    ]
+
+
+def _described_parameter(where: str, name: str, schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": name, "in": where, "required": required}
+    for member in ("description", "deprecated"):
+        if member in schema:
+            described[member] = schema.pop(member)
+    if where == "header" and schema.get("type") == "array":
+        described["style"] = "simple"
     described["schema"] = schema
     return described
 
 
-def _responses(
-    operation: Operation, has_parameters: bool, schemas: dict[tuple[int, str], Any]
-) -> dict[str, dict[str, Any]]:
+def _request_body(operation: Operation, schemas: Schemas) -> dict[str, Any] | None:
+    content: dict[str, Any]
+    if operation.has_form:
+        form = _form(operation, schemas)
+        types = ["multipart/form-data"] if operation.has_files else [URL_ENCODED_TYPE, "multipart/form-data"]
+        content = {media_type: {"schema": form} for media_type in types}
+        required = bool(form.get("required"))
+    elif operation.body_is_raw or operation.streams_body:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        required = not operation.body_is_optional
+    elif operation.body is not None:
+        content = {"application/json": {"schema": schemas.of(operation.body, "validation")}}
+        required = not operation.body_is_optional
+    else:
+        return None
+    examples = operation.documentation.request_examples
+    if examples:
+        for described in content.values():
+            described["examples"] = _examples(examples)
+    return {"required": required, "content": content}
+
+
+def _form(operation: Operation, schemas: Schemas) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for parameter in operation.parameters:
+        if parameter.where != "form":
+            continue
+        if parameter.members:
+            fields = schemas.resolved(parameter.adapter, "validation").get("properties", {})
+            properties |= {member.name: fields[member.key] for member in parameter.members}
+            required += [member.name for member in parameter.members if member.is_required]
+            continue
+        schema = dict(schemas.of(parameter.adapter, "validation"))
+        if parameter.is_required:
+            required.append(parameter.name)
+        else:
+            schema["default"] = TypeAdapter(Any).dump_python(parameter.default, mode="json")
+        properties[parameter.name] = schema
+    return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> dict[str, dict[str, Any]]:
     success: dict[str, Any] = {"description": phrase(operation.status)}
     if operation.result is not None and operation.has_content:
-        schema = schemas[id(operation.result), "serialization"]
-        success["content"] = {"application/json": {"schema": schema}}
+        content: dict[str, Any] = {"schema": schemas.of(operation.result, "serialization")}
+        if operation.documentation.response_examples:
+            content["examples"] = _examples(operation.documentation.response_examples)
+        success["content"] = dict.fromkeys(("application/json", *operation.encoders), content)
+    if operation.response_headers:
+        success["headers"] = {
+            name: {"description": description, "schema": {"type": "string"}}
+            for name, description in operation.response_headers.items()
+        }
+    responses = {str(operation.status): success}
+    for status, model in operation.others.items():
+        other: dict[str, Any] = {"description": phrase(status)}
+        if model is not None:
+            other["content"] = {"application/json": {"schema": schemas.of(model, "serialization")}}
+        responses[str(status)] = other
     errors: dict[int, str] = dict(operation.errors)
-    if operation.body is not None:
+    if operation.has_form:
+        errors.setdefault(400, "The form cannot be read.")
+        errors.setdefault(413, "The form is too large.")
+        errors.setdefault(415, "The content is not a form.")
+    elif operation.body_is_raw or operation.streams_body:
+        errors.setdefault(413, "The body is too large.")
+    elif operation.body is not None:
         errors.setdefault(400, "The body is not valid JSON.")
         errors.setdefault(413, "The body is too large.")
         errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
-    if operation.body is not None or has_parameters:
+    if (operation.body is not None and not operation.body_is_raw) or operation.has_form or has_parameters:
         errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
-    responses = {str(operation.status): success}
     for status, description in sorted(errors.items()):
-        responses[str(status)] = _problem(description)
+        responses.setdefault(str(status), _problem(description))
     responses["default"] = _problem("Any other failure.")
     return responses
+
+
+def _examples(examples: Mapping[str, Any]) -> dict[str, Any]:
+    to_json = TypeAdapter(Any).dump_python
+    return {name: {"value": to_json(value, mode="json", by_alias=True)} for name, value in examples.items()}
 
 
 def _problem(description: str) -> dict[str, Any]:

@@ -1,28 +1,58 @@
 """One method of a handler, its signature compiled once: binds a request, calls the method, sends the response."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from http import HTTPStatus
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic_core
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from starlette.convertors import Convertor
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import FormData
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
-from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import JSON, LENGTH, send_response
 from ..threads import threads_of
-from .handler import DeclaredResponses, Handler, Reply, declared_responses
+from .annotations import holds_file
+from .dependencies import Dependencies, Providers
+from .handler import (
+    DeclaredResponses,
+    Documentation,
+    Handler,
+    Reply,
+    declared_responses,
+    documentation_of,
+)
+from .negotiation import Encoder, preferred
 from .parameters import Parameter, Parameters
-from .signature import Signature, SignatureError
+from .request_body import bind_bytes, bind_json, read_body, read_form
+from .signature import Signature, SignatureError, UnprovidedError
 
+JSON_TYPE = "application/json"
 NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
+WITHOUT_LENGTH = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+
+class Encoded(NamedTuple):
+    """A response that is ready to be sent: its parts, or one of Starlette."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    response: Response | None = None
+
+    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.response is not None:
+            await self.response(scope, receive, send)
+        else:
+            # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
+            await send_response(send, self.status, self.headers, b"" if scope["method"] == "HEAD" else self.body)
 
 
 class Operation:
@@ -34,25 +64,67 @@ class Operation:
         self.name: str = f"{type(handler).__name__}.{verb}"
         if not callable(self.method):
             raise SignatureError(f"{self.name} is {self.method!r}, not a method")
-        signature = Signature(self.name, self.method, convertors)
+        self._convertors = convertors
+        self._unprovided: UnprovidedError | None = None
+        self._dependencies: Dependencies | None = None
+        self.encoders: Mapping[str, Encoder] = {}
+        try:
+            self._compile(Signature(self.name, self.method, convertors))
+        except UnprovidedError as error:  # until the application says what it provides
+            self._unprovided = error
+
+    def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
+        """Take what the application has: `providers`, and `encoders` beside JSON.
+
+        Raises `SignatureError` for a parameter whose type nobody provides.
+        """
+        self.encoders = encoders
+        if self._unprovided is None:
+            provided = [one for one in self._signature.annotations if isinstance(one, Hashable) and one in providers]
+            if not provided:
+                return
+        signature = Signature(self.name, self.method, self._convertors, providers)
+        self._compile(signature)
+        self._dependencies = Dependencies(providers, signature.provided)
+        self._unprovided = None
+
+    def check(self) -> None:
+        """Raise `SignatureError` for a parameter that comes from no request and is not provided."""
+        if self._unprovided is not None:
+            raise self._unprovided
+
+    def _compile(self, signature: Signature) -> None:
+        self._signature = signature
         function = signature.function
         if inspect.isasyncgenfunction(function):
             raise SignatureError(f"{self.name} yields its result; return a StreamingResponse of a generator")
-        self.documentation: str = inspect.cleandoc(function.__doc__ or "")
-        self.path: Mapping[str, Parameter] = signature.path
-        self.query: Mapping[str, Parameter] = signature.query
+        said = documentation_of(self.method) or documentation_of(function) or Documentation()
+        self.documentation: Documentation = said
+        self.docstring: str = inspect.cleandoc(function.__doc__ or "")
+        self.parameters: list[Parameter] = signature.parameters
         self.body: TypeAdapter[Any] | None = signature.body
+        self.body_is_raw: bool = signature.body_is_raw
+        self.streams_body: bool = signature.streams_body
         self.body_is_optional: bool = signature.body_is_optional
+        self.has_form: bool = signature.has_form
+        self.has_files: bool = any(holds_file(parameter.annotation) for parameter in signature.parameters)
+        self._has_json = signature.body is not None and not signature.body_is_raw
+        self._takes_other_content = signature.has_form or signature.body_is_raw or signature.streams_body
         self._wants_request = signature.wants_request
-        self._parameters = Parameters(self.path, self.query) if self.path or self.query else None
+        self._parameters = Parameters(signature.parameters) if signature.parameters else None
         responses = declared_responses(self.method) or declared_responses(function) or DeclaredResponses()
         self.errors: Mapping[int, str] = responses.errors
+        self.response_headers: Mapping[str, str] = responses.headers
         self.status: int = responses.status or (204 if signature.returned is NoneType else 200)
-        if not 200 <= self.status < 600:
-            raise SignatureError(f"{self.name} declares status {self.status}; a response has one from 200 to 599")
+        for status in (self.status, *responses.others):
+            if not 200 <= status < 600:
+                raise SignatureError(f"{self.name} declares status {status}; a response has one from 200 to 599")
+        self.others: dict[int, TypeAdapter[Any] | None] = {
+            status: None if model is None else TypeAdapter(model) for status, model in responses.others.items()
+        }
         self.result: TypeAdapter[Any] | None = signature.result
         self._to_json = _encoder_of(self.result)
-        self._tells_length = self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        self._tells_length = self.status not in WITHOUT_LENGTH
         self.has_content: bool = self.status not in NO_CONTENT and signature.returned is not NoneType
         # An instance of exactly this class is serialized without checking its type again.
         self._result_type = _model_class(signature.returned) if self.has_content else None
@@ -63,6 +135,9 @@ class Operation:
     # For each request.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._takes_other_content or self._dependencies is not None or self.encoders or self._unprovided is not None:
+            await self._serve_fully(scope, receive, send)
+            return
         arguments: dict[str, Any] = {}
         errors: list[dict[str, Any]] = []
         request = Request(scope, receive, send) if self._wants_request else None
@@ -71,32 +146,87 @@ class Operation:
         if self.body is not None:
             # The request keeps the body that it has read, for a method that wants its bytes as well.
             content = await (read_body(receive) if request is None else request.body())
-            self._bind_body(self.body, scope, content, arguments, errors)
+            if content or not self.body_is_optional:
+                bind_json(self.body, scope, content, arguments, errors)
         if errors:
-            raise Problem(422, "The request has invalid values; `errors` lists them.", errors=errors)
+            raise invalid(errors)
         if request is not None:
             arguments["request"] = request
         try:
             result = await (self.method(**arguments) if self._is_async else self._call(scope, arguments))
         except (SystemExit, KeyboardInterrupt) as error:  # a library's; only a signal ends the process
             raise RuntimeError(f"{self.name} raised {type(error).__qualname__}") from error
-        headers: list[tuple[bytes, bytes]] = []
         if type(result) is self._result_type:  # the most frequent case
             body = self._to_json(result)
-        elif isinstance(result, Response):
-            await result(scope, receive, send)
-            return
-        elif isinstance(result, Reply):
-            headers = _reply_headers(result)
-            body = self._content(result.result)
+            headers = [JSON]
+            if self._tells_length:
+                headers.append((LENGTH, b"%d" % len(body)))
+            # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
+            await send_response(send, self.status, headers, b"" if scope["method"] == "HEAD" else body)
         else:
-            body = self._content(result)
-        if self.has_content and not (headers and _names_content_type(headers)):
-            headers.append(JSON)
-        if self._tells_length:
-            headers.append((LENGTH, b"%d" % len(body)))
-        # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
-        await send_response(send, self.status, headers, b"" if scope["method"] == "HEAD" else body)
+            await self._encode(result).send(scope, receive, send)
+
+    async def _serve_fully(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request of a method that takes a form, raw content, or what the application provides."""
+        if self._unprovided is not None:
+            raise self._unprovided
+        errors: list[dict[str, Any]] = []
+        request = Request(scope, receive, send)
+        try:
+            arguments = await self._bind(request, errors)
+            # Who may not ask at all should learn that, and not what is wrong with the request.
+            encoded = await self._call_provided(self._dependencies, request, arguments, errors)
+            await encoded.send(scope, receive, send)
+        finally:
+            await request.close()  # the files of a form
+
+    async def _bind(self, request: Request, errors: list[dict[str, Any]]) -> dict[str, Any]:
+        scope, arguments = request.scope, dict[str, Any]()
+        form: FormData | None = None
+        if self.has_form:
+            form = await read_form(request, has_files=self.has_files)
+        if self._parameters is not None:
+            arguments = self._parameters.bind(scope, errors, form)
+        if self.streams_body:
+            arguments["body"] = request.stream()
+        elif self.body is not None:
+            content = await request.body()
+            if content or not self.body_is_optional:
+                if self.body_is_raw:
+                    bind_bytes(self.body, content, arguments, errors)
+                else:
+                    bind_json(self.body, scope, content, arguments, errors)
+        if self._wants_request:
+            arguments["request"] = request
+        return arguments
+
+    async def _call_provided(
+        self,
+        dependencies: Dependencies | None,
+        request: Request,
+        arguments: dict[str, Any],
+        errors: list[dict[str, Any]],
+    ) -> "Encoded":
+        """Call the method, and encode its result before what was provided is left: it may still be needed for that."""
+        failure: BaseException = RuntimeError(f"{self.name} has not been called")
+        encoded: Encoded | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                if dependencies is not None:
+                    await dependencies.fill(request, arguments, stack)
+                if errors:
+                    raise invalid(errors)
+                result = await (self.method(**arguments) if self._is_async else self._call(request.scope, arguments))
+                encoded = self._encode(result, request.headers.get("accept", "") if self.encoders else None)
+            except (SystemExit, KeyboardInterrupt) as error:
+                failure = RuntimeError(f"{self.name} raised {type(error).__qualname__}")
+                raise failure from error
+            except BaseException as error:
+                failure = error
+                raise
+        if encoded is None:
+            raise failure  # which a provider has swallowed
+        return encoded
 
     async def _call(self, scope: Scope, arguments: dict[str, Any]) -> Any:
         """Call a method that is a plain function: in a thread, unless the owner has written an `async def`."""
@@ -106,9 +236,45 @@ class Operation:
             result = await threads_of(scope).run(partial(self.method, **arguments))
         return await result if inspect.isawaitable(result) else result
 
-    def _content(self, result: Any) -> bytes:
+    def _encode(self, result: Any, accept: str | None = None) -> "Encoded":
+        """The response to be sent; `accept` is the client's choice where the application has encoders."""
+        if isinstance(result, Response):
+            return Encoded(self.status, [], b"", result)
+        status, headers = self.status, list[tuple[bytes, bytes]]()
+        if isinstance(result, Reply):
+            headers = _reply_headers(result)
+            status = result.status or status
+            result = result.result
+        body = self._content(result, status)
+        has_content = self.has_content if status == self.status else status not in NO_CONTENT and result is not None
+        if has_content and not (headers and _names_content_type(headers)):
+            media_type = JSON_TYPE if accept is None else self._negotiate(accept, headers)
+            if media_type == JSON_TYPE:
+                headers.append(JSON)
+            else:
+                body = self.encoders[media_type](pydantic_core.from_json(body))
+                headers.append((b"content-type", media_type.encode("latin-1")))
+        if status not in WITHOUT_LENGTH:
+            headers.append((LENGTH, b"%d" % len(body)))
+        return Encoded(status, headers, body)
+
+    def _negotiate(self, accept: str, headers: list[tuple[bytes, bytes]]) -> str:
+        offered = [JSON_TYPE, *self.encoders]
+        media_type = preferred(accept, offered)
+        if media_type is None:
+            raise Problem(406, f"The resource is available as {', '.join(offered)}.", headers={"vary": "accept"})
+        headers.append((b"vary", b"accept"))
+        return media_type
+
+    def _content(self, result: Any, status: int) -> bytes:
         """`result` as JSON; raises `TypeError` when it is not of the type that the signature declares."""
-        if not self.has_content:
+        if status != self.status:
+            if status in NO_CONTENT or result is None:
+                return b""
+            other = self.others.get(status)
+            if other is not None:
+                return other.serializer.to_json(result, warnings="error", by_alias=True)
+        elif not self.has_content:
             return b""
         expected = self._result_type
         if type(result) is expected:
@@ -119,27 +285,10 @@ class Operation:
             return self.result.serializer.to_json(result, warnings="error", by_alias=True)
         return to_json(result)
 
-    def _bind_body(
-        self,
-        body: TypeAdapter[Any],
-        scope: Scope,
-        content: bytes,
-        arguments: dict[str, Any],
-        errors: list[dict[str, Any]],
-    ) -> None:
-        if not content and self.body_is_optional:
-            return
-        require_json(scope)
-        try:
-            arguments["body"] = body.validator.validate_json(content)
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False, include_input=False)
-            if details[0]["type"] == "json_invalid":
-                raise Problem(400, f"The body is not valid JSON: {details[0]['msg']}") from error
-            document = pydantic_core.from_json(content)
-            for detail in details:
-                pointer = _pointer(detail["loc"], document, detail["type"] == "missing")
-                errors.append({"in": "body", "pointer": pointer, "detail": detail["msg"]})
+
+def invalid(errors: list[dict[str, Any]]) -> Problem:
+    """422 for a request whose values cannot be bound; `errors` lists them."""
+    return Problem(422, "The request has invalid values; `errors` lists them.", errors=errors)
 
 
 def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
@@ -155,54 +304,6 @@ def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
 def to_json(value: object) -> bytes:
     """Any value as JSON; NaN and infinity become null (RFC 8259, section 6, has no numbers for them)."""
     return pydantic_core.to_json(value, inf_nan_mode="null")
-
-
-async def read_body(receive: Receive) -> bytes:
-    """The whole body; raises `ClientDisconnect` when the client disconnects before its end."""
-    chunks: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
-
-
-def require_json(scope: Scope) -> None:
-    """Raise a `Problem` of 415 unless the content is JSON (RFC 8259, or a `+json` type of RFC 6839), not compressed."""
-    info = scope[REQUEST_INFO] if REQUEST_INFO in scope else RequestInfo.of(scope)
-    if info.content_encoding and not _is_identity(info.content_encoding):
-        # RFC 9110, section 15.5.16
-        raise Problem(415, "Send the body without Content-Encoding.", headers={"accept-encoding": "identity"})
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            if media_type == b"application/json":
-                return
-            if media_type.startswith(b"application/") and media_type.endswith(b"+json"):
-                return
-            break
-    raise Problem(415, "Content-Type must be application/json.", headers={"accept-post": "application/json"})
-
-
-def _is_identity(content_encoding: bytes) -> bool:
-    """Whether the field names no coding but `identity`, which stands for none (RFC 9110, section 12.5.3)."""
-    return all(coding.strip().lower() in (b"", b"identity") for coding in content_encoding.split(b","))
-
-
-def _pointer(location: Sequence[int | str], document: Any, is_missing: bool) -> str:
-    """The place of an error in the client's document (RFC 6901); pydantic's also names members of unions."""
-    pointer = "#"
-    for number, part in enumerate(location, 1):
-        if isinstance(document, dict) and str(part) in document:
-            document = document[str(part)]
-        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
-            document = document[part]
-        elif not (is_missing and number == len(location)):
-            continue
-        pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
-    return pointer
 
 
 def _reply_headers(reply: Reply[Any]) -> list[tuple[bytes, bytes]]:

@@ -1,6 +1,6 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -14,7 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
 from ..response_sender import send_response
+from ..route_limits import NO_LIMITS, RouteLimits
+from .dependencies import Providers
 from .handler import VERBS, Handler
+from .negotiation import Encoder
 from .operation import Operation
 from .signature import SignatureError
 
@@ -41,6 +44,19 @@ class Endpoint:
             self._by_method["HEAD"] = self._by_method["GET"]
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
+    def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
+        """Take what the application has: `providers`, and `encoders` beside JSON.
+
+        Raises `SignatureError` for a type that nobody provides.
+        """
+        for operation in self.operations.values():
+            operation.use(providers, encoders)
+
+    def check(self) -> None:
+        """Raise `SignatureError` for an argument that comes from no request and is not provided."""
+        for operation in self.operations.values():
+            operation.check()
+
     # What other people's middleware wraps has to be `async def`: see `Router.dispatch`.
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatch(scope, receive, send)
@@ -60,7 +76,16 @@ class Route(StarletteRoute):
     Raises `SignatureError` when a method of the handler cannot be bound to this path.
     """
 
-    def __init__(self, path: str, handler: Handler, *, name: str | None = None, in_openapi: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        name: str | None = None,
+        in_openapi: bool = True,
+        limits: RouteLimits = NO_LIMITS,
+    ) -> None:
+        """`limits` replace those of the service, inside of an `App`."""
         if not isinstance(handler, Handler):
             raise SignatureError(
                 f"{path}: {handler!r} is not an instance of Handler; for a function, use starlette.routing.Route"
@@ -69,6 +94,7 @@ class Route(StarletteRoute):
         self.precursors: tuple[BaseRoute, ...] = ()
         convertors = compile_path(path)[2]
         self.names: tuple[str, ...] = tuple(convertors)
+        self.limits: RouteLimits = limits
         self.resource: Endpoint = Endpoint(handler, convertors)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
@@ -88,6 +114,8 @@ class Router:
         self._root = _Node()
         others: list[BaseRoute] = []
         for route in routes:
+            if isinstance(route, Route):
+                route.resource.check()
             if isinstance(route, Route) and self._index(route):
                 route.precursors = tuple(others)
             else:
@@ -197,6 +225,32 @@ def _below(root: str, path: str) -> str:
 
 def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+
+def handler_routes(routes: Sequence[BaseRoute]) -> Iterator[Route]:
+    """Every route of a handler in `routes`, also below mounts."""
+    for route in routes:
+        if isinstance(route, Route):
+            yield route
+        elif isinstance(route, Mount):
+            inner: object = route.routes
+            if isinstance(inner, Sequence):  # of another framework they may be anything
+                yield from handler_routes(inner)
+
+
+def limits_of(router: Router, scope: Scope) -> RouteLimits | None:
+    """The limits of the route that `router` will find for a request; None for a route without a handler."""
+    route = router.find(scope)
+    while isinstance(route, Mount):
+        match, child = route.matches(scope)
+        scope = {**scope, **child}
+        inner: object = route.routes
+        found = [one for one in inner if one.matches(scope)[0] is not Match.NONE] if isinstance(inner, Sequence) else []
+        if match is Match.NONE or not found:
+            return None
+        full = [one for one in found if one.matches(scope)[0] is Match.FULL]
+        route = (full or found)[0]
+    return route.limits if isinstance(route, Route) else None
 
 
 def has_websockets(routes: Sequence[BaseRoute]) -> bool:

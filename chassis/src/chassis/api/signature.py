@@ -2,12 +2,13 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Hashable, Mapping
 from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     PydanticSchemaGenerationError,
     PydanticUndefinedAnnotation,
@@ -22,19 +23,24 @@ from starlette.responses import Response
 from .annotations import (
     AnnotationError,
     from_text,
+    from_texts,
     has_generator,
     has_type_variable,
+    holds_file,
     is_list,
+    model_of,
     request_name,
+    source_of,
     unwrap_alias,
     without_alias,
 )
 from .handler import Reply
-from .parameters import Parameter
+from .parameters import Member, Parameter
+from .sources import Form, Path, Query, Source
 
 NO_DEFAULT = inspect.Parameter.empty
 NEVER = (Never, NoReturn)
-
+STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 Condition = Callable[[str, Any], bool]
 Addition = Callable[[str, Any, Any], None]
@@ -44,33 +50,56 @@ class SignatureError(TypeError):
     """A method of a handler cannot be bound as it is written. Raised when its route is added."""
 
 
+class UnprovidedError(SignatureError):
+    """A parameter is of a type that comes from no request, but an application may provide it."""
+
+
 class Signature:
     """What `method` takes from a request, and what it returns.
 
-    `convertors` has the parameters of the route's path. Raises `SignatureError` for what cannot work, so that
-    it is known at the start.
+    `convertors` has the parameters of the route's path, `provided` the types that the application provides. Raises
+    `SignatureError` for what cannot work, so that it is known at the start.
     """
 
-    def __init__(self, name: str, method: Callable[..., Any], convertors: Mapping[str, Convertor[Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        method: Callable[..., Any],
+        convertors: Mapping[str, Convertor[Any]],
+        provided: Collection[Hashable] = (),
+    ) -> None:
         self.name = name
-        self.path: dict[str, Parameter] = {}
-        self.query: dict[str, Parameter] = {}
+        self.parameters: list[Parameter] = []
         self.body: TypeAdapter[Any] | None = None
+        """Of JSON, or of the bytes if `body_is_raw`."""
+        self.body_is_raw: bool = False
+        self.streams_body: bool = False
+        """Whether `body` is an asynchronous iterator over the pieces of the body."""
         self.body_is_optional: bool = False
+        self.provided: dict[str, Hashable] = {}
+        """The types of the arguments that the application provides."""
         self.wants_request: bool = False
         self.function: Callable[..., Any] = innermost(method)
         self._convertors = convertors
+        self._provided = provided
         # Where an argument comes from: the first row whose condition holds.
         self._sources: tuple[tuple[Condition, Addition], ...] = (
             (self._is_request, self._add_request),
+            (self._is_provided, self._add_provided),
+            (self._is_marked, self._add_marked),
             (self._is_body, self._add_body),
+            (self._is_file, self._add_file),
             (self._is_in_path, self._add_path),
             (self._is_in_query, self._add_query),
         )
         parameters, hints = self._declared(method)
+        self.annotations: list[Any] = [hints.get(name) for name in parameters]
         for parameter in parameters.values():
             self._add(parameter, hints)
-        missing = [name for name in convertors if name not in self.path]
+        if self.has_form and (self.body is not None or self.streams_body):
+            raise SignatureError(f"{name}: a request has one body; 'body' and the fields of a form are two")
+        in_path = {parameter.name for parameter in self.parameters if parameter.where == "path"}
+        missing = [name for name in convertors if name not in in_path]
         if missing and not self.wants_request:
             raise SignatureError(
                 f"{name}: the route's path has {', '.join(map(repr, missing))}, "
@@ -80,6 +109,11 @@ class Signature:
         self.result: TypeAdapter[Any] | None = None
         if self.returned not in (Any, NoneType, Response):
             self.result = self._adapter("return", self.returned, "serialization")
+
+    @property
+    def has_form(self) -> bool:
+        """Whether it takes fields or files of a form."""
+        return any(parameter.where == "form" for parameter in self.parameters)
 
     def _declared(self, method: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
         """The parameters by which `method` can be called, and the annotations."""
@@ -120,8 +154,17 @@ class Signature:
     def _is_request(self, name: str, annotation: Any) -> bool:
         return name == "request" or annotation is Request
 
+    def _is_provided(self, name: str, annotation: Any) -> bool:
+        return isinstance(annotation, Hashable) and annotation in self._provided
+
+    def _is_marked(self, name: str, annotation: Any) -> bool:
+        return self._source(name, annotation) is not None
+
     def _is_body(self, name: str, annotation: Any) -> bool:
         return name == "body"
+
+    def _is_file(self, name: str, annotation: Any) -> bool:
+        return holds_file(annotation)
 
     def _is_in_path(self, name: str, annotation: Any) -> bool:
         return self._request_name(name, annotation) in self._convertors
@@ -136,54 +179,133 @@ class Signature:
             raise SignatureError(f"{self.name}: write 'request: Request' (starlette.requests) for the request")
         self.wants_request = True
 
+    def _add_provided(self, name: str, annotation: Any, default: Any) -> None:
+        if default is not NO_DEFAULT:
+            raise SignatureError(f"{self.name}: {name!r} is provided by the application, so it cannot have a default")
+        self.provided[name] = annotation
+
+    def _add_marked(self, name: str, annotation: Any, default: Any) -> None:
+        source = self._source(name, annotation) or Query()
+        model = model_of(annotation)
+        if model is None:
+            self._keep(self._parameter(source, name, annotation, default))
+        else:
+            self._keep(self._group(source, name, annotation, model, default))
+
     def _add_body(self, name: str, annotation: Any, default: Any) -> None:
         if self._request_name(name, annotation) != name:
-            raise SignatureError(f"{self.name}: 'body' has an alias, but the request's JSON has no name")
+            raise SignatureError(f"{self.name}: 'body' has an alias, but the request's body has no name")
+        if (get_origin(annotation) or annotation) in STREAMS:
+            if get_args(annotation)[:1] != (bytes,) or default is not NO_DEFAULT:
+                raise SignatureError(f"{self.name}: write 'body: AsyncIterator[bytes]' for the body as it arrives")
+            self.streams_body = True
+            return
+        self.body_is_raw = _bare(annotation) is bytes
         self.body = self._adapter(name, annotation)
         if has_generator(self.body.core_schema):
             raise SignatureError(f"{self.name}: 'body' has an Iterable, whose items are not validated; write list")
         self.body_is_optional = default is not NO_DEFAULT
 
+    def _add_file(self, name: str, annotation: Any, default: Any) -> None:
+        self._keep(self._parameter(Form(), name, annotation, default))
+
     def _add_path(self, name: str, annotation: Any, default: Any) -> None:
         if default is not NO_DEFAULT:
             raise SignatureError(f"{self.name}: path parameter {name!r} is always present, so it cannot have a default")
         convertor = self._convertors[self._request_name(name, annotation)]
-        parameter = self._parameter("path", name, annotation, default)
+        parameter = self._parameter(Path(), name, annotation, default)
         if parameter.is_list:
             raise SignatureError(f"{self.name}: path parameter {name!r} is one value, not {annotation!r}")
         is_text = isinstance(convertor, StringConvertor | PathConvertor)
         if not is_text and parameter.adapter.core_schema["type"] == "str":  # the convertor has made it something else
             parameter.annotation = _with_text(parameter.annotation, convertor)
-        self._keep(parameter, self.path)
+        self._keep(parameter)
 
     def _add_query(self, name: str, annotation: Any, default: Any) -> None:
-        self._keep(self._parameter("query", name, annotation, default), self.query)
-
-    def _keep(self, parameter: Parameter, others: dict[str, Parameter]) -> None:
-        other = others.get(parameter.name)
-        if other is not None:
-            raise SignatureError(
-                f"{self.name}: {other.argument!r} and {parameter.argument!r} are both {parameter.name!r} in the request"
-            )
-        others[parameter.name] = parameter
-
-    def _request_name(self, name: str, annotation: Any) -> str:
         try:
-            return request_name(annotation, name)
+            parameter = self._parameter(Query(), name, annotation, default)
+        except SignatureError as error:
+            bare = _bare(annotation)
+            if default is not NO_DEFAULT or not isinstance(bare, type) or bare.__module__ == "builtins":
+                raise
+            raise UnprovidedError(f"{error}. If the application provides it, call app.provide(…)") from error
+        self._keep(parameter)
+
+    def _keep(self, parameter: Parameter) -> None:
+        for other in self.parameters:
+            same = set(other.names) & set(parameter.names) if other.where == parameter.where else set()
+            if same:
+                raise SignatureError(
+                    f"{self.name}: {other.argument!r} and {parameter.argument!r} are both {min(same)!r} in the request"
+                )
+        self.parameters.append(parameter)
+
+    def _source(self, name: str, annotation: Any) -> Source | None:
+        try:
+            return source_of(annotation)
         except AnnotationError as error:
             raise SignatureError(f"{self.name}: parameter {name!r} {error}") from error
 
-    def _parameter(self, where: str, name: str, annotation: Any, default: Any) -> Parameter:
-        in_request = self._request_name(name, annotation)
-        converted = from_text(annotation)
-        adapter = self._adapter(name, without_alias(converted) if in_request != name else converted, written=annotation)
+    def _request_name(self, name: str, annotation: Any, source: Source | None = None) -> str:
         try:
-            repeated = is_list(adapter.core_schema)
+            found = request_name(annotation, name)
+        except AnnotationError as error:
+            raise SignatureError(f"{self.name}: parameter {name!r} {error}") from error
+        if source is None:
+            return found
+        wanted = source.name or (found if found != name else source.default_name(name))
+        return wanted.lower() if source.where == "header" else wanted
+
+    def _parameter(self, source: Source, name: str, annotation: Any, default: Any) -> Parameter:
+        where = source.where
+        in_request = self._request_name(name, annotation, source)
+        converted = without_alias(from_text(annotation))
+        adapter = self._adapter(name, converted, written=annotation)
+        if where != "form" and holds_file(annotation):
+            raise SignatureError(f"{self.name}: {name!r} is a file, which comes in a form, not in the {where}")
+        repeated = self._is_list(where, name, annotation, adapter)
+        return Parameter(where, in_request, name, converted, adapter, default, is_list=repeated)
+
+    def _is_list(self, where: str, name: str, annotation: Any, adapter: TypeAdapter[Any]) -> bool:
+        try:
+            return is_list(adapter.core_schema)
         except AnnotationError as error:
             raise SignatureError(
                 f"{self.name}: {where} parameter {name!r} cannot hold {annotation!r}: it {error}"
             ) from error
-        return Parameter(in_request, name, converted, adapter, default, is_list=repeated)
+
+    def _group(self, source: Source, name: str, annotation: Any, model: type[BaseModel], default: Any) -> Parameter:
+        """A parameter whose model's fields are parameters in the request."""
+        where = source.where
+        if default is not NO_DEFAULT or source.name is not None:
+            raise SignatureError(
+                f"{self.name}: {name!r} is a group of {where} parameters, each with its own name and default; "
+                f"write '{name}: Annotated[{model.__name__}, {type(source).__name__}()]'"
+            )
+        members = []
+        for field_name, field in model.model_fields.items():
+            alias = field.validation_alias or field.alias
+            if alias is not None and not isinstance(alias, str):
+                raise SignatureError(f"{self.name}: {name}.{field_name} has an alias that is not text")
+            in_request = alias or source.default_name(field_name)
+            in_request = in_request.lower() if where == "header" else in_request
+            label = f"{name}.{field_name}"
+            converted = from_text(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+            adapter = self._adapter(label, converted, written=field.annotation)
+            repeated = self._is_list(where, label, field.annotation, adapter)
+            members.append(Member(in_request, alias or field_name, repeated, field.is_required()))
+        converted = from_texts(model)
+        return Parameter(
+            where,
+            name,
+            name,
+            converted,
+            self._adapter(name, converted, written=annotation),
+            default,
+            is_list=False,
+            members=tuple(members),
+            takes_others=where != "header" and model.model_config.get("extra") in ("allow", "forbid"),
+        )
 
     def _adapter(
         self, name: str, annotation: Any, mode: Any = "validation", *, written: Any = None
@@ -276,6 +398,17 @@ def _unresolved(method: Callable[..., Any]) -> list[str]:
             except Exception:  # noqa: BLE001 - whatever it is, it is the annotation that cannot be read
                 wrong.append(name)
     return wrong
+
+
+def _bare(annotation: Any) -> Any:
+    """The type without its metadata, and without None."""
+    annotation = unwrap_alias(annotation)
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        return _bare(members[0]) if len(members) == 1 else annotation
+    return annotation
 
 
 def _with_text(annotation: Any, convertor: Convertor[Any]) -> Any:

@@ -212,10 +212,13 @@ class RequestCycle:
             if self._received is None:
                 self._received = asyncio.Event()
             self._is_receiving = True
+            if self.more_body:
+                self.info.begin_waiting()
             try:
                 await self._received.wait()
             finally:
                 self._is_receiving = False
+                self.info.end_waiting()
             self._received.clear()
         return {"type": "http.disconnect"}
 

@@ -10,16 +10,16 @@ from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
 from ..context import request_context
-from ..problem import Problem
+from ..problem import Problem, ProblemOf
 from ..request_info import RequestInfo
 
 log: FilteringBoundLogger = structlog.get_logger()
 
 
-def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[Exception], int]) -> HTTPException:
+def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[Exception], ProblemOf]) -> HTTPException:
     """The response to `error`; an unexpected one is logged here, once, with its traceback, and noted in `info`.
 
-    `problems` is the status of each expected exception that is not an `HTTPException`.
+    `problems` says what becomes of each expected exception that is not an `HTTPException`.
     """
     if info.timed_out_task is not None:
         deadline_problem(info)  # a handler may turn its cancellation into another exception; the cancellation ends too
@@ -86,12 +86,19 @@ def is_disconnect(error: BaseException, info: RequestInfo) -> bool:
     return isinstance(error, ClientDisconnect) or (info.client_has_gone and isinstance(error, asyncio.CancelledError))
 
 
-def _expected(error: BaseException, problems: Mapping[type[Exception], int]) -> HTTPException | None:
+def _expected(error: BaseException, problems: Mapping[type[Exception], ProblemOf]) -> HTTPException | None:
     if isinstance(error, HTTPException):
         return error
     for base in type(error).__mro__:
-        if base in problems:
-            return Problem(problems[base], str(error))
+        problem = problems.get(base)
+        if isinstance(problem, int):
+            return Problem(problem, str(error))
+        if problem is not None:
+            try:
+                return problem(error)
+            except Exception:
+                log.exception("no problem could be made of an exception", error=type(error).__qualname__)
+                return None
     return None
 
 

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..problem import Problem, send_problem
+from ..problem import Problem, ProblemOf, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
+from ..route_limits import NO_LIMITS, RouteLimits
 from .deadlines import Deadlines
 from .failures import (
     deadline_problem,
@@ -31,16 +32,22 @@ log: FilteringBoundLogger = structlog.get_logger()
 POLICY_VIOLATION, INTERNAL_ERROR = 1008, 1011  # RFC 6455, section 7.4.1
 MAX_REASON_BYTES = 123  # a control frame has room for no more (RFC 6455, section 5.5)
 
+LimitsOf = Callable[[Scope], RouteLimits | None]
+
 
 class GuardMiddleware:
     """Limits a request, and responds with a problem document to whatever the layers inside raise.
 
     `max_body_bytes` limits the request's body, whether its size is declared or not (413). `deadline_seconds` is the
-    time until the response starts: then the handler is cancelled, its cleanup runs, and the client gets 504; a
-    response that has started, such as a stream, may go on. `timed_out` counts these requests. `load_shedder` rejects
-    requests under overload (503). A request whose client disconnects is cancelled by the server and has status 499.
+    time until the response starts, without the time in which the handler waits for the body: then the handler is
+    cancelled, its cleanup runs, and the client gets 504; a response that has started, such as a stream, may go on.
+    `timed_out` counts these requests. `load_shedder` rejects requests under overload (503). A request whose client
+    disconnects is cancelled by the server and has status 499.
 
-    `problems` is the status of each expected exception that is not an `HTTPException`; its text becomes the detail.
+    `problems` is the status of each expected exception that is not an `HTTPException`, whose text becomes the detail,
+    or a function that makes the problem.
+
+    `limits_of` finds the limits of the request's route, where routes have limits of their own.
 
     With `forwards_rejections`, a request that the guard rejects still passes through the layers inside, so that
     middleware there sees the response. It is noted in `RequestInfo.rejection`, and a `ProblemMiddleware` inside of
@@ -55,12 +62,16 @@ class GuardMiddleware:
         deadline_seconds: float,
         timed_out: Counter | None = None,
         load_shedder: LoadShedder | None = None,
-        problems: Mapping[type[Exception], int] | None = None,
+        problems: Mapping[type[Exception], ProblemOf] | None = None,
         forwards_rejections: bool = False,
+        limits_of: LimitsOf | None = None,
     ) -> None:
         self.app: ASGIApp = app
         self._max_body_bytes = max_body_bytes
         self._deadlines = Deadlines(deadline_seconds, timed_out)
+        self._deadlines_of_routes: dict[float, Deadlines] = {}
+        self._timed_out = timed_out
+        self._limits_of = limits_of
         self._load_shedder = load_shedder
         self._problems = dict(problems or {})
         self._forwards_rejections = forwards_rejections
@@ -71,10 +82,17 @@ class GuardMiddleware:
             return
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
         sender = send if isinstance(send, ResponseSender) else ResponseSender(send)
-        load_shedder = self._load_shedder
+        load_shedder, deadlines, max_body_bytes = self._load_shedder, self._deadlines, self._max_body_bytes
+        if self._limits_of is not None:
+            limits = self._limits_of(scope) or NO_LIMITS
+            load_shedder = load_shedder if limits.sheds_load else None
+            if limits.deadline_seconds is not None:
+                deadlines = self._deadlines_within(limits.deadline_seconds)
+            if limits.max_body_bytes is not None:
+                max_body_bytes = limits.max_body_bytes
         leave: Callable[[], None] | None = None
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
-        self._deadlines.set(task, sender, info)
+        deadlines.set(task, sender, info)
         try:
             if load_shedder is not None:
                 waits = load_shedder.enter(info.read_at)
@@ -87,7 +105,7 @@ class GuardMiddleware:
                     leave = load_shedder.leave if waits is None else load_shedder.leaver()
                     sender.on_complete += (leave,)  # work after the response holds no place
             if info.has_body:
-                receive = self._limit_body(info, receive)
+                receive = self._limit_body(info, receive, max_body_bytes)
             await self.app(scope, receive, sender)
             # Other servers respond themselves to an application that does not; only ours tells of the client's end.
             if not (sender.is_complete or info.client_has_gone or info.read_at is None):
@@ -95,7 +113,7 @@ class GuardMiddleware:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - all of them get a response, or are raised
             await self._respond(error, info, sender, task)
         finally:
-            self._deadlines.clear(task)
+            deadlines.clear(task)
             if leave is not None and not sender.is_complete:
                 leave()
 
@@ -126,9 +144,14 @@ class GuardMiddleware:
         if info.read_at is None and is_reported(error, info):
             raise error
 
-    def _limit_body(self, info: RequestInfo, receive: Receive) -> Receive:
+    def _deadlines_within(self, seconds: float) -> Deadlines:
+        deadlines = self._deadlines_of_routes.get(seconds)
+        if deadlines is None:
+            deadlines = self._deadlines_of_routes[seconds] = Deadlines(seconds, self._timed_out)
+        return deadlines
+
+    def _limit_body(self, info: RequestInfo, receive: Receive, limit: int) -> Receive:
         """Reject a body whose declared size is too large, and count one while it is received."""
-        limit = self._max_body_bytes
         if info.max_body_bytes is None or limit < info.max_body_bytes:
             info.max_body_bytes = limit
         if info.content_length is not None and info.content_length > limit:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..problem import send_problem
+from ..problem import ProblemOf, send_problem
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect, is_reported, problem_of
@@ -22,7 +22,7 @@ class ProblemMiddleware:
     The guard itself responds where a client has gone, where the service stops, and to what the middleware raises.
     """
 
-    def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], int] | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], ProblemOf] | None = None) -> None:
         self.app: ASGIApp = app
         self._problems = dict(problems or {})
 

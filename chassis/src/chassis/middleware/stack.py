@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Mapping, Sequence
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..problem import ProblemOf
 from ..telemetry import Telemetry
 from ..telemetry.route_template import FindRoute
-from .guard import GuardMiddleware
+from .guard import GuardMiddleware, LimitsOf
 from .load_shedder import LoadShedder
 from .problems import ProblemMiddleware
 from .telemetry import TelemetryMiddleware
@@ -22,11 +23,12 @@ def build_stack(
     load_shedder: LoadShedder | None = None,
     middleware: Sequence[Middleware] = (),
     scope_app: object = None,
-    problems: Mapping[type[Exception], int] | None = None,
+    problems: Mapping[type[Exception], ProblemOf] | None = None,
     security_headers: Mapping[str, str] | None = None,
     log_success: bool = True,
     traces: bool = True,
     find_route: FindRoute | None = None,
+    limits_of: LimitsOf | None = None,
 ) -> ASGIApp:
     """`app` inside of telemetry, the guard, `middleware` (from the outermost to the innermost) and problem responses.
 
@@ -35,10 +37,10 @@ def build_stack(
 
     `middleware` finds `scope_app` in the scope, as `request.app`.
 
-    `problems` is the status of each expected exception that is not an `HTTPException`.
+    `problems` says what becomes of each expected exception that is not an `HTTPException`.
 
-    See `GuardMiddleware` for the limits, and `TelemetryMiddleware` for `security_headers`, `log_success`, `traces` and
-    `find_route`.
+    See `GuardMiddleware` for the limits and `limits_of`, and `TelemetryMiddleware` for `security_headers`,
+    `log_success`, `traces` and `find_route`.
     """
     if middleware:
         app = ProblemMiddleware(app, problems=problems)
@@ -54,6 +56,7 @@ def build_stack(
         load_shedder=load_shedder,
         problems=problems,
         forwards_rejections=bool(middleware),
+        limits_of=limits_of,
     )
     return TelemetryMiddleware(
         app,

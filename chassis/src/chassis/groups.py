@@ -1,0 +1,99 @@
+"""Routes that belong together: those of an app, and groups of them below a path."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .api.handler import Handler
+from .api.openapi import documented_routes, openapi_document
+from .api.routing import Route, Router
+from .middleware.problems import ProblemMiddleware
+from .problem import ProblemOf
+from .route_limits import NO_LIMITS, RouteLimits
+
+
+class RouteTable:
+    """Where an owner adds handlers and middleware: an `App`, or a `Group` of one."""
+
+    def __init__(self, routes: list[BaseRoute], middleware: list[Middleware]) -> None:
+        self.routes: list[BaseRoute] = routes
+        self._middleware = middleware
+
+    def add_route(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        name: str | None = None,
+        in_openapi: bool = True,
+        max_body_bytes: int | None = None,
+        deadline_seconds: float | None = None,
+        sheds_load: bool = True,
+    ) -> None:
+        """Put `handler` on a path such as `/orders/{order_id}`.
+
+        `max_body_bytes` and `deadline_seconds` replace the limits of the service for this route. Without `sheds_load`,
+        overload does not reject its requests. Raises `SignatureError` when one of its methods cannot be bound to this
+        path.
+        """
+        limits = RouteLimits(max_body_bytes, deadline_seconds, sheds_load)
+        limits = NO_LIMITS if limits == NO_LIMITS else limits
+        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi, limits=limits))
+
+    def add_routes(self, *routes: BaseRoute) -> None:
+        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`."""
+        self._must_not_be_built()
+        self.routes += routes
+
+    def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
+        """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
+
+        The first one added is the outermost. All of them are inside telemetry and limits, and around the problem
+        responses, so that CORS, sessions and compression see errors as well.
+        """
+        self._must_not_be_built()
+        self._middleware.append(Middleware(cls, *args, **kwargs))
+
+    def _must_not_be_built(self) -> None:
+        raise NotImplementedError
+
+
+class Group(RouteTable):
+    """Routes below a path, such as a version of an API, with middleware and an OpenAPI document of their own.
+
+    `App.group` makes it. `/openapi.json` and `/docs` below the path describe these routes; those of the app describe
+    all routes. Its middleware is inside that of the app.
+    """
+
+    def __init__(self, path: str, info: Mapping[str, str]) -> None:
+        super().__init__([], [])
+        self.path: str = path
+        self._info = dict(info)
+        self._app: ASGIApp | None = None
+
+    def build(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
+        """Put the group together, when all of its routes are known and have what the app provides."""
+        document = openapi_document(self.routes, **self._info)
+        self.routes += documented_routes(self.routes, document)
+        app: ASGIApp = Router(self.routes)
+        if self._middleware:
+            app = ProblemMiddleware(app, problems=problems)
+        for cls, args, kwargs in reversed(self._middleware):
+            app = cls(app, *args, **kwargs)
+        self._app = app
+
+    def mounted(self) -> Mount:
+        """The route of the app that leads to this group."""
+        return Mount(self.path, self, name=self.path.strip("/"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            raise RuntimeError(f"the application around the group {self.path} has not been built")
+        await self._app(scope, receive, send)
+
+    def _must_not_be_built(self) -> None:
+        if self._app is not None:
+            raise RuntimeError("the application has started; add routes and middleware to a group before that")
