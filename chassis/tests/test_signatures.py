@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from chassis import Handler, Reply, Route, responds
+from chassis.api.errors import SignatureError
 from chassis.api.routing import Router
-from chassis.api.signature import SignatureError
 
 METHODS = "get, post, put, patch, delete"
 

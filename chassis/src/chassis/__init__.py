@@ -13,9 +13,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api.dependencies import ProviderError
+    from .api.errors import SignatureError
     from .api.handler import Handler, Reply, documented, responds
     from .api.routing import Route
-    from .api.signature import SignatureError
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .context import annotate
@@ -43,7 +43,7 @@ _MODULES = {
     "Reply": "api.handler",
     "Route": "api.routing",
     "Server": "server",
-    "SignatureError": "api.signature",
+    "SignatureError": "api.errors",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
     "UploadFile": "api.sources",

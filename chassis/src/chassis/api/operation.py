@@ -21,6 +21,7 @@ from ..response_sender import JSON, LENGTH, send_response
 from ..threads import threads_of
 from .annotations import holds_file
 from .dependencies import Dependencies, Providers
+from .errors import SignatureError, UnprovidedError
 from .handler import (
     DeclaredResponses,
     Documentation,
@@ -32,7 +33,7 @@ from .handler import (
 from .negotiation import Encoder, preferred
 from .parameters import Parameter, Parameters
 from .request_body import bind_bytes, bind_json, read_body, read_form
-from .signature import Signature, SignatureError, UnprovidedError
+from .signature import Signature
 
 JSON_TYPE = "application/json"
 NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})

@@ -16,10 +16,10 @@ from ..problem import Problem
 from ..response_sender import send_response
 from ..route_limits import NO_LIMITS, RouteLimits
 from .dependencies import Providers
+from .errors import SignatureError
 from .handler import VERBS, Handler
 from .negotiation import Encoder
 from .operation import Operation
-from .signature import SignatureError
 
 ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 

@@ -1,18 +1,12 @@
 """The signature of a handler's method, compiled once: where each argument comes from."""
 
 import inspect
-import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Hashable, Mapping
-from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    PydanticSchemaGenerationError,
-    PydanticUndefinedAnnotation,
-    PydanticUserError,
     TypeAdapter,
 )
 from pydantic.fields import FieldInfo
@@ -21,37 +15,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .annotations import (
-    AnnotationError,
-    from_text,
-    from_texts,
     has_generator,
     has_type_variable,
     holds_file,
-    is_list,
     model_of,
-    request_name,
-    source_of,
     unwrap_alias,
-    without_alias,
 )
+from .callables import annotated, innermost, parameters_of, unresolved
+from .errors import SignatureError, UnprovidedError
 from .handler import Reply
-from .parameters import Member, Parameter
-from .sources import Form, Path, Query, Source
+from .parameter_maker import NO_DEFAULT, ParameterMaker
+from .parameters import Parameter
+from .sources import Form, Path, Query
 
-NO_DEFAULT = inspect.Parameter.empty
 NEVER = (Never, NoReturn)
 STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 Condition = Callable[[str, Any], bool]
 Addition = Callable[[str, Any, Any], None]
-
-
-class SignatureError(TypeError):
-    """A method of a handler cannot be bound as it is written. Raised when its route is added."""
-
-
-class UnprovidedError(SignatureError):
-    """A parameter is of a type that comes from no request, but an application may provide it."""
 
 
 class Signature:
@@ -80,6 +61,7 @@ class Signature:
         """The types of the arguments that the application provides."""
         self.wants_request: bool = False
         self.function: Callable[..., Any] = innermost(method)
+        self._make = ParameterMaker(name)
         self._convertors = convertors
         self._provided = provided
         # Where an argument comes from: the first row whose condition holds.
@@ -108,7 +90,7 @@ class Signature:
         self.returned: Any = self._returned(hints.get("return", Any))
         self.result: TypeAdapter[Any] | None = None
         if self.returned not in (Any, NoneType, Response):
-            self.result = self._adapter("return", self.returned, "serialization")
+            self.result = self._make.adapter("return", self.returned, "serialization")
 
     @property
     def has_form(self) -> bool:
@@ -121,7 +103,7 @@ class Signature:
             parameters = parameters_of(method)
             hints = get_type_hints(annotated(method), include_extras=True)
         except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
-            wrong = ", ".join(repr(name) for name in _unresolved(method)) or "a parameter"
+            wrong = ", ".join(repr(name) for name in unresolved(method)) or "a parameter"
             raise SignatureError(f"{self.name}: unknown annotation of {wrong}: {error}") from error
         if "request" in parameters and hasattr(method, "__wrapped__"):
             # `functools.wraps` replaces the annotations of the function that it is put on.
@@ -158,7 +140,7 @@ class Signature:
         return isinstance(annotation, Hashable) and annotation in self._provided
 
     def _is_marked(self, name: str, annotation: Any) -> bool:
-        return self._source(name, annotation) is not None
+        return self._make.source(name, annotation) is not None
 
     def _is_body(self, name: str, annotation: Any) -> bool:
         return name == "body"
@@ -167,7 +149,7 @@ class Signature:
         return holds_file(annotation)
 
     def _is_in_path(self, name: str, annotation: Any) -> bool:
-        return self._request_name(name, annotation) in self._convertors
+        return self._make.request_name(name, annotation) in self._convertors
 
     def _is_in_query(self, name: str, annotation: Any) -> bool:
         return True
@@ -185,15 +167,15 @@ class Signature:
         self.provided[name] = annotation
 
     def _add_marked(self, name: str, annotation: Any, default: Any) -> None:
-        source = self._source(name, annotation) or Query()
+        source = self._make.source(name, annotation) or Query()
         model = model_of(annotation)
         if model is None:
-            self._keep(self._parameter(source, name, annotation, default))
+            self._keep(self._make.parameter(source, name, annotation, default))
         else:
-            self._keep(self._group(source, name, annotation, model, default))
+            self._keep(self._make.group(source, name, annotation, model, default))
 
     def _add_body(self, name: str, annotation: Any, default: Any) -> None:
-        if self._request_name(name, annotation) != name:
+        if self._make.request_name(name, annotation) != name:
             raise SignatureError(f"{self.name}: 'body' has an alias, but the request's body has no name")
         if (get_origin(annotation) or annotation) in STREAMS:
             if get_args(annotation)[:1] != (bytes,) or default is not NO_DEFAULT:
@@ -201,19 +183,19 @@ class Signature:
             self.streams_body = True
             return
         self.body_is_raw = _bare(annotation) is bytes
-        self.body = self._adapter(name, annotation)
+        self.body = self._make.adapter(name, annotation)
         if has_generator(self.body.core_schema):
             raise SignatureError(f"{self.name}: 'body' has an Iterable, whose items are not validated; write list")
         self.body_is_optional = default is not NO_DEFAULT
 
     def _add_file(self, name: str, annotation: Any, default: Any) -> None:
-        self._keep(self._parameter(Form(), name, annotation, default))
+        self._keep(self._make.parameter(Form(), name, annotation, default))
 
     def _add_path(self, name: str, annotation: Any, default: Any) -> None:
         if default is not NO_DEFAULT:
             raise SignatureError(f"{self.name}: path parameter {name!r} is always present, so it cannot have a default")
-        convertor = self._convertors[self._request_name(name, annotation)]
-        parameter = self._parameter(Path(), name, annotation, default)
+        convertor = self._convertors[self._make.request_name(name, annotation)]
+        parameter = self._make.parameter(Path(), name, annotation, default)
         if parameter.is_list:
             raise SignatureError(f"{self.name}: path parameter {name!r} is one value, not {annotation!r}")
         is_text = isinstance(convertor, StringConvertor | PathConvertor)
@@ -223,7 +205,7 @@ class Signature:
 
     def _add_query(self, name: str, annotation: Any, default: Any) -> None:
         try:
-            parameter = self._parameter(Query(), name, annotation, default)
+            parameter = self._make.parameter(Query(), name, annotation, default)
         except SignatureError as error:
             bare = _bare(annotation)
             if default is not NO_DEFAULT or not isinstance(bare, type) or bare.__module__ == "builtins":
@@ -239,84 +221,6 @@ class Signature:
                     f"{self.name}: {other.argument!r} and {parameter.argument!r} are both {min(same)!r} in the request"
                 )
         self.parameters.append(parameter)
-
-    def _source(self, name: str, annotation: Any) -> Source | None:
-        try:
-            return source_of(annotation)
-        except AnnotationError as error:
-            raise SignatureError(f"{self.name}: parameter {name!r} {error}") from error
-
-    def _request_name(self, name: str, annotation: Any, source: Source | None = None) -> str:
-        try:
-            found = request_name(annotation, name)
-        except AnnotationError as error:
-            raise SignatureError(f"{self.name}: parameter {name!r} {error}") from error
-        if source is None:
-            return found
-        wanted = source.name or (found if found != name else source.default_name(name))
-        return wanted.lower() if source.where == "header" else wanted
-
-    def _parameter(self, source: Source, name: str, annotation: Any, default: Any) -> Parameter:
-        where = source.where
-        in_request = self._request_name(name, annotation, source)
-        converted = without_alias(from_text(annotation))
-        adapter = self._adapter(name, converted, written=annotation)
-        if where != "form" and holds_file(annotation):
-            raise SignatureError(f"{self.name}: {name!r} is a file, which comes in a form, not in the {where}")
-        repeated = self._is_list(where, name, annotation, adapter)
-        return Parameter(where, in_request, name, converted, adapter, default, is_list=repeated)
-
-    def _is_list(self, where: str, name: str, annotation: Any, adapter: TypeAdapter[Any]) -> bool:
-        try:
-            return is_list(adapter.core_schema)
-        except AnnotationError as error:
-            raise SignatureError(
-                f"{self.name}: {where} parameter {name!r} cannot hold {annotation!r}: it {error}"
-            ) from error
-
-    def _group(self, source: Source, name: str, annotation: Any, model: type[BaseModel], default: Any) -> Parameter:
-        """A parameter whose model's fields are parameters in the request."""
-        where = source.where
-        if default is not NO_DEFAULT or source.name is not None:
-            raise SignatureError(
-                f"{self.name}: {name!r} is a group of {where} parameters, each with its own name and default; "
-                f"write '{name}: Annotated[{model.__name__}, {type(source).__name__}()]'"
-            )
-        members = []
-        for field_name, field in model.model_fields.items():
-            alias = field.validation_alias or field.alias
-            if alias is not None and not isinstance(alias, str):
-                raise SignatureError(f"{self.name}: {name}.{field_name} has an alias that is not text")
-            in_request = alias or source.default_name(field_name)
-            in_request = in_request.lower() if where == "header" else in_request
-            label = f"{name}.{field_name}"
-            converted = from_text(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
-            adapter = self._adapter(label, converted, written=field.annotation)
-            repeated = self._is_list(where, label, field.annotation, adapter)
-            members.append(Member(in_request, alias or field_name, repeated, field.is_required()))
-        converted = from_texts(model)
-        return Parameter(
-            where,
-            name,
-            name,
-            converted,
-            self._adapter(name, converted, written=annotation),
-            default,
-            is_list=False,
-            members=tuple(members),
-            takes_others=where != "header" and model.model_config.get("extra") in ("allow", "forbid"),
-        )
-
-    def _adapter(
-        self, name: str, annotation: Any, mode: Any = "validation", *, written: Any = None
-    ) -> TypeAdapter[Any]:
-        try:
-            adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-            adapter.json_schema(mode=mode)
-        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
-            shown = annotation if written is None else written
-            raise SignatureError(f"{self.name}: unknown annotation of {name!r}: {shown!r}") from error
-        return adapter
 
     def _returned(self, annotation: Any) -> Any:
         """The type of the result: without `Reply[…]`, and `Response` where nothing but responses are returned."""
@@ -341,63 +245,6 @@ class Signature:
         if not results:
             return Response
         return Any if Any in results else Union[tuple(results)]  # noqa: UP007 - their number varies
-
-
-def parameters_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that a call of `method` by keywords may have.
-
-    A decorator's function that takes `**kwargs` hands on those of the function that it wraps (`functools.wraps`).
-    Without, it takes its own alone. Arguments that a `functools.partial` has bound are left out.
-    """
-    own = dict(inspect.signature(method, follow_wrapped=False).parameters)
-    inner = dict(inspect.signature(method).parameters)
-    kinds = {parameter.kind: name for name, parameter in own.items()}
-    if hasattr(method, "__wrapped__") and (inspect.Parameter.VAR_KEYWORD in kinds or not inner):
-        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        explicit = {name: parameter for name, parameter in own.items() if parameter.kind not in variable}
-        own = explicit | {name: parameter for name, parameter in inner.items() if name not in explicit}
-    while isinstance(method, partial):
-        own = {name: parameter for name, parameter in own.items() if name not in method.keywords}
-        method = method.func
-    return own
-
-
-def annotated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose annotations are those of `method`."""
-    while isinstance(method, partial):
-        method = method.func
-    if not inspect.isroutine(method) and not hasattr(method, "__wrapped__"):
-        called: Callable[..., Any] = type(method).__call__  # an object that can be called
-        return called
-    return method
-
-
-def innermost(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that the owner has written, inside of decorators and of `functools.partial`."""
-    while isinstance(method, partial):
-        method = method.func
-    function: Callable[..., Any] = inspect.unwrap(method)
-    return function
-
-
-def _unresolved(method: Callable[..., Any]) -> list[str]:
-    """The parameters whose annotations name what does not exist."""
-    function = innermost(method)
-    if sys.version_info >= (3, 14):
-        from annotationlib import Format, get_annotations
-
-        written = get_annotations(function, format=Format.STRING)
-    else:
-        written = getattr(function, "__annotations__", {})
-    names = dict(getattr(function, "__globals__", {}))
-    wrong = []
-    for name, annotation in written.items():
-        if isinstance(annotation, str):
-            try:
-                eval(annotation, names)  # noqa: S307 - as `get_type_hints` does with the owner's own annotations
-            except Exception:  # noqa: BLE001 - whatever it is, it is the annotation that cannot be read
-                wrong.append(name)
-    return wrong
 
 
 def _bare(annotation: Any) -> Any:

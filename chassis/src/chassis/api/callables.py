@@ -1,0 +1,64 @@
+"""Functions as they can be called: behind decorators and `functools.partial`, and objects called like functions."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def parameters_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters that a call of `method` by keywords may have.
+
+    A decorator's function that takes `**kwargs` hands on those of the function that it wraps (`functools.wraps`).
+    Without, it takes its own alone. Arguments that a `functools.partial` has bound are left out.
+    """
+    own = dict(inspect.signature(method, follow_wrapped=False).parameters)
+    inner = dict(inspect.signature(method).parameters)
+    kinds = {parameter.kind: name for name, parameter in own.items()}
+    if hasattr(method, "__wrapped__") and (inspect.Parameter.VAR_KEYWORD in kinds or not inner):
+        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        explicit = {name: parameter for name, parameter in own.items() if parameter.kind not in variable}
+        own = explicit | {name: parameter for name, parameter in inner.items() if name not in explicit}
+    while isinstance(method, partial):
+        own = {name: parameter for name, parameter in own.items() if name not in method.keywords}
+        method = method.func
+    return own
+
+
+def annotated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose annotations are those of `method`."""
+    while isinstance(method, partial):
+        method = method.func
+    if not inspect.isroutine(method) and not hasattr(method, "__wrapped__"):
+        called: Callable[..., Any] = type(method).__call__  # an object that can be called
+        return called
+    return method
+
+
+def innermost(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that the owner has written, inside of decorators and of `functools.partial`."""
+    while isinstance(method, partial):
+        method = method.func
+    function: Callable[..., Any] = inspect.unwrap(method)
+    return function
+
+
+def unresolved(method: Callable[..., Any]) -> list[str]:
+    """The parameters whose annotations name what does not exist."""
+    function = innermost(method)
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format, get_annotations
+
+        written = get_annotations(function, format=Format.STRING)
+    else:
+        written = getattr(function, "__annotations__", {})
+    names = dict(getattr(function, "__globals__", {}))
+    wrong = []
+    for name, annotation in written.items():
+        if isinstance(annotation, str):
+            try:
+                eval(annotation, names)  # noqa: S307 - as `get_type_hints` does with the owner's own annotations
+            except Exception:  # noqa: BLE001 - whatever it is, it is the annotation that cannot be read
+                wrong.append(name)
+    return wrong
