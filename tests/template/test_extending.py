@@ -20,7 +20,7 @@ BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
 
 
 def follow(project: Path, recipe: str) -> None:
-    """Do what the recipe of this name says, in a service without example."""
+    """Do what the recipe of this name says."""
     package = project / "src" / package_of(project)
     section = (project / "chassis/README.md").read_text().partition(f"## {recipe}\n")[2].partition("\n## ")[0]
     blocks = BLOCK.findall(section)
@@ -29,7 +29,9 @@ def follow(project: Path, recipe: str) -> None:
         path = package / name
         if name == "settings.py":
             imports = "from chassis import ChassisSettings\n"
-            text = path.read_text().replace(imports, f"{imports}from pydantic import Field\n")
+            text = path.read_text()
+            if "import Field" not in text:
+                text = text.replace(imports, f"{imports}from pydantic import Field\n")
             path.write_text(f"{text}\n{block}")
         elif name == "app.py":
             extend_app(project, block)
@@ -39,8 +41,9 @@ def follow(project: Path, recipe: str) -> None:
 
 
 @pytest.fixture
-def bare(bake: Bake) -> Path:
-    return bake(example="none")
+def project(bake: Bake) -> Path:
+    """The default service."""
+    return bake()
 
 
 def checked(project: Path, python: Path) -> None:
@@ -49,43 +52,90 @@ def checked(project: Path, python: Path) -> None:
     check(project, python)
 
 
-def test_setting(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A setting")
-    checked(bare, python)
+def test_setting(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A setting")
+    checked(project, python)
 
-    assert start(bare).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
-    assert start(bare, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
-    broken = start(bare, APP_GREETING="Hello" * 9)
+    assert start(project).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
+    assert start(project, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
+    broken = start(project, APP_GREETING="Hello" * 9)
     assert broken.process.wait(20) != 0
 
 
-def test_check(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A check")
-    checked(bare, python)
-    app = bare / "src" / package_of(bare) / "app.py"
+def test_parameters(project: Path, python: Path, start: Start) -> None:
+    follow(project, "What a method may ask for")
+    checked(project, python)
+    service = start(project).ready()
+
+    files = {"photo": ("cat.png", b"x" * 2_000_000, "image/png")}
+    answer = service.http.post("/photos", files=files, data={"title": "A cat"}, headers={"x-album": "cats"})
+    assert (answer.status_code, answer.headers["location"]) == (201, "/photos/cats/cat.png")
+    assert answer.json() == {"name": "cat.png", "size_bytes": 2_000_000, "title": "A cat"}
+    assert service.http.post("/photos", files=files, data={"title": "x" * 81}).status_code == 422
+
+
+def test_dependencies(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Dependencies")
+    checked(project, python)
+    service = start(project).ready()
+
+    assert service.http.post("/entries?text=one").status_code == 401
+    ada = {"x-user": "ada"}
+    assert service.http.post("/entries?text=one", headers=ada).json() == ["one"]
+    assert service.event("committed", user="ada")["entries"] == ["one"]
+    assert service.http.post("/entries?text=forbidden", headers=ada).status_code == 409
+    assert service.event("rolled back")["user"] == "ada"
+
+
+def test_errors(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Errors")
+    checked(project, python)
+    service = start(project).ready()
+
+    sold_out, down = service.http.get("/stock/tea"), service.http.get("/stock/coffee")
+    assert (sold_out.status_code, sold_out.json()["detail"]) == (409, "There is no tea left.")
+    assert (down.status_code, down.headers["retry-after"]) == (503, "30")
+    assert "10.1.2.3" not in down.text
+
+
+def test_versions(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Versions of an API")
+    checked(project, python)
+    service = start(project).ready()
+
+    assert service.http.get("/v1/price").json() == 450
+    assert service.http.get("/v2/price").json() == {"cents": 450, "currency": "EUR"}
+    assert set(service.http.get("/v2/openapi.json").json()["paths"]) == {"/price"}
+    assert {"/v1/price", "/v2/price"} <= set(service.http.get("/openapi.json").json()["paths"])
+
+
+def test_check(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A check")
+    checked(project, python)
+    app = project / "src" / package_of(project) / "app.py"
     with socket.create_server(("127.0.0.1", 0)) as database:
         app.write_text(app.read_text().replace("5432", str(database.getsockname()[1])))
-        service = start(bare, APP_READINESS_CACHE_SECONDS="0").ready()
+        service = start(project, APP_READINESS_CACHE_SECONDS="0").ready()
         assert service.http.get("/readyz").status_code == 200
     answer = service.http.get("/readyz")
 
     assert (answer.status_code, answer.json()["checks"]["database"]["status"]) == (503, "fail")
 
 
-def test_cors(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "CORS")
-    checked(bare, python)
-    service = start(bare).ready()
+def test_cors(project: Path, python: Path, start: Start) -> None:
+    follow(project, "CORS")
+    checked(project, python)
+    service = start(project).ready()
 
     for path, status in (("/openapi.json", 200), ("/none", 404)):
         answer = service.http.get(path, headers={"origin": "https://shop.example"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://shop.example")
 
 
-def test_middleware(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A middleware")
-    checked(bare, python)
-    service = start(bare).ready()
+def test_middleware(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A middleware")
+    checked(project, python)
+    service = start(project).ready()
 
     answer = service.http.get("/openapi.json")
     assert (answer.status_code, answer.json()["detail"]) == (401, "Send the key as X-API-Key.")
@@ -94,20 +144,20 @@ def test_middleware(bare: Path, python: Path, start: Start) -> None:
     assert [line["status"] for line in service.access_lines(2)] == [401, 200]
 
 
-def test_metric(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A metric")
-    checked(bare, python)
-    service = start(bare).ready()
+def test_metric(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A metric")
+    checked(project, python)
+    service = start(project).ready()
 
     assert service.http.post("/sales?kind=tea").status_code == 204
     assert service.http.post("/sales?kind=cocoa").status_code == 422
     assert service.metric("sold_total", kind="tea") == 1
 
 
-def test_background_task(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A background task")
-    checked(bare, python)
-    service = start(bare).ready()
+def test_background_task(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A background task")
+    checked(project, python)
+    service = start(project).ready()
 
     answer = service.http.post("/letters?to=Ada")
     assert answer.status_code == 202
@@ -115,10 +165,10 @@ def test_background_task(bare: Path, python: Path, start: Start) -> None:
     assert sent["request_id"] == answer.headers["x-request-id"]
 
 
-def test_stream_that_ends_at_the_shutdown(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A stream that ends at the shutdown")
-    checked(bare, python)
-    service = start(bare, APP_SHUTDOWN_SECONDS="600").ready()
+def test_stream_that_ends_at_the_shutdown(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A stream that ends at the shutdown")
+    checked(project, python)
+    service = start(project, APP_SHUTDOWN_SECONDS="600").ready()
 
     with service.http.stream("GET", "/ticks") as stream:
         chunks = stream.iter_text()
@@ -129,10 +179,10 @@ def test_stream_that_ends_at_the_shutdown(bare: Path, python: Path, start: Start
     assert "shutdown" not in service.access_lines(1)[0]
 
 
-def test_consumer_of_a_queue(bare: Path, python: Path, start: Start) -> None:
-    follow(bare, "A consumer of a queue")
-    checked(bare, python)
-    service = start(bare).ready()
+def test_consumer_of_a_queue(project: Path, python: Path, start: Start) -> None:
+    follow(project, "A consumer of a queue")
+    checked(project, python)
+    service = start(project).ready()
 
     assert service.http.get("/readyz").json()["checks"]["background task consumer"]["status"] == "pass"
     for order in ("one", "two", "three"):
@@ -210,15 +260,15 @@ def frameworks(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize("framework", OTHERS)
 def test_application_of_another_framework(
-    bare: Path, start: Start, collector: Collector, frameworks: Path, framework: str
+    project: Path, start: Start, collector: Collector, frameworks: Path, framework: str
 ) -> None:
-    follow(bare, "An application of another framework")
-    package = bare / "src" / package_of(bare)
+    follow(project, "An application of another framework")
+    package = project / "src" / package_of(project)
     other = OTHERS[framework]
     if other is not None:
         (package / "legacy.py").write_text(other)
     service = start(
-        bare,
+        project,
         PYTHONPATH=f"src:{frameworks}",
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
         OTEL_TRACES_SAMPLER="always_on",
