@@ -38,6 +38,11 @@ def follow(project: Path, recipe: str) -> None:
         else:
             assert not path.exists()
             path.write_text(block)
+    for row in re.findall(r"```markdown\n(.*\n)```", section):
+        readme = project / "README.md"
+        before, table, after = readme.read_text().partition("| variable | default | meaning |\n")
+        rows, end, after = after.partition("\n\n")
+        readme.write_text(f"{before}{table}{rows}\n{row.rstrip()}{end}{after}")
 
 
 @pytest.fixture
@@ -50,6 +55,8 @@ def checked(project: Path, python: Path) -> None:
     """Its tools accept it, but that imports could be in another order."""
     run(python.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
     check(project, python)
+    own = ("tests/test_orders.py", "tests/test_contract.py", "-k", "order or table or openapi")
+    check(project, python, ("pytest", "-q", "--no-cov", "-p", "no:cacheprovider", *own))
 
 
 def test_setting(project: Path, python: Path, start: Start) -> None:
@@ -137,11 +144,11 @@ def test_middleware(project: Path, python: Path, start: Start) -> None:
     checked(project, python)
     service = start(project).ready()
 
-    answer = service.http.get("/openapi.json")
+    answer = service.http.get("/internal/openapi.json")
     assert (answer.status_code, answer.json()["detail"]) == (401, "Send the key as X-API-Key.")
-    assert service.http.get("/openapi.json", headers={"x-api-key": "open sesame"}).status_code == 200
-    assert service.http.get("/readyz").status_code == 200
-    assert [line["status"] for line in service.access_lines(2)] == [401, 200]
+    assert service.http.get("/internal/openapi.json", headers={"x-api-key": "open sesame"}).status_code == 200
+    assert service.http.get("/openapi.json").status_code == 200
+    assert [line["status"] for line in service.access_lines(3)] == [401, 200, 200]
 
 
 def test_metric(project: Path, python: Path, start: Start) -> None:
