@@ -4,7 +4,7 @@ import asyncio
 import re
 from time import monotonic
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from .problem import Problem
 
@@ -78,6 +78,8 @@ class RequestInfo:
     """Whether the next start of a response replaces the one that is held."""
     error: type[BaseException] | None = None
     """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
+    send: Send | None = None
+    """The `send` of our server, while the application runs: what a layer gets may be that of another layer."""
     is_logged: bool = False
     """Whether the exception that escapes to the server is in the log already."""
 

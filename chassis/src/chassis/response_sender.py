@@ -16,6 +16,9 @@ JSON_NAMES = frozenset({b"content-type", LENGTH})
 PROBLEM: Header = (b"content-type", b"application/problem+json")
 # A key in the start of a response: the whole body is sent at once after it, so that nobody has to send the head before.
 BODY_FOLLOWS = "chassis.body_follows"
+# And another: what the server has to add to the headers of a JSON response, which it has encoded already. It is for our
+# server alone, and nobody is between it and who sets this.
+ADDED = "chassis.added"
 # The ends of media types that an API sends, to programs.
 API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
 # A response with one of these may be cached and validated (RFC 9110, section 8.8).
@@ -85,16 +88,24 @@ class ResponseSender:
 
     __slots__ = (
         "_defaults",
+        "_is_direct",
         "_send",
         "body_bytes",
         "is_complete",
         "on_complete",
+        "on_leave",
         "request_id",
         "status",
     )
 
-    def __init__(self, send: Send, request_id: str = "", defaults: DefaultHeaders = NO_HEADERS) -> None:
-        """`request_id`, unless it is empty, and `defaults` are the headers to add."""
+    def __init__(
+        self, send: Send, request_id: str = "", defaults: DefaultHeaders = NO_HEADERS, *, is_direct: bool = False
+    ) -> None:
+        """`request_id`, unless it is empty, and `defaults` are the headers to add.
+
+        `is_direct` tells that `send` is that of our server itself.
+        """
+        self._is_direct = is_direct and bool(request_id) and not defaults.has_json_names
         self._send = send
         self._defaults = defaults
         self.request_id: str = request_id
@@ -105,8 +116,9 @@ class ResponseSender:
         """Of the content that the server has taken."""
         self.is_complete: bool = False
         """Whether the server has taken the last part of an HTTP response."""
-        self.on_complete: tuple[Callable[[], object], ...] = ()
-        """Called then, in this order."""
+        self.on_complete: Callable[[], object] | None = None
+        self.on_leave: Callable[[], object] | None = None
+        """Both are called then, in this order."""
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
@@ -125,14 +137,15 @@ class ResponseSender:
             if "body" in message:
                 self.body_bytes += len(message["body"])
             if "more_body" not in message or not message["more_body"]:
-                self.is_complete = True
-                callbacks, self.on_complete = self.on_complete, ()
-                for complete in callbacks:
-                    complete()
+                self._end()
             return sent
         if message_type in ("http.response.start", "websocket.http.response.start"):
+            headers = message.get("headers", ())
             # Sent first, because our server rejects an invalid header section right here.
-            sent = self._send({**message, "headers": self._complete(message.get("headers", ()))})
+            if self._is_direct and is_json_result(headers):
+                sent = self._send({**message, ADDED: (self.request_id, self._defaults)})
+            else:
+                sent = self._send({**message, "headers": self._complete(headers)})
             self.status = message["status"]
             return sent
         if message_type == "websocket.accept":
@@ -146,19 +159,20 @@ class ResponseSender:
         await sent
         self.body_bytes += len(message.get("body", b""))
         if not message.get("more_body", False):
-            self.is_complete = True
-            callbacks, self.on_complete = self.on_complete, ()
-            for complete in callbacks:
-                complete()
+            self._end()
+
+    def _end(self) -> None:
+        self.is_complete = True
+        complete, leave = self.on_complete, self.on_leave
+        self.on_complete = self.on_leave = None  # they may refer to this object
+        if complete is not None:
+            complete()
+        if leave is not None:
+            leave()
 
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id
         headers = [*headers]
-        # The result of a handler.
-        if len(headers) == 2 and headers[0] is JSON and headers[1][0] is LENGTH and not defaults.has_json_names:
-            if not request_id:
-                return [*headers, *defaults.headers]
-            return [*headers, (REQUEST_ID, request_id.encode()), *defaults.headers]
         if JSON not in headers and PROBLEM not in headers:  # which most responses are
             defaults = defaults.suited(headers)
         if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # as in most responses
@@ -174,6 +188,11 @@ class ResponseSender:
             headers.append((REQUEST_ID, request_id.encode()))
         headers += [header for header in defaults.headers if header[0] not in present]
         return headers
+
+
+def is_json_result(headers: Iterable[Header]) -> bool:
+    """Whether these are the two headers of a handler's result."""
+    return type(headers) is list and len(headers) == 2 and headers[0] is JSON and headers[1][0] is LENGTH
 
 
 async def send_response(send: Send, status: int, headers: list[Header], body: bytes) -> None:

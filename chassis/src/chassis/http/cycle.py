@@ -12,11 +12,12 @@ from structlog.typing import FilteringBoundLogger
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
 from ..request_info import REQUEST_INFO, RequestInfo
-from ..response_sender import BODY_FOLLOWS, DONE
+from ..response_sender import ADDED, BODY_FOLLOWS, DONE
+from ..response_sender import REQUEST_ID as REQUEST_ID_FIELD
 from .errors import ClientDisconnectedError
 from .flow_control import HIGH_WATER_BYTES, FlowControl
 from .port_state import PortState
-from .response_head import encode_response_head
+from .response_head import NO_CONTENT, encode_json_head, encode_response_head
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -111,7 +112,8 @@ class RequestCycle:
         try:
             if self.disconnected:  # while the task waited to begin: run it nevertheless, or nobody would observe it
                 self.disconnect()
-            await self.app(self.scope, self.receive, self.send)
+            self.info.send = send = self.send
+            await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
                 self._end_response(500)
                 log.error("ASGI application returned without completing its response")
@@ -120,6 +122,7 @@ class RequestCycle:
         finally:
             # Here, because a callback of the task would be one more thing that the event loop has to schedule.
             self._connection.port.tasks.discard(self.task)
+            self.info.send = None  # a reference to itself, which the garbage collector would have to find
 
     def disconnect(self) -> None:
         """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled."""
@@ -267,14 +270,20 @@ class RequestCycle:
             keep_alive = False
         elif keep_alive and (self._connection.port.is_draining or self._connection.is_expiring):
             keep_alive = self._connection.has_waiting_requests()
+        status, headers, date_line = message["status"], message.get("headers", ()), self._connection.port.date_line
+        if ADDED in message:
+            request_id, defaults = message[ADDED]
+            if keep_alive and not self._is_head and status not in NO_CONTENT and self.scope["http_version"] == "1.1":
+                length = headers[1][1]
+                self._head = encode_json_head(status, length, request_id, defaults, date_line)
+                self._has_content, self._chunked, self._content_left = True, False, int(length)
+                self.response_started = self.info.holds_head = True
+                self.info.replaces_head = False
+                return
+            headers = [*headers, (REQUEST_ID_FIELD, request_id.encode()), *defaults.headers]
         # An invalid head raises here, while another response can still be sent.
         response = encode_response_head(
-            message["status"],
-            message.get("headers", ()),
-            self._connection.port.date_line,
-            keep_alive,
-            self._is_head,
-            self.scope["http_version"] == "1.0",
+            status, headers, date_line, keep_alive, self._is_head, self.scope["http_version"] == "1.0"
         )
         self._head = response.lines
         self._has_content = response.has_content

@@ -56,6 +56,7 @@ class RequestReader:
         "_connection",
         "_earlier_head_bytes",
         "_expects_continue",
+        "_has_spaces",
         "_headers",
         "_host",
         "_info",
@@ -101,6 +102,7 @@ class RequestReader:
         self._earlier_head_bytes = 0
         self._target = b""
         self._unknown_method = b""
+        self._has_spaces = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._info = RequestInfo()
         self._host: bytes | None = None
@@ -132,8 +134,12 @@ class RequestReader:
 
     def read(self, data: bytes) -> None:
         """Read a piece; calls the connection for each request that begins, and for what is rejected."""
-        if b"\t" in data and not self.awaits_body():
-            data = request_head.without_tabs(data)
+        if b"\t" in data:
+            self._has_spaces = True
+            if not self.awaits_body():
+                data = request_head.without_tabs(data)
+        elif b" \r" in data or data[-1:] == b" ":  # which no client is known to send; once is enough to look always
+            self._has_spaces = True
         self._segment_bytes = len(data)
         self._made_progress = False
         rest: memoryview | None = None
@@ -193,7 +199,7 @@ class RequestReader:
         if not self.in_head:
             return  # a trailer, which must not become a header (RFC 9110, section 6.5.1)
         name = name.lower()
-        if value[-1:] <= b" ":  # white space behind a value is no part of it (RFC 9112, section 5.1)
+        if self._has_spaces:  # white space behind a value is no part of it (RFC 9112, section 5.1)
             value = value.strip(b" \t")
         if name in NOTED_FIELDS:
             if name == b"host":

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from ..cache import BoundedCache
 from ..problem import phrase
+from ..response_sender import JSON, DefaultHeaders
 
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {phrase(status.value)}\r\n".encode()
@@ -26,6 +27,7 @@ VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-
 # Checked and encoded field lines that are sent again and again, such as the security headers; and checked names.
 field_lines: BoundedCache[tuple[bytes, bytes], bytes] = BoundedCache()
 field_names: BoundedCache[bytes, bytes] = BoundedCache()
+json_blocks: BoundedCache[DefaultHeaders, bytes] = BoundedCache(16, max_entry_bytes=65_536)
 
 
 @dataclass(slots=True)
@@ -90,6 +92,18 @@ def encode_response_head(
         append(b"content-length: %d\r\n" % content_length)
     append(b"\r\n" if head.keep_alive else b"connection: close\r\n\r\n")
     return head
+
+
+def encode_json_head(
+    status: int, length: bytes, request_id: str, defaults: DefaultHeaders, date_line: bytes
+) -> list[bytes]:
+    """The lines of the head of a handler's result, with `length` bytes of JSON, on a connection that is kept."""
+    block = json_blocks.get(defaults)
+    if block is None:
+        lines = b"".join([encode_field(name, value)[1] for name, value in (JSON, *defaults.headers)])
+        block = json_blocks.add(defaults, lines, size_bytes=len(lines))
+    line = STATUS_LINES.get(status) or _status_line(status)
+    return [line, date_line, block, b"content-length: %b\r\nx-request-id: %b\r\n\r\n" % (length, request_id.encode())]
 
 
 def _frame(

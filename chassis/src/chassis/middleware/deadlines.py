@@ -2,7 +2,6 @@
 
 import asyncio
 from time import monotonic
-from typing import NamedTuple
 
 from prometheus_client import Counter
 
@@ -12,12 +11,9 @@ from ..response_sender import ResponseSender
 MIN_DELAY_SECONDS = 0.05
 
 
-class Due(NamedTuple):
-    """A request that has to respond, and when it began, monotonic seconds."""
-
-    began: float
-    sender: ResponseSender
-    info: RequestInfo
+# A request that has to respond: when it began, monotonic seconds; its response, and what is known of it. A plain tuple,
+# because one is made for each request.
+Due = tuple[float, ResponseSender, RequestInfo]
 
 
 class Deadlines:
@@ -37,7 +33,7 @@ class Deadlines:
 
     def set(self, task: asyncio.Task[object], sender: ResponseSender, info: RequestInfo) -> None:
         """Cancel `task` when its time is up, unless its response has started by then."""
-        self._due[task] = Due(monotonic(), sender, info)
+        self._due[task] = (monotonic(), sender, info)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel_overdue)
 
@@ -53,7 +49,7 @@ class Deadlines:
         self._timer = None
         while self._due:
             task, due = next(iter(self._due.items()))
-            remaining = due.began + self._seconds - now
+            remaining = due[0] + self._seconds - now
             if remaining > 0:
                 self._timer = asyncio.get_running_loop().call_later(remaining, self._cancel_overdue)
                 return
@@ -63,11 +59,12 @@ class Deadlines:
     def _cancel(self, task: asyncio.Task[object], due: Due) -> None:
         """Cancel `task`, or give it the time that it has waited for its body."""
         self._uploads.pop(task, None)
-        info, now = due.info, monotonic()
-        if due.sender.status:
+        began, sender, info = due
+        now = monotonic()
+        if sender.status:
             return
         waited = info.upload_seconds + (0.0 if info.receiving_since is None else now - info.receiving_since)
-        remaining = due.began + self._seconds + waited - now
+        remaining = began + self._seconds + waited - now
         if remaining > 0 and waited > 0:
             delay = max(remaining, MIN_DELAY_SECONDS)
             self._uploads[task] = asyncio.get_running_loop().call_later(delay, self._cancel, task, due)

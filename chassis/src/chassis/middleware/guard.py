@@ -103,7 +103,7 @@ class GuardMiddleware:
                     info.rejection = problem
                 else:
                     leave = load_shedder.leave if waits is None else load_shedder.leaver()
-                    sender.on_complete += (leave,)  # work after the response holds no place
+                    sender.on_leave = leave  # work after the response holds no place
             if info.has_body:
                 receive = self._limit_body(info, receive, max_body_bytes)
             await self.app(scope, receive, sender)

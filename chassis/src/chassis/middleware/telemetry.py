@@ -66,7 +66,7 @@ class TelemetryMiddleware:
         context = self._begin(info, method, scope["headers"])
         if info.has_body:
             receive = info.counting(receive)
-        sender = ResponseSender(send, context.request_id, self._default_headers)
+        sender = ResponseSender(send, context.request_id, self._default_headers, is_direct=send is info.send)
         # The path now, since applications that are mounted may change it.
         observation = Observation(
             scope, scope["path"], method, info, context, sender, self._min_logged_status, self._find_route
@@ -78,7 +78,7 @@ class TelemetryMiddleware:
             observation.seconds = perf_counter() - began
             self._end(observation)
 
-        sender.on_complete = (end,)
+        sender.on_complete = end
         token = otel_context.attach(context)
         try:
             await self.app(scope, receive, sender)
@@ -88,7 +88,7 @@ class TelemetryMiddleware:
         finally:
             otel_context.detach(token)
             if not sender.is_complete:
-                sender.on_complete = ()  # a reference to itself, which the garbage collector would have to find
+                sender.on_complete = None  # a reference to itself, which the garbage collector would have to find
                 end()
 
 
