@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .context import annotate
+    from .events import Event, EventStream
     from .groups import Group
     from .health import Check
+    from .json_lines import JsonLines
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -33,10 +35,13 @@ _MODULES = {
     "ChassisSettings": "settings",
     "Check": "health",
     "Cookie": "api.sources",
+    "Event": "events",
+    "EventStream": "events",
     "Form": "api.sources",
     "Group": "groups",
     "Handler": "api.handler",
     "Header": "api.sources",
+    "JsonLines": "json_lines",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
@@ -59,10 +64,13 @@ __all__ = [
     "ChassisSettings",
     "Check",
     "Cookie",
+    "Event",
+    "EventStream",
     "Form",
     "Group",
     "Handler",
     "Header",
+    "JsonLines",
     "Problem",
     "ProviderError",
     "Query",
