@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
+    from .conditional_requests import check_conditions, conditional, etag_of
     from .context import annotate
+    from .download import Download
     from .events import Event, EventStream
     from .groups import Group
     from .health import Check
     from .json_lines import JsonLines
+    from .pagination import Cursor, page, page_links
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -35,6 +38,8 @@ _MODULES = {
     "ChassisSettings": "settings",
     "Check": "health",
     "Cookie": "api.sources",
+    "Cursor": "pagination",
+    "Download": "download",
     "Event": "events",
     "EventStream": "events",
     "Form": "api.sources",
@@ -53,8 +58,13 @@ _MODULES = {
     "Telemetry": "telemetry",
     "UploadFile": "api.sources",
     "annotate": "context",
+    "check_conditions": "conditional_requests",
+    "conditional": "conditional_requests",
     "documented": "api.handler",
+    "etag_of": "conditional_requests",
     "load_settings": "settings",
+    "page": "pagination",
+    "page_links": "pagination",
     "responds": "api.handler",
     "run": "run",
 }
@@ -64,6 +74,8 @@ __all__ = [
     "ChassisSettings",
     "Check",
     "Cookie",
+    "Cursor",
+    "Download",
     "Event",
     "EventStream",
     "Form",
@@ -83,8 +95,13 @@ __all__ = [
     "UploadFile",
     "__version__",
     "annotate",
+    "check_conditions",
+    "conditional",
     "documented",
+    "etag_of",
     "load_settings",
+    "page",
+    "page_links",
     "responds",
     "run",
 ]
