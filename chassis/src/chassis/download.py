@@ -19,8 +19,8 @@ from .conditional_requests import failed, precondition_status
 from .problem import Problem
 
 # RFC 9110, section 14.1.2; an empty member of the list is allowed (section 5.6.1).
-RANGES = re.compile(r"bytes=[ \t,]*(?:(?:\d+-\d*|-\d+)[ \t]*(?:,[ \t,]*|$))+", re.IGNORECASE)
-RANGE = re.compile(r"(\d*)-(\d*)")
+RANGES = re.compile(r"bytes=[ \t,]*(?:(?:[0-9]+-[0-9]*|-[0-9]+)[ \t]*(?:,[ \t,]*|$))+", re.IGNORECASE)
+RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 MAX_RANGE_DIGITS = 18  # the first digits of a longer number are beyond any file already
 ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"  # and letters and digits (RFC 8187, section 3.2.1)
 
