@@ -5,11 +5,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
+import anyio
 from starlette.background import BackgroundTask
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse
@@ -79,7 +80,7 @@ class Download(FileResponse):
             if self.background is not None:
                 await self.background()
             return
-        await super().__call__(self._with_ranges(scope, headers, result.st_size), receive, send)
+        await with_cleanup(super().__call__(self._with_ranges(scope, headers, result.st_size), receive, send))
 
     async def _send_not_modified(self, send: Send) -> None:
         """The fields of the 200 that caches need (RFC 9110, section 15.4.5), and no content."""
@@ -109,6 +110,29 @@ class Download(FileResponse):
             return True
         validator = headers["if-range"]
         return validator in (self.headers["etag"], self.headers["last-modified"]) and not validator.startswith("W/")
+
+
+async def with_cleanup(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, and end it by a cancel scope of anyio when the current task is cancelled.
+
+    Its threads and its shields know nothing of `Task.cancel`: a file that is open would stay so.
+    """
+    cancel_scope = anyio.CancelScope()
+
+    async def run() -> None:
+        with cancel_scope:
+            await work
+
+    task = asyncio.create_task(run())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        cancel_scope.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # most often that the client has gone, as the cancellation says as well
+        raise
+    task.result()
 
 
 def ranges_of(field: str, size: int) -> list[tuple[int, int]] | None:

@@ -74,10 +74,12 @@ async def _batches(items: Iterable[Any], threads: Threads) -> AsyncIterator[byte
         while True:
             batch = asyncio.ensure_future(threads.run(partial(_next_lines, iterator)))
             try:
-                lines = await asyncio.shield(batch)
-            finally:  # a thread cannot be cancelled, and a generator that runs cannot be closed
                 await asyncio.wait({batch})
-            if not lines:
+            except asyncio.CancelledError:
+                await asyncio.wait({batch})  # a thread cannot be cancelled, and a generator that runs cannot be closed
+                batch.exception()
+                raise
+            if not (lines := batch.result()):
                 return
             yield lines
     finally:
