@@ -297,7 +297,7 @@ def test_streaming_proxy(project: Path, python: Path, start: Start) -> None:
         service.http.timeout = 60
 
         hops = {"connection": "x-private", "x-private": "1", "te": "trailers", "x-mine": "1"}
-        url = "/warehouse//a%20b/%25?q=%2F&r"
+        url = "/warehouse//a%20b//%25?q=%2F&r"
         parts = (MEGABYTE for _ in range(100))
         before = resident_bytes(service)
         most = received = 0
@@ -307,7 +307,8 @@ def test_streaming_proxy(project: Path, python: Path, start: Start) -> None:
                 most = max(most, resident_bytes(service))
         assert (answer.status_code, received) == (200, 100 * len(MEGABYTE))
         assert most - before < 30_000_000
-        assert (answer.headers["got-target"], answer.headers["got-x-mine"]) == ("//a%20b/%25?q=%2F&r", "1")
+        # http.server makes one slash of those at the start.
+        assert (answer.headers["got-target"], answer.headers["got-x-mine"]) == ("/a%20b//%25?q=%2F&r", "1")
         assert answer.headers["got-host"] == f"127.0.0.1:{upstream.server_port}"
         assert answer.headers["got-via"] == "1.1 orders"
         assert answer.headers["x-request-id"] in answer.headers["got-traceparent"]
