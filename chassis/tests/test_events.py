@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Annotated, Any
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
@@ -13,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from chassis import Event, EventStream, Handler, Header, Problem, Route
 
-from .support.service import SAMPLED, TRACE_ID, exchange, serve, until
+from .support.application import make_app
+from .support.service import SAMPLED, TRACE_ID, exchange, observed, serve, until
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
@@ -391,3 +393,31 @@ async def test_generator_runs_in_one_task_with_the_context_of_the_request() -> N
         assert (await service.client.get("/", headers=SAMPLED)).content == b"data: one\n\ndata: two\n\n"
     assert len(tasks) == 1
     assert traces == [TRACE_ID, TRACE_ID]
+
+
+async def test_another_server_ends_the_stream_as_well() -> None:
+    followed = Followed("one")
+    with observed() as seen:
+        app = make_app(seen.telemetry, of(followed))
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await reader.readuntil(b"data: one")
+        writer.close()
+        await asyncio.wait_for(followed.left.wait(), 5)
+        followed.left.clear()
+        await until(lambda: not app.telemetry.observer.active)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await reader.readuntil(b"data: one")
+        app.begin_draining()
+        assert (await reader.read()).endswith(b"0\r\n\r\n")
+        writer.close()
+        assert followed.left.is_set()
+        server.should_exit = True
+        await serving
+        assert [line["status"] for line in seen.events("request")] == [200, 200]
