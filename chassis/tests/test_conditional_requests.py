@@ -151,6 +151,16 @@ def test_dates_are_read_in_every_notation(noon: str) -> None:
     assert precondition_status("GET", headers, last_modified=NOON + timedelta(seconds=1)) is None
 
 
+def test_date_does_not_take_the_place_of_a_tag_that_cannot_be_read() -> None:
+    yesterday = format_datetime(NOON - timedelta(days=1), usegmt=True)
+    tomorrow = format_datetime(NOON + timedelta(days=1), usegmt=True)
+    for headers in (
+        {"if-match": "7", "if-unmodified-since": yesterday},
+        {"if-none-match": "7", "if-modified-since": tomorrow},
+    ):
+        assert precondition_status("GET", Headers(headers), etag='"7"', last_modified=NOON) is None
+
+
 def test_list_over_several_lines_is_one_list() -> None:
     headers = Headers(raw=[(b"if-none-match", b'"a"'), (b"if-none-match", b', "b" ,,')])
     assert precondition_status("GET", headers, etag='"b"') == 304

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from chassis import Download, Handler, Route
 from chassis.download import content_disposition, ranges_of
@@ -280,6 +282,23 @@ async def test_client_that_leaves_ends_the_download(tmp_path: Path) -> None:
         assert line["response_bytes"] < 200_000_000
         await service.under_way(0)
         await until(lambda: not [name for name in os.listdir("/proc/self/fd") if _leads_to(name, path)])
+
+
+async def test_file_is_closed_when_the_request_is_cancelled_while_it_ends(path: Path) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            # The connection is closing, and is lost in the next turn of the event loop.
+            asyncio.get_running_loop().call_soon(task.cancel)
+            raise ClientDisconnect
+
+    scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"version": "3.0", "spec_version": "2.4"}}
+    task = asyncio.create_task(Download(path)(scope, receive, send))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    # A file that was left open is a warning, and that is an error here.
 
 
 def _leads_to(name: str, path: Path) -> bool:

@@ -285,12 +285,18 @@ async def test_generator_is_left_when_the_client_leaves() -> None:
 
 async def test_generator_waits_for_a_slow_client() -> None:
     made = 0
+    tasks = set()
 
     async def events() -> AsyncIterator[str]:
         nonlocal made
-        while True:
-            made += 1
-            yield "x" * 1000
+        try:
+            while True:
+                made += 1
+                tasks.add(asyncio.current_task())
+                yield "x" * 1000
+        finally:  # in its own task, and not when the garbage is collected
+            tasks.add(asyncio.current_task())
+            tasks.add(None)
 
     async with serve(of(events)) as service:
         _, writer = await asyncio.open_connection("127.0.0.1", service.server.port, limit=1000)
@@ -308,6 +314,8 @@ async def test_generator_waits_for_a_slow_client() -> None:
         assert (await service.client.get("/healthz")).status_code == 200
         writer.close()
         await service.under_way(0)
+        assert len(tasks - {None}) == 1
+        assert None in tasks
 
 
 async def test_failure_is_logged_once_with_the_ids_and_cuts_the_stream() -> None:

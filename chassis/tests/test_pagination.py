@@ -105,7 +105,9 @@ def test_any_query_makes_a_valid_link(query: bytes) -> None:
     assert dict(parse_qsl(targets["next"].removeprefix("?"), encoding="latin-1"))["cursor"] == "1MQ"
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "1", "2MQ", "1!!", "1eA", "1IngiCg", "1bnVsbA", "1\xfc", "1" + "M" * 2000])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "1", "2MQ", "MQ", "1M!Q==", "1eA", "1IngiCg", "1bnVsbA", "1\xfc", "1" + "M" * 2000]
+)
 async def test_broken_cursor_is_422_with_a_sentence(cursor: str) -> None:
     async with serve(Route("/orders", Orders())) as service:
         response = await service.client.get("/orders", params={"cursor": cursor})
