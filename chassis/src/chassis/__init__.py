@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .context import annotate
     from .groups import Group
     from .health import Check
+    from .http_server import HttpServerRoute
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -37,6 +38,7 @@ _MODULES = {
     "Group": "groups",
     "Handler": "api.handler",
     "Header": "api.sources",
+    "HttpServerRoute": "http_server",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
@@ -63,6 +65,7 @@ __all__ = [
     "Group",
     "Handler",
     "Header",
+    "HttpServerRoute",
     "Problem",
     "ProviderError",
     "Query",
