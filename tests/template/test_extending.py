@@ -161,6 +161,17 @@ def test_metric(project: Path, python: Path, start: Start) -> None:
     assert service.metric("sold_total", kind="tea") == 1
 
 
+def test_handlers_of_http_server(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Handlers of http.server")
+    checked(project, python)
+    service = start(project).ready()
+
+    answer = service.http.get("/legacy/Ada")
+    assert (answer.status_code, answer.text) == (200, "Hello, Ada!\n")
+    assert service.access_lines(1)[0]["route"] == "/legacy/{path}"
+    assert service.http.post("/legacy/Ada").status_code == 501
+
+
 def test_background_task(project: Path, python: Path, start: Start) -> None:
     follow(project, "A background task")
     checked(project, python)
