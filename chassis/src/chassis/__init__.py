@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .groups import Group
     from .health import Check
     from .http_server import HttpServerRoute
+    from .lease import Lease, MemoryLease
+    from .periodic import IDLE, Idle
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -39,6 +41,10 @@ _MODULES = {
     "Handler": "api.handler",
     "Header": "api.sources",
     "HttpServerRoute": "http_server",
+    "IDLE": "periodic",
+    "Idle": "periodic",
+    "Lease": "lease",
+    "MemoryLease": "lease",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
@@ -57,6 +63,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "IDLE",
     "App",
     "ChassisSettings",
     "Check",
@@ -66,6 +73,9 @@ __all__ = [
     "Handler",
     "Header",
     "HttpServerRoute",
+    "Idle",
+    "Lease",
+    "MemoryLease",
     "Problem",
     "ProviderError",
     "Query",
