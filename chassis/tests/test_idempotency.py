@@ -1,6 +1,7 @@
 """Idempotency keys: a request that a client repeats is executed once."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Hashable, Mapping
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from chassis import (
     idempotent,
     responds,
 )
+from chassis.api import continuation
 from chassis.testing import serve as serve_app
 
 from .support.application import TEST_SETTINGS, make_app
@@ -307,15 +309,130 @@ async def test_request_that_passes_its_deadline_is_executed_again(orders: Orders
     assert orders.taken == ["tea", "tea"]
 
 
-async def test_request_whose_client_has_left_is_executed_again(service: Service, orders: Orders) -> None:
+async def test_request_whose_client_has_left_is_executed_to_its_end(service: Service, orders: Orders) -> None:
     orders.gate.clear()
     first = asyncio.create_task(post(service))
     await until(lambda: orders.taken)
     first.cancel()
     await service.under_way(0)
+    assert (await post(service)).status_code == 409
     orders.gate.set()
-    response = await post(service)
+    responses = [response := await post(service)]
+    while response.status_code == 409:
+        responses.append(response := await post(service))
+    assert (response.status_code, response.headers["idempotency-replayed"]) == (201, "true")
+    assert response.json() == {"number": 1}
+    assert orders.taken == ["tea"]
+    assert service.seen.events("background task failed") == []
+
+
+@pytest.mark.parametrize(("item", "failures"), [("nothing", 0), ("broken", 1)])
+async def test_failure_after_the_client_has_left_is_logged_if_it_is_unexpected(
+    service: Service, orders: Orders, item: str, failures: int
+) -> None:
+    orders.gate.clear()
+    first = asyncio.create_task(post(service, item))
+    await until(lambda: orders.taken)
+    first.cancel()
+    await service.under_way(0)
+    orders.gate.set()
+    while (response := await post(service)).status_code == 422:  # the key is in use by the other item
+        await asyncio.sleep(0)
     assert (response.status_code, "idempotency-replayed" in response.headers) == (201, False)
+    assert len(service.seen.events("background task failed")) == failures
+
+
+async def test_shutdown_waits_for_a_request_whose_client_has_left(orders: Orders) -> None:
+    orders.gate.clear()
+    async with serve(Route("/orders", orders), shutdown_seconds=5.0) as service:
+        first = asyncio.create_task(post(service))
+        await until(lambda: orders.taken)
+        first.cancel()
+        await service.under_way(0)
+        service.server.stop()
+        await service.app.draining.wait()
+        assert going_on(service) == 1
+        orders.gate.set()
+        await until(lambda: service.seen.events("stopped"))
+        assert service.seen.events("background tasks cancelled at shutdown") == []
+
+
+def going_on(service: Service) -> float | None:
+    """How many requests go on without their clients."""
+    registry = service.app.telemetry.metrics.registry
+    return registry.get_sample_value("background_tasks", {"task": "idempotent request"})
+
+
+class InThread(Handler):
+    """Blocks."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.calls = 0
+
+    @idempotent
+    def post(self) -> int:
+        self.calls += 1
+        self.gate.wait(10)
+        return self.calls
+
+
+async def test_thread_that_passes_its_deadline_is_not_begun_a_second_time() -> None:
+    handler = InThread()
+    async with serve(Route("/", handler), deadline_seconds=0.2) as service:
+        assert (await service.client.post("/", headers=KEY)).status_code == 504
+        assert (await service.client.post("/", headers=KEY)).status_code == 409
+        handler.gate.set()
+        while (response := await service.client.post("/", headers=KEY)).status_code == 409:
+            await asyncio.sleep(0)
+        assert (response.json(), response.headers["idempotency-replayed"]) == (1, "true")
+
+
+async def test_more_requests_without_clients_than_allowed_are_cancelled(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuation, "MAX_CONTINUED", 1)
+    orders.gate.clear()
+    async with serve(Route("/orders", orders)) as service:
+        for number in (1, 2):
+            request = asyncio.create_task(post(service, idempotency_key=str(number)))
+            await until(lambda: len(orders.taken) == number)  # noqa: B023 - awaited at once
+            request.cancel()
+            await service.under_way(0)
+        assert going_on(service) == 1
+        assert (await post(service, idempotency_key="1")).status_code == 409
+        orders.gate.set()
+        response = await post(service, idempotency_key="2")
+        assert (response.status_code, "idempotency-replayed" in response.headers) == (201, False)
+
+
+async def test_stream_ends_when_its_client_has_left() -> None:
+    class Endless(Handler):
+        def __init__(self) -> None:
+            self.gate = asyncio.Event()
+            self.began = asyncio.Event()
+
+        @idempotent
+        async def post(self) -> Response:
+            self.began.set()
+            await self.gate.wait()
+            return StreamingResponse(self._parts())
+
+        async def _parts(self) -> AsyncIterator[str]:
+            while True:
+                yield "more"
+                await asyncio.sleep(0)
+
+    handler = Endless()
+    async with serve(Route("/", handler)) as service:
+        request = asyncio.create_task(service.client.post("/", headers=KEY))
+        await handler.began.wait()
+        request.cancel()
+        await service.under_way(0)
+        assert going_on(service) == 1
+        handler.gate.set()
+        await until(lambda: going_on(service) == 0)
+        assert service.seen.events("background task failed") == []
 
 
 async def test_other_methods_do_not_look_at_the_key(service: Service) -> None:

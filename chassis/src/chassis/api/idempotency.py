@@ -71,10 +71,13 @@ def idempotent(
     default the value of the Authorization header. Give one if a user's token changes or is in a cookie.
 
     A response that the method returns is kept for `keep_seconds`. It is not kept, and a repeated request is executed
-    again, if the method raises anything, `Problem` included, if the request is cancelled or passes its deadline, and
-    if the status is 408, 425, 429, or 500 and above. So raise when nothing was done, and return a `Reply` with a
-    status of 4xx to keep a failure. A response that is streamed or larger than `max_response_bytes` is sent, and a
-    repeated request gets 409 instead of it.
+    again, if the method raises anything, `Problem` included, if an `async def` passes its deadline or the service
+    stops, and if the status is 408, 425, 429, or 500 and above. So raise when nothing was done, and return a `Reply`
+    with a status of 4xx to keep a failure. A response that is streamed or larger than `max_response_bytes` is sent,
+    and a repeated request gets 409 instead of it.
+
+    The request is executed to its end when its client disconnects; so is a `def` when it passes its deadline. It may
+    take `lock_seconds`, and the shutdown waits for it as for any background task.
 
     Without a key the request is executed as any other, or is 400 with `required`. After `lock_seconds` a request
     counts as lost, together with the process that executed it. Responses are in memory, unless the application

@@ -3,19 +3,22 @@
 import asyncio
 import inspect
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from ..context import annotate
 from ..problem import Problem
+from ..request_info import RequestInfo
 from ..response_sender import send_response
+from .continuation import Continuation, NobodyWaitsError
 from .dependencies import Provider, ProviderError
 from .idempotency import HEADER, REPLAYED, Idempotency, key_of
 from .idempotency_store import (
@@ -94,14 +97,26 @@ class Attempt:
         return StoredResponse(response.status, response.headers, None)
 
 
+class Executable(Protocol):
+    """An operation, as far as it matters here."""
+
+    @property
+    def runs_in_thread(self) -> bool:
+        """Whether its method cannot be cancelled."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class IdempotentOperation:
     """An ASGI application around an operation that `idempotent` marks."""
 
-    def __init__(self, operation: ASGIApp, options: Idempotency, providers: Mapping[Hashable, Provider]) -> None:
+    def __init__(self, operation: Executable, options: Idempotency, providers: Mapping[Hashable, Provider]) -> None:
         """Raises `ProviderError` if `providers` has no object for `IdempotencyStore`, but a function."""
         self._operation = operation
         self._options = options
         self._providers = providers
+        self._continuation = Continuation("idempotent request", options.lock_seconds)
         self._own_store: IdempotencyStore = MemoryIdempotencyStore()
         self._store()
 
@@ -120,17 +135,34 @@ class IdempotentOperation:
         attempt = Attempt(self._store(), request, self._options)
         try:
             stored = await self._begin(request)
-            if stored is None:
-                scope[ATTEMPT] = attempt
-                await self._operation(scope, replaying(body, receive), _Settling(send, attempt))
-                await attempt.abandon()  # without a response
-                return
         except _RejectedKeyError as error:
             raise error.problem from None
-        except BaseException:
+        except BaseException:  # it may have begun
             await attempt.abandon()
             raise
-        await _replay(stored, send)
+        if stored is not None:
+            await _replay(stored, send)
+            return
+        scope[ATTEMPT] = attempt
+        sender = _Settling(send, attempt)
+        # A client that has left will repeat its request: it must find what became of the first one.
+        await self._continuation.run(
+            scope,
+            self._execute(scope, replaying(body, receive), sender, attempt),
+            goes_on=partial(self._goes_on, scope),
+            on_detached=sender.detach,
+        )
+
+    async def _execute(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt) -> None:
+        try:
+            await self._operation(scope, receive, send)
+        finally:
+            await attempt.abandon()
+
+    def _goes_on(self, scope: Scope) -> bool:
+        """Whether a request that is cancelled is executed to its end: a thread is so in any case."""
+        info = RequestInfo.of(scope)
+        return info.client_has_gone or (info.timed_out_task is not None and self._operation.runs_in_thread)
 
     async def _identify(self, key: bytes, request: Request, body: bytes) -> IdempotentRequest:
         principal = self._options.principal
@@ -141,7 +173,7 @@ class IdempotentOperation:
             who = await result if inspect.isawaitable(result) else result
         scope = request.scope
         return IdempotentRequest(
-            _digest(scope["method"].encode(), scope["path"].encode(), who.encode(), key),
+            _digest(*(text.encode(errors="surrogatepass") for text in (scope["method"], scope["path"], who)), key),
             _digest(scope["query_string"], body),
             uuid4().hex,
         )
@@ -182,6 +214,7 @@ class _Settling:
         self._send = send
         self._attempt = attempt
         self._start: Message | None = None
+        self._is_detached = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -192,7 +225,16 @@ class _Settling:
             is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             body = bytes(message.get("body", b"")) if is_whole else None
             await self._attempt.settle(stored_response(start["status"], start.get("headers", ()), body))
-            await self._send(start)
+            await self._pass(start)
+        await self._pass(message)
+
+    def detach(self) -> None:
+        """Nobody takes the response any more."""
+        self._is_detached = True
+
+    async def _pass(self, message: Message) -> None:
+        if self._is_detached:
+            raise NobodyWaitsError
         await self._send(message)
 
 

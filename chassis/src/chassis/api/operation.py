@@ -140,6 +140,11 @@ class Operation:
         # A plain function around an `async def`, such as a decorator's, returns its coroutine.
         self._is_wrapped_async = not self._is_async and inspect.iscoroutinefunction(function)
 
+    @property
+    def runs_in_thread(self) -> bool:
+        """Whether the method is a `def`, which cannot be cancelled."""
+        return not (self._is_async or self._is_wrapped_async)
+
     # For each request.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
