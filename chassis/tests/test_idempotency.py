@@ -386,6 +386,8 @@ async def test_thread_that_passes_its_deadline_is_not_begun_a_second_time() -> N
         while (response := await service.client.post("/", headers=KEY)).status_code == 409:
             await asyncio.sleep(0)
         assert (response.json(), response.headers["idempotency-replayed"]) == (1, "true")
+        await until(lambda: going_on(service) == 0)
+        assert service.seen.events("background task failed") == []
 
 
 async def test_more_requests_without_clients_than_allowed_are_cancelled(
