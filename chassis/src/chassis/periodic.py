@@ -43,7 +43,10 @@ class Idle(Enum):
 
 
 IDLE: Final = Idle.IDLE
-"""Returned by periodic work that has found nothing to do: the run leaves no log line and no span."""
+"""Returned by periodic work that has found nothing to do: the run leaves no log line and no span of its own.
+
+Spans that the work has made, such as those of its calls to other services, are exported if the run is sampled.
+"""
 
 
 class PeriodicOptions(TypedDict, total=False):
