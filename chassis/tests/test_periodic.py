@@ -416,6 +416,7 @@ async def test_names_come_from_the_function() -> None:
         ({"name": "", "jitter": 0}, "name="),
         ({"name": "task", "jitter": 11}, "jitter is 11; give a number of seconds from 0 to 10"),
         ({"name": "task", "timeout": -1}, "timeout is -1"),
+        ({"name": "task", "timeout": 0}, "above 0"),
     ],
 )
 async def test_options_that_cannot_be_are_an_error(options: PeriodicOptions, message: str) -> None:
@@ -524,7 +525,7 @@ async def test_processors_of_the_sdk_get_the_spans_of_runs() -> None:
 
     def add(app: App) -> None:
         app.telemetry.tracing.add_processor(SimpleSpanProcessor(exporter))
-        app.every(60, asyncio.Event().is_set, name="look")
+        app.every(60, asyncio.Event().is_set, name="look", jitter=0.0)
 
     async with with_periodic(add):
         await until(exporter.get_finished_spans)

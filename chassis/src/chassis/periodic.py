@@ -100,6 +100,8 @@ class PeriodicTask:
         self._now: Callable[[], float] = self._clock.time if schedule.uses_wall_clock else self._clock.monotonic
         default_timeout = 3600.0 if schedule.uses_wall_clock else 60.0
         self._timeout = _seconds("timeout", options.get("timeout", default_timeout))
+        if not self._timeout:
+            raise ValueError("timeout is 0; give a number of seconds above 0")
         default_jitter = min(schedule.seconds / 10, MAX_JITTER_SECONDS)
         self._jitter = _seconds("jitter", options.get("jitter", default_jitter), at_most=schedule.seconds)
         lease = options.get("lease")
