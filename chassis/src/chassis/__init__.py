@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from .api.dependencies import ProviderError
     from .api.errors import SignatureError
     from .api.handler import Handler, Reply, documented, responds
+    from .api.idempotency import idempotent
+    from .api.idempotency_store import (
+        IdempotencyStore,
+        IdempotentRequest,
+        KeyInUseError,
+        KeyReusedError,
+        MemoryIdempotencyStore,
+        StoredResponse,
+    )
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
@@ -22,6 +31,8 @@ if TYPE_CHECKING:
     from .groups import Group
     from .health import Check
     from .http_server import HttpServerRoute
+    from .lease import Lease, MemoryLease
+    from .periodic import IDLE, Idle
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -39,6 +50,15 @@ _MODULES = {
     "Handler": "api.handler",
     "Header": "api.sources",
     "HttpServerRoute": "http_server",
+    "IDLE": "periodic",
+    "IdempotencyStore": "api.idempotency_store",
+    "IdempotentRequest": "api.idempotency_store",
+    "Idle": "periodic",
+    "KeyInUseError": "api.idempotency_store",
+    "KeyReusedError": "api.idempotency_store",
+    "Lease": "lease",
+    "MemoryIdempotencyStore": "api.idempotency_store",
+    "MemoryLease": "lease",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
@@ -46,17 +66,20 @@ _MODULES = {
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.errors",
+    "StoredResponse": "api.idempotency_store",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
     "UploadFile": "api.sources",
     "annotate": "context",
     "documented": "api.handler",
+    "idempotent": "api.idempotency",
     "load_settings": "settings",
     "responds": "api.handler",
     "run": "run",
 }
 
 __all__ = [
+    "IDLE",
     "App",
     "ChassisSettings",
     "Check",
@@ -66,6 +89,14 @@ __all__ = [
     "Handler",
     "Header",
     "HttpServerRoute",
+    "IdempotencyStore",
+    "IdempotentRequest",
+    "Idle",
+    "KeyInUseError",
+    "KeyReusedError",
+    "Lease",
+    "MemoryIdempotencyStore",
+    "MemoryLease",
     "Problem",
     "ProviderError",
     "Query",
@@ -73,12 +104,14 @@ __all__ = [
     "Route",
     "Server",
     "SignatureError",
+    "StoredResponse",
     "Tasks",
     "Telemetry",
     "UploadFile",
     "__version__",
     "annotate",
     "documented",
+    "idempotent",
     "load_settings",
     "responds",
     "run",
