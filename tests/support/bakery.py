@@ -75,6 +75,8 @@ def extend_app(project: Path, lines: str) -> None:
             imports = "".join(others)
             assert imports in text
             text = text.replace(imports, "".join(sorted([*others, f"{line}\n"])))
+        elif line.startswith("from "):
+            text = text.replace("from chassis import App\n", f"from chassis import App\n{line}\n")
         else:
             assert text.count("    return app\n") == 1
             text = text.replace("    return app\n", f"    {line}\n    return app\n")

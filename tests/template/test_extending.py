@@ -163,6 +163,17 @@ def test_metric(project: Path, python: Path, start: Start) -> None:
     assert service.metric("sold_total", kind="tea") == 1
 
 
+def test_handlers_of_http_server(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Handlers of http.server")
+    checked(project, python)
+    service = start(project).ready()
+
+    answer = service.http.get("/legacy/Ada")
+    assert (answer.status_code, answer.text) == (200, "Hello, Ada!\n")
+    assert service.access_lines(1)[0]["route"] == "/legacy/{path}"
+    assert service.http.post("/legacy/Ada").status_code == 501
+
+
 def test_background_task(project: Path, python: Path, start: Start) -> None:
     follow(project, "A background task")
     checked(project, python)
@@ -339,6 +350,36 @@ def test_consumer_of_a_queue(project: Path, python: Path, start: Start) -> None:
     assert service.process.wait(20) == 0
     service.output.all()
     assert [event["order"] for event in service.events() if event["event"] == "order processed"] == ["one"]
+
+
+def test_periodic_work(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Periodic work")
+    checked(project, python)
+    service = start(project).ready()
+
+    assert service.http.get("/readyz").json()["checks"]["periodic task count letters"]["status"] == "pass"
+    assert service.http.post("/outbox?to=Ada").status_code == 202
+    sent = service.event("letters sent", count=1)
+    done = service.event("periodic task done", task="send letters")
+    assert sent["trace_id"] == done["trace_id"]
+    assert service.metric("periodic_task_duration_seconds_count", task="send letters") == 1
+    assert service.metric("periodic_task_failures_total", task="count letters") == 0
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(20) == 0
+
+
+def test_idempotency_keys(project: Path, python: Path, start: Start) -> None:
+    follow(project, "Idempotency keys")
+    checked(project, python)
+    service = start(project).ready()
+
+    assert service.http.post("/payments", json={"cents": 5}).status_code == 400
+    key = {"idempotency-key": '"8e03978e-40d5-43e8-bc93-6894a57f9324"'}
+    answers = [service.http.post("/payments", json={"cents": 5}, headers=key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
+    assert service.http.post("/payments", json={"cents": 6}, headers=key).status_code == 422
+    assert service.http.get("/payments").json() == [{"cents": 5}]
 
 
 OTHERS = {

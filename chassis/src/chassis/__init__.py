@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from .api.dependencies import ProviderError
     from .api.errors import SignatureError
     from .api.handler import Handler, Reply, documented, responds
+    from .api.idempotency import idempotent
+    from .api.idempotency_store import (
+        IdempotencyStore,
+        IdempotentRequest,
+        KeyInUseError,
+        KeyReusedError,
+        MemoryIdempotencyStore,
+        StoredResponse,
+    )
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
@@ -24,8 +33,11 @@ if TYPE_CHECKING:
     from .events import Event, EventStream
     from .groups import Group
     from .health import Check
+    from .http_server import HttpServerRoute
     from .json_lines import JsonLines
+    from .lease import Lease, MemoryLease
     from .pagination import Cursor, page, page_links
+    from .periodic import IDLE, Idle
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -46,7 +58,17 @@ _MODULES = {
     "Group": "groups",
     "Handler": "api.handler",
     "Header": "api.sources",
+    "HttpServerRoute": "http_server",
+    "IDLE": "periodic",
+    "IdempotencyStore": "api.idempotency_store",
+    "IdempotentRequest": "api.idempotency_store",
+    "Idle": "periodic",
     "JsonLines": "json_lines",
+    "KeyInUseError": "api.idempotency_store",
+    "KeyReusedError": "api.idempotency_store",
+    "Lease": "lease",
+    "MemoryIdempotencyStore": "api.idempotency_store",
+    "MemoryLease": "lease",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
@@ -54,6 +76,7 @@ _MODULES = {
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.errors",
+    "StoredResponse": "api.idempotency_store",
     "Tasks": "tasks",
     "Telemetry": "telemetry",
     "UploadFile": "api.sources",
@@ -62,6 +85,7 @@ _MODULES = {
     "conditional": "conditional_requests",
     "documented": "api.handler",
     "etag_of": "conditional_requests",
+    "idempotent": "api.idempotency",
     "load_settings": "settings",
     "page": "pagination",
     "page_links": "pagination",
@@ -70,6 +94,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "IDLE",
     "App",
     "ChassisSettings",
     "Check",
@@ -82,7 +107,16 @@ __all__ = [
     "Group",
     "Handler",
     "Header",
+    "HttpServerRoute",
+    "IdempotencyStore",
+    "IdempotentRequest",
+    "Idle",
     "JsonLines",
+    "KeyInUseError",
+    "KeyReusedError",
+    "Lease",
+    "MemoryIdempotencyStore",
+    "MemoryLease",
     "Problem",
     "ProviderError",
     "Query",
@@ -90,6 +124,7 @@ __all__ = [
     "Route",
     "Server",
     "SignatureError",
+    "StoredResponse",
     "Tasks",
     "Telemetry",
     "UploadFile",
@@ -99,6 +134,7 @@ __all__ = [
     "conditional",
     "documented",
     "etag_of",
+    "idempotent",
     "load_settings",
     "page",
     "page_links",

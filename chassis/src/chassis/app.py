@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from datetime import UTC, time, tzinfo
+from typing import Any, TypeVar, Unpack
 
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State as StarletteState
@@ -19,9 +20,11 @@ from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
+from .periodic import PeriodicOptions, PeriodicTask, Work
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
+from .schedules import Daily, Every, Schedule
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
 from .telemetry import Telemetry
@@ -203,6 +206,33 @@ class App(RouteTable):
         self._background.append(task)
         if required:
             self.health.add(Check(f"background task {name}", task.check))
+
+    def every(
+        self, seconds: float, work: Work, *, first_after: float = 0.0, **options: Unpack[PeriodicOptions]
+    ) -> None:
+        """Call `work` every `seconds` while the service runs, for the first time `first_after` seconds after the start.
+
+        `work` is an `async def` or a `def`. See `PeriodicOptions` for what can be given by name, and `PeriodicTask`
+        for failures, long runs and leases. Raises `ValueError` for what cannot be.
+        """
+        self._add_periodic(Every(seconds, first_after=first_after), work, options)
+
+    def daily(
+        self, at: time | str, work: Work, *, timezone: tzinfo | str = UTC, **options: Unpack[PeriodicOptions]
+    ) -> None:
+        """Call `work` once a day at a time of day, such as `"03:30"`; like `every`, and see `Daily`.
+
+        A service that does not run at that time does not make up for it.
+        """
+        self._add_periodic(Daily(at, timezone), work, options)
+
+    def _add_periodic(self, schedule: Schedule, work: Work, options: PeriodicOptions) -> None:
+        task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
+        if any(other.name == task.name for other in self._background):
+            raise ValueError(f"two background tasks have the name {task.name!r}; give another one by name=")
+        self.add_background_task(task.name, task.run, ends_when_draining=True)
+        if options.get("required"):
+            self.health.add(Check(f"periodic task {task.name}", task.check))
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, such as `request.url_for` asks for; raises Starlette's `NoMatchFound`."""

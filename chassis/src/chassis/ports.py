@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
 from .api.dependencies import Providers
+from .api.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from .api.negotiation import Encoder
 from .api.openapi import documented_routes, extended, openapi_document
 from .api.routing import Route, Router, handler_routes, limits_of
@@ -56,6 +57,8 @@ class Stacks:
         info: Mapping[str, str],
         scope_app: object,
     ) -> None:
+        if IdempotencyStore not in parts.providers:
+            parts.providers.add(IdempotencyStore, MemoryIdempotencyStore())
         parts.providers.check()
         for route in handler_routes(parts.routes):
             route.resource.use(parts.providers, parts.encoders)

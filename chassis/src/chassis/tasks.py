@@ -1,12 +1,12 @@
 """Background tasks: work that may go on after the request that started it, or from the start to the stop."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from random import uniform
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -14,6 +14,8 @@ from structlog.typing import FilteringBoundLogger
 from .telemetry import Telemetry
 
 log: FilteringBoundLogger = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 CLEANUP_SECONDS = 1.0
 FIRST_RESTART_SECONDS = 1.0
@@ -30,7 +32,7 @@ class Tasks:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._metrics = telemetry.metrics
-        self._tasks: dict[asyncio.Task[None], bool] = {}
+        self._tasks: dict[asyncio.Task[object], bool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,13 +57,13 @@ class Tasks:
             raise
 
     def _start(self, work: Coroutine[Any, Any, object], name: str, until_stopped: bool) -> None:
-        task = asyncio.create_task(_contained(work), name=name)
+        task = asyncio.create_task(contained(work), name=name)
         self._tasks[task] = until_stopped
         self._metrics.background_tasks.labels(name).inc()
         task.add_done_callback(self._done)
         task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         del self._tasks[task]
         name = task.get_name()
         self._metrics.background_tasks.labels(name).dec()
@@ -138,7 +140,7 @@ class BackgroundTask:
             began = monotonic()
             try:
                 work, self._first = self._first or self._work(), None
-                await _contained(work)
+                await contained(work)
                 return
             except Exception as error:
                 self._up_at = float("inf")
@@ -170,10 +172,10 @@ class BackgroundTaskDownError(Exception):
     """A background task that the service requires has failed and does not run properly yet."""
 
 
-async def _contained(work: Coroutine[Any, Any, object]) -> None:
-    """Run `work`; what is no `Exception` and would end the event loop, or pass for a cancellation, is its failure."""
+async def contained(work: Awaitable[Result]) -> Result:
+    """Await `work`; what is no `Exception` and would end the event loop, or pass for a cancellation, is its failure."""
     try:
-        await work
+        return await work
     except (SystemExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"{type(error).__qualname__} was raised") from error
     except asyncio.CancelledError as error:
@@ -183,7 +185,7 @@ async def _contained(work: Coroutine[Any, Any, object]) -> None:
         raise RuntimeError("something that it waits for was cancelled") from error
 
 
-def _name(task: asyncio.Task[None]) -> str:
+def _name(task: asyncio.Task[object]) -> str:
     return task.get_name()
 
 

@@ -24,7 +24,7 @@ class Provider:
     def __init__(self, key: Hashable, make: Any) -> None:
         self.key = key
         self.name = name_of(key)
-        self.is_constant: bool = not callable(make) or (isinstance(key, type) and isinstance(make, key))
+        self.is_constant: bool = not callable(make) or _is_instance(make, key)
         self.make: Any = make
         if inspect.isasyncgenfunction(make):
             self.make = asynccontextmanager(make)
@@ -141,11 +141,12 @@ class Dependencies:
         self._providers = providers
         self._keys = keys
 
-    async def fill(self, request: Request, arguments: dict[str, Any], stack: AsyncExitStack) -> None:
-        """Add the arguments. Each type is provided once, also when other providers need it."""
+    async def fill(self, request: Request, arguments: dict[str, Any], stack: AsyncExitStack) -> Mapping[Hashable, Any]:
+        """Add the arguments. Each type is provided once, also when other providers need it; returns all by type."""
         values: dict[Hashable, Any] = {Request: request}
         for argument, key in self._keys.items():
             arguments[argument] = await self._value(key, values, stack)
+        return values
 
     async def _value(self, key: Hashable, values: dict[Hashable, Any], stack: AsyncExitStack) -> Any:
         if key not in values:
@@ -162,6 +163,13 @@ def _annotated(make: Callable[..., Any]) -> Any:
     if isinstance(make, type):
         return vars(make).get("__init__") or make.__init__  # type: ignore[misc]
     return make if inspect.isroutine(make) else type(make).__call__
+
+
+def _is_instance(value: Any, key: Hashable) -> bool:
+    try:
+        return isinstance(key, type) and isinstance(value, key)
+    except TypeError:  # a protocol, whose instances cannot be told
+        return False
 
 
 def name_of(key: Hashable) -> str:

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from ..problem import PROBLEM_JSON, phrase
 from .handler import Handler
+from .idempotency import HEADER, MAX_KEY_LENGTH, PROBLEMS, REPLAYED
 from .operation import Operation
 from .parameters import Parameter
 from .routing import Described, Route, operations_of
@@ -178,6 +179,13 @@ def _parameters(place: Described, schemas: Schemas) -> list[dict[str, Any]]:
             parameters += _group(parameter, schemas)
         elif parameter.where != "query" or parameter.name not in place.names:
             parameters.append(_parameter(parameter.where, parameter.name, parameter, schemas))
+    if operation.idempotency is not None and not any(str(one["name"]).lower() == HEADER.lower() for one in parameters):
+        schema = {
+            "type": "string",
+            "maxLength": MAX_KEY_LENGTH,
+            "description": "A value of your own, such as a UUID. A request that is repeated with it is executed once.",
+        }
+        parameters.append(_described_parameter("header", HEADER, schema, required=operation.idempotency.required))
     return parameters
 
 
@@ -283,6 +291,13 @@ def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> 
         errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
     if (operation.body is not None and not operation.body_is_raw) or operation.has_form or has_parameters:
         errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
+    if operation.idempotency is not None:
+        replayed = {
+            "description": "`true` if the response is that of an earlier request.",
+            "schema": {"type": "string"},
+        }
+        success.setdefault("headers", {})[REPLAYED] = replayed
+        errors |= {status: f"{errors.get(status, '')} {said}".strip() for status, said in PROBLEMS.items()}
     for status, description in sorted(errors.items()):
         responses.setdefault(str(status), _problem(description))
     responses["default"] = _problem("Any other failure.")

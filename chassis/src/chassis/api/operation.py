@@ -30,6 +30,8 @@ from .handler import (
     declared_responses,
     documentation_of,
 )
+from .idempotency import Idempotency, idempotency_of
+from .idempotent_operation import record
 from .negotiation import Encoder, preferred
 from .parameters import Parameter, Parameters
 from .request_body import bind_bytes, bind_json, read_body, read_form
@@ -65,6 +67,7 @@ class Operation:
         self.name: str = f"{type(handler).__name__}.{verb}"
         if not callable(self.method):
             raise SignatureError(f"{self.name} is {self.method!r}, not a method")
+        self.idempotency: Idempotency | None = idempotency_of(self.method)
         self._convertors = convertors
         self._unprovided: UnprovidedError | None = None
         self._dependencies: Dependencies | None = None
@@ -99,6 +102,7 @@ class Operation:
         function = signature.function
         if inspect.isasyncgenfunction(function):
             raise SignatureError(f"{self.name} yields its result; return a StreamingResponse of a generator")
+        self.idempotency = self.idempotency or idempotency_of(function)
         said = documentation_of(self.method) or documentation_of(function) or Documentation()
         self.documentation: Documentation = said
         self.docstring: str = inspect.cleandoc(function.__doc__ or "")
@@ -109,6 +113,9 @@ class Operation:
         self.body_is_optional: bool = signature.body_is_optional
         self.has_form: bool = signature.has_form
         self.has_files: bool = any(holds_file(parameter.annotation) for parameter in signature.parameters)
+        if self.idempotency is not None and (self.verb == "get" or signature.streams_body):
+            reason = "GET is idempotent already" if self.verb == "get" else "its body must be read before it is called"
+            raise SignatureError(f"{self.name} cannot be @idempotent: {reason}")
         self._has_json = signature.body is not None and not signature.body_is_raw
         self._takes_other_content = signature.has_form or signature.body_is_raw or signature.streams_body
         self._wants_request = signature.wants_request
@@ -133,6 +140,11 @@ class Operation:
         self._is_async = inspect.iscoroutinefunction(self.method)
         # A plain function around an `async def`, such as a decorator's, returns its coroutine.
         self._is_wrapped_async = not self._is_async and inspect.iscoroutinefunction(function)
+
+    @property
+    def runs_in_thread(self) -> bool:
+        """Whether the method is a `def`, which cannot be cancelled."""
+        return not (self._is_async or self._is_wrapped_async)
 
     # For each request.
 
@@ -214,12 +226,15 @@ class Operation:
         encoded: Encoded | None = None
         async with AsyncExitStack() as stack:
             try:
+                provided: Mapping[Hashable, Any] = {}
                 if dependencies is not None:
-                    await dependencies.fill(request, arguments, stack)
+                    provided = await dependencies.fill(request, arguments, stack)
                 if errors:
                     raise invalid(errors)
                 result = await (self.method(**arguments) if self._is_async else self._call(request.scope, arguments))
                 encoded = self._encode(result, request.headers.get("accept", "") if self.encoders else None)
+                if self.idempotency is not None:
+                    await record(request.scope, *encoded, provided)
             except (SystemExit, KeyboardInterrupt) as error:
                 failure = RuntimeError(f"{self.name} raised {type(error).__qualname__}")
                 raise failure from error

@@ -1,6 +1,6 @@
 """Routes of handlers. Finding one takes the same time however many there are."""
 
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,8 +18,11 @@ from ..route_limits import NO_LIMITS, RouteLimits
 from .dependencies import Providers
 from .errors import SignatureError
 from .handler import VERBS, Handler
+from .idempotent_operation import IdempotentOperation
 from .negotiation import Encoder
 from .operation import Operation
+
+Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -39,9 +42,7 @@ class Endpoint:
         self.__module__: str = type(handler).__module__
         if not self.operations:
             raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
-        self._by_method = dict(self.operations)
-        if "GET" in self._by_method:
-            self._by_method["HEAD"] = self._by_method["GET"]
+        self._by_method = self._applications(Providers())
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
     def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
@@ -51,6 +52,17 @@ class Endpoint:
         """
         for operation in self.operations.values():
             operation.use(providers, encoders)
+        self._by_method = self._applications(providers)
+
+    def _applications(self, providers: Providers) -> dict[str, Application]:
+        """What serves each method: its operation, or one around it."""
+        found: dict[str, Application] = {}
+        for method, operation in self.operations.items():
+            options = operation.idempotency
+            found[method] = operation if options is None else IdempotentOperation(operation, options, providers)
+        if "GET" in found:
+            found["HEAD"] = found["GET"]
+        return found
 
     def check(self) -> None:
         """Raise `SignatureError` for an argument that comes from no request and is not provided."""

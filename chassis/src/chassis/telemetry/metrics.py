@@ -31,6 +31,7 @@ from .observation import Observation
 
 # Semantic conventions for HTTP metrics, http.server.request.duration: the advised boundaries.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+RUN_SECONDS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 BYTES = (100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
 LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")
 # Error types beyond that are one, because a class may be made for each request.
@@ -214,6 +215,22 @@ class Metrics:
             "Background tasks that were started again after a failure.",
             ["task"],
             registry=self.registry,
+        )
+        self.periodic_task_last_success: Gauge = Gauge(
+            "periodic_task_last_success_timestamp_seconds",
+            "When a periodic task was last completed without an exception, since the epoch.",
+            ["task"],
+            registry=self.registry,
+        )
+        self.periodic_task_duration: Histogram = Histogram(
+            "periodic_task_duration_seconds",
+            "Duration of the runs of periodic tasks that had something to do.",
+            ["task"],
+            buckets=RUN_SECONDS,
+            registry=self.registry,
+        )
+        self.periodic_task_failures: Counter = Counter(
+            "periodic_task_failures", "Runs of periodic tasks that failed.", ["task"], registry=self.registry
         )
         self.interrupted_requests: Counter = Counter(
             "http_server_interrupted_requests",

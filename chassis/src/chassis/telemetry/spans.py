@@ -204,6 +204,12 @@ class RequestSpan(Span):
         self.shared_attributes = NO_ATTRIBUTES
 
 
+class TaskSpan(RequestSpan):
+    """The span of work that no request has asked for."""
+
+    kind = SpanKind.INTERNAL
+
+
 class RequestSpanProcessor(SpanProcessor):
     """A span processor that takes the spans of requests as they are, and all others by `on_end`."""
 

@@ -14,7 +14,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.trace import SpanContext, TraceFlags, get_current_span
+from opentelemetry.trace import Span, SpanContext, TraceFlags, get_current_span
 
 from ..context import RequestContext
 from ..request_info import RequestInfo
@@ -25,7 +25,7 @@ from .propagation import W3C, carrier_of, extract_with, propagator_from
 from .redaction import Redactor
 from .resource import make_resource
 from .sampling import Sampling
-from .spans import DEFAULT_MAX, RequestSpan, RequestSpanProcessor
+from .spans import DEFAULT_MAX, RequestSpan, RequestSpanProcessor, TaskSpan
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
@@ -148,10 +148,27 @@ class Tracing:
             context.record(self._span(method, context, parent if parent.is_valid else None, values))
         return context
 
+    def begin_task(self, name: str) -> Span:
+        """The span of work that no request has asked for, such as a periodic task: the root of a trace.
+
+        It records if the trace is sampled, and has ids in any case. One that does not end is not exported.
+        """
+        ids = getrandbits(192).to_bytes(24).hex()
+        context = RequestContext(ids[:32], ids[32:], "", self.samples_root(int(ids[:32], 16)))
+        if context.sampled:
+            context.record(self._span(name, context, None, kind=TaskSpan))
+        return context.span
+
     def _span(
-        self, name: str, context: RequestContext, parent: SpanContext | None, values: Context | None = None
+        self,
+        name: str,
+        context: RequestContext,
+        parent: SpanContext | None,
+        values: Context | None = None,
+        *,
+        kind: type[RequestSpan] = RequestSpan,
     ) -> RequestSpan:
-        span = RequestSpan(
+        span = kind(
             name,
             context,
             parent,

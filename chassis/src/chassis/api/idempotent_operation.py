@@ -1,0 +1,297 @@
+"""Around an operation that is marked as idempotent: an attempt begins, and is kept, replayed or abandoned."""
+
+import asyncio
+import inspect
+from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
+from hashlib import sha256
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
+
+from ..context import annotate
+from ..problem import Problem
+from ..request_info import RequestInfo
+from ..response_sender import send_response
+from .continuation import Continuation, NobodyWaitsError
+from .dependencies import Provider, ProviderError
+from .idempotency import HEADER, REPLAYED, Idempotency, key_of
+from .idempotency_store import (
+    IdempotencyStore,
+    IdempotentRequest,
+    KeyInUseError,
+    KeyReusedError,
+    MemoryIdempotencyStore,
+    StoredResponse,
+)
+from .request_body import read_body
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+ATTEMPT = "chassis.idempotency"  # the key in an ASGI scope
+ABANDON_SECONDS = 5.0
+# They ask the client to try again, so a repeated request must not get them again.
+RETRIED = frozenset({408, 425, 429})
+# Those of one connection (RFC 9110, section 7.6.1), and those that belong to one request.
+NOT_STORED = frozenset(
+    {
+        b"connection",
+        b"date",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"traceparent",
+        b"tracestate",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-request-id",
+    }
+)
+
+
+class Attempt:
+    """A request that is executed now, until it is settled: its response is kept, or it is abandoned."""
+
+    def __init__(self, store: IdempotencyStore, request: IdempotentRequest, options: Idempotency) -> None:
+        self.is_settled: bool = False
+        self._store = store
+        self._request = request
+        self._options = options
+
+    async def record(self, response: StoredResponse, provided: Mapping[Hashable, Any]) -> None:
+        """Let the store take part in the transaction of the method, which has returned."""
+        if is_kept(response.status):
+            await self._store.record(self._request, self._within_bound(response), self._options.keep_seconds, provided)
+
+    async def settle(self, response: StoredResponse) -> None:
+        """Keep the response, or abandon the attempt. The response can be sent whatever becomes of the store."""
+        if not is_kept(response.status):
+            await self.abandon()
+            return
+        self.is_settled = True
+        try:
+            await self._store.complete(self._request, self._within_bound(response), self._options.keep_seconds)
+        except Exception:
+            log.exception("the response to an idempotent request was not kept", status=response.status)
+
+    async def abandon(self) -> None:
+        """Let a repeated request be executed; does nothing for a settled one."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        try:
+            async with asyncio.timeout(ABANDON_SECONDS):
+                await self._store.abandon(self._request)
+        except Exception:
+            log.exception("an idempotency key could not be released", lock_seconds=self._options.lock_seconds)
+
+    def _within_bound(self, response: StoredResponse) -> StoredResponse:
+        if response.body is None or len(response.body) <= self._options.max_response_bytes:
+            return response
+        return StoredResponse(response.status, response.headers, None)
+
+
+class Executable(Protocol):
+    """An operation, as far as it matters here."""
+
+    @property
+    def runs_in_thread(self) -> bool:
+        """Whether its method cannot be cancelled."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class IdempotentOperation:
+    """An ASGI application around an operation that `idempotent` marks."""
+
+    def __init__(self, operation: Executable, options: Idempotency, providers: Mapping[Hashable, Provider]) -> None:
+        """Raises `ProviderError` if `providers` has no object for `IdempotencyStore`, but a function."""
+        self._operation = operation
+        self._options = options
+        self._providers = providers
+        self._continuation = Continuation("idempotent request", options.lock_seconds)
+        self._own_store: IdempotencyStore = MemoryIdempotencyStore()
+        self._store()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = key_of(scope["headers"])
+        if key is None:
+            if self._options.required:
+                raise Problem(
+                    400,
+                    f"Send the header {HEADER} with a value of your own, such as a UUID: a new one for each request, "
+                    "and the same one when you repeat a request.",
+                )
+            await self._operation(scope, receive, send)
+            return
+        request = await self._identify(key, Request(scope), body := await read_body(receive))
+        attempt = Attempt(self._store(), request, self._options)
+        try:
+            stored = await self._begin(request)
+        except _RejectedKeyError as error:
+            raise error.problem from None
+        except BaseException:  # it may have begun
+            await attempt.abandon()
+            raise
+        if stored is not None:
+            await _replay(stored, send)
+            return
+        scope[ATTEMPT] = attempt
+        sender = _Settling(send, attempt)
+        # A client that has left will repeat its request: it must find what became of the first one.
+        await self._continuation.run(
+            scope,
+            self._execute(scope, replaying(body, receive), sender, attempt),
+            goes_on=partial(self._goes_on, scope),
+            on_detached=sender.detach,
+        )
+
+    async def _execute(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt) -> None:
+        try:
+            await self._operation(scope, receive, send)
+        finally:
+            await attempt.abandon()
+
+    def _goes_on(self, scope: Scope) -> bool:
+        """Whether a request that is cancelled is executed to its end: a thread is so in any case."""
+        info = RequestInfo.of(scope)
+        return info.client_has_gone or (info.timed_out_task is not None and self._operation.runs_in_thread)
+
+    async def _identify(self, key: bytes, request: Request, body: bytes) -> IdempotentRequest:
+        principal = self._options.principal
+        if principal is None:
+            who = request.headers.get("authorization", "")
+        else:
+            result = principal(request)
+            who = await result if inspect.isawaitable(result) else result
+        scope = request.scope
+        return IdempotentRequest(
+            _digest(*(text.encode(errors="surrogatepass") for text in (scope["method"], scope["path"], who)), key),
+            _digest(scope["query_string"], body),
+            uuid4().hex,
+        )
+
+    async def _begin(self, request: IdempotentRequest) -> StoredResponse | None:
+        try:
+            return await self._store().begin(request, self._options.lock_seconds)
+        except KeyInUseError:
+            detail = f"The first request with this {HEADER} has not been completed; retry later."
+            raise _RejectedKeyError(Problem(409, detail, headers={"retry-after": "1"})) from None
+        except KeyReusedError:
+            detail = f"This {HEADER} was used with another query or body; send a new key for a new request."
+            raise _RejectedKeyError(Problem(422, detail)) from None
+
+    def _store(self) -> IdempotencyStore:
+        """Looked up for each request, because a test may override it."""
+        provider = self._providers.get(IdempotencyStore)
+        if provider is None:
+            return self._own_store
+        if not provider.is_constant:
+            raise ProviderError("provide IdempotencyStore as an object, such as app.provide(IdempotencyStore, store)")
+        store: IdempotencyStore = provider.make
+        return store
+
+
+class _RejectedKeyError(Exception):
+    """The store has not begun this attempt."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem: Problem = problem
+
+
+class _Settling:
+    """A `send` that holds the response until its attempt is settled."""
+
+    def __init__(self, send: Send, attempt: Attempt) -> None:
+        self._send = send
+        self._attempt = attempt
+        self._start: Message | None = None
+        self._is_detached = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is not None:
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+            body = bytes(message.get("body", b"")) if is_whole else None
+            await self._attempt.settle(stored_response(start["status"], start.get("headers", ()), body))
+            await self._pass(start)
+        await self._pass(message)
+
+    def detach(self) -> None:
+        """Nobody takes the response any more."""
+        self._is_detached = True
+
+    async def _pass(self, message: Message) -> None:
+        if self._is_detached:
+            raise NobodyWaitsError
+        await self._send(message)
+
+
+def stored_response(status: int, headers: Iterable[Iterable[bytes]], body: bytes | None) -> StoredResponse:
+    """The response without the headers that belong to one connection or request."""
+    pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]
+    return StoredResponse(status, tuple(pair for pair in pairs if pair[0] not in NOT_STORED), body)
+
+
+async def record(
+    scope: Scope,
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes | None,
+    response: Response | None,
+    provided: Mapping[Hashable, Any],
+) -> None:
+    """Let the store keep a response, or `response` of Starlette, in the transaction of a method that has returned."""
+    attempt = scope.get(ATTEMPT)
+    if not isinstance(attempt, Attempt):
+        return  # a request without a key
+    if response is not None:
+        content = getattr(response, "body", None)  # which a stream does not have
+        status, headers, body = response.status_code, response.raw_headers, None if content is None else bytes(content)
+    await attempt.record(stored_response(status, headers, body), provided)
+
+
+def is_kept(status: int) -> bool:
+    """Whether a repeated request gets this response again, rather than being executed."""
+    return status < 500 and status not in RETRIED
+
+
+def replaying(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that begins with the body, which has been read."""
+    is_read = False
+
+    async def receive_again() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+async def _replay(stored: StoredResponse, send: Send) -> None:
+    annotate(idempotency_replayed=True)
+    if stored.body is None:
+        raise Problem(
+            409,
+            f"The first request with this {HEADER} has been completed with status {stored.status}, but its response "
+            "was not kept.",
+        )
+    await send_response(send, stored.status, [*stored.headers, (REPLAYED.encode(), b"true")], stored.body)
+
+
+def _digest(*parts: bytes) -> str:
+    """A hash of the parts, which no other parts have."""
+    return sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).hexdigest()

@@ -1,0 +1,305 @@
+"""Periodic work: once every so many seconds, or once a day; once for all instances, with a lease."""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import partial
+from random import uniform
+from typing import Any, Final, TypedDict, cast
+
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from structlog.typing import FilteringBoundLogger
+
+from .health import is_async
+from .lease import HeldLease, Lease, LeaseLostError
+from .schedules import Clock, Schedule
+from .tasks import BackgroundTaskDownError, contained
+from .telemetry import Telemetry
+from .telemetry.error_type import qualified_name
+from .threads import in_thread
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+FIRST_RETRY_SECONDS = 10.0
+# The longest delay of a retry is the interval, but within these.
+MIN_LONGEST_RETRY_SECONDS, MAX_LONGEST_RETRY_SECONDS = 60.0, 900.0
+MAX_JITTER_SECONDS = 30.0
+MAX_SLEEP_SECONDS = 300.0  # or a wall clock that is set meanwhile would not be noticed
+LEASE_SECONDS = 30.0
+# Clocks of instances differ by less. Nobody takes over work so shortly before its next tick that it might be that one.
+CLOCK_SKEW_SECONDS = 10.0
+
+Work = Callable[[], object]
+
+
+class Idle(Enum):
+    """The type of `IDLE`."""
+
+    IDLE = "idle"
+
+
+IDLE: Final = Idle.IDLE
+"""Returned by periodic work that has found nothing to do: the run leaves no log line and no span of its own.
+
+Spans that the work has made, such as those of its calls to other services, are exported if the run is sampled.
+"""
+
+
+class PeriodicOptions(TypedDict, total=False):
+    """What `App.every` and `App.daily` take by name."""
+
+    name: str
+    """In logs, spans, metrics and leases; by default the function's name."""
+    jitter: float
+    """Each run begins up to so many seconds later, at random; by default a tenth of the interval, at most 30."""
+    timeout: float
+    """A run that takes longer, in seconds, has failed; by default 60 for `every`, 3,600 for `daily`."""
+    required: bool
+    """Whether the service is unready from a failure until the next success."""
+    lease: Lease | None
+    """With it, the work is done once for all instances."""
+
+
+class PeriodicTask:
+    """Calls `work` at the ticks of a schedule, from the start of the service until it drains.
+
+    Runs never overlap: a run that is late skips ticks. An `async def` runs on the event loop, and is cancelled after
+    `timeout` seconds. A `def` runs in a thread of its own, which cannot be stopped: after `timeout` the run has
+    failed, and the next one waits until the thread has ended.
+
+    A run that fails is logged and counted, and tried again after 10 seconds (or the interval, if that is shorter), then
+    20, 40 and so on, up to the interval, but not more than 15 minutes; up to a half is subtracted at random. A tick
+    that comes earlier is used, unless the interval is shorter than the delay. Intervals below a minute slow down to a
+    minute. The first success ends this.
+
+    A lease is taken for 30 seconds and renewed during the run, which is cancelled if that does not work. After a
+    success it is kept until the next tick. Other instances ask every 30 seconds, and take over if it is free then.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        work: Work,
+        telemetry: Telemetry,
+        draining: asyncio.Event,
+        options: PeriodicOptions,
+        *,
+        clock: Clock | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.name: str = options.get("name") or _name_of(work)
+        self._schedule = schedule
+        self._work = work
+        self._tracing = telemetry.tracing
+        self._draining = draining
+        self._clock = clock or Clock()
+        self._now: Callable[[], float] = self._clock.time if schedule.uses_wall_clock else self._clock.monotonic
+        default_timeout = 3600.0 if schedule.uses_wall_clock else 60.0
+        self._timeout = _seconds("timeout", options.get("timeout", default_timeout))
+        if not self._timeout:
+            raise ValueError("timeout is 0; give a number of seconds above 0")
+        default_jitter = min(schedule.seconds / 10, MAX_JITTER_SECONDS)
+        self._jitter = _seconds("jitter", options.get("jitter", default_jitter), at_most=schedule.seconds)
+        lease = options.get("lease")
+        self._lease = None if lease is None else HeldLease(lease, self.name, seconds=lease_seconds)
+        metrics = telemetry.metrics
+        self._succeeded_at = metrics.periodic_task_last_success
+        self._duration = metrics.periodic_task_duration.labels(self.name)
+        self._failed = metrics.periodic_task_failures.labels(self.name)
+        self._failures = 0
+        """In a row."""
+        self._tick = 0.0
+        self._is_standby = False
+        """Whether another instance had the lease, when this one asked last."""
+        self._thread: asyncio.Future[object] | None = None
+        """Of a `def` that has not ended in time."""
+
+    async def check(self) -> None:
+        """Raise `BackgroundTaskDownError` after a failure, until the next success; for readiness."""
+        if self._failures:
+            raise BackgroundTaskDownError(f"the last run of the periodic task {self.name!r} has failed")
+
+    async def run(self) -> None:
+        """Run the work when it is due, and return when the service drains; a run that has begun is completed."""
+        due = self._at_tick(self._schedule.begin(self._now()))
+        while await self._is_due(due):
+            due = await self._begin()
+
+    async def _is_due(self, due: float) -> bool:
+        """Wait until it is; False if the service drains before."""
+        if self._thread is not None:
+            await self._ended_or_draining(self._thread)
+        while not self._draining.is_set():
+            remaining = due - self._now()
+            if remaining <= 0:
+                return True
+            await self._clock.sleep(min(remaining, MAX_SLEEP_SECONDS), self._draining)
+        return False
+
+    async def _begin(self) -> float:
+        """Run the work now, unless another instance does; returns when it is due next."""
+        lease = self._lease
+        if lease is None:
+            return await self._observed(self._call)
+        try:
+            is_ours = await lease.acquire()
+        except Exception as error:  # noqa: BLE001 - of whatever keeps the leases
+            return self._after_failure(error)
+        if not is_ours:
+            self._is_standby = True
+            self._failures = 0  # it is the other one's work now
+            return self._on_standby(lease.seconds)
+        if self._is_standby:
+            self._is_standby = False
+            self._schedule.take_over(self._now())
+        is_done = False
+        try:
+            if self._draining.is_set():
+                return self._now()
+            due = await self._observed(partial(self._call_with, lease))
+            is_done = not self._failures
+            if is_done:
+                await self._keep(lease)
+            return due
+        finally:
+            # Where a thread still works on it, the lease ends by itself.
+            if not is_done and self._thread is None:
+                await lease.release()
+
+    async def _keep(self, lease: HeldLease) -> None:
+        try:
+            await lease.keep(max(0.0, self._tick - self._now()))
+        except Exception as error:
+            log.warning("lease was not kept, so another instance may repeat the work", task=self.name, exc_info=error)
+
+    async def _observed(self, call: Callable[[], Awaitable[object]]) -> float:
+        """Run the work within a span, and return when it is due next."""
+        span = self._tracing.begin_task(self.name)
+        token = otel_context.attach(set_span_in_context(span, otel_context.Context()))
+        began = self._clock.monotonic()
+        try:
+            result = await call()
+        except asyncio.CancelledError:
+            _fail(span, asyncio.CancelledError("the service has stopped"))
+            span.end()
+            raise
+        except Exception as error:  # noqa: BLE001 - logged and counted
+            self._duration.observe(self._clock.monotonic() - began)
+            _fail(span, error)
+            span.end()
+            return self._after_failure(error)
+        else:
+            self._failures = 0
+            self._succeeded_at.labels(self.name).set(self._clock.time())
+            if result is not IDLE:
+                seconds = self._clock.monotonic() - began
+                self._duration.observe(seconds)
+                log.info("periodic task done", task=self.name, duration_ms=round(seconds * 1000, 3))
+                span.end()
+            return self._at_tick(self._upcoming())
+        finally:
+            otel_context.detach(token)
+
+    async def _call(self) -> object:
+        if is_async(self._work):
+            return await self._in_time(cast("Awaitable[object]", self._work()))
+        thread = asyncio.wrap_future(in_thread(self._work, name="periodic task"))
+        try:
+            await asyncio.wait({thread}, timeout=self._timeout)
+        finally:
+            if not thread.done():
+                self._thread = thread
+        if not thread.done():
+            raise self._timed_out()
+        result = thread.result()
+        return await self._in_time(result) if inspect.isawaitable(result) else result
+
+    async def _in_time(self, work: Awaitable[object]) -> object:
+        timeout = asyncio.timeout(self._timeout)
+        try:
+            async with timeout:
+                return await contained(work)
+        except TimeoutError:
+            if timeout.expired():
+                raise self._timed_out() from None
+            raise
+
+    async def _call_with(self, lease: HeldLease) -> object:
+        """Run the work while the lease is renewed, and cancel it when the lease is lost."""
+        work = asyncio.create_task(self._call(), name=self.name)
+        lost = asyncio.create_task(lease.until_lost(), name=f"lease of {self.name}")
+        try:
+            await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise LeaseLostError("another instance may do this work, because the lease could not be renewed")
+        finally:
+            lost.cancel()
+            if not work.done():
+                work.cancel("the lease was lost, or the service is stopping")
+                await asyncio.wait({work})
+                if not work.cancelled():
+                    work.exception()  # of its cleanup; the reason of the cancellation matters more
+
+    async def _ended_or_draining(self, thread: "asyncio.Future[object]") -> None:
+        draining = asyncio.create_task(self._draining.wait())
+        either: set[asyncio.Future[Any]] = {thread, draining}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        if thread.done():
+            thread.exception()  # which came too late to matter
+            self._thread = None
+
+    # When it is due next.
+
+    def _upcoming(self) -> float:
+        """The next tick. A clock that was set back does not repeat one."""
+        return self._schedule.next(max(self._now(), self._tick))
+
+    def _at_tick(self, tick: float) -> float:
+        self._tick = tick
+        return tick + uniform(0.0, self._jitter)  # noqa: S311 - jitter
+
+    def _after_failure(self, error: Exception) -> float:
+        interval = self._schedule.seconds
+        longest = min(max(interval, MIN_LONGEST_RETRY_SECONDS), MAX_LONGEST_RETRY_SECONDS)
+        delay = min(min(FIRST_RETRY_SECONDS, interval) * 2.0 ** min(self._failures, 30), longest)
+        delay *= uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._failures += 1
+        self._failed.inc()
+        now, tick = self._now(), self._upcoming()
+        due = now + delay if now + delay < tick or delay >= interval else self._at_tick(tick)
+        log.error("periodic task failed", task=self.name, retry_in_seconds=round(due - now, 3), exc_info=error)
+        return due
+
+    def _on_standby(self, lease_seconds: float) -> float:
+        again, tick = self._now() + lease_seconds, self._upcoming()
+        return again if again + CLOCK_SKEW_SECONDS < tick else self._at_tick(tick)
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"the run took longer than {self._timeout:g} seconds")
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    if span.is_recording():
+        span.record_exception(error)
+        span.set_attribute("error.type", qualified_name(type(error)))
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def _seconds(name: str, value: float, *, at_most: float = math.inf) -> float:
+    if not 0 <= value <= at_most or value == math.inf:
+        limit = "" if at_most == math.inf else f" to {at_most:g}, the interval"
+        raise ValueError(f"{name} is {value}; give a number of seconds from 0{limit}")
+    return value
+
+
+def _name_of(work: Work) -> str:
+    name = str(getattr(work, "__qualname__", "")).rpartition("<locals>.")[2]
+    if not name.replace(".", "_").isidentifier():
+        raise ValueError(f'{work!r} has no name of its own; give one: name="send reports"')
+    return name
