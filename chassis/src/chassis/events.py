@@ -97,9 +97,9 @@ class EventStream(StreamedResponse):
             raise TypeError(f"events are {type(events).__name__}; pass an async generator, or another async iterable")
         if heartbeat_seconds is not None and heartbeat_seconds <= 0:
             raise ValueError(f"heartbeat_seconds is {heartbeat_seconds}; pass more than 0, or None for no heartbeats")
-        self.heartbeat_seconds = heartbeat_seconds
-        self.opening = _retry(retry)
-        self.closing = _retry(retry_when_draining)
+        self.heartbeat_seconds: float | None = heartbeat_seconds
+        self.opening: bytes = _retry(retry)
+        self.closing: bytes = _retry(retry_when_draining)
         given = {name.lower(): value for name, value in (headers or {}).items()}
         # nginx, and proxies like it, would collect events before they send them on.
         own = {"content-type": MEDIA_TYPE, "cache-control": "no-store", "x-accel-buffering": "no"}
