@@ -47,7 +47,7 @@ def generated() -> Iterator[Order]:
 
 
 @pytest.mark.parametrize(
-    "items", [awaited, at_once, generated, lambda: list(generated()), lambda: dict.fromkeys(map(str, range(3)))]
+    "items", [awaited, at_once, generated, lambda: list(generated()), lambda: dict.fromkeys(map(str, range(3))).keys()]
 )
 async def test_items_are_lines(items: Callable[[], Any]) -> None:
     async with serve(of(items)) as service:
@@ -63,6 +63,12 @@ async def test_items_are_lines(items: Callable[[], Any]) -> None:
 async def test_line_breaks_and_numbers_without_a_notation_keep_the_lines_apart() -> None:
     async with serve(of(lambda: ["one\ntwo\r\u2028", float("inf"), None])) as service:
         assert (await service.client.get("/")).content == '"one\\ntwo\\r\u2028"\nnull\nnull\n'.encode()
+
+
+@pytest.mark.parametrize("wrong", [Order(number=1), "text", {"a": 1}, b"bytes", 7])
+def test_one_value_is_no_list_of_items(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="one value"):
+        JsonLines(wrong)
 
 
 async def test_nothing_is_an_empty_response() -> None:

@@ -175,7 +175,7 @@ async def behind_positions(self: Handler, limit: int) -> None: ...
         (field_as_default, r"Broken\.get: the default of 'limit' is FieldInfo\(…\); write 'limit: Annotated"),
         (lazy_body, r"Broken\.get: 'body' has an Iterable.*write list"),
         (reply_of_response, r"Broken\.get: Reply holds a result, not a PlainTextResponse"),
-        (generator, r"Broken\.get yields its result; return a StreamingResponse"),
+        (generator, r"Broken\.get yields its result; return EventStream, JsonLines or"),
         (status, r"Broken\.get declares status 99"),
         (behind_positions, r"Broken\.get: parameter 'args' cannot be passed by name"),
         (no_annotation, r"Broken\.get: parameter 'limit' has no annotation"),

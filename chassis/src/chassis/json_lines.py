@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 import pydantic_core
+from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.types import Scope
 
@@ -45,6 +46,8 @@ class JsonLines(StreamedResponse):
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
+        if isinstance(items, str | bytes | Mapping | BaseModel) or not isinstance(items, AsyncIterable | Iterable):
+            raise TypeError(f"items are {type(items).__name__}, one value; pass a list or a generator")
         super().__init__(headers, background)
         self._items = items
 

@@ -101,7 +101,7 @@ class Operation:
         self._signature = signature
         function = signature.function
         if inspect.isasyncgenfunction(function):
-            raise SignatureError(f"{self.name} yields its result; return a StreamingResponse of a generator")
+            raise SignatureError(f"{self.name} yields its result; return EventStream, JsonLines or another response")
         self.idempotency = self.idempotency or idempotency_of(function)
         said = documentation_of(self.method) or documentation_of(function) or Documentation()
         self.documentation: Documentation = said
