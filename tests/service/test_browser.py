@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from playwright.async_api import Page, async_playwright
@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount
 
-from chassis import App, ChassisSettings, Handler, Server
+from chassis import App, ChassisSettings, Event, EventStream, Handler, Header, Server
 from running import needs
 
 PAGE = """<!doctype html><title>Admin</title><style>body { color: rgb(1, 2, 3) }</style>
@@ -22,6 +22,14 @@ ASK = """async ([url, options]) => {
     return [response.status, (await response.text()).slice(0, 500), response.headers.get("retry-after")];
   } catch (error) { return [0, String(error), null]; }
 }"""
+FOLLOW = """url => new Promise((resolve) => {
+  const seen = [];
+  const source = new EventSource(url);
+  source.addEventListener("count", (event) => {
+    seen.push([event.data, event.lastEventId]);
+    if (seen.length === 4) { source.close(); resolve(seen); }
+  });
+})"""
 JSON = {"content-type": "application/json"}
 
 
@@ -40,6 +48,17 @@ class Orders(Handler):
         await asyncio.Event().wait()
 
 
+class Counts(Handler):
+    """Two events for each connection, in lines and with text of other alphabets."""
+
+    async def get(self, last_event_id: Annotated[int, Header()] = 0) -> EventStream:
+        return EventStream(self._events(last_event_id), retry=10)
+
+    async def _events(self, last: int) -> AsyncIterator[Event]:
+        for number in (last + 1, last + 2):
+            yield Event(f"\u03b1\n{number}", id=str(number), event="count", comment="for people")
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     """A service that the origin http://localhost may ask, and others not."""
@@ -48,6 +67,7 @@ async def server() -> AsyncIterator[Server]:
     )
     app = App(settings, name="orders", version="1")
     app.add_route("/orders", Orders())
+    app.add_route("/counts", Counts())
     app.add_routes(Mount("/admin", HTMLResponse(PAGE)))
     app.add_middleware(
         CORSMiddleware,
@@ -111,3 +131,9 @@ async def test_mounted_page_runs_its_script_and_has_its_style(page: Page, server
     await page.goto(f"http://127.0.0.1:{server.port}/admin/")
     assert await page.inner_text("body") == "script ran"
     assert await page.evaluate("getComputedStyle(document.body).color") == "rgb(1, 2, 3)"
+
+
+async def test_browser_follows_events_and_goes_on_where_its_connection_ended(page: Page, server: Server) -> None:
+    await page.goto(f"http://127.0.0.1:{server.port}/admin/")
+    seen = await page.evaluate(FOLLOW, "/counts")
+    assert seen == [[f"\u03b1\n{number}", str(number)] for number in (1, 2, 3, 4)]
