@@ -27,11 +27,16 @@ if TYPE_CHECKING:
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
+    from .conditional_requests import check_conditions, conditional, etag_of
     from .context import annotate
+    from .download import Download
+    from .events import Event, EventStream
     from .groups import Group
     from .health import Check
     from .http_server import HttpServerRoute
+    from .json_lines import JsonLines
     from .lease import Lease, MemoryLease
+    from .pagination import Cursor, page, page_links
     from .periodic import IDLE, Idle
     from .problem import Problem
     from .run import run
@@ -45,6 +50,10 @@ _MODULES = {
     "ChassisSettings": "settings",
     "Check": "health",
     "Cookie": "api.sources",
+    "Cursor": "pagination",
+    "Download": "download",
+    "Event": "events",
+    "EventStream": "events",
     "Form": "api.sources",
     "Group": "groups",
     "Handler": "api.handler",
@@ -54,6 +63,7 @@ _MODULES = {
     "IdempotencyStore": "api.idempotency_store",
     "IdempotentRequest": "api.idempotency_store",
     "Idle": "periodic",
+    "JsonLines": "json_lines",
     "KeyInUseError": "api.idempotency_store",
     "KeyReusedError": "api.idempotency_store",
     "Lease": "lease",
@@ -71,9 +81,14 @@ _MODULES = {
     "Telemetry": "telemetry",
     "UploadFile": "api.sources",
     "annotate": "context",
+    "check_conditions": "conditional_requests",
+    "conditional": "conditional_requests",
     "documented": "api.handler",
+    "etag_of": "conditional_requests",
     "idempotent": "api.idempotency",
     "load_settings": "settings",
+    "page": "pagination",
+    "page_links": "pagination",
     "responds": "api.handler",
     "run": "run",
 }
@@ -84,6 +99,10 @@ __all__ = [
     "ChassisSettings",
     "Check",
     "Cookie",
+    "Cursor",
+    "Download",
+    "Event",
+    "EventStream",
     "Form",
     "Group",
     "Handler",
@@ -92,6 +111,7 @@ __all__ = [
     "IdempotencyStore",
     "IdempotentRequest",
     "Idle",
+    "JsonLines",
     "KeyInUseError",
     "KeyReusedError",
     "Lease",
@@ -110,9 +130,14 @@ __all__ = [
     "UploadFile",
     "__version__",
     "annotate",
+    "check_conditions",
+    "conditional",
     "documented",
+    "etag_of",
     "idempotent",
     "load_settings",
+    "page",
+    "page_links",
     "responds",
     "run",
 ]

@@ -265,6 +265,8 @@ def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> 
         if operation.documentation.response_examples:
             content["examples"] = _examples(operation.documentation.response_examples)
         success["content"] = dict.fromkeys(("application/json", *operation.encoders), content)
+    if operation.media_types:
+        success["content"] = success.get("content", {}) | {name: {} for name in operation.media_types}
     if operation.response_headers:
         success["headers"] = {
             name: {"description": description, "schema": {"type": "string"}}

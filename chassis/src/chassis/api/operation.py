@@ -131,6 +131,7 @@ class Operation:
             status: None if model is None else TypeAdapter(model) for status, model in responses.others.items()
         }
         self.result: TypeAdapter[Any] | None = signature.result
+        self.media_types: list[str] = signature.media_types
         self._to_json = _encoder_of(self.result)
         self._tells_length = self.status not in WITHOUT_LENGTH
         self.has_content: bool = self.status not in NO_CONTENT and signature.returned is not NoneType

@@ -87,6 +87,8 @@ class Signature:
                 f"{name}: the route's path has {', '.join(map(repr, missing))}, "
                 f"but the method's parameters are {', '.join(map(repr, parameters)) or 'none'}"
             )
+        self.media_types: list[str] = []
+        """Those of the responses that are returned, where their classes have one."""
         self.returned: Any = self._returned(hints.get("return", Any))
         self.result: TypeAdapter[Any] | None = None
         if self.returned not in (Any, NoneType, Response):
@@ -240,7 +242,10 @@ class Signature:
                         f"return the response, and give the headers to it"
                     )
                 results.append(inner)
-            elif not _is_class(member, Response):
+            elif isinstance(member, type) and issubclass(member, Response):
+                if isinstance(member.media_type, str):
+                    self.media_types.append(member.media_type)
+            else:
                 results.append(NoneType if member in NEVER else member)
         if not results:
             return Response

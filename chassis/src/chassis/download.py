@@ -1,0 +1,174 @@
+"""Downloads of files, which can be cached, resumed and asked for in parts."""
+
+import asyncio
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+import anyio
+from starlette.background import BackgroundTask
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from .conditional_requests import failed, precondition_status
+from .problem import Problem
+
+# RFC 9110, section 14.1.2; an empty member of the list is allowed (section 5.6.1).
+RANGES = re.compile(r"bytes=[ \t,]*(?:(?:[0-9]+-[0-9]*|-[0-9]+)[ \t]*(?:,[ \t,]*|$))+", re.IGNORECASE)
+RANGE = re.compile(r"([0-9]*)-([0-9]*)")
+MAX_RANGE_DIGITS = 18  # the first digits of a longer number are beyond any file already
+ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"  # and letters and digits (RFC 8187, section 3.2.1)
+
+
+class Download(FileResponse):
+    """A file as a response: return it from a handler.
+
+        async def get(self, report_id: UUID) -> Download:
+            return Download(self._folder / f"{report_id}.pdf", filename="Report.pdf")
+
+    `headers` may have a `cache-control`; without, clients keep the file and ask each time whether it has changed.
+
+    It is Starlette's `FileResponse`, which reads the file in a thread, piece by piece as the client takes it, and has
+    `ETag`, `Last-Modified` and `Accept-Ranges`. This class adds the rest of RFC 9110: conditional requests (304, 412;
+    section 13), and problem documents for a file that does not exist (404) and ranges that it does not have (416). A
+    range that is malformed or in another unit, and any in a HEAD request, is ignored (section 14.2). `filename` may
+    have any characters: clients that do not know RFC 8187 get a name in ASCII. With `inline`, browsers show the file.
+
+    Make the path from values that you know: a path from a client may lead anywhere. Replace files by renaming, so that
+    a download that has begun goes on with the old content.
+    """
+
+    media_type = "application/octet-stream"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        filename: str | None = None,
+        media_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        inline: bool = False,
+        background: BackgroundTask | None = None,
+    ) -> None:
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        if filename is not None:
+            kind: Literal["inline", "attachment"] = "inline" if inline else "attachment"
+            given = {"content-disposition": content_disposition(filename, kind)} | given
+        # `filename` also gives the media type.
+        super().__init__(path, headers=given, media_type=media_type, filename=filename, background=background)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        result = await asyncio.to_thread(_stat, self.path)
+        if result is None:
+            raise Problem(404, "The file does not exist.")
+        self.set_stat_headers(result)
+        self.stat_result = result
+        etag = self.headers["etag"]
+        headers = Headers(scope=scope)
+        modified = datetime.fromtimestamp(result.st_mtime, UTC)
+        status = precondition_status(scope["method"], headers, etag=etag, last_modified=modified)
+        if status == 412:
+            raise failed({"etag": etag})
+        if status == 304:
+            await self._send_not_modified(send)
+            if self.background is not None:
+                await self.background()
+            return
+        await with_cleanup(super().__call__(self._with_ranges(scope, headers, result.st_size), receive, send))
+
+    async def _send_not_modified(self, send: Send) -> None:
+        """The fields of the 200 that caches need (RFC 9110, section 15.4.5), and no content."""
+        headers = MutableHeaders(raw=[field for field in self.raw_headers if not field[0].startswith(b"content-")])
+        await send({"type": "http.response.start", "status": 304, "headers": headers.raw})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _with_ranges(self, scope: Scope, headers: Headers, size: int) -> Scope:
+        """`scope` with the ranges that the file has, or without any; raises a `Problem` of 416 if it has none."""
+        values = headers.getlist("range")
+        if not values:
+            return scope
+        fields = [field for field in scope["headers"] if field[0].lower() not in (b"range", b"if-range")]
+        if scope["method"] == "GET" and len(values) == 1 and self._may_resume(headers):
+            ranges = ranges_of(values[0], size)
+            if ranges == []:
+                unsatisfiable = {"content-range": f"bytes */{size}", "accept-ranges": "bytes"}
+                raise Problem(416, f"The file has {size} bytes.", headers=unsatisfiable)
+            if ranges is not None and len(ranges) <= self.max_ranges:
+                wanted = ",".join(f"{start}-{end}" for start, end in ranges)
+                fields.append((b"range", b"bytes=" + wanted.encode()))
+        return {**scope, "headers": fields}
+
+    def _may_resume(self, headers: Headers) -> bool:
+        """Whether the client's other parts are of this file (RFC 9110, section 13.1.5)."""
+        if "if-range" not in headers:
+            return True
+        validator = headers["if-range"]
+        return validator in (self.headers["etag"], self.headers["last-modified"]) and not validator.startswith("W/")
+
+
+async def with_cleanup(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, and end it by a cancel scope of anyio when the current task is cancelled.
+
+    Its threads and its shields know nothing of `Task.cancel`: a file that is open would stay so.
+    """
+    cancel_scope = anyio.CancelScope()
+
+    async def run() -> None:
+        with cancel_scope:
+            await work
+
+    task = asyncio.create_task(run())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        cancel_scope.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # most often that the client has gone, as the cancellation says as well
+        raise
+    task.result()
+
+
+def ranges_of(field: str, size: int) -> list[tuple[int, int]] | None:
+    """The first and the last byte of each range that content of `size` bytes has; None if the field is to be ignored.
+
+    Ranges that the content does not have are left out (RFC 9110, section 14.1.2).
+    """
+    if not RANGES.fullmatch(field):
+        return None
+    found = []
+    for first, last in RANGE.findall(field):
+        start, end = int(first[:MAX_RANGE_DIGITS] or 0), int(last[:MAX_RANGE_DIGITS] or size)
+        if first and last and end < start:
+            return None
+        if not first:
+            start, end = max(size - end, 0), size if end else 0
+        if start < min(size, end + 1) and (first or end):
+            found.append((start, min(end, size - 1)))
+    return found
+
+
+def content_disposition(filename: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
+    """The value of `Content-Disposition` (RFC 6266) with a name in any characters, and one in ASCII for old clients."""
+    name = re.sub(r"[/\\]", "_", filename)
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    ascii_name = re.sub(r'[^ -~]|["%]', "_", ascii_name)
+    if ascii_name == name:
+        return f'{kind}; filename="{name}"'
+    encoded = quote(name, safe=ATTRIBUTE_CHARACTERS, errors="replace")
+    return f"{kind}; filename=\"{ascii_name}\"; filename*=UTF-8''{encoded}"
+
+
+def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What the system says of a regular file; None if there is none of this name."""
+    try:
+        result = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return result if stat.S_ISREG(result.st_mode) else None

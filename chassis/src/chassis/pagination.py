@@ -1,0 +1,151 @@
+"""Pages of a collection: opaque cursors, and links to the other pages (RFC 8288)."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, get_args
+from urllib.parse import quote, quote_plus, unquote_plus
+
+import pydantic_core
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
+from starlette.requests import Request
+from starlette.types import Scope
+
+from .api.handler import Reply
+
+Item = TypeVar("Item")
+Position = TypeVar("Position")
+
+VERSION = "1"
+MAX_CURSOR_CHARACTERS = 1024
+# What may stand in the query of a URI (RFC 3986, section 3.4), and the percent sign of what is encoded already.
+QUERY_CHARACTERS = "!$%&'()*+,-./:;=?@_~"
+
+
+class Cursor(Generic[Position]):
+    """A position in a collection, as text that clients pass on without reading it.
+
+        async def get(self, request: Request, cursor: Cursor[UUID] | None = None) -> Reply[list[Order]]: ...
+
+    As a parameter, `Cursor[UUID]` is validated: its `position` is a `UUID`, and a broken cursor is 422. `str(cursor)`
+    is the text: a version and the position as JSON, in URL-safe Base64 (RFC 4648, section 5). The position may be of
+    any type that pydantic reads from JSON, such as `tuple[datetime, UUID]` where several orders have one time.
+
+    A cursor is neither secret nor signed. A client can make one with another position of the right type: that is as
+    harmless as any other parameter, as long as the query itself asks what the client may see.
+    """
+
+    __slots__ = ("position",)
+
+    def __init__(self, position: Position) -> None:
+        self.position: Position = position
+
+    def __str__(self) -> str:
+        content = pydantic_core.to_json(self.position)
+        return VERSION + base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+    def __repr__(self) -> str:
+        return f"Cursor({self.position!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cursor) and self.position == other.position
+
+    def __hash__(self) -> int:
+        return hash(self.position)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        (position,) = get_args(source) or (Any,)
+        adapter: TypeAdapter[Any] = TypeAdapter(position)
+
+        def read(value: object) -> "Cursor[Any]":
+            if isinstance(value, Cursor):
+                return value
+            try:
+                return cls(adapter.validate_json(_decode(value)))
+            except (ValidationError, ValueError) as error:
+                raise PydanticCustomError(
+                    "cursor", "This is not a cursor of this collection; begin with its first page"
+                ) from error
+
+        return core_schema.no_info_plain_validator_function(read, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "description": "The position of a page, from the link to it."}
+
+
+def page(
+    request: Request,
+    items: Sequence[Item],
+    *,
+    limit: int,
+    position: Callable[[Item], object],
+    parameter: str = "cursor",
+) -> Reply[list[Item]]:
+    """A page of at most `limit` items, with links to the first page and, if there are more items, to the next one.
+
+        orders = self._store.after(cursor.position if cursor else None, limit + 1)
+        return page(request, orders, limit=limit, position=lambda order: order.order_id)
+
+    `items` begin after the position of the cursor. Ask for one more than `limit`: it tells whether there is a next
+    page, and is not sent. `position` is that of an item in the collection, which the next page begins after.
+    """
+    shown = list(items[:limit])
+    following = Cursor(position(shown[-1])) if shown and len(items) > limit else None
+    return Reply(shown, {"link": page_links(request, next=following, parameter=parameter)})
+
+
+def page_links(
+    request: Request,
+    *,
+    next: "Cursor[Any] | None" = None,  # noqa: A002 - the name of the relation
+    prev: "Cursor[Any] | None" = None,
+    first: bool = True,
+    parameter: str = "cursor",
+) -> str:
+    """The value of a `Link` header (RFC 8288) to other pages of the collection that `request` asks for.
+
+    A target is a query alone, such as `<?limit=20&cursor=1Nw>`. It refers to the path that the client has asked for
+    (RFC 3986, section 5.2.2), which a proxy may have changed. The other parameters of the request are kept, and
+    `parameter` becomes the cursor, or is left out for the first page. Empty if there is no link.
+    """
+    kept = [
+        part for part in request.scope["query_string"].decode("latin-1").split("&") if part and _name(part) != parameter
+    ]
+    targets: list[tuple[str, Cursor[Any] | None]] = [("first", None)] if first else []
+    targets += [(relation, cursor) for relation, cursor in (("prev", prev), ("next", next)) if cursor is not None]
+    return ", ".join(
+        f'<{_target(request.scope, kept, parameter, cursor)}>; rel="{relation}"' for relation, cursor in targets
+    )
+
+
+def _target(scope: Scope, kept: list[str], parameter: str, cursor: Cursor[Any] | None) -> str:
+    parts = kept if cursor is None else [*kept, f"{quote_plus(parameter)}={cursor}"]
+    if not parts:  # some clients take "?" for the query that they have sent (Python's urljoin)
+        path = scope.get("raw_path") or quote(scope["path"]).encode()
+        parts = [path.decode("latin-1").rpartition("/")[2]]
+        prefix = "./"
+    else:
+        prefix = "?"
+    # What a client has sent unencoded must not end the target, or the field.
+    return prefix + quote("&".join(parts), safe=QUERY_CHARACTERS, encoding="latin-1")
+
+
+def _name(part: str) -> str:
+    return unquote_plus(part.partition("=")[0])
+
+
+def _decode(value: object) -> bytes:
+    """The JSON in a cursor; raises `ValueError` for anything else."""
+    if not isinstance(value, str) or not value.startswith(VERSION) or len(value) > MAX_CURSOR_CHARACTERS:
+        raise ValueError("no cursor of this version")
+    content = value.removeprefix(VERSION).encode("ascii")
+    try:
+        return base64.b64decode(content + b"=" * (-len(content) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("no Base64") from error
