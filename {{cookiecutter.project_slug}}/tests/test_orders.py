@@ -42,6 +42,28 @@ async def test_orders_are_listed_newest_first(client: httpx.AsyncClient) -> None
     assert (await client.get("/orders?limit=1")).json() == [second]
 
 
+async def test_pages_of_orders_are_linked(client: httpx.AsyncClient) -> None:
+    first, second = [(await client.post("/orders", json=TEA)).json() for _ in range(2)]
+    page = await client.get("/orders?limit=1")
+    assert page.json() == [second]
+    following = await client.get(str(page.url.join(page.links["next"]["url"])))
+    assert following.json() == [first]
+    assert "next" not in following.links
+
+
+async def test_order_that_the_client_has_is_304(client: httpx.AsyncClient) -> None:
+    location = (await client.post("/orders", json=TEA)).headers["location"]
+    etag = (await client.get(location)).headers["etag"]
+    assert (await client.get(location, headers={"if-none-match": etag})).status_code == 304
+
+
+async def test_order_that_is_sent_again_with_its_key_is_created_once(client: httpx.AsyncClient) -> None:
+    key = {"idempotency-key": '"ab12"'}
+    first, again = [await client.post("/orders", json=TEA, headers=key) for _ in range(2)]
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert len((await client.get("/orders")).json()) == 1
+
+
 async def test_unknown_order_is_404(client: httpx.AsyncClient) -> None:
     order_id = uuid4()
     for method in ("GET", "DELETE"):

@@ -236,7 +236,7 @@ class App(RouteTable):
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, such as `request.url_for` asks for; raises Starlette's `NoMatchFound`."""
-        return self._built().url_path_for(name, **path_params)
+        return self._built().router.url_path_for(name, **path_params)
 
     # For the server.
 

@@ -46,7 +46,7 @@ class RouteTable:
     def add_routes(self, *routes: BaseRoute) -> None:
         """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`."""
         self._must_not_be_built()
-        self.routes += routes
+        self.routes.extend(routes)
 
     def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
         """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
@@ -77,7 +77,7 @@ class Group(RouteTable):
     def build(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
         """Put the group together, when all of its routes are known and have what the app provides."""
         document = openapi_document(self.routes, **self._info)
-        self.routes += documented_routes(self.routes, document)
+        self.routes.extend(documented_routes(self.routes, document))
         app: ASGIApp = Router(self.routes)
         if self._middleware:
             app = ProblemMiddleware(app, problems=problems)

@@ -67,7 +67,7 @@ class Stacks:
         self.openapi: dict[str, Any] = extended(openapi_document(parts.routes, **info), parts.openapi)
         router = Router([*parts.routes, *documented_routes(parts.routes, self.openapi)])
         has_limits = any(route.limits is not NO_LIMITS for route in handler_routes(parts.routes))
-        self.url_path_for = router.url_path_for
+        self.router: Router = router
         self.public: ASGIApp = build_stack(
             public_endpoint(router, health, scope_app=scope_app),
             telemetry=telemetry,

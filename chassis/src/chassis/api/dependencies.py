@@ -22,8 +22,8 @@ class Provider:
     """Makes the value of one type, for one request."""
 
     def __init__(self, key: Hashable, make: Any) -> None:
-        self.key = key
-        self.name = name_of(key)
+        self.key: Hashable = key
+        self.name: str = name_of(key)
         self.is_constant: bool = not callable(make) or _is_instance(make, key)
         self.make: Any = make
         if inspect.isasyncgenfunction(make):

@@ -6,11 +6,12 @@ from typing import Annotated
 from uuid import UUID, uuid4
 
 import structlog
-from chassis import Handler, Reply, Tasks, responds
+from chassis import Cursor, Handler, Reply, Tasks, conditional, idempotent, page, responds
 from pydantic import Field
+from starlette.requests import Request
 
 from .catalogue import Catalogue, UnknownProductError
-from .models import NewOrder, Order
+from .models import NewOrder, Order, Position
 from .store import OrderNotFoundError, OrderStore, StoreFullError
 
 log = structlog.get_logger()
@@ -22,6 +23,8 @@ PROBLEMS: dict[type[Exception], int] = {
     StoreFullError: 507,
 }
 
+Limit = Annotated[int, Field(ge=1, le=100, description="The most orders to list.")]
+
 
 class Orders(Handler):
     """All orders."""
@@ -31,13 +34,19 @@ class Orders(Handler):
         self._catalogue = catalogue
         self._tasks = tasks
 
+    @responds(headers={"link": "The next page."})
     async def get(
-        self, limit: Annotated[int, Field(ge=1, le=100, description="The most orders to list.")] = 20
-    ) -> list[Order]:
+        self, request: Request, limit: Limit = 20, cursor: Cursor[Position] | None = None
+    ) -> Reply[list[Order]]:
         """List orders, the newest first."""
-        return self._store.newest(limit)
+        # One more than asked for tells whether there is a next page.
+        orders = self._store.newest(limit + 1, before=cursor.position if cursor else None)
+        return page(request, orders, limit=limit, position=lambda order: order.position)
 
-    @responds(201, {409: "A product is not in the catalogue.", 507: "The store is full."})
+    @idempotent()
+    @responds(
+        201, {409: "A product is not in the catalogue.", 507: "The store is full."}, headers={"location": "The order."}
+    )
     async def post(self, body: NewOrder) -> Reply[Order]:
         """Create an order."""
         # All prices are fetched at the same time. The first failure cancels the other calls.
@@ -56,10 +65,11 @@ class OrderItem(Handler):
     def __init__(self, store: OrderStore) -> None:
         self._store = store
 
-    @responds(errors={404: "There is no order with this id."})
-    async def get(self, order_id: UUID) -> Order:
+    @responds(errors={404: "There is no order with this id."}, others={304: None}, headers={"etag": "The version."})
+    async def get(self, order_id: UUID, request: Request) -> Reply[Order]:
         """Read an order."""
-        return self._store.get(order_id)
+        order = self._store.get(order_id)
+        return conditional(request, order, etag=order)
 
     @responds(errors={404: "There is no order with this id."})
     async def delete(self, order_id: UUID) -> None:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 
 Sku = Annotated[str, Field(min_length=1, max_length=40, examples=["tea"])]
 
+Position = tuple[datetime, UUID]
+
 
 class OrderLine(BaseModel):
     """A product and its quantity."""
@@ -29,3 +31,8 @@ class Order(NewOrder):
     id: UUID
     total_cents: int
     created: datetime
+
+    @property
+    def position(self) -> Position:
+        """Where it is among all orders."""
+        return self.created, self.id

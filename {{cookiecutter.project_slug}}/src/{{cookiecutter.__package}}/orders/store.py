@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from .models import Order
+from .models import Order, Position
 
 
 class OrderNotFoundError(Exception):
@@ -43,9 +43,10 @@ class OrderStore:
         self.get(order_id)
         del self._orders[order_id]
 
-    def newest(self, limit: int) -> list[Order]:
-        """Return at most `limit` orders, the newest first."""
-        return list(self._orders.values())[: -limit - 1 : -1]
+    def newest(self, limit: int, *, before: Position | None = None) -> list[Order]:
+        """Return at most `limit` orders, the newest first; with `before`, those that are older."""
+        orders = sorted(self._orders.values(), key=lambda order: order.position, reverse=True)
+        return [order for order in orders if before is None or order.position < before][:limit]
 
     async def ping(self) -> None:
         """Raise when the store cannot be reached. A full store can: its orders can still be read and deleted."""
