@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bakery import TEMPLATE, files_of, render, run
+from checks import check
 from conftest import Bake
 
 pytestmark = pytest.mark.long

@@ -104,7 +104,7 @@ class Records:
         Raises `TimeoutError` when there are fewer after 5 seconds.
         """
         async with asyncio.timeout(WAIT_SECONDS):
-            while len(lines := self.events(event)) < count:
+            while len(lines := self.events(event)) < count:  # noqa: ASYNC110 - a file has no event to wait for
                 await asyncio.sleep(POLL_SECONDS)
         return lines
 
@@ -119,7 +119,7 @@ class Records:
         return list(self._exporter.get_finished_spans())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a sample such as `sold_total`, the sum over the labels that are not given; 0 if there is none."""
+        """The value of a sample such as `sold_total`, summed over the labels that are not given; 0 if there is none."""
         self._observe()
         return sum(
             sample.value
