@@ -70,7 +70,8 @@ function typeName(schema) {
   if (allOf) return join(allOf, " & ");
   if (type === "array") return ["array<", typeName(items), ">"];
   if (rest && !properties) return ["map<string, ", typeName(rest), ">"];
-  return [type ?? (properties ? "object" : "any")].flat().join(" | ") + (format ? ` (${format})` : "");
+  const guess = properties ? "object" : schema?.enum || schema?.const !== undefined ? "enum" : "any";
+  return [type ?? guess].flat().join(" | ") + (format ? ` (${format})` : "");
 }
 
 function bounds(what, minimum, maximum, above, below) {
@@ -179,7 +180,8 @@ function showField({ name, in: place, required, deprecated, style, explode, ...h
   let control;
   if (isFile(item)) control = element("input", { type: "file", multiple: isList, required });
   else if (options) {
-    control = element("select", { required, multiple: isList }, [...(isList ? [] : [""]), ...options].map((option) =>
+    const size = isList && Math.min(options.length, 6);
+    control = element("select", { required, multiple: isList, size }, [...(isList ? [] : [""]), ...options].map((option) =>
       element("option", { value: text(option), selected: required && (isList ? [first].flat() : [first]).includes(option) },
         option === "" ? "(none)" : text(option))));
   } else if (isList) {
@@ -304,7 +306,7 @@ function showAuthorize() {
   });
   return element("details", { class: "card", id: "authorize" }, element("summary", {}, element("strong", {}, "Authorize"), " ", state),
     element("div", {}, element("p", {}, small("Kept in this page until you leave it, and sent with the requests that ask for it.")),
-      schemes.map(showScheme)));
+      element("div", { class: "schemes" }, schemes.map(showScheme))));
 }
 
 function showSecurity(operation) {
@@ -600,7 +602,7 @@ function showDocument() {
         && element("section", {}, element("h2", {}, name), element("ul", {}, cards.map((card) => links.get(card)))))),
       element("main", { id: "operations", tabindex: -1 },
         element("h1", {}, info.title),
-        element("p", {}, small([`Version ${info.version} · ${server} · `, documentLink()])),
+        element("p", {}, small([`Version ${info.version} · `, choice.length === 0 && `${server} · `, documentLink()].filter(Boolean))),
         prose(info.description),
         (contact || license || info.termsOfService) && element("p", {}, small([
           contact?.name, contact?.email, contact?.url && link(contact.url), license?.name,
