@@ -34,6 +34,7 @@ def follow(project: Path, recipe: str) -> None:
         elif name == "app.py":
             extend_app(project, block)
         else:
+            path = project / name if name.startswith("tests/") else path
             assert not path.exists()
             path.write_text(block)
 
@@ -92,6 +93,13 @@ def test_middleware(bare: Path, python: Path, start: Start) -> None:
     assert service.http.get("/openapi.json", headers={"x-api-key": "open sesame"}).status_code == 200
     assert service.http.get("/readyz").status_code == 200
     assert [line["status"] for line in service.access_lines(2)] == [401, 200]
+
+
+def test_test(bake: Bake, python: Path) -> None:
+    project = bake()
+    follow(project, "A test")
+    checked(project, python)
+    check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", "tests/test_stock.py"))
 
 
 def test_metric(bare: Path, python: Path, start: Start) -> None:
