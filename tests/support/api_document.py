@@ -15,9 +15,9 @@ FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 OK: dict[str, Any] = {"200": {"description": "What was sent.", "content": {"application/json": {"schema": {}}}}}
 
 
-def body(required: bool = True, **content: Any) -> dict[str, Any]:
-    """A request body; `content` is by media type."""
-    return {"required": required, "content": content}
+def body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A request body that is required; `content` is by media type."""
+    return {"required": True, "content": content}
 
 
 def form(required: list[str], **properties: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ DOCUMENT: dict[str, Any] = {
                 "operationId": "send_parcel",
                 "security": [{"basic": []}],
                 "requestBody": body(
-                    **{
+                    {
                         "application/json": {
                             "schema": {"$ref": "#/components/schemas/Parcel"},
                             "examples": {"light": {"value": {"weight": 1}}, "heavy": {"value": {"weight": 90}}},
@@ -94,7 +94,7 @@ DOCUMENT: dict[str, Any] = {
                 "parameters": [{"name": "parcel_id", "in": "path", "required": True, "schema": {"type": "integer"}}],
                 "security": [{"key": []}],
                 "requestBody": body(
-                    **{
+                    {
                         "multipart/form-data": form(
                             ["cover"], title=STRING, cover=FILE, more={"type": "array", "items": FILE}
                         )
@@ -110,7 +110,7 @@ DOCUMENT: dict[str, Any] = {
                 "operationId": "scan",
                 "deprecated": True,
                 "security": [{"login": ["scan"]}, {}],
-                "requestBody": body(**{"application/octet-stream": {"schema": FILE}}),
+                "requestBody": body({"application/octet-stream": {"schema": FILE}}),
                 "responses": OK,
             }
         },
