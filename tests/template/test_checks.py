@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bakery import TEMPLATE, files_of, render, run
+from checks import check
 from conftest import Bake
 
 pytestmark = pytest.mark.long
@@ -88,7 +89,51 @@ class Rejecting:
     tested = run(python, "-m", "pytest", "--quiet", cwd=project, PYTHONPATH="src")
 
     assert tested.returncode == 0, tested.stdout
-    assert "19 passed" in tested.stdout
+    assert "22 passed" in tested.stdout
+
+
+DATABASE = """
+
+class Database(BaseModel):
+    \"\"\"Where the orders are.\"\"\"
+
+    host: str = Field(description="Host of the database.")
+    port: int = Field(5432, ge=1, description="Port of the database.")
+
+
+class Settings(ChassisSettings):
+    \"\"\"The settings of this service.\"\"\"
+
+    database: Database = Field(description="The database.")
+"""
+TEST_DATABASE = """
+
+def test_variable_of_the_test_replaces_the_value(settings: Settings) -> None:
+    assert (settings.database.host, settings.database.port) == ("ci", 5432)
+    assert Settings().database == Database(host="ci")
+"""
+
+
+def test_setting_without_a_default_needs_no_type_ignore_and_a_variable_replaces_its_value(
+    bake: Bake, python: Path
+) -> None:
+    project = bake()
+    settings, conftest = project / "src/order_service/settings.py", project / "tests/conftest.py"
+    text = settings.read_text().replace("import Field", "import BaseModel, Field")
+    head, _, fields = text.partition("\n\nclass Settings(ChassisSettings):\n")
+    settings.write_text(head + DATABASE + fields.partition('service."""\n')[2].lstrip("\n"))
+    values = "SETTINGS: dict[str, str] = {"
+    conftest.write_text(conftest.read_text().replace(values, f'{values}"database__host": "here"'))
+    test = project / "tests/test_settings.py"
+    test.write_text(f'"""Settings."""\n\nfrom order_service.settings import Database, Settings\n{TEST_DATABASE}')
+    made = run(python, "scripts/handler.py", "invoices", cwd=project)
+    assert made.returncode == 0, made.stdout
+
+    check(project, python)
+    environment = {"PYTHONPATH": "src", "TEST_APP_DATABASE__HOST": "ci", "APP_DATABASE__HOST": "mine"}
+    tests = ("tests/test_settings.py", "tests/test_invoices.py", "tests/test_orders.py")
+    tested = run(python, "-m", "pytest", "--quiet", "--no-cov", *tests, cwd=project, **environment)
+    assert tested.returncode == 0, tested.stdout
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def follow(project: Path, recipe: str) -> None:
         elif name == "app.py":
             extend_app(project, block)
         else:
+            path = project / name if name.startswith("tests/") else path
             assert not path.exists()
             path.write_text(block)
     for row in re.findall(r"```markdown\n(.*\n)```", section):
@@ -151,6 +152,12 @@ def test_middleware(project: Path, python: Path, start: Start) -> None:
     assert service.http.get("/internal/openapi.json", headers={"x-api-key": "open sesame"}).status_code == 200
     assert service.http.get("/openapi.json").status_code == 200
     assert [line["status"] for line in service.access_lines(3)] == [401, 200, 200]
+
+
+def test_test(project: Path, python: Path) -> None:
+    follow(project, "A test")
+    checked(project, python)
+    check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", "tests/test_stock.py"))
 
 
 def test_metric(project: Path, python: Path, start: Start) -> None:

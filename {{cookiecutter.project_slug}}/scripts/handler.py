@@ -26,17 +26,12 @@ class {name}(Handler):
 '''
 TEST = '''"""{title}."""
 
-from chassis.testing import serve
-
-from {package}.app import create_app
-from {package}.settings import Settings
+import httpx
 
 
-async def test_{module}_are_listed(settings: Settings) -> None:
-    async with serve(create_app(settings)) as client:
-        response = await client.get("{path}")
-    assert response.status_code == 200
-    assert response.json() == []
+async def test_{module}_are_listed(client: httpx.AsyncClient) -> None:
+    response = await client.get("{path}")
+    assert (response.status_code, response.json()) == (200, [])
 '''
 
 
@@ -84,7 +79,6 @@ def add(name: str) -> list[Path]:
         "words": words,
         "title": words.capitalize(),
         "path": f"/{name.replace('_', '-')}",
-        "package": app.parent.name,
     }
     folder, test = app.parent / module, Path(f"tests/test_{module}.py")
     for path in (folder, folder.with_suffix(".py"), test):

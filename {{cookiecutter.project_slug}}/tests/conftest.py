@@ -1,14 +1,18 @@
-"""Fixtures for every test: the event loop of production, and the settings of tests alone."""
+"""Fixtures for every test: the service with its client, its settings, and what it has logged."""
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
+from chassis import App
+from chassis.testing import Records, connect, environment, record
 
+from {{ cookiecutter.__package }}.app import create_app
 from {{ cookiecutter.__package }}.settings import Settings
 
-# Values for your settings without a default, such as: {"database_url": "postgresql://localhost/test"}
+# Values for your settings without a default, such as: {"database_url": "postgresql://localhost/test"}. A variable
+# TEST_APP_DATABASE_URL, in CI or a shell, replaces the value here.
 SETTINGS: dict[str, str] = {}
 
 
@@ -19,18 +23,33 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings() -> Iterator[None]:
-    """Hide the settings of whoever runs the tests; the service as a process gets those of the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.upper().startswith(("APP_", "OTEL_")):
-                patch.delenv(name)
-        for name, value in SETTINGS.items():
-            patch.setenv(f"APP_{name.upper()}", value)
-        yield
+def variables() -> Iterator[dict[str, str]]:
+    """The variables of the tests, in place of those of whoever runs them; the service as a process gets them too."""
+    with environment(SETTINGS) as variables:
+        yield variables
 
 
 @pytest.fixture
-def settings() -> Settings:
+def settings(variables: dict[str, str]) -> Settings:
     """The settings of the tests, and the defaults."""
-    return Settings.from_values(**SETTINGS)
+    return Settings.from_variables(variables)
+
+
+@pytest.fixture
+def app(settings: Settings) -> App:
+    """The service. A test module that replaces collaborators has a fixture of its own with this name."""
+    return create_app(settings)
+
+
+@pytest.fixture
+async def client(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service, which has started. There is no socket; where a test needs one, use `serve(app)`."""
+    async with connect(app) as client:
+        yield client
+
+
+@pytest.fixture
+def records(app: App) -> Iterator[Records]:
+    """The log lines, spans and metrics of the service."""
+    with record(app) as records:
+        yield records

@@ -1,24 +1,24 @@
 """Orders: the example. Copy this module beside a resource of your own, then delete it."""
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
 import pytest
-from chassis.testing import serve
+from chassis import App
+from chassis.testing import Records, serve
 
 from {{ cookiecutter.__package }}.app import create_app
-from {{ cookiecutter.__package }}.orders.store import OrderStore
+from {{ cookiecutter.__package }}.orders.handlers import OrderItem
+from {{ cookiecutter.__package }}.orders.store import OrderNotFoundError, OrderStore
 from {{ cookiecutter.__package }}.settings import Settings
 
 TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
 
 
 @pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole service, which runs on a free port, with a store that holds two orders."""
-    async with serve(create_app(settings, store=OrderStore(max_orders=2))) as client:
-        yield client
+def app(settings: Settings) -> App:
+    """The service with a store that holds two orders; `client` and `records` are of this one."""
+    return create_app(settings, store=OrderStore(max_orders=2))
 
 
 async def test_new_order_is_priced_and_has_a_location(client: httpx.AsyncClient) -> None:
@@ -96,3 +96,23 @@ async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
     for _ in range(3):
         await client.post("/orders", json=TEA)
     assert (await client.get("/readyz")).json()["checks"]["order store"]["status"] == "pass"
+
+
+async def test_handler_is_called_without_a_request() -> None:
+    with pytest.raises(OrderNotFoundError):
+        await OrderItem(OrderStore(max_orders=2)).get(uuid4())
+
+
+async def test_new_order_is_confirmed_and_counted(client: httpx.AsyncClient, records: Records) -> None:
+    await client.post("/orders", json=TEA)
+    (access_line,) = await records.access_lines()
+    assert (access_line["route"], access_line["status"]) == ("/orders", 201)
+    (confirmed,) = await records.wait_for("order confirmed")  # by a background task
+    assert confirmed["total_cents"] == 900
+    assert records.metric("http_server_request_duration_seconds_count", http_route="/orders") == 1
+    assert [span.name for span in records.spans] == ["POST /orders"]
+
+
+async def test_order_is_created_over_a_connection(app: App) -> None:
+    async with serve(app) as client:
+        assert (await client.post("/orders", json=TEA)).status_code == 201

@@ -1,6 +1,7 @@
 """Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
 
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
@@ -9,7 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .configuration.errors import explain
 from .configuration.schema import Schema
-from .configuration.sources import ConfigurationError, Given, VariablesSource, read
+from .configuration.sources import ConfigurationError, Given, Variable, VariablesSource, read
 from .configuration.values import decode
 from .http.addresses import parse_network
 from .threads import DEFAULT_THREADS
@@ -143,14 +144,27 @@ class ChassisSettings(BaseSettings):
         For tests and scripts. Raises pydantic's `ValidationError` for a wrong value.
         """
         fields = cls.model_fields
-        token = _given.set(Given((), ()))
+        decoded = {
+            name: decode(fields[name], value) if name in fields and isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return cls._from_given(Given((), ()), decoded)
+
+    @classmethod
+    def from_variables(cls, variables: Mapping[str, str]) -> Self:
+        """These variables and the defaults: nothing is read from the environment, `.env` or secret files.
+
+        Names are those of the environment, such as `APP_DATABASE__PORT`. An empty value counts as not given. For tests
+        and scripts. Raises pydantic's `ValidationError` for a wrong value.
+        """
+        source = {name.lower(): Variable(name, text, "") for name, text in variables.items() if text}
+        return cls._from_given(Given((source,), ()), {})
+
+    @classmethod
+    def _from_given(cls, given: Given, values: dict[str, Any]) -> Self:
+        token = _given.set(given)
         try:
-            return cls(
-                **{
-                    name: decode(fields[name], value) if name in fields and isinstance(value, str) else value
-                    for name, value in values.items()
-                }
-            )
+            return cls(**values)
         finally:
             _given.reset(token)
 

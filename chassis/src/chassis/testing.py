@@ -1,12 +1,54 @@
-"""For the tests of a service: the application as a server on a free port, with a client."""
+"""For the tests of a service: its settings, the application with a client, and what the application has logged."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import json
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from .app import App
 from .server import Server
+from .settings import PREFIX
+from .telemetry import Telemetry
+
+TEST_PREFIX = f"TEST_{PREFIX}"
+WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.005
+
+
+@asynccontextmanager
+async def connect(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """Start `app` without a server and a socket, and give a client that calls it directly.
+
+    Resources, background tasks, middleware, limits of a request and telemetry are as in production. It is faster than
+    `serve`. Left out are the server's limits (slow clients, sizes of headers, connections) and WebSockets, and a
+    response is complete before the client gets it: use `serve` for these, and for streams without an end.
+    """
+    await app.open()
+    try:
+        # A failure is a response, as over the network, and not an exception of the client.
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            yield client
+    finally:
+        app.begin_draining()
+        try:
+            await app.tasks.stop(app.settings.shutdown_seconds)
+        finally:
+            await app.close()
 
 
 @asynccontextmanager
@@ -14,12 +56,11 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
     """Run `app` on a free port of this machine, and give a client whose `base_url` is its address.
 
     Everything is as in production: the server, the middleware, the limits of `app.settings`. Only the drain is left
-    out at the end. Use it in a fixture:
+    out at the end. Use it where the network matters, else `connect`, which is faster:
 
-        @pytest.fixture
-        async def client() -> AsyncIterator[httpx.AsyncClient]:
-            async with serve(create_app(Settings.from_values())) as client:
-                yield client
+        async def test_stream_ends(app: App) -> None:
+            async with serve(app) as client, client.stream("GET", "/ticks") as response:
+                ...
     """
     async with (
         Server(app, host="127.0.0.1", port=0) as server,
@@ -27,3 +68,132 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
     ):
         yield client
+
+
+class Records:
+    """The log lines, spans and metrics of an app; `record` gives it."""
+
+    def __init__(self, app: App, path: Path, exporter: InMemorySpanExporter) -> None:
+        self._app = app
+        self._path = path
+        self._exporter = exporter
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines so far, access lines included, as they are written to standard output.
+
+        Raises `ValueError` if they are not JSON: the setting `log_format` must be `json`.
+        """
+        self._observe()
+        self._app.telemetry.logs.writer.flush()
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                "the log lines are not JSON; set log_format to json in the settings of the test"
+            ) from error
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The log lines so far whose `event` is this."""
+        return [line for line in self.lines if line.get("event") == event]
+
+    async def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """The log lines whose `event` is this, once there are `count`, such as those of a background task.
+
+        Raises `TimeoutError` when there are fewer after 5 seconds.
+        """
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(lines := self.events(event)) < count:  # noqa: ASYNC110 - a file has no event to wait for
+                await asyncio.sleep(POLL_SECONDS)
+        return lines
+
+    async def access_lines(self, count: int = 1) -> list[dict[str, Any]]:
+        """The access lines, once there are `count`: with `serve`, a client may have its response before its line."""
+        return await self.wait_for("request", count)
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """The spans that have ended so far, of the traces that are sampled."""
+        self._observe()
+        return list(self._exporter.get_finished_spans())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a sample such as `sold_total`, summed over the labels that are not given; 0 if there is none."""
+        self._observe()
+        return sum(
+            sample.value
+            for family in self._app.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def _observe(self) -> None:
+        # Requests that end in one turn of the event loop are observed together, after it.
+        self._app.telemetry.observer.observe()
+
+
+@contextmanager
+def record(app: App) -> Iterator[Records]:
+    """Make the telemetry of `app` that of the process, as when it runs, and read it; undone at the end.
+
+    Spans are there of sampled traces: all of them, when the app was made inside of `environment`.
+    """
+    telemetry = app.telemetry
+    exporter = InMemorySpanExporter()
+    with tempfile.TemporaryDirectory() as folder, _process_configuration():
+        path = Path(folder, "lines")
+        with path.open("ab", buffering=0) as file:
+            telemetry.install()
+            telemetry.tracing.add_processor(SimpleSpanProcessor(exporter))
+            # OpenTelemetry takes one provider for a process: that of the first app gets the spans of your code.
+            provider = trace.get_tracer_provider()
+            if isinstance(provider, TracerProvider) and provider is not telemetry.tracing.provider:
+                provider.add_span_processor(SimpleSpanProcessor(exporter))
+            before = telemetry.logs.writer.redirect(file.fileno())
+            try:
+                yield Records(app, path, exporter)
+            finally:
+                telemetry.observer.observe()
+                telemetry.logs.writer.redirect(before)
+                exporter.shutdown()  # takes no further spans
+
+
+@contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Hide the settings of whoever runs the tests, and set those of the tests; gives their variables.
+
+    `settings` has values by the names of settings: `{"database_url": "…"}`, or `database__port` for a member of a
+    group. A variable such as `TEST_APP_DATABASE_URL` replaces one, or adds one. All traces are sampled, and log lines
+    are JSON. Undone at the end.
+    """
+    before = dict(os.environ)
+    variables = {f"{PREFIX}LOG_FORMAT": "json"} | {f"{PREFIX}{name.upper()}": text for name, text in settings.items()}
+    for name, text in before.items():
+        if name.upper().startswith(TEST_PREFIX):
+            variables[name.upper().removeprefix("TEST_")] = text
+        elif name.upper().startswith((PREFIX, "OTEL_")):
+            del os.environ[name]
+    os.environ |= variables | {"OTEL_TRACES_SAMPLER": "always_on"}
+    try:
+        yield variables
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _process_configuration() -> Iterator[None]:
+    """Restore what telemetry configures for the whole process."""
+    structlog_config = structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    hook, thread_hook, installed = sys.excepthook, threading.excepthook, Telemetry.installed
+    try:
+        yield
+    finally:
+        structlog.configure(**structlog_config)
+        root.handlers = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook, Telemetry.installed = hook, thread_hook, installed

@@ -106,7 +106,11 @@ class Docs(Handler):
     """`GET /docs`: shows and tries `openapi.json`, without a request to any other host."""
 
     def __init__(self) -> None:
-        page = files(__name__.rpartition(".")[0]).joinpath("docs.html").read_text(encoding="utf-8")
+        folder = files(__name__.rpartition(".")[0])
+        page, css, js = (folder.joinpath(f"docs.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js"))
+        # One response, so that the policy can name what is inline by its hash, and allow nothing else.
+        page = page.replace("<style></style>", f"<style>\n{css}</style>")
+        page = page.replace("<script></script>", f"<script>\n{js}</script>")
         script, style = (_inline_hash(page, element) for element in ("script", "style"))
         self._page = page
         policy = (

@@ -43,9 +43,17 @@ class LineWriter:
         self.on_recovery: Callable[[int], object] = lambda dropped: None
         self._fd = fd
         self._max_held_bytes = max_held_bytes
-        self._room = _file_room if _is(stat.S_ISREG, fd) else _pipe_room(fd) if _is(stat.S_ISFIFO, fd) else _room(fd)
+        self._room = _room_of(fd)
         self.begin_empty()
         _writers.add(self)
+
+    def redirect(self, fd: int) -> int:
+        """Write to another descriptor from now on; returns the one before. For tests that read the lines."""
+        self.flush()
+        with self._lock:
+            before, self._fd = self._fd, fd
+            self._room = _room_of(fd)
+        return before
 
     def begin_empty(self) -> None:
         """Forget all lines, also in a forked child: those that it inherits are its parent's to write."""
@@ -182,6 +190,10 @@ if sys.platform != "win32":
 
 Room = Callable[[float], int]
 """Waits that many milliseconds for room; returns how many bytes can be written without blocking."""
+
+
+def _room_of(fd: int) -> Room:
+    return _file_room if _is(stat.S_ISREG, fd) else _pipe_room(fd) if _is(stat.S_ISFIFO, fd) else _room(fd)
 
 
 def _file_room(_milliseconds: float) -> int:
