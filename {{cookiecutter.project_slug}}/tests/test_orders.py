@@ -100,7 +100,7 @@ async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
 
 async def test_handler_is_called_without_a_request() -> None:
     with pytest.raises(OrderNotFoundError):
-        await OrderItem(OrderStore(max_orders=2)).get(uuid4())
+        await OrderItem(OrderStore(max_orders=2)).delete(uuid4())
 
 
 async def test_new_order_is_confirmed_and_counted(client: httpx.AsyncClient, records: Records) -> None:
