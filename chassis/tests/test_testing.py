@@ -90,6 +90,12 @@ async def test_resources_and_tasks_are_those_of_a_running_service(app: App) -> N
     assert seen == ["entered", "working", "stopped", "left"]
 
 
+async def test_access_line_is_there_with_the_response_when_there_is_no_socket(app: App, records: Records) -> None:
+    async with connect(app) as client:
+        await client.get("/things")
+        assert len(records.events("request")) == 1
+
+
 @pytest.mark.parametrize("start", [connect, serve])
 @pytest.mark.parametrize("turn", ["first", "second"])  # OpenTelemetry keeps the provider of the first app
 async def test_records_are_those_of_the_running_service(app: App, records: Records, start: object, turn: str) -> None:

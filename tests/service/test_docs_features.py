@@ -86,6 +86,8 @@ async def test_operation_shows_headers_examples_and_what_is_deprecated(page: Pag
     await expect(card.get_by_role("region", name="Example: example")).to_have_text("weight\n1")
     for status in ("200", "304", "404"):
         await expect(card.get_by_text(status, exact=True)).to_be_visible()
+    await page.locator("#schema-Parcel summary").click()
+    await expect(page.locator("#schema-Parcel s")).to_have_text("colour")
     await expect(page.locator("#scan summary s")).to_have_text("/scan")
     await expect(page.locator("#scan summary .deprecated")).to_have_text("deprecated")
 
@@ -105,6 +107,15 @@ async def test_body_is_of_the_media_type_and_example_that_are_chosen(page: Page)
     seen = await sent(card)
     assert (seen["type"].partition(";")[0], seen["body"]) == ("application/x-www-form-urlencoded", "weight=3")
     await expect(card.get_by_role("region", name="curl command")).to_contain_text("--data-urlencode 'weight=3'")
+
+
+async def test_body_that_is_not_chosen_need_not_be_complete(page: Page) -> None:
+    card = await opened(page, "send_parcel")
+    await card.get_by_label("Body's media type").select_option("application/x-www-form-urlencoded")
+    await card.get_by_label("weight, required").fill("")
+    await card.get_by_label("Body's media type").select_option("text/plain")
+
+    assert (await sent(card))["body"] == "1 kg"
 
 
 async def test_files_are_uploaded_in_a_form(page: Page, tmp_path: Path) -> None:
@@ -192,7 +203,7 @@ async def test_other_server_is_chosen(page: Page) -> None:
 
 async def test_operations_are_found_with_the_keyboard(page: Page) -> None:
     await page.keyboard.press("/")
-    await page.keyboard.type("photo")
+    await page.keyboard.type("parcel photo")
     await expect(page.locator("nav").get_by_role("status")).to_have_text("1 of 6 operations")
     await expect(page.locator("#add_photos")).to_be_visible()
     await expect(page.locator("#list_parcels")).to_be_hidden()

@@ -10,19 +10,19 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import structlog
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from .app import App
 from .server import Server
 from .settings import PREFIX
 from .telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 TEST_PREFIX = f"TEST_{PREFIX}"
 WAIT_SECONDS = 5.0
@@ -73,7 +73,7 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
 class Records:
     """The log lines, spans and metrics of an app; `record` gives it."""
 
-    def __init__(self, app: App, path: Path, exporter: InMemorySpanExporter) -> None:
+    def __init__(self, app: App, path: Path, exporter: "InMemorySpanExporter") -> None:
         self._app = app
         self._path = path
         self._exporter = exporter
@@ -113,7 +113,7 @@ class Records:
         return await self.wait_for("request", count)
 
     @property
-    def spans(self) -> list[ReadableSpan]:
+    def spans(self) -> "list[ReadableSpan]":
         """The spans that have ended so far, of the traces that are sampled."""
         self._observe()
         return list(self._exporter.get_finished_spans())
@@ -139,6 +139,12 @@ def record(app: App) -> Iterator[Records]:
 
     Spans are there of sampled traces: all of them, when the app was made inside of `environment`.
     """
+    # Not at the import of this module: OpenTelemetry's raise for a wrong variable of the environment.
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
     telemetry = app.telemetry
     exporter = InMemorySpanExporter()
     with tempfile.TemporaryDirectory() as folder, _process_configuration():
