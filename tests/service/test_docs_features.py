@@ -2,58 +2,26 @@
 
 import json
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from api_document import HTML, ROUTES
-from chassis import App, ChassisSettings, Server
-from running import needs
+from chassis import App, ChassisSettings
+from docs_page import docs_page, opened, sent
 
 
 @pytest.fixture
-async def complaints() -> list[str]:
-    """What the page's console and scripts complained of."""
-    return []
-
-
-@pytest.fixture
-async def page(complaints: list[str]) -> AsyncIterator[Page]:
+async def page() -> AsyncIterator[Page]:
     """The page of a service whose document has everything."""
-    needs("chromium")
     app = App(ChassisSettings.from_values(log_level="CRITICAL"), name="parcels", version="2")
     app.add_routes(*ROUTES)
-    async with Server(app, host="127.0.0.1", port=0) as server, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        page = await browser.new_page(viewport={"width": 1300, "height": 900})
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        await page.goto(f"http://127.0.0.1:{server.port}/docs")
+    async with docs_page(app) as page:
         await expect(page.get_by_role("heading", level=1)).to_have_text("Parcels")
         yield page
-        await browser.close()
-    assert complaints == []
-
-
-async def opened(page: Page, operation_id: str) -> Locator:
-    """The card of an operation, open."""
-    card = page.locator(f"#{operation_id}")
-    await card.locator("summary").first.click()
-    return card
-
-
-async def sent(card: Locator) -> Any:
-    """Send the form; what the service was sent."""
-    await card.get_by_role("button", name="Send").click()
-    await expect(card.get_by_role("status")).to_contain_text("200 OK")
-    return json.loads(await card.get_by_role("region", name="Response body").inner_text())
 
 
 async def test_parameters_are_sent_from_where_they_belong(page: Page) -> None:

@@ -142,8 +142,9 @@ class ResponseSender:
         if message_type in ("http.response.start", "websocket.http.response.start"):
             headers = message.get("headers", ())
             # Sent first, because our server rejects an invalid header section right here.
-            if self._is_direct and is_json_result(headers):
-                sent = self._send({**message, ADDED: (self.request_id, self._defaults)})
+            if self._is_direct and BODY_FOLLOWS in message and is_json_result(headers):
+                message[ADDED] = (self.request_id, self._defaults)  # `send_response` has made this message for itself
+                sent = self._send(message)
             else:
                 sent = self._send({**message, "headers": self._complete(headers)})
             self.status = message["status"]

@@ -76,6 +76,7 @@ class Operation:
             self._compile(Signature(self.name, self.method, convertors))
         except UnprovidedError as error:  # until the application says what it provides
             self._unprovided = error
+        self._serves_fully = self._needs_more()
 
     def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
         """Take what the application has: `providers`, and `encoders` beside JSON.
@@ -83,6 +84,7 @@ class Operation:
         Raises `SignatureError` for a parameter whose type nobody provides.
         """
         self.encoders = encoders
+        self._serves_fully = self._needs_more()
         if self._unprovided is None:
             provided = [one for one in self._signature.annotations if isinstance(one, Hashable) and one in providers]
             if not provided:
@@ -91,6 +93,11 @@ class Operation:
         self._compile(signature)
         self._dependencies = Dependencies(providers, signature.provided)
         self._unprovided = None
+        self._serves_fully = True
+
+    def _needs_more(self) -> bool:
+        """Whether a request needs more than parameters and JSON; most need no more, and are served more quickly."""
+        return self._unprovided is not None or self._takes_other_content or bool(self.encoders)
 
     def check(self) -> None:
         """Raise `SignatureError` for a parameter that comes from no request and is not provided."""
@@ -149,7 +156,7 @@ class Operation:
     # For each request.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._takes_other_content or self._dependencies is not None or self.encoders or self._unprovided is not None:
+        if self._serves_fully:
             await self._serve_fully(scope, receive, send)
             return
         arguments: dict[str, Any] = {}
