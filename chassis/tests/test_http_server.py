@@ -120,6 +120,36 @@ class Modern(BaseHTTPRequestHandler):
         self.lines.append(format % args)
 
 
+class Hasty(BaseHTTPRequestHandler):
+    """Does not read the body, and would keep the connection."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[str] = []  # noqa: RUF012 - shared by all requests
+
+    def do_POST(self) -> None:
+        self.seen.append(f"POST {self.path}")
+        self.close_connection = False
+        if self.path == "/chunks":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"2\r\nok\r\n0\r\n\r\n")
+        elif self.path == "/part":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"2\r\nok\r\n")
+        else:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def do_DELETE(self) -> None:
+        self.seen.append(f"DELETE {self.path}")
+        self.send_response(204)
+        self.end_headers()
+
+
 class Server(BaseHTTPRequestHandler):
     """Uses its server."""
 
@@ -149,6 +179,8 @@ async def shared(folder: Path) -> AsyncIterator[Service]:
         HttpServerRoute("/whole", Legacy, full_path=True),
         HttpServerRoute("/server", Server, server=SimpleNamespace(label="s", server_address=("there", 1))),
         HttpServerRoute("/found", Server),
+        HttpServerRoute("/hasty", Hasty),
+        HttpServerRoute("/t/{tenant}/l", Legacy),
     ]
     async with serve(*routes, max_body_bytes=2 * LARGE) as service:
         yield service
@@ -175,6 +207,25 @@ async def test_connection_is_kept_though_the_class_would_close_it(service: Servi
     sent = await exchange(service.server.port, request % b"" + request % b"Connection: close\r\n")
     assert sent.count(b"HTTP/1.1 200 OK") == 2
     assert sent.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("path", ["/chunks", "/length"])
+async def test_rest_of_a_body_is_never_a_request(service: Service, path: str) -> None:
+    Hasty.seen.clear()
+    hidden = b"DELETE /admin/1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    await service.client.post(f"/hasty{path}", content=hidden)
+    await until(lambda: service.app.threads.in_use == 0)
+    assert Hasty.seen == [f"POST {path}"]
+
+
+async def test_response_without_its_last_chunk_is_cut(service: Service) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await service.client.post("/hasty/part")
+
+
+@pytest.mark.parametrize("path", ["/%6cegacy/a%20b", "/t/a%20b/l/a%20b"])
+async def test_path_below_a_route_does_not_depend_on_its_encoding(service: Service, path: str) -> None:
+    assert (await service.client.get(path)).text.startswith("GET /a%20b ")
 
 
 async def test_whole_path_is_given_where_it_is_asked_for(service: Service) -> None:
@@ -242,6 +293,8 @@ async def test_class_that_waits_for_a_body_ends_with_its_client(service: Service
     writer.close()
     await until(lambda: Legacy.ended)
     assert isinstance(Legacy.ended[0], ConnectionResetError | BrokenPipeError)
+    assert (await service.access_line())["status"] == 499
+    assert service.seen.events("unhandled exception") == []
 
 
 async def test_errors_are_as_the_class_writes_them(service: Service) -> None:
@@ -304,9 +357,8 @@ async def test_deadline_ends_a_class_that_waits() -> None:
         def do_GET(self) -> None:
             self.go_on.wait(10)
             self.send_response(200)
-            self.end_headers()
             try:
-                self.wfile.write(b"late")
+                self.end_headers()
             except OSError as error:
                 self.ended.append(error)
 
@@ -314,6 +366,7 @@ async def test_deadline_ends_a_class_that_waits() -> None:
         assert (await service.client.get("/waiting/")).status_code == 504
         Waiting.go_on.set()
         await until(lambda: service.app.threads.in_use == 0)
+        assert isinstance(Waiting.ended[0], BrokenPipeError | ConnectionResetError)
 
 
 async def test_threads_are_those_of_def_handlers() -> None:

@@ -8,9 +8,11 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import quote
 
 import httptools
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
@@ -24,6 +26,7 @@ Result = TypeVar("Result")
 # Fields about the connection, which belongs to our server (RFC 9110, section 7.6.1), and about framing.
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
 FRAMING = b"transfer-encoding"
+OF_THE_REQUEST = frozenset({FRAMING, b"connection", b"keep-alive", b"proxy-connection"})
 NO_BODY = frozenset({204, 304})
 
 
@@ -38,7 +41,9 @@ class HttpServerRoute(Mount):
 
     `rfile` has the body as it arrives, and `wfile` sends what is written, both without keeping it in memory. When the
     client leaves, the deadline passes or the service stops, they raise `ConnectionResetError` or `BrokenPipeError`. The
-    connection belongs to our server: one instance handles one request, whatever its `protocol_version`.
+    connection belongs to our server: one instance handles one request, whatever its `protocol_version`. A class with a
+    `handle` of its own must not send `Connection: keep-alive` by itself. `CGIHTTPRequestHandler` does not work: it
+    hands its socket to a process.
 
     `self.path` is the path below the route, as if the class had a server of its own, and a `Location` that begins with
     `/` gets the route's path in front. With `full_path` it is the whole path, and `Location` is left alone.
@@ -64,7 +69,7 @@ class HttpServerApp:
     def __init__(
         self, handler: Callable[..., BaseHTTPRequestHandler], *, server: object = None, full_path: bool = False
     ) -> None:
-        self._handler = with_our_log(handler)
+        self._handler = for_one_request(handler)
         self._server = server
         self._full_path = full_path
 
@@ -79,6 +84,10 @@ class HttpServerApp:
         try:
             await threads_of(scope).run(partial(self._handler, exchange, client, server))
             await exchange.end()
+        except OSError as error:
+            if exchange.client_has_gone:
+                raise ClientDisconnect from error
+            raise
         finally:
             exchange.close()
 
@@ -98,6 +107,7 @@ class Exchange:
         self._unread = request_head(scope, root)
         self._has_more = True
         self._is_closed = False
+        self.client_has_gone: bool = False
         self._waits: Future[Any] | None = None
 
     # What `socketserver.StreamRequestHandler` uses of a socket.
@@ -138,6 +148,7 @@ class Exchange:
         while not self._unread and self._has_more:
             message: Message = self._call(self._receive)
             if message["type"] == "http.disconnect":
+                self.client_has_gone = True
                 raise ConnectionResetError("the client has disconnected")
             self._unread = message.get("body", b"")
             self._has_more = message.get("more_body", False)
@@ -160,6 +171,7 @@ class Exchange:
         except CancelledError:
             raise ConnectionResetError("the request has ended") from None
         except OSError as error:
+            self.client_has_gone = True
             raise BrokenPipeError("the client has disconnected") from error
 
     # On the event loop.
@@ -216,12 +228,13 @@ class ResponseReader:
     """
 
     def __init__(self, root: str, *, is_head: bool) -> None:
-        self._root = root.encode("latin-1", "replace")
+        self._root = quote(root).encode("ascii")
         self._is_head = is_head
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._messages: list[Message] = []
         self._has_started = False
+        self._is_chunked = False
         self._is_complete = False
 
     def read(self, data: bytes) -> list[Message]:
@@ -238,15 +251,19 @@ class ResponseReader:
         return messages
 
     def end(self) -> list[Message]:
-        """The last message. Raises `ValueError` for a handler that has written no response."""
+        """The last message. Raises `ValueError` for a handler that has written no response, or a part of one."""
         if not self._has_started:
             raise ValueError("The handler has written no response.")
+        if self._is_chunked and not self._is_complete:  # a length that is not met is an error of our server
+            raise ValueError("The handler has not written the last chunk of its response.")
         return [{"type": "http.response.body", "body": b""}]
 
     # httptools' callbacks.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
+        if lower == FRAMING:
+            self._is_chunked = True
         if lower in OF_THE_CONNECTION or lower == FRAMING:
             return
         if self._root and lower == b"location" and value.startswith(b"/") and not value.startswith(b"//"):
@@ -273,9 +290,11 @@ class ResponseReader:
 
 def request_head(scope: Scope, root: str) -> bytes:
     """The request line and the header section, as the class reads them."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
-    prefix = root.encode("utf-8")
-    target = raw.removeprefix(prefix) if prefix else raw
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    prefix = quote(root).encode("ascii")
+    if not raw.startswith(prefix):  # the client has encoded the prefix in another way
+        raw = prefix + quote(scope["path"].removeprefix(root)).encode("ascii")
+    target = raw.removeprefix(prefix)
     if not target.startswith(b"/"):
         target = b"/" + target
     if scope.get("query_string"):
@@ -283,7 +302,9 @@ def request_head(scope: Scope, root: str) -> bytes:
     version = b"1.0" if scope.get("http_version") == "1.0" else b"1.1"
     lines = [b"%b %b HTTP/%b" % (scope["method"].encode("latin-1"), target, version)]
     # The body comes decoded, and without a length it ends with the file.
-    lines += [b"%b: %b" % field for field in scope["headers"] if field[0] != FRAMING]
+    lines += [b"%b: %b" % field for field in scope["headers"] if field[0] not in OF_THE_REQUEST]
+    # Or the class would read the rest of a body that it has left unread as its next request.
+    lines.append(b"connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -293,14 +314,17 @@ def server_of(scope: Scope) -> SimpleNamespace:
     return SimpleNamespace(server_address=(host, port or 0), server_name=host, server_port=port or 0)
 
 
-def with_our_log(handler: Callable[..., BaseHTTPRequestHandler]) -> Callable[..., BaseHTTPRequestHandler]:
-    """`handler`, which writes to the log of the service where its class has no logging of its own."""
+def for_one_request(handler: Callable[..., BaseHTTPRequestHandler]) -> Callable[..., BaseHTTPRequestHandler]:
+    """`handler`, which ends after one request, and writes to the service's log where it has no logging of its own."""
     if isinstance(handler, partial):
-        return partial(with_our_log(handler.func), *handler.args, **handler.keywords)
+        return partial(for_one_request(handler.func), *handler.args, **handler.keywords)
     if not (isinstance(handler, type) and issubclass(handler, BaseHTTPRequestHandler)):
         return cast("Callable[..., BaseHTTPRequestHandler]", handler)
-    if handler.log_message is not BaseHTTPRequestHandler.log_message:
-        return handler
+
+    def handle(self: BaseHTTPRequestHandler) -> None:
+        """One request: what is left of its body is not another one, whatever `close_connection` says."""
+        self.close_connection = True
+        self.handle_one_request()
 
     def log_message(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002 - as there
         log.info("http.server handler", message=format % args, handler=handler.__qualname__)
@@ -311,11 +335,15 @@ def with_our_log(handler: Callable[..., BaseHTTPRequestHandler]) -> Callable[...
     def log_request(self: BaseHTTPRequestHandler, code: object = "-", size: object = "-") -> None:
         """The access line says it."""
 
-    ours: dict[str, Any] = {"log_message": log_message}
-    if handler.log_error is BaseHTTPRequestHandler.log_error:
-        ours["log_error"] = log_error
-    if handler.log_request is BaseHTTPRequestHandler.log_request:
-        ours["log_request"] = log_request
+    ours: dict[str, Any] = {}
+    if handler.handle is BaseHTTPRequestHandler.handle:
+        ours["handle"] = handle
+    if handler.log_message is BaseHTTPRequestHandler.log_message:
+        ours["log_message"] = log_message
+        if handler.log_error is BaseHTTPRequestHandler.log_error:
+            ours["log_error"] = log_error
+        if handler.log_request is BaseHTTPRequestHandler.log_request:
+            ours["log_request"] = log_request
     names = {"__module__": handler.__module__, "__qualname__": handler.__qualname__, "__doc__": handler.__doc__}
     return cast("type[BaseHTTPRequestHandler]", type(handler.__name__, (handler,), ours | names))
 
