@@ -23,13 +23,14 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 # this name would hide the other, or be hidden by it.
 TAKEN = frozenset(
     "activate annotated-types anyio asgi-chassis ast-serialize attr attrs certifi charset-normalizer chassis click "
-    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling httpcore "
-    "httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications lazy-object-proxy librt "
-    "mypy mypy-extensions mypyc normalizer openapi-schema-validator openapi-spec-validator orjson packaging pathable "
-    "pathspec pip pluggy prometheus-client protobuf py pydantic pydantic-core pydantic-settings pygmentize pygments "
-    "pytest pytest-cov python python-dotenv python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff "
-    "setuptools site six src starlette structlog stubgen stubtest test tests typing-extensions typing-inspection "
-    "update urllib3 uv uvicorn uvloop vendor venv watchfiles websockets wheel yaml".split()
+    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling "
+    "httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications "
+    "lazy-object-proxy librt multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator "
+    "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client protobuf py pydantic "
+    "pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv python-multipart "
+    "python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools site six src starlette "
+    "structlog stubgen stubtest test tests typing-extensions typing-inspection update urllib3 uv uvicorn uvloop "
+    "vendor venv watchfiles websockets wheel yaml".split()
 )
 # Modules that another Python's standard library has than the one which runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())

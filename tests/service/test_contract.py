@@ -26,6 +26,16 @@ values = ["tea", "coffee", "cocoa"]
 
 [warnings]
 fail-on = true
+
+# No schema tells which cursors the service has made.
+[[operations]]
+include-name = "GET /orders"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "422"]
+
+# Nor which idempotency keys have been sent with another body.
+[[operations]]
+include-name = "POST /orders"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "409", "422", "507"]
 """
 
 # pydantic's lax mode reads more than its JSON Schema tells: `0` is a date, and `false` a number; and some of what the
@@ -134,7 +144,8 @@ class SampleItem(Handler):
 def test_default_service_answers_as_its_document_says(start: Start, installed: Path, tmp_path: Path) -> None:
     service = start(installed).ready()
 
-    said = generated_requests(service, tmp_path)
+    # The response to an idempotency key is that of the first request, also when its order has been deleted since.
+    said = generated_requests(service, tmp_path, "--exclude-checks=ensure_resource_availability")
 
     # All links between the operations were followed, so that orders were made, read, deleted and missed.
     covered = re.search(r"API Links: +(\d+) covered / (\d+) selected", said)
