@@ -105,10 +105,10 @@ def test_vendored_service_is_built_without_make(podman: Podman, images: dict[str
     assert layers[0] == layers[1]
 
 
-def test_flags_of_the_readme_build_without_make(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
+def test_flags_of_the_guide_build_without_make(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
     project = service("workspace", tmp_path)
-    readme = (project / "../../libs/chassis/README.md").read_text()
-    (flags,) = re.findall(r"^\$ docker build (.*) \.$", readme, re.MULTILINE)
+    guide = (project / "../../libs/chassis/docs/sharing-the-core.md").read_text()
+    (flags,) = re.findall(r"^\$ docker build (.*) \.$", guide, re.MULTILINE)
     assert run("make", "contexts", cwd=project).returncode == 0
 
     command = ("podman", "build", *REPRODUCIBLE.split(), *flags.split(), "--tag=flags", ".")

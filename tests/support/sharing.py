@@ -1,4 +1,4 @@
-"""Services that share the core, put together as chassis/README.md says."""
+"""Services that share the core, put together as chassis/docs/sharing-the-core.md says."""
 
 import re
 import shutil
@@ -7,10 +7,10 @@ from pathlib import Path
 from bakery import TEMPLATE, copy_repository, render, run
 from repositories import IDENTITY
 
-README = (TEMPLATE / "chassis/README.md").read_text().partition("\n## Share the core\n")[2].partition("\n# ")[0]
-# Of the default way, a folder, a workspace, a tag: as the table of the README has them.
-VENDORED, FOLDER, WORKSPACE, TAG = re.findall(r"`(asgi-chassis = \{.*\})`", README)
-SKIP, MEMBERS = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+GUIDE = (TEMPLATE / "chassis/docs/sharing-the-core.md").read_text()
+# Of the default way, a folder, a workspace, a tag: as the table of the guide has them.
+VENDORED, FOLDER, WORKSPACE, TAG = re.findall(r"`(asgi-chassis = \{.*\})`", GUIDE)
+SKIP, MEMBERS = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 CORE = "asgi-chassis"
 SUMS = "SHA256SUMS"
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "src")
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "docs", "src")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*")
 
 

@@ -1,7 +1,5 @@
-"""The recipes for extending a service are followed to the letter, and the result runs."""
+"""The guides are followed to the letter, and the result runs."""
 
-import re
-import shutil
 import signal
 import socket
 import threading
@@ -10,42 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bakery import TOOLS, extend_app, package_of, run
+from bakery import package_of
 from checks import check
-from collector import Collector
 from conftest import Bake, Start
+from guides import checked, follow
 from running import Service
 
 pytestmark = pytest.mark.long
-
-BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
-
-
-def follow(project: Path, recipe: str) -> None:
-    """Do what the recipe of this name says."""
-    package = project / "src" / package_of(project)
-    section = (project / "chassis/README.md").read_text().partition(f"## {recipe}\n")[2].partition("\n## ")[0]
-    blocks = BLOCK.findall(section)
-    assert blocks
-    for name, block in blocks:
-        path = package / name
-        if name == "settings.py":
-            imports = "from chassis import ChassisSettings\n"
-            text = path.read_text()
-            if "import Field" not in text:
-                text = text.replace(imports, f"{imports}from pydantic import Field\n")
-            path.write_text(f"{text}\n{block}")
-        elif name == "app.py":
-            extend_app(project, block)
-        else:
-            path = project / name if name.startswith("tests/") else path
-            assert not path.exists()
-            path.write_text(block)
-    for row in re.findall(r"```markdown\n(.*\n)```", section):
-        readme = project / "README.md"
-        before, table, after = readme.read_text().partition("| variable | default | meaning |\n")
-        rows, end, after = after.partition("\n\n")
-        readme.write_text(f"{before}{table}{rows}\n{row.rstrip()}{end}{after}")
 
 
 @pytest.fixture
@@ -54,16 +23,8 @@ def project(bake: Bake) -> Path:
     return bake()
 
 
-def checked(project: Path, python: Path) -> None:
-    """Its tools accept it, but that imports could be in another order."""
-    run(python.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
-    check(project, python)
-    own = ("tests/test_orders.py", "tests/test_contract.py", "-k", "order or table or openapi")
-    check(project, python, ("pytest", "-q", "--no-cov", "-p", "no:cacheprovider", *own))
-
-
 def test_setting(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A setting")
+    follow(project, "configuration.md", "A setting")
     checked(project, python)
 
     assert start(project).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
@@ -73,7 +34,7 @@ def test_setting(project: Path, python: Path, start: Start) -> None:
 
 
 def test_parameters(project: Path, python: Path, start: Start) -> None:
-    follow(project, "What a method may ask for")
+    follow(project, "handlers.md", "What a method may ask for")
     checked(project, python)
     service = start(project).ready()
 
@@ -85,7 +46,7 @@ def test_parameters(project: Path, python: Path, start: Start) -> None:
 
 
 def test_dependencies(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Dependencies")
+    follow(project, "dependencies.md")
     checked(project, python)
     service = start(project).ready()
 
@@ -98,7 +59,7 @@ def test_dependencies(project: Path, python: Path, start: Start) -> None:
 
 
 def test_errors(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Errors")
+    follow(project, "errors.md")
     checked(project, python)
     service = start(project).ready()
 
@@ -109,7 +70,7 @@ def test_errors(project: Path, python: Path, start: Start) -> None:
 
 
 def test_versions(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Versions of an API")
+    follow(project, "handlers.md", "Versions of an API")
     checked(project, python)
     service = start(project).ready()
 
@@ -120,7 +81,7 @@ def test_versions(project: Path, python: Path, start: Start) -> None:
 
 
 def test_check(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A check")
+    follow(project, "health-checks.md", "A check")
     checked(project, python)
     app = project / "src" / package_of(project) / "app.py"
     with socket.create_server(("127.0.0.1", 0)) as database:
@@ -133,7 +94,7 @@ def test_check(project: Path, python: Path, start: Start) -> None:
 
 
 def test_cors(project: Path, python: Path, start: Start) -> None:
-    follow(project, "CORS")
+    follow(project, "middleware.md", "CORS")
     checked(project, python)
     service = start(project).ready()
 
@@ -143,7 +104,7 @@ def test_cors(project: Path, python: Path, start: Start) -> None:
 
 
 def test_middleware(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A middleware")
+    follow(project, "middleware.md", "A middleware")
     checked(project, python)
     service = start(project).ready()
 
@@ -155,13 +116,13 @@ def test_middleware(project: Path, python: Path, start: Start) -> None:
 
 
 def test_test(project: Path, python: Path) -> None:
-    follow(project, "A test")
+    follow(project, "testing.md", "A test")
     checked(project, python)
     check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", "tests/test_stock.py"))
 
 
 def test_metric(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A metric")
+    follow(project, "metrics.md", "A metric")
     checked(project, python)
     service = start(project).ready()
 
@@ -170,19 +131,8 @@ def test_metric(project: Path, python: Path, start: Start) -> None:
     assert service.metric("sold_total", kind="tea") == 1
 
 
-def test_handlers_of_http_server(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Handlers of http.server")
-    checked(project, python)
-    service = start(project).ready()
-
-    answer = service.http.get("/legacy/Ada")
-    assert (answer.status_code, answer.text) == (200, "Hello, Ada!\n")
-    assert service.access_lines(1)[0]["route"] == "/legacy/{path}"
-    assert service.http.post("/legacy/Ada").status_code == 501
-
-
 def test_background_task(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A background task")
+    follow(project, "background-work.md", "A background task")
     checked(project, python)
     service = start(project).ready()
 
@@ -193,7 +143,7 @@ def test_background_task(project: Path, python: Path, start: Start) -> None:
 
 
 def test_server_sent_events(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Server-sent events")
+    follow(project, "streaming.md", "Server-sent events")
     checked(project, python)
     service = start(project, APP_SHUTDOWN_SECONDS="600").ready()
 
@@ -207,7 +157,7 @@ def test_server_sent_events(project: Path, python: Path, start: Start) -> None:
 
 
 def test_json_lines(project: Path, python: Path, start: Start) -> None:
-    follow(project, "JSON lines")
+    follow(project, "streaming.md", "JSON lines")
     checked(project, python)
     service = start(project).ready()
 
@@ -217,7 +167,7 @@ def test_json_lines(project: Path, python: Path, start: Start) -> None:
 
 
 def test_downloads(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Downloads")
+    follow(project, "streaming.md", "Downloads")
     checked(project, python)
     (project / "reports").mkdir()
     (project / "reports/2026.csv").write_text("size,count\n1,2\n")
@@ -233,7 +183,7 @@ def test_downloads(project: Path, python: Path, start: Start) -> None:
 
 
 def test_conditional_requests(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Conditional requests")
+    follow(project, "conditional-requests.md")
     checked(project, python)
     service = start(project).ready()
 
@@ -246,7 +196,7 @@ def test_conditional_requests(project: Path, python: Path, start: Start) -> None
 
 
 def test_pages(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Pages")
+    follow(project, "pagination.md", "Pages")
     checked(project, python)
     service = start(project).ready()
 
@@ -305,7 +255,7 @@ def most_resident_bytes(service: Service) -> int:
 
 
 def test_streaming_proxy(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A streaming proxy")
+    follow(project, "streaming.md", "A streaming proxy")
     checked(project, python)
     app = project / "src" / package_of(project) / "app.py"
     with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as upstream:
@@ -343,7 +293,7 @@ def test_streaming_proxy(project: Path, python: Path, start: Start) -> None:
 
 
 def test_consumer_of_a_queue(project: Path, python: Path, start: Start) -> None:
-    follow(project, "A consumer of a queue")
+    follow(project, "background-work.md", "A consumer of a queue")
     checked(project, python)
     service = start(project).ready()
 
@@ -357,7 +307,7 @@ def test_consumer_of_a_queue(project: Path, python: Path, start: Start) -> None:
 
 
 def test_periodic_work(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Periodic work")
+    follow(project, "background-work.md", "Periodic work")
     checked(project, python)
     service = start(project).ready()
 
@@ -373,7 +323,7 @@ def test_periodic_work(project: Path, python: Path, start: Start) -> None:
 
 
 def test_idempotency_keys(project: Path, python: Path, start: Start) -> None:
-    follow(project, "Idempotency keys")
+    follow(project, "idempotency.md")
     checked(project, python)
     service = start(project).ready()
 
@@ -384,100 +334,3 @@ def test_idempotency_keys(project: Path, python: Path, start: Start) -> None:
     assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
     assert service.http.post("/payments", json={"cents": 6}, headers=key).status_code == 422
     assert service.http.get("/payments").json() == [{"cents": 5}]
-
-
-OTHERS = {
-    "fastapi": None,
-    "starlette": '''"""What was there before."""
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
-
-async def read_thing(request: Request) -> JSONResponse:
-    """Read a thing."""
-    return JSONResponse({"thing": int(request.path_params["thing"])})
-
-
-legacy = Starlette(routes=[Route("/things/{thing}", read_thing)])
-''',
-    "litestar": '''"""What was there before."""
-
-from typing import Any
-
-from litestar import Litestar, Request, get
-
-
-@get("/things/{thing:int}")
-async def read_thing(request: Request[Any, Any, Any]) -> dict[str, int]:
-    """Read a thing."""
-    return {"thing": request.path_params["thing"]}
-
-
-legacy = Litestar([read_thing])
-''',
-}
-
-
-@pytest.fixture(scope="session")
-def frameworks(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with FastAPI and Litestar, and nothing that the service has itself."""
-    folder = tmp_path_factory.mktemp("frameworks")
-    python = installed / ".venv/bin/python"
-    made = run(
-        TOOLS / "uv",
-        "pip",
-        "install",
-        "--quiet",
-        f"--python={python}",
-        f"--target={folder}",
-        "fastapi",
-        "litestar",
-        cwd=folder,
-    )
-    assert made.returncode == 0, made.stdout
-    listed = run(
-        python,
-        "-I",
-        "-c",
-        "import importlib.metadata as m; print(*(one.metadata['Name'] for one in m.distributions()))",
-        cwd=folder,
-    )
-    for name in listed.stdout.split():
-        for path in folder.glob(f"{name.lower().replace('-', '_')}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return folder
-
-
-@pytest.mark.parametrize("framework", OTHERS)
-def test_application_of_another_framework(
-    project: Path, start: Start, collector: Collector, frameworks: Path, framework: str
-) -> None:
-    follow(project, "An application of another framework")
-    package = project / "src" / package_of(project)
-    other = OTHERS[framework]
-    if other is not None:
-        (package / "legacy.py").write_text(other)
-    service = start(
-        project,
-        PYTHONPATH=f"src:{frameworks}",
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
-        OTEL_TRACES_SAMPLER="always_on",
-    ).ready()
-
-    assert service.http.get("/legacy/things/7").json() == {"thing": 7}
-    assert [service.http.get(f"/legacy/none/{number}").status_code for number in range(3)] == [404] * 3
-
-    told(service, "/legacy/things/{thing}", "/legacy/things/7", 200, 1)
-    told(service, "/legacy/{path}", "/legacy/none/0", 404, 3)
-    names = [one.span.name for one in collector.spans(4)]
-    assert {name for name in names if "legacy" in name} == {"GET /legacy/things/{thing}", "GET /legacy/{path}"}
-
-
-def told(service: Service, route: str, path: str, status: int, count: int) -> None:
-    """It is so in the access lines and in the metrics."""
-    lines = service.access_lines(count, route=route)
-    assert (lines[0]["path"], lines[0]["status"]) == (path, status)
-    assert service.metric("http_server_request_duration_seconds_count", http_route=route) == count
