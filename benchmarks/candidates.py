@@ -73,7 +73,7 @@ class Candidates:
         return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
 
     def collectors(self) -> dict[str, Candidate]:
-        """All requests are sampled, and the collector responds, refuses connections, or never responds."""
+        """All requests are sampled, and the collector responds, rejects connections, or never responds."""
         endpoints = {
             "responds": self._collector,
             "refuses": "http://127.0.0.1:1",

@@ -38,7 +38,7 @@ SHARED_PAUSE_SECONDS = 0.01 if OTHER_CORES == LOAD_CORES else 0.0
 
 @dataclass
 class Checks:
-    """Comparisons of what candidates told with what they did: the number that held, and those that failed."""
+    """Comparisons of the candidates' telemetry with their requests: the number that held, and those that failed."""
 
     held: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)

@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def command(arguments: argparse.Namespace) -> str:
-    """What to type for the same run, without the paths of this machine."""
+    """The command for the same run, without the paths of this machine."""
     chosen = [f"--{name}" for name in ("quick", "smoke") if getattr(arguments, name)]
     chosen += [f"--{name} {value}" for name in ("only", "against") if (value := getattr(arguments, name))]
     return f"make bench ARGS='{' '.join(chosen)}'" if chosen else "make bench"

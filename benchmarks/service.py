@@ -9,7 +9,7 @@ from .processes import ROOT, BenchError, run
 
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
-# What serves must be the same in all environments, in the version that the service has.
+# All environments have the same server libraries, in the versions of the service.
 SHARED = ("httptools", "uvloop", "pydantic", "uvicorn")
 PEERS = (
     "fastapi>=0.121",
@@ -82,7 +82,7 @@ def pins(python: Path) -> list[str]:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """The versions that are told in the report."""
+    """The versions that the report names."""
     found = dict(line.split("==") for line in pins(python))
     return {name: found[name] for name in SHOWN if name in found}
 

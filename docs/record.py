@@ -1,4 +1,4 @@
-"""Records the terminal that the README shows: a shell runs the commands, and a picture is drawn of all it said.
+"""Records the terminal that the README shows: a shell runs the commands, and their output is drawn as an SVG.
 
     python docs/record.py
 
@@ -23,10 +23,10 @@ from rich.text import Text
 HERE = Path(__file__).parent
 COLUMNS = 116
 PROMPT = "$ "
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 CURL = r"curl -sw '\n' 127.0.0.1:8000"
 LAST_LINE = ("tail -n 1 log", r"\}\n")
-# What is typed, and what tells that it is done.
+# Each command, and the output that shows that it is done.
 STEPS = [
     ("cookiecutter --no-input cookiecutter-chassis project_name='Order Service'", r"make check\s"),
     ("cd order-service", ""),
@@ -45,17 +45,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         clone = ["git", "clone", "--quiet", str(HERE.parent), f"{folder}/cookiecutter-chassis"]
         subprocess.run(clone, check=True)
-        said = record(folder)
+        output = record(folder)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(said))
+    console.print(Text.from_ansi(output))
     drawn = console.export_svg(title="from the template to a service")
-    # Without rich's typeface, which would come from elsewhere.
+    # Without rich's font, which the browser would load from another site.
     drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "ui-monospace")
     (HERE / "terminal.svg").write_text(re.sub(r"[ \t]+$", "", drawn, flags=re.MULTILINE))
 
 
 def record(folder: str) -> str:
-    """What a terminal in `folder` shows while the steps are done."""
+    """Run the steps in `folder`; returns the output of the terminal."""
     environment = {
         **{name: value for name, value in os.environ.items() if not re.match("VIRTUAL_ENV|MAKE|MFLAGS", name)},
         "PS1": PROMPT,
@@ -69,27 +69,27 @@ def record(folder: str) -> str:
         os.chdir(folder)
         os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"], environment)
     os.set_blocking(terminal, False)
-    said = until(terminal, "", "")
-    for typed, done in STEPS:
-        os.write(terminal, f"{typed}\n".encode())
-        said += until(terminal, typed, done)
+    output = until(terminal, "", "")
+    for command, done in STEPS:
+        os.write(terminal, f"{command}\n".encode())
+        output += until(terminal, command, done)
     os.write(terminal, b"exit\n")
     os.waitpid(child, 0)
-    return said.rstrip().removesuffix(PROMPT.rstrip()).rstrip()
+    return output.rstrip().removesuffix(PROMPT.rstrip()).rstrip()
 
 
-def until(terminal: int, typed: str, done: str) -> str:
-    """What is shown from now until `done` is, and the prompt after it, and then nothing more for a moment."""
-    said = ""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def until(terminal: int, command: str, done: str) -> str:
+    """The output until `done`, the next prompt and half a second of silence; exits after a timeout."""
+    output = ""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         ready, _, _ = select.select([terminal], [], [], 0.5)
         if ready:
-            said += os.read(terminal, 65_536).decode(errors="replace").replace("\r\n", "\n")
-        elif re.search(done + r".*\$ $", said.replace(typed, "", 1), re.DOTALL):
-            return said
+            output += os.read(terminal, 65_536).decode(errors="replace").replace("\r\n", "\n")
+        elif re.search(done + r".*\$ $", output.replace(command, "", 1), re.DOTALL):
+            return output
         if time.monotonic() > deadline:
-            sys.exit(f"{typed!r} did not come to {done!r}; it said:\n{said}")
+            sys.exit(f"{command!r} did not print {done!r} within {TIMEOUT_SECONDS} s; its output:\n{output}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def starlettes_tests(server: str, *tests: str, router: bool = False) -> Failures
 
 @pytest.fixture(scope="module")
 def with_our_protocol() -> Failures:
-    """What became of Starlette's tests with our protocol alone."""
+    """Results of Starlette's tests with our protocol alone."""
     return starlettes_tests("protocol")
 
 

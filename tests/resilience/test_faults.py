@@ -1,4 +1,4 @@
-"""What the service depends on fails in every way that it can; the service goes on, and tells."""
+"""Dependencies fail in every way; the service goes on, and reports it."""
 
 import os
 import resource
@@ -67,7 +67,7 @@ CHECK_SECONDS = 1.0  # the default timeout of a check
 
 
 class Dependency:
-    """What the file says, and how often it was asked."""
+    """The content of the file, and how often it was read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,7 +140,7 @@ def test_readiness_is_right_within_a_period_whatever_a_check_does(
     assert dependency.most_at_once == 1
     expected = [] if told == "pass" else [told, "pass"] * 2
     if expected:
-        flaky.wait("check changed", len(expected), {})  # a line comes a moment after the answer
+        flaky.wait("check changed", len(expected), {})  # a line is written a moment after the response
     assert [event["status"] for event in flaky.events() if event["event"] == "check changed"] == expected
 
 
@@ -222,7 +222,7 @@ def test_full_file_table_is_survived(installed: Path, start: Start) -> None:
         stranger = stack.enter_context(httpx.Client(base_url=kept.base_url, trust_env=False))
         with pytest.raises(httpx.TransportError):
             ask_for_ever(stranger)
-        # Who is there is served, and the process doesn't burn its processor meanwhile.
+        # Connected clients are served, and the process uses no CPU in a busy loop.
         before = cpu_seconds(service)
         began = time.monotonic()
         while time.monotonic() - began < 1:

@@ -71,7 +71,7 @@ def slow(bake: Bake) -> Path:
 
 
 def upload(client: httpx.Client) -> None:
-    """5 MiB over about half a second; every other time the service isn't told the length."""
+    """5 MiB over about half a second; every other time without Content-Length."""
     digest = hashlib.sha256()
 
     def body() -> Iterator[bytes]:
@@ -161,7 +161,7 @@ def test_ten_rolling_restarts_lose_nothing(
     # The connections to the services were kept alive, too.
     assert int(figures["BACKEND"]["reuse"]) > int(figures["BACKEND"]["connect"])
 
-    # Laid side by side: what was answered, and what was logged.
+    # Compares the responses with the log.
     answered = {one.request_id: one.status for one in handed if one.end == "--"}
     abandoned = {one.request_id for one in handed if one.end.startswith("C")}
     assert set(answered.values()) == {200}
@@ -196,7 +196,7 @@ def test_what_outlasts_the_shutdown_is_told_503_through_the_balancer(slow: Path,
         for answer in (waiting.result(), uploading.result()):
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert (answer.headers["content-type"], answer.json()["status"]) == ("application/problem+json", 503)
-            # The service's answer, not the balancer's.
+            # The service's response, not the load balancer's.
             assert service.event("request", request_id=answer.headers["x-request-id"])["status"] == 503
         assert [(one.status, one.server) for one in balancer.handed()] == [(503, server_name(service.port))] * 2
 

@@ -34,8 +34,8 @@ class Large(Handler):
         return Response(b"x" * 262_144)
 '''
 
-# slowhttptest's modes. Each client keeps its connection as long as it is let: a piece of a head or a body each second,
-# one range after the other, or an answer that is read by a few bytes through a small window.
+# slowhttptest's modes. Each client keeps its connection as long as it can. Some send a piece of the headers or of a body
+# each second. Some ask for one range after the other, or read a few bytes of a response at a time.
 MODES = {
     "headers": ["-H", "-i", "1"],
     "body": ["-B", "-i", "1", "-s", "8192"],
@@ -122,6 +122,6 @@ def test_ordinary_requests_are_served_meanwhile_and_slow_ones_are_gone_after(
     service.output.all()
     requests = [event for event in service.events() if event["event"] == "request"]
     assert {event["status"] for event in requests} <= {200, 408}
-    # A range is answered at once, so those clients have gone before they could be counted.
+    # A range is sent at once, so those clients have gone before they could be counted.
     came = most if mode != "ranges" else sum(event["method"] == "HEAD" for event in requests)
     assert came > 0.5 * CONNECTIONS

@@ -92,7 +92,7 @@ async def page() -> AsyncIterator[Page]:
 
 
 async def ask(page: Page, server: Server, path: str, **options: Any) -> list[Any]:
-    """What a script of the page gets: status, content and a header; status 0 if the browser hides the response."""
+    """The result for a script of the page: status, content and a header; status 0 if the browser hides the response."""
     result: list[Any] = await page.evaluate(ASK, [f"http://127.0.0.1:{server.port}{path}", options])
     return result
 

@@ -38,8 +38,8 @@ include-name = "POST /orders"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "409", "422", "507"]
 """
 
-# pydantic's lax mode reads more than its JSON Schema tells: `0` is a date, and `false` a number; and some of what the
-# schema lets through, such as a text that isn't a decimal, is no value.
+# pydantic's lax mode accepts more than its JSON Schema: `0` is a date, and `false` a number. It also rejects values
+# that the schema accepts, such as a text that isn't a decimal.
 MATTERS_OF_PYDANTIC = "negative_data_rejection,positive_data_acceptance"
 
 SAMPLES = '''"""A parameter and a field of each kind."""
@@ -190,7 +190,7 @@ def generated_requests(service: Service, folder: Path, *options: str) -> str:
 
 
 def statuses_of(service: Service) -> Counter[tuple[str, str, int]]:
-    """How often each operation answered with each status, by the access lines, once all are written."""
+    """The number of responses by operation and status, from the access lines, once all are written."""
     assert service.end() == 0
     service.output.all()
     lines = [event for event in service.events() if event["event"] == "request"]

@@ -18,7 +18,7 @@ CUT_OFF = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page's console and scripts complained of, and what it asked of others."""
+    """Complaints of the page's console and scripts, and its requests to other servers."""
     return []
 
 
@@ -82,7 +82,7 @@ def test_wrong_value_is_answered_with_a_problem(page: Page, complaints: list[str
 
     expect(form.get_by_role("status")).to_contain_text("422")
     assert json.loads(form.get_by_role("region", name="Response body").inner_text())["status"] == 422
-    # Chromium itself notes every answer of 4xx in the console.
+    # Chromium itself notes every response of 4xx in the console.
     assert [one for one in complaints if not re.match("Failed to load resource: .* 422", one)] == []
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a request's head: no failure, no broken line, no new label."""
+"""Arbitrary bytes in headers cause no failure, no broken log line and no new label."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def ask(service: Service, method: bytes, target: bytes, fields: list[tuple[bytes
 
 
 def statuses(answer: bytes) -> list[int]:
-    """Those of all answers that came."""
+    """Those of all responses that arrived."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
@@ -97,7 +97,7 @@ def test_any_head_is_answered_and_not_with_a_failure(
 
     assert found
     assert all(status < 500 or status == 501 for status in found), found  # 501: an unknown method
-    # Refused, or answered with the one behind it, and never with more.
+    # Rejected, or one response together with that of the next request, and never more.
     assert len(found) == 2 or (len(found) == 1 and found[0] >= 400)
 
 

@@ -1,4 +1,4 @@
-"""What is heavy and not used is not imported, and importing does nothing."""
+"""Heavy modules are imported when they are used, and importing has no side effects."""
 
 from pathlib import Path
 

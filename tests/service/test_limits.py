@@ -110,7 +110,7 @@ def connect(port: int) -> socket.socket:
 
 
 def answer_to(client: socket.socket) -> int:
-    with suppress(ConnectionError):  # it may have been answered and closed before it asks
+    with suppress(ConnectionError):  # it may have got its response and been closed before it asks
         client.sendall(HEAD + b"\r\n")
         return int(client.recv(65536)[9:12] or 0)
     return 0

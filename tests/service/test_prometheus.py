@@ -17,7 +17,7 @@ from running import Service, needs
 
 @pytest.fixture
 def sampled(start: Start, installed: Path, collector: Collector) -> Service:
-    """A service that has answered this and that, each time with an exemplar."""
+    """A service that has responded to several requests, each with an exemplar."""
     service = start(installed, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_SAMPLER="always_on").ready()
     for path in ("/orders", "/orders?limit=0", "/orders/1", "/nowhere"):
         service.http.get(path)

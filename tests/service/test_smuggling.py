@@ -15,7 +15,7 @@ from fronts import Front, targets
 from running import Service, running
 from wire_cases import CASES, Case
 
-# Tells what it was asked, so that an answer that reaches the wrong request is seen.
+# Responds with the request, so that a response to another request is noticed.
 ECHO = '''"""What was asked."""
 
 from starlette.requests import Request
@@ -42,18 +42,18 @@ PATIENCE_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Told:
-    """What came back for a case."""
+    """The responses to a case."""
 
     wire: bytes
 
     @property
     def statuses(self) -> tuple[int, ...]:
-        """Of all final answers."""
+        """Of all final responses."""
         return tuple(int(status) for status in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d) ", self.wire))
 
     @property
     def paths(self) -> list[str]:
-        """What the service says that it was asked."""
+        """The requests that the service says it received."""
         return [path.decode() for path in re.findall(rb'\{"path":"([^"]*)","bytes":\d+\}', self.wire)]
 
 
@@ -92,7 +92,7 @@ def echo(project: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def straight(echo: Service) -> list[Told]:
-    """What the service itself answers."""
+    """Responses of the service itself."""
     return asyncio.run(tell_all(echo.port))
 
 
@@ -112,7 +112,7 @@ def test_service_answers_each_request_once(straight: list[Told], number: int, ca
 
 @dataclass(frozen=True)
 class Behind:
-    """What happened to all cases behind a front."""
+    """Results of all cases behind a proxy."""
 
     told: list[Told]
     front_saw: Counter[str]

@@ -1,4 +1,4 @@
-"""What the service tells others, read by them: spans by an OTLP endpoint, metrics by Prometheus's parsers."""
+"""Telemetry, read by its receivers: spans by an OTLP endpoint, metrics by Prometheus's parsers."""
 
 from pathlib import Path
 

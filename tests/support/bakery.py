@@ -14,10 +14,10 @@ SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 TOOLS = Path(sys.executable).parent  # cookiecutter, uv
 NOTE = ".cruft.json"  # written by the hook
 HOME = Path.home()
-# What uv has fetched before may stay in every environment: no test is about the network.
+# All environments share uv's cache: no test is about the network.
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
 
-# Answers that differ from the defaults, with characters that mean something in TOML, YAML, Python and Markdown.
+# Values other than the defaults, with characters that mean something in TOML, YAML, Python and Markdown.
 OTHER = {
     "project_name": "Größe & \"Co\" 'x' \\ <b>",
     "project_slug": "size-7-co",

@@ -13,17 +13,16 @@ from typing import Self
 
 from running import PATIENCE_SECONDS, needs
 
-# Nothing is papered over. With `retries 0` and no redispatch a request is handed to one server and once: a connection
-# that is refused, a reset, or a close without an answer is the client's failure. A balancer in production would at
-# least dial again when a connection is refused, which is safe, since nothing has been sent; a service that ends in
-# order doesn't need even that. There is no `retry-on`, which would send a request again that had been sent already.
-# One thing HAProxy always does is not to be switched off: when a connection that it has used before is closed without
-# an answer, it closes the client's silently. The client sees a failure then, and the log has no `--` for it.
+# HAProxy hides no failure. With `retries 0` and no redispatch, each request goes to one server once. A rejected
+# connection, a reset, or a close without a response is a failure of the client. Load balancers in production connect
+# again when a connection is rejected. That is safe, and a service with a graceful shutdown does not even need it. There
+# is no `retry-on`, which would send a request twice. One retry of HAProxy cannot be switched off: when a server closes
+# a used connection without a response, HAProxy closes the client's silently. The client counts a failure then.
 #
-# The body of a request is handed on as it comes (no `http-buffer-request`), so an upload is under way in the service.
-# Each request's id is HAProxy's and goes to the service, so that its line here and its line there can be laid side by
-# side. The line: id, server, status, how it ended (`--` is in order), bytes of the answer. One thread, because of two
-# that write a line at the same time HAProxy drops one.
+# Bodies are streamed (no `http-buffer-request`), so the service sees an upload while it is sent. HAProxy gives each
+# request its id, so that its line here can be compared with the access line. A line here has the id, the server, the
+# status, the way it ended (`--` is a success) and the bytes of the response. One thread, because HAProxy drops one of
+# two lines that are written at the same time.
 CONFIGURATION = """
 global
     nbthread 1
@@ -71,8 +70,8 @@ class Handed:
 class Balancer:
     """HAProxy, keeping connections to services on these ports alive and asking for their readiness.
 
-    It asks each that is up every `check_seconds`, which is the time that it may notice too late. An answer may take
-    longer: on a busy machine a slow one must not take a healthy service out.
+    It checks each that is up every `check_seconds`, so it may notice a change so much later. A response may take
+    longer: on a busy machine, a slow response must not remove a healthy service.
     """
 
     def __init__(self, folder: Path, ports: Sequence[int], *, check_seconds: float) -> None:
@@ -116,7 +115,7 @@ class Balancer:
         self.wait_until(server_name(port), "status", lambda value: value == status)
 
     def wait_for_answers(self, count: int) -> None:
-        """Wait until so many requests have been answered with a status of success."""
+        """Wait until so many requests have had a successful response."""
         self.wait_until("BACKEND", "hrsp_2xx", lambda value: int(value) >= count)
 
     def wait_until(self, name: str, field: str, wanted: Callable[[str], bool]) -> None:
@@ -128,7 +127,7 @@ class Balancer:
             time.sleep(0.02)
 
     def figures(self) -> dict[str, dict[str, str]]:
-        """What HAProxy counts, for each server and for `BACKEND`."""
+        """HAProxy's counters, for each server and for `BACKEND`."""
         try:
             with socket.create_connection(self._figures_address, PATIENCE_SECONDS) as connection:
                 connection.sendall(b"show stat\n")

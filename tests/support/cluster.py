@@ -1,7 +1,7 @@
-"""What a cluster does with a Deployment, done with plain processes: pods, a kubelet, endpoints, a rolling update.
+"""A cluster of plain processes that runs a Deployment: pods, a kubelet, endpoints, a rolling update.
 
-Each pod has an address of its own (127.x.y.z), so that its ports are those of the manifests. What isn't done: nobody
-isolates the processes, which is the business of the container tests, and no scheduler chooses a node.
+Each pod has an address of its own (127.x.y.z), so that its ports are those of the manifests. It does not
+isolate the processes, which the container tests do, and it has no scheduler.
 """
 
 import http.client
@@ -63,7 +63,7 @@ def free(address: str, port: int) -> bool:
 
 
 class Ingress(Balancer):
-    """HAProxy whose servers are the ready pods, told late, as an ingress controller tells it."""
+    """HAProxy whose servers are the ready pods, updated late, as an ingress controller does."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, [], check_seconds=1)
@@ -97,7 +97,7 @@ class Ingress(Balancer):
         super().__exit__()
 
     def hurry(self) -> None:
-        """Be told at once from now on."""
+        """Notice changes at once from now on."""
         self._closing.set()
 
     def ready(self) -> set[str]:
@@ -109,7 +109,7 @@ class Ingress(Balancer):
         return {address for address, slot in slots.items() if figures[slot]["status"].startswith(("UP", "no check"))}
 
     def answered(self, address: str) -> int:
-        """How many requests a pod has answered."""
+        """How many requests a pod has responded to."""
         return int(self.figures()[self._slots[address]]["hrsp_2xx"] or 0)
 
     def _set(self, address: str, port: int, *, ready: bool) -> None:
@@ -129,7 +129,7 @@ class Ingress(Balancer):
 
 
 class Probe:
-    """Asks a container as a kubelet does, which believes an answer after some of its kind in a row."""
+    """Asks a container as a kubelet does, which changes its state after some equal results in a row."""
 
     def __init__(self, spec: dict[str, Any], address: str, ports: dict[str, int]) -> None:
         self._address = (address, ports[spec["httpGet"]["port"]])
@@ -176,7 +176,7 @@ class Ending:
     # From the begin, and from the signal if there was one.
     lived_seconds: float
     ended_seconds: float
-    # What the probes had been answered.
+    # The results of the probes.
     asked: dict[str, list[bool]]
 
 
@@ -312,8 +312,8 @@ class Pod:
         self._thread.start()
 
     def delete(self) -> None:
-        """What `kubectl delete pod` does: it leaves the endpoints while it ends, both at the same time."""
-        # In this order, or a probe that is just answered would bring it back.
+        """Act as `kubectl delete pod`: remove the pod from the endpoints and stop it, both at the same time."""
+        # In this order, or a probe that has just succeeded would bring it back.
         self._leaving.set()
         self._set_ready(False)
 
@@ -333,7 +333,7 @@ class Pod:
             one.service.close()
 
     def events(self) -> list[Event]:
-        """What its containers have logged."""
+        """The log of its containers."""
         return [event for one in self.containers for event in one.service.events()]
 
     def disturbed(self) -> bool:

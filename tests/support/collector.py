@@ -91,7 +91,7 @@ class Collector:
             return [*self._received]
 
     def now(self) -> list[Received]:
-        """What has come so far."""
+        """The requests received so far."""
         with self._news:
             return [*self._received]
 

@@ -112,13 +112,13 @@ class Podman:
         )
 
     def out(self, *arguments: str | Path) -> str:
-        """What podman says, when all went well."""
+        """podman's output; fails the test if podman fails."""
         done = self.run("podman", *arguments)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     def inspect(self, image: str) -> dict[str, Any]:
-        """What the image says of itself."""
+        """The image's own description."""
         (description,) = json.loads(self.out("image", "inspect", image))
         assert isinstance(description, dict)
         return description
@@ -212,7 +212,7 @@ def opened(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]
 
 
 def index_volumes(folder: Path) -> list[str]:
-    """What a build needs to reach this machine's package index: mounted for its time, and in no layer."""
+    """Files that a build needs to reach this machine's package index: mounted meanwhile, and in no layer."""
     pip = configparser.ConfigParser(interpolation=None)
     pip.read(["/etc/pip.conf", HOME / ".config/pip/pip.conf", HOME / ".pip/pip.conf"])
     kept = {"index-url", "proxy", "timeout", "trusted-host"}

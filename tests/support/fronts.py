@@ -10,8 +10,8 @@ from typing import Self
 
 from running import needs
 
-# Both keep connections to the service, so that what is left on one meets the next request, and both write a line for
-# each request that they saw: method and target. Times are short, because some of what they are sent never ends.
+# Both keep connections to the service, so that bytes that are left on one meet the next request. Both log the method
+# and the target of each request. Timeouts are short, because some requests never end.
 HAPROXY = """
 global
     nbthread 1
@@ -77,7 +77,7 @@ http {{
 class Front:
     """A server between clients and the service on `port`: `haproxy` or `nginx`, or `lax haproxy`.
 
-    The last hands on what the others refuse, as far as HAProxy can be made to.
+    The last passes on requests that the others reject, as far as HAProxy allows it.
     """
 
     def __init__(self, name: str, folder: Path, port: int) -> None:
@@ -113,7 +113,7 @@ class Front:
         self._process.wait()
 
     def seen(self) -> Counter[str]:
-        """What it was asked for."""
+        """The requests that it received."""
         return targets(self._log.read_text("latin-1"))
 
 

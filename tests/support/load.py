@@ -13,7 +13,7 @@ import httpx
 
 from running import PATIENCE_SECONDS, needs
 
-# Steady rather than as much as possible: each connection asks anew some milliseconds after its answer.
+# Steady rather than as much as possible: each connection asks anew some milliseconds after its response.
 STEADY = "function delay() return math.random(6, 20) end\n"
 CONNECTIONS = 24
 

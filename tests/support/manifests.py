@@ -16,7 +16,7 @@ OVERLAYS = ("dev", "production")
 
 
 def kustomize(folder: Path) -> str:
-    """What is sent to the API server."""
+    """The documents that are sent to the API server."""
     needs("kubectl")
     built = subprocess.run(
         ["kubectl", "kustomize", folder], env=clean_environment(folder), capture_output=True, text=True, check=False
@@ -40,7 +40,7 @@ class Manifests:
     def __init__(self, text: str) -> None:
         self.text = text
         self.all: list[Manifest] = list(yaml.safe_load_all(text))
-        # What a Secret of the service's name would hold; somebody else makes it.
+        # Values of the service's Secret, which the manifests do not contain.
         self.secrets: dict[str, str] = {}
 
     def __getitem__(self, kind: str) -> Manifest:
@@ -53,7 +53,7 @@ class Manifests:
         return self.config_map(self["ConfigMap"]["metadata"]["name"])
 
     def config_map(self, name: str) -> dict[str, str]:
-        """What the ConfigMap of this name holds."""
+        """The values of the ConfigMap of this name."""
         (found,) = (one for one in self.all if one["kind"] == "ConfigMap" and one["metadata"]["name"] == name)
         data: dict[str, str] = found["data"]
         return data
@@ -91,7 +91,7 @@ print(json.dumps({{
 
 
 def facts_of(project: Path, python: Path) -> dict[str, Any]:
-    """What the code says about itself."""
+    """The facts of the code."""
     program = FACTS.format(package=package_of(project))
     said = run(python, "-c", program, cwd=project, PYTHONPATH="src")
     assert said.returncode == 0, said.stdout

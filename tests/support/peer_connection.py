@@ -143,7 +143,7 @@ class Connection:
 
     @property
     def buffer(self) -> bytes:
-        """What the client has received."""
+        """The bytes that the client has received."""
         self._read()
         return self._received
 

@@ -45,7 +45,7 @@ def scraping(configuration: str, folder: Path) -> Iterator[httpx.Client]:
 
 
 def eventually(ask: Callable[[], Any]) -> Any:
-    """The first answer that isn't empty."""
+    """The first result that isn't empty."""
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         try:
@@ -58,6 +58,6 @@ def eventually(ask: Callable[[], Any]) -> Any:
 
 
 def data(client: httpx.Client, path: str, **query: str) -> Any:
-    """What Prometheus responds to a question; None if it does not understand it."""
+    """Prometheus' response to a query; None if it does not understand it."""
     answer = client.get(path, params=query)
     return answer.json()["data"] if answer.status_code == 200 else None

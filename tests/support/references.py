@@ -1,4 +1,4 @@
-"""What documents refer to: links, anchors, make targets, paths, settings, metrics."""
+"""References of documents: links, anchors, make targets, paths, settings, metrics."""
 
 import re
 from collections.abc import Iterator, Set

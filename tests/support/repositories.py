@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bakery import run
 
-# Whoever commits, whatever the home of whoever runs the tests says.
+# The author of commits, independent of git's configuration.
 IDENTITY = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 
 

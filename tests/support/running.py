@@ -30,7 +30,7 @@ def needs(program: str) -> None:
 
 
 class Lines:
-    """What a process writes, line by line, for a test that waits for one of them."""
+    """The output of a process, line by line, for a test that waits for one of them."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -108,7 +108,7 @@ class Service:
         return int(self.http.base_url.port or 0)
 
     def events(self) -> list[Event]:
-        """What it has logged so far; a line that isn't JSON fails the test."""
+        """The log so far; a line that isn't JSON fails the test."""
         return [json.loads(line) for line in self.output]
 
     def event(self, name: str, **facts: object) -> Event:

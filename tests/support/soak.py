@@ -2,10 +2,10 @@
 
     python tests/support/soak.py <project with its .venv> <seconds>
 
-Ordinary requests, errors of all kinds, clients that leave in the middle of a request, of the work and of an answer,
-large bodies up and down, connections for one request and for many, WebSockets. Prints what it found as JSON: memory
-over time, descriptors and tasks before and after, and for each request whether it has its access line. The default
-service is asked, with one more module of handlers; the project itself is left as it is.
+It sends ordinary requests, errors of all kinds, large bodies both ways, and WebSocket messages. Clients disconnect in
+the middle of a request, of the work and of a response, and use a connection for one request or for many. It prints
+JSON: memory over time, descriptors and tasks before and after, and for each request whether it has its access line. The
+default service has one more module of handlers for it; the project itself is not changed.
 """
 
 import asyncio

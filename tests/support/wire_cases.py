@@ -1,6 +1,6 @@
 """Requests as they stand on the wire, that two servers might read in two ways; the table of `test_smuggling.py`.
 
-Lines end with CRLF. What can't be seen is written as its picture: ␍ and ␊ a bare CR and LF, ␀ NUL, ⇥ a tab,
+Lines end with CRLF. Invisible characters are written as their pictures: ␍ and ␊ a bare CR and LF, ␀ NUL, ⇥ a tab,
 ⌫ DEL, ␛ ESC. `/asked` is what the sender admits to ask, `/hidden` what he hopes a second server takes for a request.
 """
 
@@ -11,7 +11,7 @@ PICTURES = {"␍": "\r", "␊": "\n", "␀": "\0", "⇥": "\t", "⌫": "\x7f", "
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent, and the statuses of all that the service answers when nobody stands in front of it."""
+    """Bytes to send, and the statuses of all responses of the service without a proxy."""
 
     name: str
     text: str
@@ -31,12 +31,12 @@ def refused(name: str, text: str) -> Case:
 
 
 def post(name: str, fields: str, body: str, *answers: int) -> Case:
-    """A POST with a host, these fields and this body; refused when no answers are given."""
+    """A POST with a host, these fields and this body; rejected when no statuses are given."""
     return Case(name, f"POST /asked HTTP/1.1\nHost: service\n{fields}\n\n{body}", answers or (400,))
 
 
 def get(name: str, fields: str, *answers: int) -> Case:
-    """A GET with a host and these fields; refused when no answers are given."""
+    """A GET with a host and these fields; rejected when no statuses are given."""
     return Case(name, f"GET /asked HTTP/1.1\nHost: service\n{fields}\n\n", answers or (400,))
 
 
