@@ -34,7 +34,7 @@ class Large(Handler):
         return Response(b"x" * 262_144)
 '''
 
-# slowhttptest's modes. Each client keeps its connection as long as it can. Some send a piece of the headers or of a body
+# slowhttptest's modes. Each client keeps its connection as long as it can. Some send a piece of the headers or a body
 # each second. Some ask for one range after the other, or read a few bytes of a response at a time.
 MODES = {
     "headers": ["-H", "-i", "1"],
