@@ -178,6 +178,27 @@ def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: 
     ]
 
 
+READ_VARIABLES = """
+from chassis.telemetry.environment import Environment
+from chassis.telemetry.tracing import Tracing
+
+read = set()
+text = Environment.text
+Environment.text = lambda self, *names: (read.update(names), text(self, *names))[1]
+Tracing("service", version="1")
+print(*sorted(read))
+"""
+
+
+def test_tracing_variables_are_those_of_the_guide(project: Path, python: Path) -> None:
+    chosen = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "traceidratio"}
+    read = run(python, "-c", READ_VARIABLES, cwd=project, PYTHONPATH="src", **chosen).stdout.split()
+
+    documented = {name for row in table(page_of(project, "tracing"), "variable") for name in names(row[0])}
+    both = {name.replace("_OTLP_TRACES_", "_OTLP_") for name in read} | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
+    assert documented == both
+
+
 MEGABYTE = b"x" * 1_000_000
 
 
