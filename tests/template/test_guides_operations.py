@@ -205,7 +205,7 @@ MEGABYTE = b"x" * 1_000_000
 class Upstream(BaseHTTPRequestHandler):
     """Counts what is sent to it, and sends as much."""
 
-    left = threading.Event()
+    left = threading.Semaphore(0)
 
     def do_POST(self) -> None:
         received = 0
@@ -223,7 +223,7 @@ class Upstream(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(MEGABYTE)
         except OSError:
-            self.left.set()
+            self.left.release()
 
     def _begin(self, size: int) -> None:
         self.close_connection = True
@@ -276,9 +276,10 @@ def test_streaming_proxy(project: Path, start: Start) -> None:
         assert response.headers["x-request-id"] in response.headers["got-traceparent"]
         assert not {"got-te", "got-x-private", "x-hop"} & set(response.headers)
 
-        with service.http.stream("GET", "/warehouse/endless") as response:
-            next(response.iter_raw())
-        assert Upstream.left.wait(20)
+        for _ in range(20):
+            with service.http.stream("GET", "/warehouse/endless") as response:
+                next(response.iter_raw())
+        assert all(Upstream.left.acquire(timeout=20) for _ in range(20))
     unreachable = service.http.get("/warehouse/gone")
     assert (unreachable.status_code, unreachable.headers["content-type"]) == (502, "application/problem+json")
     with socket.create_server(("127.0.0.1", port)):
