@@ -1,6 +1,8 @@
 """How a response ends: completely, with an exception before, in or after it, and when it counts as ended."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
@@ -474,3 +476,26 @@ async def test_endless_stream_for_head_lets_others_run() -> None:
         assert (await service.client.get("/healthz")).status_code == 200
         writer.close()
         assert (await service.access_line())["response_bytes"] == 0
+
+
+async def test_cleanup_of_an_application_that_was_told_of_the_disconnect_is_not_cancelled() -> None:
+    client = socket.socket()
+    cleaned = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # A reset, which the next write meets before the event loop does.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await send(start())
+        try:
+            while True:
+                await send(body(bytes(100_000), more_body=True))
+        except OSError:
+            await asyncio.sleep(0.05)
+            cleaned.set()
+
+    async with listening(app) as listener:
+        client.connect(("127.0.0.1", listener.port))
+        client.sendall(GET % b"/")
+        async with asyncio.timeout(5):
+            await cleaned.wait()

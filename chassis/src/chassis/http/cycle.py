@@ -65,6 +65,7 @@ class RequestCycle:
         "_is_head",
         "_is_receiving",
         "_is_running",
+        "_knows_of_disconnect",
         "_problem",
         "_received",
         "app",
@@ -104,6 +105,7 @@ class RequestCycle:
         self._received: asyncio.Event | None = None
         self._is_running = False
         self._is_receiving = False
+        self._knows_of_disconnect = False
         self._problem: Problem | None = None
 
     async def run(self) -> None:
@@ -125,9 +127,12 @@ class RequestCycle:
             self.info.send = None  # a reference to itself, which the garbage collector would have to find
 
     def disconnect(self) -> None:
-        """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled."""
+        """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled.
+
+        Once `send` has raised, the application is not cancelled as well: that would interrupt its cleanup.
+        """
         self.disconnected = self.info.client_has_gone = True
-        if self._is_running and not self._is_receiving:
+        if self._is_running and not (self._is_receiving or self._knows_of_disconnect):
             self.task.cancel(CLIENT_DISCONNECTED)
         self._wake()
 
@@ -230,7 +235,7 @@ class RequestCycle:
     def send(self, message: Message) -> Awaitable[None]:
         """The ASGI application's `send`."""
         if self.disconnected:
-            raise ClientDisconnectedError
+            raise self._disconnected_error()
         if self._connection.flow.write_paused:
             return self._send_when_writable(message)
         message_type = message["type"]
@@ -250,13 +255,18 @@ class RequestCycle:
             if more_body and self._connection.transport.is_closing():
                 # An endless stream would keep the event loop from noticing it.
                 self.disconnected = self.info.client_has_gone = True
-                raise ClientDisconnectedError
+                raise self._disconnected_error()
             self._write_body(body, more_body)
             if more_body and not (body and self._has_content):
                 return asyncio.sleep(0)  # no buffer ever fills, so nothing else would make the application wait
         else:
             raise RuntimeError(f"Unexpected ASGI message '{message_type}' after the response was complete.")
         return DONE
+
+    def _disconnected_error(self) -> ClientDisconnectedError:
+        # In another task, the application's own one has yet to be cancelled.
+        self._knows_of_disconnect = self._knows_of_disconnect or asyncio.current_task() is self.task
+        return ClientDisconnectedError()
 
     async def _send_when_writable(self, message: Message) -> None:
         await self._connection.flow.drain()
