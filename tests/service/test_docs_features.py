@@ -66,11 +66,11 @@ async def test_body_is_of_the_media_type_and_example_that_are_chosen(page: Page)
     seen = await sent(card)
     assert (seen["type"], json.loads(seen["body"])) == ("application/json", {"weight": 90})
 
-    await card.get_by_label("Body's media type").select_option("text/plain")
+    await card.get_by_label("Media type of the body").select_option("text/plain")
     seen = await sent(card)
     assert (seen["type"], seen["body"]) == ("text/plain", "1 kg")
 
-    await card.get_by_label("Body's media type").select_option("application/x-www-form-urlencoded")
+    await card.get_by_label("Media type of the body").select_option("application/x-www-form-urlencoded")
     await expect(card.get_by_label("weight, required")).to_have_value("3")
     seen = await sent(card)
     assert (seen["type"].partition(";")[0], seen["body"]) == ("application/x-www-form-urlencoded", "weight=3")
@@ -79,9 +79,9 @@ async def test_body_is_of_the_media_type_and_example_that_are_chosen(page: Page)
 
 async def test_body_that_is_not_chosen_need_not_be_complete(page: Page) -> None:
     card = await opened(page, "send_parcel")
-    await card.get_by_label("Body's media type").select_option("application/x-www-form-urlencoded")
+    await card.get_by_label("Media type of the body").select_option("application/x-www-form-urlencoded")
     await card.get_by_label("weight, required").fill("")
-    await card.get_by_label("Body's media type").select_option("text/plain")
+    await card.get_by_label("Media type of the body").select_option("text/plain")
 
     assert (await sent(card))["body"] == "1 kg"
 

@@ -1,9 +1,8 @@
-"""The async HTTP core of a service: request handlers, middleware, the server, and what observes them.
+"""The async HTTP core of a service: request handlers, middleware, the server and telemetry.
 
     from chassis import App, Handler, Problem
 
-Names are imported when they are first used, so that `from chassis import run` takes no time before a signal handler
-is set.
+Names are imported on first use. So `from chassis import run` imports little before a signal handler is set.
 """
 
 from importlib import import_module

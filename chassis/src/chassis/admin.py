@@ -14,7 +14,7 @@ from .version import __version__
 
 
 def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
-    """The routes of the admin port; without one, of the public port."""
+    """The routes of the admin port. Without an admin port, the public port serves them."""
     return [
         Route("/healthz", Liveness(), in_openapi=False),
         Route("/readyz", Readiness(health), in_openapi=False),
@@ -24,7 +24,7 @@ def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
 
 
 class Liveness(Handler):
-    """200 as long as the process responds. It checks nothing else, or a dead database would restart pods."""
+    """200 as long as the process responds. It checks no dependency: a database outage must not restart pods."""
 
     async def get(self) -> dict[str, str]:
         return {"status": "alive"}
@@ -59,7 +59,7 @@ class MetricsPage(Handler):
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether `gzip` is among the codings that a client names, and not with a weight of 0 (RFC 9110, 12.5.3)."""
+    """Whether `Accept-Encoding` names `gzip` with a weight above 0 (RFC 9110, section 12.5.3)."""
     for coding in accept_encoding.lower().split(","):
         name, _, weight = coding.replace(" ", "").partition(";q=")
         if name in ("gzip", "x-gzip"):

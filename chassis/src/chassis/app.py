@@ -1,4 +1,4 @@
-"""The application: the owner's routes, middleware, checks and resources, with everything of the chassis around them."""
+"""The application: the owner's routes, middleware, checks and resources, inside the middleware of the chassis."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
@@ -38,7 +38,7 @@ Resource = TypeVar("Resource", bound=AbstractAsyncContextManager[Any])
 
 
 class App(RouteTable):
-    """A service: an ASGI application that is put together in `create_app`.
+    """A service: an ASGI application that `create_app` builds.
 
         def create_app(settings: Settings) -> App:
             app = App(settings)
@@ -46,19 +46,19 @@ class App(RouteTable):
             app.add_check("order store", store.ping)
             return app
 
-    Telemetry, limits, load shedding, security headers and the endpoints `/healthz`, `/readyz`, `/metrics`, `/info`,
-    `/openapi.json` and `/docs` are added from the settings. Nothing listens and nothing is connected until a server
-    runs it. Routes, middleware, checks and resources are added before that; afterwards, adding raises `RuntimeError`.
+    The settings add telemetry, limits, load shedding and security headers. They also add the endpoints `/healthz`,
+    `/readyz`, `/metrics`, `/info`, `/openapi.json` and `/docs`. Creating an `App` opens no connection and no port: a
+    server does that. Add routes, middleware, checks and resources before it runs; later calls raise `RuntimeError`.
 
-    `name` and `version` are shown by `/info`, metrics, traces and OpenAPI. By default they are those of the
-    distribution that the settings class belongs to. Parts can be replaced: pass `telemetry` (see `make_telemetry`) or a
-    `load_shedder` of your own. `security_headers` adds or changes response headers; an empty value leaves one out.
+    `name` and `version` appear in `/info`, metrics, traces and OpenAPI. The default is the distribution of the settings
+    class. Pass `telemetry` (see `make_telemetry`) or `load_shedder` to replace these parts. `security_headers` adds or
+    changes response headers; an empty value removes one.
 
-    A handler finds this object as `request.app`. What it needs is better given to its `__init__`; `state` is for code
-    that expects `request.app.state`, as with Starlette.
+    Handlers can read this object as `request.app`, but pass collaborators to their `__init__` where you can. `state`
+    is for code that expects Starlette's `request.app.state`.
 
-    `public` and `admin` are two ASGI applications for two ports; calling the `App` itself serves both on one. Neither
-    the limits nor a failure of the public one reach the admin one.
+    `public` and `admin` are two ASGI applications for two ports; calling the `App` itself serves both on one port. The
+    limits and failures of the public application do not affect the admin application.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class App(RouteTable):
         self.description = description
         self.telemetry: Telemetry = telemetry or make_telemetry(settings, service=self.name, version=self.version)
         self.draining: asyncio.Event = asyncio.Event()
-        """Set when the shutdown begins, at SIGTERM: end streams, and stop taking work from queues."""
+        """Set when graceful shutdown begins, at SIGTERM: end streams, and stop taking work from queues."""
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
         self.threads: Threads = make_threads(settings, self.telemetry)
@@ -90,15 +90,15 @@ class App(RouteTable):
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
 
-    # For the owner.
+    # For `create_app`.
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Where your metrics go: `Counter("orders", "…", registry=app.registry)`."""
+        """The Prometheus registry for your metrics: `Counter("orders", "…", registry=app.registry)`."""
         return self.telemetry.metrics.registry
 
     def group(self, path: str, *, title: str | None = None, version: str | None = None, description: str = "") -> Group:
-        """Routes below `path` with middleware and documents of their own, such as a version of the API.
+        """Add a group of routes below `path` with its own middleware and OpenAPI document, such as an API version.
 
         v2 = app.group("/v2", version="2")
         v2.add_route("/orders", Orders(store))
@@ -111,10 +111,10 @@ class App(RouteTable):
         return group
 
     def mount(self, path: str, app: ASGIApp, *, name: str | None = None, lifespan: bool = False) -> None:
-        """Put another ASGI application, such as FastAPI's, below a path.
+        """Serve another ASGI application, such as a FastAPI app, below a path.
 
-        With `lifespan`, the application starts and stops with the service, as a resource (`add_resource`), and its
-        requests find in their state what its lifespan yields. The service does not start if the application does not.
+        With `lifespan`, the application starts and stops with the service, as a resource (`add_resource`). The state
+        that its lifespan yields is in `request.state`. If the application fails to start, the service fails to start.
         """
         middleware = []
         if lifespan:
@@ -123,42 +123,43 @@ class App(RouteTable):
         self.add_routes(Mount(path, app, name=name, middleware=middleware))
 
     def add_problems(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
-        """Respond to exceptions of these types, and of their subclasses, with a problem document of this status.
+        """Map exception types, and their subclasses, to the status of a problem document.
 
-        The text of the exception becomes the `detail`, so it must be fit for clients. This keeps HTTP out of the code
-        that raises: a store raises `OrderNotFoundError`, and one table says that this is a 404. Where a status is not
-        enough, give a function that takes the exception and returns a `Problem`.
+        This keeps HTTP out of domain code: a store raises `OrderNotFoundError`, and this table maps it to 404. The text
+        of the exception becomes the `detail`, so clients will read it. For more than a status, map the type to a
+        function that takes the exception and returns a `Problem`.
         """
         self._must_not_be_built()
         self._parts.problems |= problems
 
-    def provide(self, kind: Hashable, provider: Any) -> None:
-        """Give handlers an argument for each parameter that is annotated with the type `kind`.
+    def provide(self, provided_type: Hashable, provider: Any) -> None:
+        """Provide a dependency: an argument for each handler parameter that is annotated with `provided_type`.
 
             app.provide(AsyncSession, sessions)      # def get(self, order_id: UUID, session: AsyncSession) -> Order
 
-        `provider` is called once for each request that needs it, with what its own parameters ask for: `Request`, and
-        other types that are provided. It is a function, an `async def`, a class, or an (async) generator function
-        that yields the value. A result that is an (async) context manager is entered. Afterwards, when the handler
-        has ended and before the response is sent, generators go on and context managers are left, in reverse order,
-        with the exception that the handler has raised: a transaction can be rolled back, and a commit that fails is a
-        500. Anything that cannot be called is provided as it is.
+        `provider` is called once for each request that needs it. Its own parameters can be `Request` and other provided
+        types. It is a function, an `async def`, a class, or an (async) generator function that yields the value. If
+        it returns an (async) context manager, that is entered. Any object that cannot be called is the value itself.
 
-        A `def` runs on the event loop and must not block. A provider may raise a `Problem`, such as 401. Circles and
-        types that nobody provides stop the start with `ProviderError` or `SignatureError`.
+        Generators resume and context managers exit in reverse order, after the handler and before the response is
+        sent. They get the exception that the handler raised, so a transaction can be rolled back. If a commit fails
+        there, the response is 500.
+
+        A `def` runs on the event loop and must not block. A provider may raise a `Problem`, such as 401. Circular
+        dependencies and types without a provider stop the start with `ProviderError` or `SignatureError`.
         """
         self._must_not_be_built()
-        self._parts.providers.add(kind, provider)
+        self._parts.providers.add(provided_type, provider)
 
-    def override(self, kind: Hashable, provider: Any) -> Override:
-        """Replace a provider in a test, from now on, or for the length of a `with` block; also while the app runs."""
-        return self._parts.providers.override(kind, provider)
+    def override(self, provided_type: Hashable, provider: Any) -> Override:
+        """Replace a provider in a test, permanently or for a `with` block. Works while the app runs."""
+        return self._parts.providers.override(provided_type, provider)
 
     def add_encoder(self, media_type: str, encode: Encoder) -> None:
-        """Send results as `media_type` to clients that prefer it to JSON (`Accept`); 406 where they accept neither.
+        """Add content negotiation: send results as `media_type` to clients that prefer it to JSON (`Accept`).
 
-        `encode` gets a result as what JSON has, and returns bytes. It applies to the results of all handlers that are
-        no `Response`.
+        Clients that accept none of the media types get 406. `encode` takes the result as JSON types (dictionaries,
+        lists, text, numbers) and returns bytes. It applies to all handlers, unless they return a `Response`.
         """
         self._must_not_be_built()
         self._parts.encoders[media_type] = encode
@@ -166,20 +167,20 @@ class App(RouteTable):
     def extend_openapi(self, members: Mapping[str, Any]) -> None:
         """Add members to the OpenAPI document, such as `servers`, `security`, or schemes in `components`.
 
-        Objects are merged, member by member; any other value replaces that of the document.
+        Objects are merged member by member. Any other value replaces the value in the document.
         """
         self._must_not_be_built()
         self._parts.openapi.append(members)
 
     def add_check(self, name: str, probe: Callable[[], object], *, timeout: float = 1.0, required: bool = True) -> None:
-        """Ask a dependency before this instance is called ready; see `Check`. `timeout` is in seconds."""
+        """Add a readiness check of a dependency; see `Check`. `timeout` is in seconds."""
         self._must_not_be_built()
         self.health.add(Check(name, probe, timeout=timeout, required=required))
 
     def add_resource(self, resource: Resource) -> Resource:
-        """Enter an async context manager, such as a database pool, at the start, and exit it after the last request.
+        """Open an async context manager, such as a database pool, at the start, and close it after the last request.
 
-        Resources are entered in the order in which they were added, and exited in reverse. Returns `resource`.
+        Resources are opened in the order in which they were added, and closed in reverse. Returns `resource`.
         """
         self._must_not_be_built()
         self._resources.add(resource)
@@ -194,12 +195,12 @@ class App(RouteTable):
         required: bool = False,
         ends_when_draining: bool = False,
     ) -> None:
-        """Run `work()` from the start of the service, when its resources are entered, until it stops.
+        """Run `work()` in the background from the start of the service, when its resources are open, until it stops.
 
-        When it fails, it is logged and counted, and started again after a delay that grows (see `BackgroundTask`),
-        unless `restart` is false. Work that returns is complete. With `required`, the service is not ready while the
-        task is down. At shutdown it is cancelled after the last request. With `ends_when_draining` it ends by itself
-        when `draining` is set, and has until the end of `shutdown_seconds` for that.
+        A failure is logged and counted. Then the work restarts after a growing delay (see `BackgroundTask`), unless
+        `restart` is false. Work that returns is complete. With `required`, the service is not ready while the task is
+        down. At shutdown the work is cancelled after the last request. With `ends_when_draining` it must end by itself
+        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`.
         """
         self._must_not_be_built()
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
@@ -212,47 +213,47 @@ class App(RouteTable):
     ) -> None:
         """Call `work` every `seconds` while the service runs, for the first time `first_after` seconds after the start.
 
-        `work` is an `async def` or a `def`. See `PeriodicOptions` for what can be given by name, and `PeriodicTask`
-        for failures, long runs and leases. Raises `ValueError` for what cannot be.
+        `work` is an `async def` or a `def`. `options` are the keywords of `PeriodicOptions`. See `PeriodicTask` for
+        failures, long runs and leases. Raises `ValueError` for an invalid option.
         """
         self._add_periodic(Every(seconds, first_after=first_after), work, options)
 
     def daily(
         self, at: time | str, work: Work, *, timezone: tzinfo | str = UTC, **options: Unpack[PeriodicOptions]
     ) -> None:
-        """Call `work` once a day at a time of day, such as `"03:30"`; like `every`, and see `Daily`.
+        """Call `work` once a day at a time of day, such as `"03:30"`. See `every` for options, `Daily` for time zones.
 
-        A service that does not run at that time does not make up for it.
+        If the service does not run at that time, the run of that day is skipped.
         """
         self._add_periodic(Daily(at, timezone), work, options)
 
     def _add_periodic(self, schedule: Schedule, work: Work, options: PeriodicOptions) -> None:
         task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
         if any(other.name == task.name for other in self._background):
-            raise ValueError(f"two background tasks have the name {task.name!r}; give another one by name=")
+            raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
         self.add_background_task(task.name, task.run, ends_when_draining=True)
         if options.get("required"):
             self.health.add(Check(f"periodic task {task.name}", task.check))
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """The path of a named route, such as `request.url_for` asks for; raises Starlette's `NoMatchFound`."""
+        """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
         return self._built().router.url_path_for(name, **path_params)
 
     # For the server.
 
     @property
     def public(self) -> ASGIApp:
-        """The owner's routes behind all middleware."""
+        """The application of the public port: the owner's routes inside all middleware."""
         return self._built().public
 
     @property
     def admin(self) -> ASGIApp:
-        """The endpoints that operators ask."""
+        """The application of the admin port: health, readiness, metrics and info."""
         return self._built().admin
 
     @property
     def rejections(self) -> ASGIApp:
-        """Responds to requests that the server rejects before they can be dispatched, so that they are observed too."""
+        """Responds to requests that the server rejects before they reach a route, so that they are observed too."""
         return self._built().rejections
 
     @property
@@ -262,7 +263,7 @@ class App(RouteTable):
 
     @property
     def has_websockets(self) -> bool:
-        """Whether a route takes WebSockets, or may do so."""
+        """Whether a route accepts WebSockets, or may do so."""
         return has_websockets(self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -272,15 +273,15 @@ class App(RouteTable):
             await self.dispatch(scope, receive, send)
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Requests and WebSockets of both parts, for a server that needs no lifespan protocol."""
+        """Serve public and admin requests on one port, for a server that does not use the lifespan protocol."""
         stacks = self._stacks or self._built()
-        part = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
-        return part(scope, receive, send)
+        application = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
+        return application(scope, receive, send)
 
     async def open(self) -> None:
-        """Enter the resources, start the background tasks, and become ready.
+        """Open the resources, start the background tasks, and become ready.
 
-        When one of them fails to start, the resources that were entered are exited, and its exception is raised.
+        If one of them fails to start, the resources that are open are closed, and its exception is raised.
         """
         self._built()
         self.tasks.use_loop(asyncio.get_running_loop())
@@ -297,12 +298,12 @@ class App(RouteTable):
         self.health.state = State.READY
 
     def begin_draining(self) -> None:
-        """Be unready from now on, and set `draining`. Called when the shutdown begins, or the test of a stream ends."""
+        """Turn readiness to 503 and set `draining`. Called when shutdown begins, and by tests that end a stream."""
         self.health.state = State.DRAINING
         self.draining.set()
 
     async def close(self) -> None:
-        """Exit the resources, the last one first. Stop `tasks` before that: they may use them."""
+        """Close the resources, the last one first. Stop `tasks` before: they may use the resources."""
         self.begin_draining()
         for task in self._background:
             task.discard()
@@ -310,7 +311,9 @@ class App(RouteTable):
 
     def _must_not_be_built(self) -> None:
         if self._stacks is not None:
-            raise RuntimeError("the application has started; add routes, middleware, checks and resources before that")
+            raise RuntimeError(
+                "the application has started; add routes, middleware, checks and resources earlier, in create_app"
+            )
 
     def _built(self) -> Stacks:
         if self._stacks is None:
@@ -335,7 +338,7 @@ class App(RouteTable):
             try:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-            finally:  # a server may also cancel this at its end
+            finally:  # a server may also cancel this task to stop it
                 stage = "shutdown"
                 self.begin_draining()
                 try:

@@ -1,4 +1,4 @@
-"""A bounded cache for values that are expensive to make and needed again by most requests."""
+"""A bounded cache for values that are expensive to compute and used by most requests."""
 
 from typing import TypeVar
 
@@ -10,11 +10,10 @@ MAX_ENTRY_BYTES = 500
 
 
 class BoundedCache(dict[Key, Value]):
-    """A dictionary of at most `max_entries`, emptied when it is full.
+    """A dictionary of at most `max_entries`, emptied when it is full. Look up with `get`.
 
-    Look up with `get`, as in any dictionary: a look-up that kept an order of use would cost more than most of what is
-    cached here. Clients choose some of the keys, so the size is bounded in both directions: entries that are larger
-    than `max_entry_bytes` are not kept.
+    Clients choose some of the keys, so the size of an entry is bounded as well: entries larger than `max_entry_bytes`
+    are not cached.
     """
 
     __slots__ = ("max_entries", "max_entry_bytes")
@@ -25,7 +24,7 @@ class BoundedCache(dict[Key, Value]):
         self.max_entry_bytes: int = max_entry_bytes
 
     def add(self, key: Key, value: Value, *, size_bytes: int = 0) -> Value:
-        """Keep `value`, unless it is too large; returns it."""
+        """Cache `value`, unless it is too large. Returns `value`."""
         if size_bytes <= self.max_entry_bytes:
             if len(self) >= self.max_entries:
                 self.clear()

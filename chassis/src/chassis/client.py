@@ -1,4 +1,4 @@
-"""Outbound HTTP: requests to other services carry on the context of the current request, and are observed."""
+"""Outbound HTTP: requests to other services propagate the context of the current request, and are observed."""
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -19,13 +19,14 @@ from .telemetry.environment import inject
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
 
-    Make one for each service that you call, add it by `App.add_resource`, which closes it at the end, and pass it to
-    the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout` (seconds).
+    Create one client for each service that you call. Add it with `App.add_resource`, which closes it at the end, and
+    pass it to the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout`
+    (seconds).
 
-    Each request that is sent, also for a redirect, is counted in `http_client_request_duration_seconds` and has a
-    client span in a sampled trace (semantic conventions for HTTP). It ends with the body of the response, or with the
-    headers of one that is streamed. A call outside of a request begins a trace, which the sampler decides on. If
-    httpx is instrumented as well, such a call has one span nevertheless. `telemetry` is by default that of the process.
+    Each request, redirects included, is observed in the metric `http_client_request_duration_seconds` and gets a client
+    span in a sampled trace (OpenTelemetry's semantic conventions for HTTP). The span ends when the body has arrived;
+    for a streamed response, when the headers have arrived. A call outside a request starts a new trace. If httpx is
+    instrumented by OpenTelemetry too, a call still gets one span. `telemetry` defaults to that of the process.
     """
     hooks = {event: list(functions) for event, functions in options.pop("event_hooks", {}).items()}
     hooks["request"] = [carry_context, *hooks.get("request", [])]
@@ -36,12 +37,12 @@ def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.
 
 
 class ObservedClient(httpx.AsyncClient):
-    """A client that knows how each of its requests ends, which hooks alone are not told."""
+    """A client that observes how each of its requests ends. Hooks alone do not see failures."""
 
     telemetry: Telemetry | None = None
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Send a request, and those that its authentication and redirects need."""
+        """Send a request, and the further requests of its authentication and redirects."""
         telemetry = self.telemetry or Telemetry.installed
         sending = Sending(telemetry.client if telemetry is not None else None)
         token = current_sending.set(sending)
@@ -58,7 +59,7 @@ class ObservedClient(httpx.AsyncClient):
 
 
 class Sending:
-    """A request and its repetitions, one after the other."""
+    """The calls of one `send`: the request, and those of its authentication and redirects, one after the other."""
 
     def __init__(self, telemetry: ClientTelemetry | None) -> None:
         self._telemetry = telemetry
@@ -68,13 +69,13 @@ class Sending:
         self.response: httpx.Response | None = None
 
     def begin(self, request: httpx.Request) -> None:
-        """Begin the next call, and put its context into the request, unless the caller has set one."""
+        """Begin the next call, and add the headers of its context, unless the caller has set them."""
         self.end()
         context = otel_context.get_current()
         if self._telemetry is not None:
             self._call = self._telemetry.begin(request, context, self._count)
         self._count += 1
-        carrier = carried(context if self._call is None else self._call.context)
+        carrier = propagation_headers(context if self._call is None else self._call.context)
         for name, value in carrier.items():
             if name in self._added or name not in request.headers:
                 request.headers[name] = value
@@ -88,7 +89,7 @@ class Sending:
             call.end(response, error)
 
 
-# Not in the request, because authentication makes requests of its own.
+# Not stored in the request, because authentication creates requests of its own.
 current_sending: ContextVar[Sending | None] = ContextVar("sending", default=None)
 
 
@@ -104,8 +105,8 @@ async def note_response(response: httpx.Response) -> None:
         sending.response = response
 
 
-def carried(context: Context) -> dict[str, str]:
-    """The headers that carry on `context`."""
+def propagation_headers(context: Context) -> dict[str, str]:
+    """The headers that propagate `context` to another service."""
     carrier: dict[str, str] = {}
     inject(carrier, context)
     current = request_context(context)
@@ -116,7 +117,7 @@ def carried(context: Context) -> dict[str, str]:
 
 @cache
 def without_other_spans() -> "type[AbstractContextManager[None]]":
-    """Keeps OpenTelemetry's own instrumentation of httpx, if its package is installed, from a second span."""
+    """Prevents a second span by OpenTelemetry's own instrumentation of httpx, if its package is installed."""
     try:
         module = import_module("opentelemetry.instrumentation.utils")
     except ImportError:

@@ -28,10 +28,12 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 def etag_of(value: object, *, weak: bool = False) -> str:
     """An entity tag for a version, such as `"7"`, or for the content of a model.
 
-    An integer, a UUID, and text without spaces and quotes become the tag themselves. An entity tag stays as it is. Any
-    other value, such as a pydantic model, becomes a hash of its JSON. A `weak` tag says that contents are equal enough
-    for caches, while their bytes may differ; `If-Match` never accepts it. Some proxies make a tag weak when they
-    compress a response: exclude resources from compression whose clients send `If-Match`.
+    An integer, a UUID, or text without spaces and quotes becomes the tag. An entity tag is returned unchanged. Any
+    other value, such as a pydantic model, becomes a hash of its JSON.
+
+    A `weak` tag means that two contents are equivalent for caches, while their bytes may differ; `If-Match` never
+    matches it. Some proxies make a tag weak when they compress a response. So exclude resources whose clients send
+    `If-Match` from compression.
     """
     if isinstance(value, str) and ENTITY_TAG.fullmatch(value):
         return value
@@ -49,24 +51,24 @@ def conditional(
     last_modified: datetime | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply[Result]:
-    """The reply to a GET: `result` with its validators, or 304 without content if the client has it already.
+    """The response to a conditional GET: `result` with its validators, or 304 if the client has this version.
 
         async def get(self, order_id: UUID, request: Request) -> Reply[Order]:
             order = self._store.get(order_id)
             return conditional(request, order, etag=order.version)
 
-    `etag` is a version or another value for `etag_of`. `headers` are sent with both responses, such as `cache-control`:
-    with a validator, the chassis does not add `no-store`, so that a client may keep the response and ask whether it
-    has changed. Raises a `Problem` of 412 if the client asks for another version with `If-Match`.
+    `etag` is a version or another value for `etag_of`. `headers`, such as `cache-control`, are sent with both
+    responses. With a validator, the chassis does not add `no-store`, so clients may cache the response and revalidate
+    it. Raises a `Problem` of 412 if the client requires another version with `If-Match`.
     """
     tag = None if etag is None else etag_of(etag)
     status = precondition_status(request.method, request.headers, etag=tag, last_modified=last_modified)
     if status == 412:
-        raise failed()
+        raise precondition_failed()
     validators = validator_headers(tag, last_modified)
     validators |= {name.lower(): value for name, value in (headers or {}).items()}
     if status == 304:
-        # Without content, so that the type of the result does not matter.
+        # A 304 has no content, so the type of the result does not matter.
         return Reply(cast("Result", None), validators, status=304)
     return Reply(result, validators)
 
@@ -74,37 +76,37 @@ def conditional(
 def check_conditions(
     request: Request, *, etag: object = None, last_modified: datetime | None = None, required: bool = False
 ) -> None:
-    """Raise a `Problem` of 412 unless a PUT, PATCH or DELETE is meant for the version that there is.
+    """Raise a `Problem` of 412 unless the conditions of a PUT, PATCH or DELETE match the current version.
 
-    `etag` and `last_modified` are those of the current version; without both there is none, which `If-None-Match: *`
-    asks for and no `If-Match` accepts. With `required`, a request without any condition is a `Problem` of 428 (RFC
-    6585, section 3), so that no client can undo another's change unknowingly.
+    `etag` and `last_modified` are those of the current version. Pass neither if the resource does not exist: then
+    `If-None-Match: *` matches, and `If-Match` never does. With `required`, a request without a condition gets a
+    `Problem` of 428 (RFC 6585, section 3). This prevents lost updates.
 
-    Check and change in one turn of the event loop or in one transaction: another request may come between them.
+    Check and change without an `await` in between, or in one transaction, because another request may come between.
     """
     tag = None if etag is None else etag_of(etag)
     dates = last_modified is not None and _date(request.headers, "if-unmodified-since", NEVER) is not NEVER
     if required and not (dates or "if-match" in request.headers or "if-none-match" in request.headers):
-        raise Problem(428, "Send If-Match with the ETag of the version that you have read.")
+        raise Problem(428, "This request needs a condition: send If-Match with the ETag of the version that you read.")
     if precondition_status(request.method, request.headers, etag=tag, last_modified=last_modified) == 412:
-        raise failed(None if tag is None else {"etag": tag})
+        raise precondition_failed(None if tag is None else {"etag": tag})
 
 
 def precondition_status(
     method: str, headers: Headers, *, etag: str | None = None, last_modified: datetime | None = None
 ) -> Literal[304, 412] | None:
-    """The status with which a request ends by its preconditions; None if its method is to be performed.
+    """The status that the preconditions of a request lead to; None if its method is to be performed.
 
-    In the order of RFC 9110, section 13.2.2. Without `etag` and `last_modified`, the resource does not exist. A field
-    that is no date is ignored, and so is one that is no list of entity tags in a GET or HEAD; in any other method it
-    raises a `Problem` of 400, because ignoring it could destroy what the client wants to protect.
+    Follows the order of RFC 9110, section 13.2.2. Without `etag` and `last_modified`, the resource does not exist. An
+    invalid date is ignored. Invalid entity tags are ignored in a GET or HEAD; for any other method they raise a
+    `Problem` of 400, because ignoring them could overwrite data that the client wants to protect.
     """
     is_safe = method in SAFE_METHODS
     exists = etag is not None or last_modified is not None
     modified = None if last_modified is None else _seconds(last_modified)
-    wanted = _tags(headers, "if-match", is_safe)
-    if wanted is not None:
-        if not (exists if wanted == ["*"] else etag in wanted and not _is_weak(etag)):
+    required_tags = _tags(headers, "if-match", is_safe)
+    if required_tags is not None:
+        if not (exists if required_tags == ["*"] else etag in required_tags and not _is_weak(etag)):
             return 412
     elif (
         "if-match" not in headers
@@ -112,9 +114,9 @@ def precondition_status(
         and modified > _date(headers, "if-unmodified-since", modified)
     ):
         return 412
-    known = _tags(headers, "if-none-match", is_safe)
-    if known is not None:
-        if exists if known == ["*"] else etag is not None and _opaque(etag) in map(_opaque, known):
+    known_tags = _tags(headers, "if-none-match", is_safe)
+    if known_tags is not None:
+        if exists if known_tags == ["*"] else etag is not None and _opaque(etag) in map(_opaque, known_tags):
             return 304 if is_safe else 412
     elif is_safe and "if-none-match" not in headers and modified is not None:
         return 304 if modified <= _date(headers, "if-modified-since", NEVER) else None
@@ -123,19 +125,20 @@ def precondition_status(
 
 def validator_headers(etag: str | None, last_modified: datetime | None) -> dict[str, str]:
     """The header fields of these validators."""
-    found = {} if etag is None else {"etag": etag}
+    fields = {} if etag is None else {"etag": etag}
     if last_modified is not None:
-        found["last-modified"] = format_datetime(_seconds(last_modified), usegmt=True)
-    return found
+        fields["last-modified"] = format_datetime(_seconds(last_modified), usegmt=True)
+    return fields
 
 
-def failed(headers: Mapping[str, str] | None = None) -> Problem:
+def precondition_failed(headers: Mapping[str, str] | None = None) -> Problem:
     """412 (RFC 9110, section 15.5.13)."""
-    return Problem(412, "The resource is not in the version that the request asks for; read it again.", headers=headers)
+    detail = "The current version of the resource does not match the condition of the request; read it again."
+    return Problem(412, detail, headers=headers)
 
 
 def _tags(headers: Headers, name: str, is_safe: bool) -> list[str] | None:
-    """The entity tags in a field, `["*"]` for any; None without the field."""
+    """The entity tags in a field; `["*"]` for any version, None without the field."""
     if name not in headers:
         return None
     value = ", ".join(headers.getlist(name)).strip(" \t")
@@ -149,7 +152,7 @@ def _tags(headers: Headers, name: str, is_safe: bool) -> list[str] | None:
 
 
 def _date(headers: Headers, name: str, default: datetime) -> datetime:
-    """The date in a field, which may be written in each way of section 5.6.7; `default` if there is none."""
+    """The date in a field, in any format of RFC 9110, section 5.6.7; `default` without a valid date."""
     values = headers.getlist(name)
     if len(values) != 1:
         return default
@@ -160,7 +163,7 @@ def _date(headers: Headers, name: str, default: datetime) -> datetime:
 
 
 def _seconds(date: datetime) -> datetime:
-    """`date` in UTC as a header field can say it; one without a time zone is taken for UTC."""
+    """`date` in UTC with the precision of a header field; a date without a time zone counts as UTC."""
     return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)
 
 

@@ -1,4 +1,4 @@
-"""The context of one request: what `api`, `http`, `telemetry` and `middleware` share of it."""
+"""The context of one request, shared by `api`, `http`, `telemetry` and `middleware`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-# OpenTelemetry's own key for the current span, learned from its public function.
+# OpenTelemetry's own key for the current span, obtained through its public function.
 SPAN_KEY: str = next(iter(set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), Context())))
 REQUEST_KEY: str = create_key("chassis-request")
 
-# W3C Trace Context level 2, by the two flags that it defines: random-trace-id and sampled.
+# By the two flags of W3C Trace Context level 2: random-trace-id and sampled.
 FLAGS = {
     (has_random_id, sampled): TraceFlags(TraceFlags.RANDOM_TRACE_ID * has_random_id | TraceFlags.SAMPLED * sampled)
     for has_random_id in (False, True)
@@ -29,12 +29,11 @@ FLAGS = {
 class RequestContext(Context):
     """OpenTelemetry's current context while a request is handled: its ids, and its span on demand.
 
-    Ids are kept as the lower-case hexadecimal text of W3C Trace Context; most requests need no more.
-    OpenTelemetry's `get_value` reads a context by `get`, and its `set_value` derives one from `copy`; these two
-    methods of a dictionary are overridden, so that the span is built only when somebody asks for it.
+    Ids are lower-case hexadecimal text, as in W3C Trace Context. OpenTelemetry's `get_value` reads a context with
+    `get`, and its `set_value` derives a context with `copy`. These two methods of a dictionary are overridden, so the
+    span is built only when it is read.
     """
 
-    # With a dictionary for them a request would take longer to begin.
     __slots__ = ("_span", "facts", "has_random_id", "request_id", "sampled", "span_id", "trace_id", "trace_state")
 
     def __init__(
@@ -49,7 +48,7 @@ class RequestContext(Context):
     ) -> None:
         """`values` are those of an extracted context, such as baggage. Without a request id, the trace id is used.
 
-        `has_random_id` says whether whoever made the trace id says that it is random; ours are.
+        `has_random_id` is the random-trace-id flag of W3C Trace Context level 2.
         """
         if values is not None:
             super().__init__(values)
@@ -60,12 +59,12 @@ class RequestContext(Context):
         self.trace_state: TraceState | None = trace_state
         self.has_random_id: bool = has_random_id
         self.facts: dict[str, object] | None = None
-        """Of the service's owner, for the access line and the span: see `annotate`."""
+        """Facts that the service's owner adds to the access line and the span: see `annotate`."""
         self._span: Span | None = None
 
     @property
     def span(self) -> Span:
-        """The recorded span of a sampled request, else one that only carries the ids to others."""
+        """The recorded span of a sampled request, else a span that only propagates the ids."""
         if self._span is None:
             self._span = NonRecordingSpan(self.span_context())
         return self._span
@@ -76,11 +75,11 @@ class RequestContext(Context):
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, self.trace_state)
 
     def record(self, span: Span) -> None:
-        """Let `span` be the request's span; called before anybody can have asked for another."""
+        """Make `span` the request's span. Call it before the span is first read."""
         self._span = span
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value for `key`; the span and the request have their keys as in any other context."""
+        """The value for `key`, including the keys of the span and of the request."""
         if key == SPAN_KEY:
             return self.span
         if key == REQUEST_KEY:
@@ -93,22 +92,22 @@ class RequestContext(Context):
 
 
 def request_context(context: Context) -> RequestContext | None:
-    """The request that `context` belongs to, also from below a child span; None outside of one."""
+    """The request that `context` belongs to, also inside a child span; None outside a request."""
     request = context.get(REQUEST_KEY)
     return request if isinstance(request, RequestContext) else None
 
 
 def annotate(**facts: object) -> None:
-    """Put facts, such as `user_id=7`, on the access line and the span of the current request or WebSocket.
+    """Add facts, such as `user_id=7`, to the access line and the span of the current request or WebSocket.
 
-    Works in handlers (also `def`), in middleware, and in tasks and threads that the request has started, until its
-    response is complete; later, and outside of a request, it does nothing. A later fact replaces one of the same name.
-    Secret keys are redacted. A fact with the name of a field that the line has, such as `status`, gets `_` behind it.
+    Works in handlers (also `def`), in middleware, and in tasks and threads that the request has started. It does
+    nothing after the response is complete and outside a request. A later fact replaces an earlier one of the same name.
+    Secret keys are redacted. If the line has a field of the same name, such as `status`, the fact is named `status_`.
     """
     request = request_context(get_current())
     if request is not None:
         request.facts = {**(request.facts or {}), **facts}
 
 
-# The message of a cancellation: the server cancels a request whose client has disconnected.
+# The message of the cancellation when the server cancels a request because its client has disconnected.
 CLIENT_DISCONNECTED = "the client has disconnected"

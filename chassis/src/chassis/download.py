@@ -1,4 +1,4 @@
-"""Downloads of files, which can be cached, resumed and asked for in parts."""
+"""Downloads of files with caching, resumption and range requests."""
 
 import asyncio
 import os
@@ -16,32 +16,33 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from .conditional_requests import failed, precondition_status
+from .conditional_requests import precondition_failed, precondition_status
 from .problem import Problem
 
 # RFC 9110, section 14.1.2; an empty member of the list is allowed (section 5.6.1).
 RANGES = re.compile(r"bytes=[ \t,]*(?:(?:[0-9]+-[0-9]*|-[0-9]+)[ \t]*(?:,[ \t,]*|$))+", re.IGNORECASE)
 RANGE = re.compile(r"([0-9]*)-([0-9]*)")
-MAX_RANGE_DIGITS = 18  # the first digits of a longer number are beyond any file already
+MAX_RANGE_DIGITS = 18  # more digits are beyond the size of any file
 ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"  # and letters and digits (RFC 8187, section 3.2.1)
 
 
 class Download(FileResponse):
-    """A file as a response: return it from a handler.
+    """A file as a response. Return it from a handler:
 
         async def get(self, report_id: UUID) -> Download:
             return Download(self._folder / f"{report_id}.pdf", filename="Report.pdf")
 
-    `headers` may have a `cache-control`; without, clients keep the file and ask each time whether it has changed.
+    It extends Starlette's `FileResponse`, which reads the file in a thread in chunks, as fast as the client receives
+    them, and sends `ETag`, `Last-Modified` and `Accept-Ranges`. This class adds the rest of RFC 9110: conditional
+    requests (304, 412; section 13), and problem documents for a missing file (404) and unsatisfiable ranges (416). A
+    malformed range, a range in another unit, and any range in a HEAD request are ignored (section 14.2).
 
-    It is Starlette's `FileResponse`, which reads the file in a thread, piece by piece as the client takes it, and has
-    `ETag`, `Last-Modified` and `Accept-Ranges`. This class adds the rest of RFC 9110: conditional requests (304, 412;
-    section 13), and problem documents for a file that does not exist (404) and ranges that it does not have (416). A
-    range that is malformed or in another unit, and any in a HEAD request, is ignored (section 14.2). `filename` may
-    have any characters: clients that do not know RFC 8187 get a name in ASCII. With `inline`, browsers show the file.
+    `headers` may have a `cache-control`; without one, clients cache the file and revalidate it each time. `filename`
+    may have any characters: old clients, which do not support RFC 8187, get an ASCII name. With `inline`, browsers
+    show the file.
 
-    Make the path from values that you know: a path from a client may lead anywhere. Replace files by renaming, so that
-    a download that has begun goes on with the old content.
+    Build the path from values that you trust: a path from a client may point to any file. Replace files by renaming, so
+    that a running download continues with the old content.
     """
 
     media_type = "application/octet-stream"
@@ -58,9 +59,9 @@ class Download(FileResponse):
     ) -> None:
         given = {name.lower(): value for name, value in (headers or {}).items()}
         if filename is not None:
-            kind: Literal["inline", "attachment"] = "inline" if inline else "attachment"
-            given = {"content-disposition": content_disposition(filename, kind)} | given
-        # `filename` also gives the media type.
+            disposition: Literal["inline", "attachment"] = "inline" if inline else "attachment"
+            given = {"content-disposition": content_disposition(filename, disposition)} | given
+        # `filename` also determines the media type.
         super().__init__(path, headers=given, media_type=media_type, filename=filename, background=background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +75,7 @@ class Download(FileResponse):
         modified = datetime.fromtimestamp(result.st_mtime, UTC)
         status = precondition_status(scope["method"], headers, etag=etag, last_modified=modified)
         if status == 412:
-            raise failed({"etag": etag})
+            raise precondition_failed({"etag": etag})
         if status == 304:
             await self._send_not_modified(send)
             if self.background is not None:
@@ -83,13 +84,13 @@ class Download(FileResponse):
         await with_cleanup(super().__call__(self._with_ranges(scope, headers, result.st_size), receive, send))
 
     async def _send_not_modified(self, send: Send) -> None:
-        """The fields of the 200 that caches need (RFC 9110, section 15.4.5), and no content."""
+        """304 with the fields that caches need (RFC 9110, section 15.4.5), and no content."""
         headers = MutableHeaders(raw=[field for field in self.raw_headers if not field[0].startswith(b"content-")])
         await send({"type": "http.response.start", "status": 304, "headers": headers.raw})
         await send({"type": "http.response.body", "body": b""})
 
     def _with_ranges(self, scope: Scope, headers: Headers, size: int) -> Scope:
-        """`scope` with the ranges that the file has, or without any; raises a `Problem` of 416 if it has none."""
+        """`scope` with the satisfiable ranges, or without a range. Raises a `Problem` of 416 if none is satisfiable."""
         values = headers.getlist("range")
         if not values:
             return scope
@@ -98,14 +99,15 @@ class Download(FileResponse):
             ranges = ranges_of(values[0], size)
             if ranges == []:
                 unsatisfiable = {"content-range": f"bytes */{size}", "accept-ranges": "bytes"}
-                raise Problem(416, f"The file has {size} bytes.", headers=unsatisfiable)
+                detail = f"The requested range is outside the file, which has {size} bytes."
+                raise Problem(416, detail, headers=unsatisfiable)
             if ranges is not None and len(ranges) <= self.max_ranges:
-                wanted = ",".join(f"{start}-{end}" for start, end in ranges)
-                fields.append((b"range", b"bytes=" + wanted.encode()))
+                satisfiable = ",".join(f"{start}-{end}" for start, end in ranges)
+                fields.append((b"range", b"bytes=" + satisfiable.encode()))
         return {**scope, "headers": fields}
 
     def _may_resume(self, headers: Headers) -> bool:
-        """Whether the client's other parts are of this file (RFC 9110, section 13.1.5)."""
+        """Whether the parts that the client has are of this version of the file (RFC 9110, section 13.1.5)."""
         if "if-range" not in headers:
             return True
         validator = headers["if-range"]
@@ -113,9 +115,9 @@ class Download(FileResponse):
 
 
 async def with_cleanup(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`, and end it by a cancel scope of anyio when the current task is cancelled.
+    """Await `work`, and end it with an anyio cancel scope when the current task is cancelled.
 
-    Its threads and its shields know nothing of `Task.cancel`: a file that is open would stay so.
+    anyio's threads and shields ignore `Task.cancel`, so a file would stay open without this.
     """
     cancel_scope = anyio.CancelScope()
 
@@ -130,19 +132,19 @@ async def with_cleanup(work: Coroutine[Any, Any, None]) -> None:
         cancel_scope.cancel()
         await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # most often that the client has gone, as the cancellation says as well
+            task.exception()  # usually a disconnect of the client, which is also the reason of the cancellation
         raise
     task.result()
 
 
 def ranges_of(field: str, size: int) -> list[tuple[int, int]] | None:
-    """The first and the last byte of each range that content of `size` bytes has; None if the field is to be ignored.
+    """The first and the last byte of each satisfiable range of `size` bytes; None if the field is to be ignored.
 
-    Ranges that the content does not have are left out (RFC 9110, section 14.1.2).
+    Unsatisfiable ranges are left out (RFC 9110, section 14.1.2).
     """
     if not RANGES.fullmatch(field):
         return None
-    found = []
+    ranges = []
     for first, last in RANGE.findall(field):
         start, end = int(first[:MAX_RANGE_DIGITS] or 0), int(last[:MAX_RANGE_DIGITS] or size)
         if first and last and end < start:
@@ -150,23 +152,23 @@ def ranges_of(field: str, size: int) -> list[tuple[int, int]] | None:
         if not first:
             start, end = max(size - end, 0), size if end else 0
         if start < min(size, end + 1) and (first or end):
-            found.append((start, min(end, size - 1)))
-    return found
+            ranges.append((start, min(end, size - 1)))
+    return ranges
 
 
-def content_disposition(filename: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
-    """The value of `Content-Disposition` (RFC 6266) with a name in any characters, and one in ASCII for old clients."""
+def content_disposition(filename: str, disposition: Literal["attachment", "inline"] = "attachment") -> str:
+    """The value of `Content-Disposition` (RFC 6266): the name in any characters, and in ASCII for old clients."""
     name = re.sub(r"[/\\]", "_", filename)
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     ascii_name = re.sub(r'[^ -~]|["%]', "_", ascii_name)
     if ascii_name == name:
-        return f'{kind}; filename="{name}"'
+        return f'{disposition}; filename="{name}"'
     encoded = quote(name, safe=ATTRIBUTE_CHARACTERS, errors="replace")
-    return f"{kind}; filename=\"{ascii_name}\"; filename*=UTF-8''{encoded}"
+    return f"{disposition}; filename=\"{ascii_name}\"; filename*=UTF-8''{encoded}"
 
 
 def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:
-    """What the system says of a regular file; None if there is none of this name."""
+    """The `stat` result of a regular file; None if there is no such file."""
     try:
         result = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

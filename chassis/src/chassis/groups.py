@@ -1,4 +1,4 @@
-"""Routes that belong together: those of an app, and groups of them below a path."""
+"""Tables of routes: the routes of an app, and groups of routes below a path."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from .route_limits import NO_LIMITS, RouteLimits
 
 
 class RouteTable:
-    """Where an owner adds handlers and middleware: an `App`, or a `Group` of one."""
+    """Routes and middleware: the base of `App` and of its `Group`s."""
 
     def __init__(self, routes: list[BaseRoute], middleware: list[Middleware]) -> None:
         self.routes: list[BaseRoute] = routes
@@ -33,26 +33,26 @@ class RouteTable:
         deadline_seconds: float | None = None,
         sheds_load: bool = True,
     ) -> None:
-        """Put `handler` on a path such as `/orders/{order_id}`.
+        """Add a route: requests to `path`, such as `/orders/{order_id}`, go to `handler`.
 
-        `max_body_bytes` and `deadline_seconds` replace the limits of the service for this route. Without `sheds_load`,
-        overload does not reject its requests. Raises `SignatureError` when one of its methods cannot be bound to this
-        path.
+        `max_body_bytes` and `deadline_seconds` replace the limits of the service for this route. With
+        `sheds_load=False`, its requests are not shed under overload. Raises `SignatureError` if a method of the handler
+        does not fit this path.
         """
         limits = RouteLimits(max_body_bytes, deadline_seconds, sheds_load)
         limits = NO_LIMITS if limits == NO_LIMITS else limits
         self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi, limits=limits))
 
     def add_routes(self, *routes: BaseRoute) -> None:
-        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`."""
+        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`, such as `HttpServerRoute`."""
         self._must_not_be_built()
         self.routes.extend(routes)
 
     def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
-        """Put pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
+        """Add pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
 
-        The first one added is the outermost. All of them are inside telemetry and limits, and around the problem
-        responses, so that CORS, sessions and compression see errors as well.
+        The middleware that is added first is the outermost. All of it is inside telemetry and limits, and outside the
+        problem responses, so CORS, sessions and compression apply to errors as well.
         """
         self._must_not_be_built()
         self._middleware.append(Middleware(cls, *args, **kwargs))
@@ -62,10 +62,10 @@ class RouteTable:
 
 
 class Group(RouteTable):
-    """Routes below a path, such as a version of an API, with middleware and an OpenAPI document of their own.
+    """Routes below a path, such as a version of an API, with their own middleware and OpenAPI document.
 
-    `App.group` makes it. `/openapi.json` and `/docs` below the path describe these routes; those of the app describe
-    all routes. Its middleware is inside that of the app.
+    Create it with `App.group`. `/openapi.json` and `/docs` below the path describe these routes; those of the app
+    describe all routes. The middleware of the group is inside the middleware of the app.
     """
 
     def __init__(self, path: str, info: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ class Group(RouteTable):
         self._app: ASGIApp | None = None
 
     def build(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
-        """Put the group together, when all of its routes are known and have what the app provides."""
+        """Build the application of the group, when its routes are complete and their dependencies are resolved."""
         document = openapi_document(self.routes, **self._info)
         self.routes.extend(documented_routes(self.routes, document))
         app: ASGIApp = Router(self.routes)
@@ -91,9 +91,12 @@ class Group(RouteTable):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
-            raise RuntimeError(f"the application around the group {self.path} has not been built")
+            raise RuntimeError(f"the group {self.path} cannot serve requests yet; start its App first")
         await self._app(scope, receive, send)
 
     def _must_not_be_built(self) -> None:
         if self._app is not None:
-            raise RuntimeError("the application has started; add routes and middleware to a group before that")
+            raise RuntimeError(
+                f"the application has started; add routes and middleware of the group {self.path} earlier, "
+                "in create_app"
+            )

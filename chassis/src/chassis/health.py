@@ -1,4 +1,4 @@
-"""Readiness: the state of the service, and checks of its dependencies."""
+"""Readiness: the state of the service, and the checks of its dependencies."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class State(StrEnum):
-    """The phases of the service's life; only in `READY` it should get new requests."""
+    """The lifecycle of the service. It should get new requests only in `READY`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -26,12 +26,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check of a dependency, for readiness.
+    """A readiness check of a dependency.
 
-    `probe` fails by raising any exception; its result is ignored. An `async def` is cancelled after `timeout`
-    seconds. A `def` runs in a thread, which cannot be stopped: it has failed after `timeout` seconds, and is not
-    started again before it has ended. A check that is not `required` is reported, and does not make the service
-    unready.
+    The check fails if `probe` raises any exception; the result of `probe` is ignored. An `async def` is cancelled after
+    `timeout` seconds. A `def` runs in a thread, which cannot be stopped: after `timeout` seconds it counts as failed,
+    and it is not started again before it has ended. With `required=False`, a failure is reported, and the service stays
+    ready.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Check:
 
 @dataclass(slots=True)
 class Outcome:
-    """The last result of a check; `at` is monotonic seconds."""
+    """The last result of a check. `duration` is in seconds, `at` in monotonic seconds."""
 
     status: str
     duration: float
@@ -53,9 +53,8 @@ class Outcome:
 class Health:
     """The state of the service and the results of its checks.
 
-    Checks run concurrently, each within its own timeout. A result is cached for `cache_seconds`, and probes that
-    come meanwhile wait for the same run, so that many probes do not become many queries of the database. No check is
-    started a second time while it runs.
+    Checks run concurrently, each with its own timeout. A result is cached for `cache_seconds`. Requests that arrive
+    while a check runs wait for that run, so many probes of Kubernetes do not become many queries of the database.
     """
 
     def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
@@ -69,9 +68,9 @@ class Health:
             self.add(check)
 
     def add(self, check: Check) -> None:
-        """Run `check` for every report from now on; raises `ValueError` when its name is taken."""
+        """Add a check to all later reports. Raises `ValueError` if another check has its name."""
         if any(check.name == other.name for other in self._checks):
-            raise ValueError(f"two checks have the name {check.name!r}")
+            raise ValueError(f"two checks have the name {check.name!r}; give one of them another name")
         self._checks.append(check)
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
@@ -104,7 +103,7 @@ class Health:
         if task is None:
             task = self._running[check.name] = asyncio.create_task(self._run(check), name=f"check {check.name}")
             task.add_done_callback(lambda _: self._running.pop(check.name, None))
-        # Not `wait_for`, which waits for a task that ignores its cancellation.
+        # `wait_for` would also wait for a task that ignores its cancellation.
         await asyncio.wait({task}, timeout=check.timeout)
         if task.done() and task.cancelled() and self._outcomes.get(check.name) is outcome:
             # Cancelled from inside, for example by a pool that closes and cancels its waiters.
@@ -120,8 +119,8 @@ class Health:
             await self._probe(check)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - a check fails by raising; SystemExit would end the event loop
-            # The message may contain an address or a password; it goes to the log, not into the response.
+        except BaseException as error:  # noqa: BLE001 - any exception fails the check; SystemExit would stop the loop
+            # The message may contain an address or a password, so it is logged, and is not in the response.
             now = time.monotonic()
             self._note(check, Outcome("fail", now - began, now, type(error).__qualname__), error)
         else:
@@ -137,11 +136,11 @@ class Health:
                 result = await asyncio.wrap_future(in_thread(check.probe, name="check"))
             finally:
                 self._in_thread.discard(check.name)
-        if inspect.isawaitable(result):  # also of a lambda around an `async def`
+        if inspect.isawaitable(result):  # such as the result of a lambda that calls an `async def`
             await result
 
     def _note(self, check: Check, outcome: Outcome, error: BaseException | None = None) -> None:
-        """Keep the outcome, and log it when it differs from the last one."""
+        """Store the outcome, and log it when the status differs from the last one."""
         before = self._outcomes.get(check.name)
         self._outcomes[check.name] = outcome
         if (before.status if before else "pass") != outcome.status:
@@ -150,5 +149,5 @@ class Health:
 
 
 def is_async(call: Callable[[], object]) -> bool:
-    """Whether a function, or an object that is called like one, is written as `async def`."""
+    """Whether a function, or the `__call__` of an object, is an `async def`."""
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)

@@ -1,4 +1,4 @@
-"""Handlers of the standard library's `http.server` as routes: their classes run as they are, in a thread."""
+"""Handlers of the standard library's `http.server` as routes: their classes run unchanged, in a thread."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-# Fields about the connection, which belongs to our server (RFC 9110, section 7.6.1), and about framing.
+# The connection and the framing belong to our server, so these fields are not forwarded (RFC 9110, section 7.6.1).
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"})
 FRAMING = b"transfer-encoding"
 OF_THE_REQUEST = frozenset({FRAMING, b"connection", b"keep-alive", b"proxy-connection"})
@@ -36,19 +36,19 @@ class HttpServerRoute(Mount):
         app.add_routes(HttpServerRoute("/legacy", TheirHandler))
         app.add_routes(HttpServerRoute("/files", partial(SimpleHTTPRequestHandler, directory="/srv/files")))
 
-    Each request gets an instance of its own, in one of the threads of `def` handlers (`APP_THREADS`). Limits, access
-    lines, metrics, traces, deadlines and the graceful shutdown are those of every route.
+    Each request gets its own instance, in one of the threads of `def` handlers (`APP_THREADS`). Limits, access lines,
+    metrics, traces, deadlines and graceful shutdown work as for every route.
 
-    `rfile` has the body as it arrives, and `wfile` sends what is written, both without keeping it in memory. When the
-    client leaves, the deadline passes or the service stops, they raise `ConnectionResetError` or `BrokenPipeError`. The
-    connection belongs to our server: one instance handles one request, whatever its `protocol_version`. A class with a
-    `handle` of its own must not send `Connection: keep-alive` by itself. `CGIHTTPRequestHandler` does not work: it
-    hands its socket to a process.
+    `rfile` streams the body, and `wfile` streams the response; neither is held in memory. When the client disconnects,
+    the deadline passes or the service stops, they raise `ConnectionResetError` or `BrokenPipeError`. One instance
+    handles one request, whatever its `protocol_version`, because the connection belongs to our server. A class that
+    overrides `handle` must not send `Connection: keep-alive`. `CGIHTTPRequestHandler` does not work, because it passes
+    its socket to a process.
 
-    `self.path` is the path below the route, as if the class had a server of its own, and a `Location` that begins with
-    `/` gets the route's path in front. With `full_path` it is the whole path, and `Location` is left alone.
-    `self.server` is `server`, or an object with `server_address`, `server_name` and `server_port`. Where the class has
-    no logging of its own, its errors go to the log, and the access line takes the place of its line for each request.
+    `self.path` is the path below the route, and the route's path is prepended to a `Location` that begins with `/`.
+    With `full_path`, `self.path` is the whole path, and `Location` is unchanged. `self.server` is `server`, or an
+    object with `server_address`, `server_name` and `server_port`. If the class does not override the log methods, its
+    errors go to the service's log, and the access line replaces its line for each request.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class HttpServerApp:
             await send({"type": "websocket.close", "code": 1000})
             return
         root = "" if self._full_path else scope.get("root_path", "")
-        exchange = Exchange(scope, receive, send, root)
+        request_socket = RequestSocket(scope, receive, send, root)
         client = tuple(scope.get("client") or ("", 0))
         server = self._server or server_of(scope)
         try:
-            await threads_of(scope).run(partial(self._handler, exchange, client, server))
-            await exchange.end()
+            await threads_of(scope).run(partial(self._handler, request_socket, client, server))
+            await request_socket.end()
         except OSError as error:
-            if exchange.client_has_gone:
+            if request_socket.client_has_gone:
                 raise ClientDisconnect from error
             raise
         finally:
-            exchange.close()
+            request_socket.close()
 
 
-class Exchange:
+class RequestSocket:
     """One request and its response, as the socket that a class of `http.server` expects.
 
-    Its methods are called in the thread of the handler, unless they say otherwise.
+    Its methods are called in the thread of the handler, except `end` and `close`.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, root: str) -> None:
@@ -108,9 +108,9 @@ class Exchange:
         self._has_more = True
         self._is_closed = False
         self.client_has_gone: bool = False
-        self._waits: Future[Any] | None = None
+        self._pending: Future[Any] | None = None
 
-    # What `socketserver.StreamRequestHandler` uses of a socket.
+    # The methods of a socket that `socketserver.StreamRequestHandler` uses.
 
     def makefile(self, mode: str = "r", buffering: int = -1, **_: object) -> BinaryIO:
         """A file to read the request from, or to write the response to."""
@@ -120,18 +120,18 @@ class Exchange:
         return cast("BinaryIO", io.BufferedReader(Input(self), buffering if buffering > 0 else io.DEFAULT_BUFFER_SIZE))
 
     def sendall(self, data: bytes | memoryview) -> None:
-        """Send a part of the response; returns when the transport has taken it."""
+        """Send a part of the response. Returns when the transport has accepted it."""
         for message in self._response.read(bytes(data)):
             self._call(partial(self._send, message))
 
     def settimeout(self, seconds: float | None) -> None:
-        """The limits of our server count, not those of the class."""
+        """Ignored: the timeouts of our server apply."""
 
     def setsockopt(self, *_: object) -> None:
-        """The socket belongs to our server."""
+        """Ignored: the socket belongs to our server."""
 
     def shutdown(self, how: int) -> None:
-        """The connection belongs to our server."""
+        """Ignored: the connection belongs to our server."""
 
     def getsockname(self) -> tuple[str, int]:
         """The address of the server."""
@@ -143,8 +143,8 @@ class Exchange:
         host, port = self._scope.get("client") or ("", 0)
         return host, port
 
-    def read_piece(self) -> bytes:
-        """The next part of the request; empty at its end."""
+    def read_chunk(self) -> bytes:
+        """The next part of the request; empty at its end. Raises `ConnectionResetError` when the client disconnects."""
         while not self._unread and self._has_more:
             message: Message = self._call(self._receive)
             if message["type"] == "http.disconnect":
@@ -152,22 +152,22 @@ class Exchange:
                 raise ConnectionResetError("the client has disconnected")
             self._unread = message.get("body", b"")
             self._has_more = message.get("more_body", False)
-        piece, self._unread = self._unread, b""
-        return piece
+        chunk, self._unread = self._unread, b""
+        return chunk
 
-    def give_back(self, rest: bytes) -> None:
-        """What was more than asked for."""
+    def unread(self, rest: bytes) -> None:
+        """Return bytes to the front of the request, because the caller had no room for them."""
         self._unread = rest
 
     def _call(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Let the event loop do `work`, and wait for it."""
+        """Run `work` on the event loop, and wait for its result."""
         if self._is_closed:
             raise BrokenPipeError("the request has ended")
-        self._waits = waits = asyncio.run_coroutine_threadsafe(_done(work), self._loop)
-        if self._is_closed:  # since then
-            waits.cancel()
+        self._pending = pending = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        if self._is_closed:  # meanwhile
+            pending.cancel()
         try:
-            return waits.result()
+            return pending.result()
         except CancelledError:
             raise ConnectionResetError("the request has ended") from None
         except OSError as error:
@@ -177,54 +177,54 @@ class Exchange:
     # On the event loop.
 
     async def end(self) -> None:
-        """Complete the response, when the handler has returned."""
+        """Complete the response after the handler has returned."""
         for message in self._response.end():
             await self._send(message)
 
     def close(self) -> None:
-        """From now on, a handler that still reads or writes gets an exception."""
+        """Make later reads and writes of the handler raise an exception."""
         self._is_closed = True
-        waits = self._waits
-        if waits is not None:
-            waits.cancel()
+        pending = self._pending
+        if pending is not None:
+            pending.cancel()
 
 
 class Input(io.RawIOBase):
     """The request as a file."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, request_socket: RequestSocket) -> None:
+        self._socket = request_socket
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._exchange.read_piece()
-        size = min(len(piece), len(buffer))
-        buffer[:size] = piece[:size]
-        self._exchange.give_back(piece[size:])
+        chunk = self._socket.read_chunk()
+        size = min(len(chunk), len(buffer))
+        buffer[:size] = chunk[:size]
+        self._socket.unread(chunk[size:])
         return size
 
 
 class Output(io.RawIOBase):
     """The response as a file."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, request_socket: RequestSocket) -> None:
+        self._socket = request_socket
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         content = bytes(data)
-        self._exchange.sendall(content)
+        self._socket.sendall(content)
         return len(content)
 
 
 class ResponseReader:
-    """Turns the bytes of a response into ASGI messages: httptools reads them as a client does.
+    """Parses the bytes of a response with httptools, as a client does, and makes ASGI messages of them.
 
-    Interim responses (RFC 9110, section 15.2) are left out: our server sends `100 Continue` itself.
+    Interim responses (RFC 9110, section 15.2) are dropped, because our server sends `100 Continue` itself.
     """
 
     def __init__(self, root: str, *, is_head: bool) -> None:
@@ -238,24 +238,24 @@ class ResponseReader:
         self._is_complete = False
 
     def read(self, data: bytes) -> list[Message]:
-        """The messages for the next bytes. Raises `ValueError` for what is no response."""
-        if not self._is_complete:  # what follows has no place on the connection of one request
+        """The messages for the next bytes. Raises `ValueError` for an invalid response."""
+        if not self._is_complete:  # bytes after the end of the response are dropped
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade:
                 self._is_complete = True
             except httptools.HttpParserError as error:
                 if not self._is_complete:
-                    raise ValueError(f"The handler has written what is no HTTP response: {data[:100]!r}") from error
+                    raise ValueError(f"the handler wrote an invalid HTTP response: {data[:100]!r}") from error
         messages, self._messages = self._messages, []
         return messages
 
     def end(self) -> list[Message]:
-        """The last message. Raises `ValueError` for a handler that has written no response, or a part of one."""
+        """The last message. Raises `ValueError` if the handler wrote no response, or an incomplete one."""
         if not self._has_started:
-            raise ValueError("The handler has written no response.")
-        if self._is_chunked and not self._is_complete:  # a length that is not met is an error of our server
-            raise ValueError("The handler has not written the last chunk of its response.")
+            raise ValueError("the handler wrote no response; call send_response() and end_headers()")
+        if self._is_chunked and not self._is_complete:  # our server checks a Content-Length itself
+            raise ValueError("the handler did not write the last chunk (b'0\\r\\n\\r\\n') of its chunked response")
         return [{"type": "http.response.body", "body": b""}]
 
     # httptools' callbacks.
@@ -277,7 +277,7 @@ class ResponseReader:
             return
         self._has_started = True
         self._messages.append({"type": "http.response.start", "status": status, "headers": headers})
-        if self._is_head or status in NO_BODY:  # content is not sent, whatever the fields say
+        if self._is_head or status in NO_BODY:  # these responses have no content, whatever the fields declare
             self._is_complete = True
 
     def on_body(self, body: bytes) -> None:
@@ -289,10 +289,10 @@ class ResponseReader:
 
 
 def request_head(scope: Scope, root: str) -> bytes:
-    """The request line and the header section, as the class reads them."""
+    """The request line and the header section, for the class to parse."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     prefix = quote(root).encode("ascii")
-    if not raw.startswith(prefix):  # the client has encoded the prefix in another way
+    if not raw.startswith(prefix):  # the client encoded the prefix differently
         raw = prefix + quote(scope["path"].removeprefix(root)).encode("ascii")
     target = raw.removeprefix(prefix)
     if not target.startswith(b"/"):
@@ -301,52 +301,52 @@ def request_head(scope: Scope, root: str) -> bytes:
         target += b"?" + scope["query_string"]
     version = b"1.0" if scope.get("http_version") == "1.0" else b"1.1"
     lines = [b"%b %b HTTP/%b" % (scope["method"].encode("latin-1"), target, version)]
-    # The body comes decoded, and without a length it ends with the file.
+    # The body is decoded already. Without a length, it ends at the end of the file.
     lines += [b"%b: %b" % field for field in scope["headers"] if field[0] not in OF_THE_REQUEST]
-    # Or the class would read the rest of a body that it has left unread as its next request.
+    # Otherwise the class would parse the rest of an unread body as its next request.
     lines.append(b"connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def server_of(scope: Scope) -> SimpleNamespace:
-    """What classes use of their server."""
+    """An object with the attributes that handler classes read from their server."""
     host, port = scope.get("server") or ("", 0)
     return SimpleNamespace(server_address=(host, port or 0), server_name=host, server_port=port or 0)
 
 
 def for_one_request(handler: Callable[..., BaseHTTPRequestHandler]) -> Callable[..., BaseHTTPRequestHandler]:
-    """`handler`, which ends after one request, and writes to the service's log where it has no logging of its own."""
+    """A subclass of `handler` that ends after one request, and logs to the service's log unless it overrides that."""
     if isinstance(handler, partial):
         return partial(for_one_request(handler.func), *handler.args, **handler.keywords)
     if not (isinstance(handler, type) and issubclass(handler, BaseHTTPRequestHandler)):
         return cast("Callable[..., BaseHTTPRequestHandler]", handler)
 
     def handle(self: BaseHTTPRequestHandler) -> None:
-        """One request: what is left of its body is not another one, whatever `close_connection` says."""
+        """Handle one request. The rest of its body is never parsed as another request."""
         self.close_connection = True
         self.handle_one_request()
 
-    def log_message(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002 - as there
+    def log_message(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002 - the name in BaseHTTPRequestHandler
         log.info("http.server handler", message=format % args, handler=handler.__qualname__)
 
-    def log_error(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002 - as there
+    def log_error(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002 - the name in BaseHTTPRequestHandler
         log.warning("http.server handler", message=format % args, handler=handler.__qualname__)
 
     def log_request(self: BaseHTTPRequestHandler, code: object = "-", size: object = "-") -> None:
-        """The access line says it."""
+        """Nothing: the access line has the same facts."""
 
-    ours: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if handler.handle is BaseHTTPRequestHandler.handle:
-        ours["handle"] = handle
+        overrides["handle"] = handle
     if handler.log_message is BaseHTTPRequestHandler.log_message:
-        ours["log_message"] = log_message
+        overrides["log_message"] = log_message
         if handler.log_error is BaseHTTPRequestHandler.log_error:
-            ours["log_error"] = log_error
+            overrides["log_error"] = log_error
         if handler.log_request is BaseHTTPRequestHandler.log_request:
-            ours["log_request"] = log_request
+            overrides["log_request"] = log_request
     names = {"__module__": handler.__module__, "__qualname__": handler.__qualname__, "__doc__": handler.__doc__}
-    return cast("type[BaseHTTPRequestHandler]", type(handler.__name__, (handler,), ours | names))
+    return cast("type[BaseHTTPRequestHandler]", type(handler.__name__, (handler,), overrides | names))
 
 
-async def _done(work: Callable[[], Awaitable[Result]]) -> Result:
+async def _awaited(work: Callable[[], Awaitable[Result]]) -> Result:
     return await work()

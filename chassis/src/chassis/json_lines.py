@@ -1,4 +1,4 @@
-"""Newline-delimited JSON: a document a line, sent while the next ones are made."""
+"""Newline-delimited JSON: one document per line, streamed."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
@@ -19,22 +19,22 @@ BATCH_SECONDS = 0.005
 
 
 class JsonLines(StreamedResponse):
-    """A response of JSON documents, one a line: return it from a handler.
+    """A streamed response of JSON documents, one per line. Return it from a handler:
 
         async def get(self) -> JsonLines:
             return JsonLines(self._store.all())
 
-    `items` is an async iterable, such as a generator or the result of a query, or a plain one. A list or tuple is
-    iterated over on the event loop. Any other plain iterable, which may block, runs in the threads of `def` handlers,
-    for about 5 ms at a time: one that waits long between two items should be async, because its items wait with it.
-    Each item becomes JSON as pydantic writes it, by alias; NaN and infinity become null.
+    `items` is an async iterable, such as a generator or the result of a query, or a plain iterable. A list or tuple is
+    iterated over on the event loop. Any other plain iterable may block, so it runs in the threads of `def` handlers,
+    in batches of about 5 ms. If it waits long between two items, make it async, because a batch is sent as a whole.
+    pydantic serializes each item, by alias; NaN and infinity become null.
 
-    The media type is `application/x-ndjson`, the one that most programs that read such streams know; none is
-    registered. Pass `headers={"content-type": "application/jsonl"}` to name another.
+    The media type is `application/x-ndjson`, which most programs that read such streams accept; none is registered.
+    Pass `headers={"content-type": "application/jsonl"}` for another media type.
 
-    Lines that wait for the client are sent together, and a line that does not wait is sent at once. See
-    `StreamedResponse` for failures, slow clients, and clients that leave. The shutdown of the service does not end
-    it: it is a download that will end, and it has until the end of `shutdown_seconds`.
+    Lines that wait for the client are sent together; otherwise a line is sent at once. See `StreamedResponse` for
+    failures, slow clients and disconnects. Graceful shutdown does not end the response: it has until the end of
+    `shutdown_seconds` to complete. Raises `TypeError` if `items` is a single value, such as a string or a mapping.
     """
 
     media_type = "application/x-ndjson"
@@ -47,7 +47,7 @@ class JsonLines(StreamedResponse):
         background: BackgroundTask | None = None,
     ) -> None:
         if isinstance(items, str | bytes | Mapping | BaseModel) or not isinstance(items, AsyncIterable | Iterable):
-            raise TypeError(f"items are {type(items).__name__}, one value; pass a list or a generator")
+            raise TypeError(f"items is a single value of type {type(items).__name__}; pass a list or a generator")
         super().__init__(headers, background)
         self._items = items
 
@@ -57,11 +57,11 @@ class JsonLines(StreamedResponse):
             return Producer(items, encode_line)
         if isinstance(items, list | tuple):
             return Producer(_each(items), encode_line)
-        return Producer(_batches(items, threads_of(scope)), _same)
+        return Producer(_batches(items, threads_of(scope)), _unchanged)
 
 
 def encode_line(item: Any) -> bytes:
-    """A document and the end of its line; JSON has no line breaks of its own."""
+    """A document and a line break. The JSON itself contains no line breaks."""
     return pydantic_core.to_json(item, inf_nan_mode="null") + b"\n"
 
 
@@ -71,7 +71,7 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 async def _batches(items: Iterable[Any], threads: Threads) -> AsyncIterator[bytes]:
-    """The lines of `items`, made in threads."""
+    """The lines of `items`, produced in threads."""
     iterator = iter(items)
     try:
         while True:
@@ -79,7 +79,7 @@ async def _batches(items: Iterable[Any], threads: Threads) -> AsyncIterator[byte
             try:
                 await asyncio.wait({batch})
             except asyncio.CancelledError:
-                await asyncio.wait({batch})  # a thread cannot be cancelled, and a generator that runs cannot be closed
+                await asyncio.wait({batch})  # a thread cannot be cancelled, nor can a running generator be closed
                 batch.exception()
                 raise
             if not (lines := batch.result()):
@@ -88,12 +88,12 @@ async def _batches(items: Iterable[Any], threads: Threads) -> AsyncIterator[byte
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:
-            # In a thread that nobody else can have taken.
+            # In a thread of its own, because all threads of the pool may be busy.
             await asyncio.wrap_future(in_thread(close, name="close a stream"))
 
 
 def _next_lines(iterator: Iterator[Any]) -> bytes:
-    """The lines of the next items: as many as come soon; none at the end."""
+    """The lines of the next items, up to a bound of time and size; empty at the end."""
     lines = bytearray()
     ends = monotonic() + BATCH_SECONDS
     for item in iterator:
@@ -103,5 +103,5 @@ def _next_lines(iterator: Iterator[Any]) -> bytes:
     return bytes(lines)
 
 
-def _same(lines: bytes) -> bytes:
+def _unchanged(lines: bytes) -> bytes:
     return lines

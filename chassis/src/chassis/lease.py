@@ -1,4 +1,4 @@
-"""Leases: work that runs once for all instances of a service."""
+"""Leases: periodic work that only one instance of a service runs."""
 
 import asyncio
 import os
@@ -15,32 +15,32 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class Lease(Protocol):
-    """Where instances agree which of them does a piece of work, such as a table of a database that all of them use.
+    """A shared store in which instances agree which of them runs a piece of work, such as a database table.
 
-    A lease belongs to one holder for a time, and is free when that has passed. So an instance that has died holds up
-    the others only until then. Time must be measured in one place, such as by the database's `now()`.
+    A lease belongs to one holder for a limited time, and expires after it. So an instance that has died blocks the
+    others only until then. Measure time in one place, such as with the database's `now()`.
 
-    With a table, `acquire` is one statement: insert the row, or update it where it is the holder's or has expired. With
-    PostgreSQL's advisory locks the lock belongs to a connection that is kept open: `acquire` tries to take it and
-    checks that the connection is alive, and `seconds` has no meaning, because the lock ends with the connection.
+    With a table, `acquire` is one statement: insert the row, or update it if it is the holder's or has expired. With
+    PostgreSQL's advisory locks, the lock belongs to an open connection. Then `acquire` tries to take the lock, checks
+    that the connection is alive, and ignores `seconds`: the lock ends with the connection.
     """
 
     async def acquire(self, name: str, holder: str, seconds: float) -> bool:
-        """Let `holder` have the lease for `seconds` from now on, also if it has it already; False if another has it.
+        """Acquire or renew the lease for `holder` for the next `seconds`; False if another holder has it.
 
-        Raises any exception when that cannot be found out.
+        Raises any exception if the store is not available.
         """
         ...
 
     async def release(self, name: str, holder: str) -> None:
-        """Let others have the lease at once. Does nothing if `holder` does not have it."""
+        """End the lease now, so that others can acquire it. Does nothing if `holder` does not have it."""
         ...
 
 
 class MemoryLease:
     """Leases in the memory of this process, for tests and for a service with one instance.
 
-    Several `App`s that share it agree like instances that share a database.
+    In a test, several `App`s that share it behave like instances that share a database.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -61,11 +61,11 @@ class MemoryLease:
 
 
 class LeaseLostError(Exception):
-    """Another instance may hold the lease by now, so this one has stopped its work."""
+    """The lease could not be renewed, so this instance has cancelled its work. Another one may hold the lease."""
 
 
 class HeldLease:
-    """One lease of this instance: acquired for `seconds`, and renewed for as long as the work takes."""
+    """One lease of this instance: acquired for `seconds`, and renewed while the work runs."""
 
     def __init__(self, lease: Lease, name: str, *, seconds: float) -> None:
         self.seconds: float = seconds
@@ -75,40 +75,40 @@ class HeldLease:
         self._valid_until = 0.0
 
     async def acquire(self) -> bool:
-        """Whether this instance has the lease now."""
-        asked = monotonic()
+        """Try to acquire the lease; whether this instance has it now."""
+        requested_at = monotonic()
         async with asyncio.timeout(self.seconds):
             is_ours = await self._lease.acquire(self._name, self._holder, self.seconds)
-        self._valid_until = asked + self.seconds
+        self._valid_until = requested_at + self.seconds
         return is_ours
 
     async def keep(self, seconds: float) -> None:
-        """Keep others from the work for `seconds` from now on, because it is done."""
+        """Keep the lease for `seconds` after the work is done, so that no other instance repeats it."""
         async with asyncio.timeout(self.seconds):
             await self._lease.acquire(self._name, self._holder, seconds)
 
     async def release(self) -> None:
-        """Let another instance try. What fails is only logged: the lease ends by itself."""
+        """Release the lease, so that another instance can try. A failure is only logged: the lease will expire."""
         try:
             async with asyncio.timeout(1.0):
                 await self._lease.release(self._name, self._holder)
         except Exception as error:
-            log.warning("lease was not released", task=self._name, exc_info=error)
+            log.warning("lease not released", task=self._name, exc_info=error)
 
     async def until_lost(self) -> None:
-        """Renew the lease, and return when that has not worked for so long that another may have it."""
+        """Renew the lease repeatedly. Returns when it is lost: another instance may have it."""
         while True:
             await asyncio.sleep(self.seconds / 3)
-            asked = monotonic()
+            requested_at = monotonic()
             try:
-                async with asyncio.timeout(self._valid_until - asked):
+                async with asyncio.timeout(self._valid_until - requested_at):
                     is_ours = await self._lease.acquire(self._name, self._holder, self.seconds)
             except Exception as error:
-                log.warning("lease was not renewed", task=self._name, exc_info=error)
-                # Without time for another attempt it is lost.
+                log.warning("lease not renewed", task=self._name, exc_info=error)
+                # If no time is left for another attempt, the lease is lost.
                 if monotonic() + self.seconds / 3 >= self._valid_until:
                     return
                 continue
             if not is_ours:
                 return
-            self._valid_until = asked + self.seconds
+            self._valid_until = requested_at + self.seconds

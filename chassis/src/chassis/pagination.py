@@ -20,21 +20,22 @@ Position = TypeVar("Position")
 
 VERSION = "1"
 MAX_CURSOR_CHARACTERS = 1024
-# What may stand in the query of a URI (RFC 3986, section 3.4), and the percent sign of what is encoded already.
+# The characters that are allowed in the query of a URI (RFC 3986, section 3.4), and the percent sign of encoded text.
 QUERY_CHARACTERS = "!$%&'()*+,-./:;=?@_~"
 
 
 class Cursor(Generic[Position]):
-    """A position in a collection, as text that clients pass on without reading it.
+    """An opaque position in a collection: clients send it back without reading it.
 
         async def get(self, request: Request, cursor: Cursor[UUID] | None = None) -> Reply[list[Order]]: ...
 
-    As a parameter, `Cursor[UUID]` is validated: its `position` is a `UUID`, and a broken cursor is 422. `str(cursor)`
-    is the text: a version and the position as JSON, in URL-safe Base64 (RFC 4648, section 5). The position may be of
-    any type that pydantic reads from JSON, such as `tuple[datetime, UUID]` where several orders have one time.
+    As a parameter, `Cursor[UUID]` is validated: its `position` is a `UUID`, and an invalid cursor gets 422.
+    `str(cursor)` is the text: a version, and the position as JSON in URL-safe Base64 (RFC 4648, section 5). The
+    position can be of any type that pydantic reads from JSON. Use `tuple[datetime, UUID]` if several orders can have
+    the same time.
 
-    A cursor is neither secret nor signed. A client can make one with another position of the right type: that is as
-    harmless as any other parameter, as long as the query itself asks what the client may see.
+    A cursor is neither secret nor signed: a client can create one with another position. Treat it like any other
+    parameter, and restrict the query itself to the items that the client may see.
     """
 
     __slots__ = ("position",)
@@ -67,7 +68,7 @@ class Cursor(Generic[Position]):
                 return cls(adapter.validate_json(_decode(value)))
             except (ValidationError, ValueError) as error:
                 raise PydanticCustomError(
-                    "cursor", "This is not a cursor of this collection; begin with its first page"
+                    "cursor", "The cursor is not valid for this collection; start again from the first page"
                 ) from error
 
         return core_schema.no_info_plain_validator_function(read, serialization=core_schema.to_string_ser_schema())
@@ -87,17 +88,17 @@ def page(
     position: Callable[[Item], object],
     parameter: str = "cursor",
 ) -> Reply[list[Item]]:
-    """A page of at most `limit` items, with links to the first page and, if there are more items, to the next one.
+    """A page of at most `limit` items, with links to the first page and, if there are more items, the next page.
 
         orders = self._store.after(cursor.position if cursor else None, limit + 1)
         return page(request, orders, limit=limit, position=lambda order: order.order_id)
 
-    `items` begin after the position of the cursor. Ask for one more than `limit`: it tells whether there is a next
-    page, and is not sent. `position` is that of an item in the collection, which the next page begins after.
+    `items` start after the position of the cursor. Query one item more than `limit`: it shows that there is a next
+    page, and is not sent. `position` returns the position of an item; the next page starts after the last one.
     """
-    shown = list(items[:limit])
-    following = Cursor(position(shown[-1])) if shown and len(items) > limit else None
-    return Reply(shown, {"link": page_links(request, next=following, parameter=parameter)})
+    sent = list(items[:limit])
+    next_page = Cursor(position(sent[-1])) if sent and len(items) > limit else None
+    return Reply(sent, {"link": page_links(request, next=next_page, parameter=parameter)})
 
 
 def page_links(
@@ -108,31 +109,32 @@ def page_links(
     first: bool = True,
     parameter: str = "cursor",
 ) -> str:
-    """The value of a `Link` header (RFC 8288) to other pages of the collection that `request` asks for.
+    """The value of a `Link` header (RFC 8288) with links to other pages of the requested collection.
 
-    A target is a query alone, such as `<?limit=20&cursor=1Nw>`. It refers to the path that the client has asked for
-    (RFC 3986, section 5.2.2), which a proxy may have changed. The other parameters of the request are kept, and
-    `parameter` becomes the cursor, or is left out for the first page. Empty if there is no link.
+    A target is only a query, such as `<?limit=20&cursor=1Nw>`. Clients resolve it against the path that they
+    requested (RFC 3986, section 5.2.2), so it is right behind a proxy that changes the path. The other parameters of
+    the request are kept. `parameter` is set to the cursor, and removed for the first page. Empty if there is no link.
     """
-    kept = [
+    other_parameters = [
         part for part in request.scope["query_string"].decode("latin-1").split("&") if part and _name(part) != parameter
     ]
     targets: list[tuple[str, Cursor[Any] | None]] = [("first", None)] if first else []
     targets += [(relation, cursor) for relation, cursor in (("prev", prev), ("next", next)) if cursor is not None]
     return ", ".join(
-        f'<{_target(request.scope, kept, parameter, cursor)}>; rel="{relation}"' for relation, cursor in targets
+        f'<{_target(request.scope, other_parameters, parameter, cursor)}>; rel="{relation}"'
+        for relation, cursor in targets
     )
 
 
-def _target(scope: Scope, kept: list[str], parameter: str, cursor: Cursor[Any] | None) -> str:
-    parts = kept if cursor is None else [*kept, f"{quote_plus(parameter)}={cursor}"]
-    if not parts:  # some clients take "?" for the query that they have sent (Python's urljoin)
+def _target(scope: Scope, other_parameters: list[str], parameter: str, cursor: Cursor[Any] | None) -> str:
+    parts = other_parameters if cursor is None else [*other_parameters, f"{quote_plus(parameter)}={cursor}"]
+    if not parts:  # some clients, such as Python's urljoin, resolve "?" to the query that they have sent
         path = scope.get("raw_path") or quote(scope["path"]).encode()
         parts = [path.decode("latin-1").rpartition("/")[2]]
         prefix = "./"
     else:
         prefix = "?"
-    # What a client has sent unencoded must not end the target, or the field.
+    # Encoded, because characters of the client's query must not end the target or the field.
     return prefix + quote("&".join(parts), safe=QUERY_CHARACTERS, encoding="latin-1")
 
 
@@ -141,11 +143,11 @@ def _name(part: str) -> str:
 
 
 def _decode(value: object) -> bytes:
-    """The JSON in a cursor; raises `ValueError` for anything else."""
+    """The JSON in a cursor. Raises `ValueError` for anything else."""
     if not isinstance(value, str) or not value.startswith(VERSION) or len(value) > MAX_CURSOR_CHARACTERS:
-        raise ValueError("no cursor of this version")
+        raise ValueError(f"not a cursor of version {VERSION}")
     content = value.removeprefix(VERSION).encode("ascii")
     try:
         return base64.b64decode(content + b"=" * (-len(content) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
-        raise ValueError("no Base64") from error
+        raise ValueError("the cursor is not valid Base64") from error

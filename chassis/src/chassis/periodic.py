@@ -1,4 +1,4 @@
-"""Periodic work: once every so many seconds, or once a day; once for all instances, with a lease."""
+"""Periodic work: at an interval or once a day; with a lease, on one instance only."""
 
 import asyncio
 import inspect
@@ -25,12 +25,13 @@ from .threads import in_thread
 log: FilteringBoundLogger = structlog.get_logger()
 
 FIRST_RETRY_SECONDS = 10.0
-# The longest delay of a retry is the interval, but within these.
+# The longest delay of a retry is the interval, clamped to these bounds.
 MIN_LONGEST_RETRY_SECONDS, MAX_LONGEST_RETRY_SECONDS = 60.0, 900.0
 MAX_JITTER_SECONDS = 30.0
-MAX_SLEEP_SECONDS = 300.0  # or a wall clock that is set meanwhile would not be noticed
+MAX_SLEEP_SECONDS = 300.0  # wake up regularly, to notice changes of the wall clock
 LEASE_SECONDS = 30.0
-# Clocks of instances differ by less. Nobody takes over work so shortly before its next tick that it might be that one.
+# The clocks of instances differ by less than this. Closer to the next tick, an instance does not take over: by another
+# clock, the lease may be for that tick already.
 CLOCK_SKEW_SECONDS = 10.0
 
 Work = Callable[[], object]
@@ -43,41 +44,42 @@ class Idle(Enum):
 
 
 IDLE: Final = Idle.IDLE
-"""Returned by periodic work that has found nothing to do: the run leaves no log line and no span of its own.
+"""Return this from periodic work that had nothing to do: then the run has no log line and no span of its own.
 
-Spans that the work has made, such as those of its calls to other services, are exported if the run is sampled.
+Spans that the work has created, such as those of its calls to other services, are still exported if sampled.
 """
 
 
 class PeriodicOptions(TypedDict, total=False):
-    """What `App.every` and `App.daily` take by name."""
+    """The keyword arguments of `App.every` and `App.daily`."""
 
     name: str
-    """In logs, spans, metrics and leases; by default the function's name."""
+    """The name in logs, spans, metrics and leases. Default: the function's name."""
     jitter: float
-    """Each run begins up to so many seconds later, at random; by default a tenth of the interval, at most 30."""
+    """The longest random delay of each run, in seconds. Default: a tenth of the interval, at most 30."""
     timeout: float
-    """A run that takes longer, in seconds, has failed; by default 60 for `every`, 3,600 for `daily`."""
+    """The longest time of a run, in seconds; then it fails. Default: 60 for `every`, 3,600 for `daily`."""
     required: bool
-    """Whether the service is unready from a failure until the next success."""
+    """Whether the service is unready after a failure, until the next success. Default: False."""
     lease: Lease | None
-    """With it, the work is done once for all instances."""
+    """With a lease, only one instance does the work. Default: every instance does."""
 
 
 class PeriodicTask:
     """Calls `work` at the ticks of a schedule, from the start of the service until it drains.
 
-    Runs never overlap: a run that is late skips ticks. An `async def` runs on the event loop, and is cancelled after
-    `timeout` seconds. A `def` runs in a thread of its own, which cannot be stopped: after `timeout` the run has
-    failed, and the next one waits until the thread has ended.
+    Runs never overlap: if a run takes longer than the interval, ticks are skipped. An `async def` runs on the event
+    loop, and is cancelled after `timeout` seconds. A `def` runs in a thread of its own, which cannot be stopped: after
+    `timeout` the run counts as failed, and the next run waits until the thread has ended.
 
-    A run that fails is logged and counted, and tried again after 10 seconds (or the interval, if that is shorter), then
-    20, 40 and so on, up to the interval, but not more than 15 minutes; up to a half is subtracted at random. A tick
-    that comes earlier is used, unless the interval is shorter than the delay. Intervals below a minute slow down to a
-    minute. The first success ends this.
+    A failure is logged and counted, and the run is retried with exponential backoff until it succeeds. The delay starts
+    at 10 seconds, or at the interval if that is shorter. It doubles up to the interval, but at least to 1 and at most
+    to 15 minutes. Up to half of it is subtracted at random. If the next tick comes earlier than the retry, the tick is
+    used, unless the interval is shorter than the delay.
 
-    A lease is taken for 30 seconds and renewed during the run, which is cancelled if that does not work. After a
-    success it is kept until the next tick. Other instances ask every 30 seconds, and take over if it is free then.
+    A lease is acquired for 30 seconds and renewed during the run. The run is cancelled if the lease cannot be renewed.
+    After a success the lease is kept until the next tick. Other instances try to acquire it every 30 seconds, and take
+    over if it is free.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class PeriodicTask:
         default_timeout = 3600.0 if schedule.uses_wall_clock else 60.0
         self._timeout = _seconds("timeout", options.get("timeout", default_timeout))
         if not self._timeout:
-            raise ValueError("timeout is 0; give a number of seconds above 0")
+            raise ValueError("timeout is 0; pass a number of seconds above 0")
         default_jitter = min(schedule.seconds / 10, MAX_JITTER_SECONDS)
         self._jitter = _seconds("jitter", options.get("jitter", default_jitter), at_most=schedule.seconds)
         lease = options.get("lease")
@@ -111,28 +113,28 @@ class PeriodicTask:
         self._duration = metrics.periodic_task_duration.labels(self.name)
         self._failed = metrics.periodic_task_failures.labels(self.name)
         self._failures = 0
-        """In a row."""
+        """The number of consecutive failures."""
         self._tick = 0.0
         self._is_standby = False
-        """Whether another instance had the lease, when this one asked last."""
+        """Whether another instance had the lease at the last attempt."""
         self._thread: asyncio.Future[object] | None = None
-        """Of a `def` that has not ended in time."""
+        """The thread of a `def` that did not end within its timeout."""
 
     async def check(self) -> None:
         """Raise `BackgroundTaskDownError` after a failure, until the next success; for readiness."""
         if self._failures:
-            raise BackgroundTaskDownError(f"the last run of the periodic task {self.name!r} has failed")
+            raise BackgroundTaskDownError(f"the last run of the periodic task {self.name!r} failed; see its log line")
 
     async def run(self) -> None:
-        """Run the work when it is due, and return when the service drains; a run that has begun is completed."""
+        """Run the work at each tick. Returns when the service drains, after the current run has completed."""
         due = self._at_tick(self._schedule.begin(self._now()))
         while await self._is_due(due):
             due = await self._begin()
 
     async def _is_due(self, due: float) -> bool:
-        """Wait until it is; False if the service drains before."""
+        """Wait until the time `due`; False if the service drains before."""
         if self._thread is not None:
-            await self._ended_or_draining(self._thread)
+            await self._until_ended_or_draining(self._thread)
         while not self._draining.is_set():
             remaining = due - self._now()
             if remaining <= 0:
@@ -141,17 +143,17 @@ class PeriodicTask:
         return False
 
     async def _begin(self) -> float:
-        """Run the work now, unless another instance does; returns when it is due next."""
+        """Run the work now, unless another instance has the lease. Returns the time of the next run."""
         lease = self._lease
         if lease is None:
             return await self._observed(self._call)
         try:
             is_ours = await lease.acquire()
-        except Exception as error:  # noqa: BLE001 - of whatever keeps the leases
+        except Exception as error:  # noqa: BLE001 - the owner's `Lease` may raise any exception
             return self._after_failure(error)
         if not is_ours:
             self._is_standby = True
-            self._failures = 0  # it is the other one's work now
+            self._failures = 0  # the other instance does the work now
             return self._on_standby(lease.seconds)
         if self._is_standby:
             self._is_standby = False
@@ -166,7 +168,7 @@ class PeriodicTask:
                 await self._keep(lease)
             return due
         finally:
-            # Where a thread still works on it, the lease ends by itself.
+            # While a thread still works, the lease is not released, but expires.
             if not is_done and self._thread is None:
                 await lease.release()
 
@@ -174,10 +176,10 @@ class PeriodicTask:
         try:
             await lease.keep(max(0.0, self._tick - self._now()))
         except Exception as error:
-            log.warning("lease was not kept, so another instance may repeat the work", task=self.name, exc_info=error)
+            log.warning("lease not kept; another instance may repeat the work", task=self.name, exc_info=error)
 
     async def _observed(self, call: Callable[[], Awaitable[object]]) -> float:
-        """Run the work within a span, and return when it is due next."""
+        """Run the work in a span. Returns the time of the next run."""
         span = self._tracing.begin_task(self.name)
         token = otel_context.attach(set_span_in_context(span, otel_context.Context()))
         began = self._clock.monotonic()
@@ -243,21 +245,21 @@ class PeriodicTask:
                 work.cancel("the lease was lost, or the service is stopping")
                 await asyncio.wait({work})
                 if not work.cancelled():
-                    work.exception()  # of its cleanup; the reason of the cancellation matters more
+                    work.exception()  # an exception of its cleanup; the reason of the cancellation is raised instead
 
-    async def _ended_or_draining(self, thread: "asyncio.Future[object]") -> None:
+    async def _until_ended_or_draining(self, thread: "asyncio.Future[object]") -> None:
         draining = asyncio.create_task(self._draining.wait())
         either: set[asyncio.Future[Any]] = {thread, draining}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
         if thread.done():
-            thread.exception()  # which came too late to matter
+            thread.exception()  # retrieved and dropped: the run has failed already, with a timeout
             self._thread = None
 
-    # When it is due next.
+    # The time of the next run.
 
     def _upcoming(self) -> float:
-        """The next tick. A clock that was set back does not repeat one."""
+        """The next tick. If the clock was set back, ticks are not repeated."""
         return self._schedule.next(max(self._now(), self._tick))
 
     def _at_tick(self, tick: float) -> float:
@@ -277,11 +279,11 @@ class PeriodicTask:
         return due
 
     def _on_standby(self, lease_seconds: float) -> float:
-        again, tick = self._now() + lease_seconds, self._upcoming()
-        return again if again + CLOCK_SKEW_SECONDS < tick else self._at_tick(tick)
+        next_attempt, tick = self._now() + lease_seconds, self._upcoming()
+        return next_attempt if next_attempt + CLOCK_SKEW_SECONDS < tick else self._at_tick(tick)
 
     def _timed_out(self) -> TimeoutError:
-        return TimeoutError(f"the run took longer than {self._timeout:g} seconds")
+        return TimeoutError(f"the run took longer than its timeout of {self._timeout:g} seconds")
 
 
 def _fail(span: Span, error: BaseException) -> None:
@@ -293,13 +295,13 @@ def _fail(span: Span, error: BaseException) -> None:
 
 def _seconds(name: str, value: float, *, at_most: float = math.inf) -> float:
     if not 0 <= value <= at_most or value == math.inf:
-        limit = "" if at_most == math.inf else f" to {at_most:g}, the interval"
-        raise ValueError(f"{name} is {value}; give a number of seconds from 0{limit}")
+        allowed = "0 or more" if at_most == math.inf else f"from 0 to {at_most:g} (the interval)"
+        raise ValueError(f"{name} is {value}; pass a number of seconds, {allowed}")
     return value
 
 
 def _name_of(work: Work) -> str:
     name = str(getattr(work, "__qualname__", "")).rpartition("<locals>.")[2]
     if not name.replace(".", "_").isidentifier():
-        raise ValueError(f'{work!r} has no name of its own; give one: name="send reports"')
+        raise ValueError(f'{work!r} has no usable name; pass one, such as name="send reports"')
     return name

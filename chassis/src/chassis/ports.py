@@ -1,4 +1,4 @@
-"""The ASGI applications of the two ports, put together from what the owner has added."""
+"""The ASGI applications of the public and the admin port, built from the parts that the owner has added."""
 
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ ADMIN_DEADLINE_SECONDS = 30.0
 
 @dataclass
 class Parts:
-    """What the owner of a service has added to its `App`."""
+    """The parts that the owner of a service has added to its `App`."""
 
     security_headers: Mapping[str, str]
     routes: list[BaseRoute] = field(default_factory=list[BaseRoute])
@@ -44,7 +44,7 @@ class Parts:
 
 
 class Stacks:
-    """The ASGI applications that an `App` consists of, put together once; `info` is that of its OpenAPI document."""
+    """The ASGI applications of an `App`, built once. `info` is the `info` object of its OpenAPI document."""
 
     def __init__(
         self,
@@ -90,16 +90,19 @@ class Stacks:
 
 
 def public_endpoint(router: Router, health: Health, *, scope_app: object) -> ASGIApp:
-    """Dispatches to the routes of `router` as soon as the service has started; `scope_app` is `request.app`."""
+    """An application that responds 503 until the service has started, then dispatches to `router`.
+
+    `scope_app` becomes `request.app`.
+    """
 
     def dispatch(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if health.state is State.STARTING:
-            raise Problem(503, "The service is starting.", headers={"retry-after": "1"})
+            raise Problem(503, "The service is starting; retry later.", headers={"retry-after": "1"})
         root_path = scope["root_path"]
         if root_path and not f"{scope['path']}/".startswith(f"{root_path}/"):
-            scope["path"] = root_path + scope["path"]  # which a proxy has removed; mounts need it
+            scope["path"] = root_path + scope["path"]  # a proxy has removed the prefix; mounts need it
         scope["app"] = scope_app
-        # FastAPI traces by itself, with ids of its own, unless its scope says that somebody else does.
+        # Without this key, FastAPI creates spans of its own, with other ids.
         scope["fastapi.telemetry"] = None
         return router.dispatch(scope, receive, send)
 
@@ -109,7 +112,7 @@ def public_endpoint(router: Router, health: Health, *, scope_app: object) -> ASG
 def admin_stack(
     routes: Sequence[Route], telemetry: Telemetry, security_headers: Mapping[str, str], *, traces: bool
 ) -> ASGIApp:
-    """The application of the admin port. It has limits of its own, so that those of the public one do not reach it."""
+    """The application of the admin port. It has its own limits, so overload of the public port does not affect it."""
     return build_stack(
         Router(routes).dispatch,
         telemetry=telemetry,

@@ -12,7 +12,7 @@ from starlette.types import Send
 from .context import request_context
 from .response_sender import send_response
 
-# RFC 9110 gave new names to some; Python has them from 3.13 on.
+# RFC 9110 renamed these reason phrases; Python has the new ones from 3.13 on.
 RENAMED: dict[int, str] = {
     413: "Content Too Large",
     414: "URI Too Long",
@@ -23,10 +23,10 @@ PROBLEM_JSON = b"application/problem+json"
 
 
 class Problem(HTTPException):
-    """An expected failure: raise it in a handler or middleware, and the client gets it as a problem document.
+    """An expected error. Raise it in a handler or middleware, and the client gets a problem document.
 
-    The document has `type`, `title`, `status`, `detail` (RFC 9457, section 3.1), `trace_id`, and
-    the extension members in `members` (section 3.2). Everything in it is public.
+    The document has `type`, `title`, `status`, `detail` (RFC 9457, section 3.1), `trace_id`, and the extension members
+    in `members` (section 3.2). Clients see all of it, so put no internals into it.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Problem(HTTPException):
 
 
 ProblemOf = int | Callable[[Any], HTTPException]
-"""What becomes of an exception: the status of its problem document, or a function that makes the document."""
+"""How an exception is mapped: the status of its problem document, or a function that returns the `Problem`."""
 
 
 async def send_problem(send: Send, error: HTTPException) -> None:
-    """Respond with the problem document of `error`, which may be a plain `HTTPException` of Starlette as well."""
+    """Respond with the problem document of `error`, a `Problem` or a plain `HTTPException` of Starlette."""
     title = phrase(error.status_code)
     document: dict[str, Any] = {"type": "about:blank", "title": title, "status": error.status_code}
     if error.detail and error.detail != title:
@@ -70,7 +70,7 @@ async def send_problem(send: Send, error: HTTPException) -> None:
 
 
 def phrase(status: int) -> str:
-    """The reason phrase of RFC 9110, or `Unknown` for a status that has none."""
+    """The reason phrase of a status (RFC 9110, section 15), or `Unknown`."""
     try:
         return RENAMED.get(status) or HTTPStatus(status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the chassis knows of a request: the header fields that it reads, and its body while it is received."""
+"""The facts about a request that the chassis uses: the header fields that it reads, and the progress of the body."""
 
 import asyncio
 import re
@@ -24,72 +24,72 @@ NOTED_FIELDS: frozenset[bytes] = frozenset(
         b"x-request-id",
     }
 )
-# Safe in a header, a log line and a shell; anything else is replaced by an id of ours.
+# Ids that are safe in a header, a log line and a shell. Any other id is replaced by one of ours.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
-# The first digits of a longer number are beyond any limit already; `int` raises for more than 4,300.
+# More digits exceed any limit, and `int` raises for more than 4,300 digits.
 MAX_LENGTH_DIGITS = 18
-# A request of these has a body only if a field says so (RFC 9112, section 6.3); later versions need no such field.
+# In these versions a request has a body only if a field declares it (RFC 9112, section 6.3). HTTP/2 needs no field.
 FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
 
 
 class RequestInfo:
-    """The header fields that the chassis reads, each found once, and the size of the body.
+    """The header fields that the chassis reads, the size of the body, and the state of the request.
 
-    Our server notes the fields while it parses them (`note`). Behind another ASGI server, `of` looks for them in
-    `scope["headers"]` on first use. Layers further in find the same object in the scope.
+    Our server notes the fields while it parses them (`note`). Behind another ASGI server, `of` reads them from
+    `scope["headers"]` on first use. All layers share one object, which is in the scope.
     """
 
-    # Most requests keep these; an attribute of the class costs nothing for each of them.
+    # Defaults are class attributes, for performance: most requests keep them.
     host: bytes = b""
     user_agent: bytes = b""
     request_id: str = ""
-    """The client's, if it is safe to repeat; else empty."""
+    """The client's request id if it is safe, else empty."""
     content_encoding: bytes = b""
-    """The codings of the body (RFC 9110, section 8.4), as they were sent."""
+    """The codings of the body (RFC 9110, section 8.4), as sent."""
     content_length: int | None = None
     """The declared size of the body in bytes; None without a valid declaration."""
     has_body: bool = False
     """Whether there may be a body (RFC 9112, section 6.3)."""
     traceparent: bytes | None = None
-    """Empty if there are several, which are as good as none (W3C Trace Context, section 3.2)."""
+    """The field; empty if it was sent more than once, which makes it invalid (W3C Trace Context, section 3.2)."""
     context_fields: dict[str, list[str]] | None = None
     """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
     body_bytes: int = 0
-    """Of the body, as far as the application has received it."""
+    """The bytes of the body that the application has received so far."""
     upload_seconds: float = 0.0
-    """For how long the application has waited for the body."""
+    """The time that the application has waited for the body."""
     receiving_since: float | None = None
-    """Since when it waits for it now, monotonic seconds."""
+    """The start of the current wait for the body, monotonic seconds; None while it does not wait."""
     is_counted: bool = False
-    """Whether a layer further out counts the body already."""
+    """Whether an outer layer counts the body already."""
     max_body_bytes: int | None = None
     """The limit that `counting` enforces; None for no limit."""
     rejection: Problem | None = None
-    """The reason why the guard rejects the request; the problem layer sends it instead of calling a handler."""
+    """The problem with which the guard rejects the request; the problem layer sends it, and calls no handler."""
     reported: int = 0
-    """The `id` of the unexpected exception that has its log line and its response; 0 without one."""
+    """The `id` of the unexpected exception that has been logged and turned into a response; 0 without one."""
     timed_out_task: asyncio.Task[object] | None = None
     """The task that was cancelled because the request's deadline had passed."""
     client_has_gone: bool = False
-    """Whether our server has noticed that the client disconnected before its response was complete."""
+    """Whether the client disconnected before its response was complete, as far as our server knows."""
     holds_head: bool = False
-    """Whether our server holds the head of a response that has started: nothing of it is sent yet."""
+    """Whether our server holds back the start of a response: none of its bytes are sent yet."""
     replaces_head: bool = False
-    """Whether the next start of a response replaces the one that is held."""
+    """Whether the next start of a response replaces the start that is held back."""
     error: type[BaseException] | None = None
-    """The class of the unexpected exception because of which the request failed; spans and metrics name it."""
+    """The class of the unexpected exception that failed the request, for spans and metrics."""
     send: Send | None = None
-    """The `send` of our server, while the application runs: what a layer gets may be that of another layer."""
+    """The `send` of our server while the application runs. The `send` of a layer may be wrapped by another layer."""
     is_logged: bool = False
-    """Whether the exception that escapes to the server is in the log already."""
+    """Whether the exception that reaches the server has been logged already."""
 
     def __init__(self, read_at: float | None = None) -> None:
         self.read_at: float | None = read_at
-        """When our server read the request, monotonic seconds; None behind another server."""
+        """The time at which our server read the request, monotonic seconds; None behind another server."""
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestInfo":
-        """The object that is in `scope` already, else a new one from the headers there."""
+        """The object in `scope`; created from the headers if there is none yet."""
         info = scope.get(REQUEST_INFO)
         if isinstance(info, cls):
             return info
@@ -103,8 +103,7 @@ class RequestInfo:
     def note(self, name: bytes, value: bytes) -> None:
         """Note a field of `NOTED_FIELDS`; `name` is in lower case.
 
-        Never raises: a content-length that is not a number is for the server to reject. The body's limit holds
-        without it, since the body is counted as well.
+        Never raises: the server rejects an invalid content-length, and the limit of the body is enforced by counting.
         """
         if name == b"host":
             self.host = value
@@ -130,7 +129,7 @@ class RequestInfo:
     def counting(self, receive: Receive) -> Receive:
         """`receive` that counts the body in `body_bytes`, and raises a `Problem` of 413 beyond `max_body_bytes`.
 
-        Returns `receive` as it is when there is no body, and when it counts already.
+        Returns `receive` unchanged if there is no body, or if it is counted already.
         """
         if not self.has_body or self.is_counted:
             return receive
@@ -149,22 +148,22 @@ class RequestInfo:
         return receive_and_count
 
     def begin_waiting(self) -> None:
-        """The application waits for the body from now on."""
+        """Note that the application starts to wait for the body."""
         self.receiving_since = monotonic()
 
     def end_waiting(self) -> None:
-        """A part of the body has come, or will not come."""
+        """Note that a part of the body has arrived, or that the wait has failed."""
         if self.receiving_since is not None:
             self.upload_seconds += monotonic() - self.receiving_since
             self.receiving_since = None
 
     def _timing(self, receive: Receive) -> Receive:
-        """`receive` that notes the waits, behind another server; ours does so itself."""
+        """`receive` that measures the waits, behind another server. Ours measures them itself."""
         is_complete = False
 
         async def receive_and_time() -> Message:
             nonlocal is_complete
-            if is_complete:  # what it waits for now is the end of the client
+            if is_complete:  # the application waits for a disconnect now
                 return await receive()
             self.begin_waiting()
             try:
@@ -178,10 +177,10 @@ class RequestInfo:
 
 
 def body_too_large(max_body_bytes: int) -> Problem:
-    """413; the connection is closed because the rest of the body is not read (RFC 9110, section 15.5.14)."""
+    """413. The connection is closed because the rest of the body is not read (RFC 9110, section 15.5.14)."""
     return Problem(
         413,
-        f"The request body is larger than {max_body_bytes} bytes.",
+        f"The request body is larger than the limit of {max_body_bytes} bytes.",
         headers={"connection": "close"},
         max_body_bytes=max_body_bytes,
     )

@@ -1,4 +1,4 @@
-"""The resources of an `App`: entered at its start, and exited within a bounded time at its end."""
+"""The resources of an `App`: opened at its start, and closed within a bounded time at its end."""
 
 import asyncio
 import time
@@ -15,46 +15,46 @@ CLOSE_SECONDS = 3.0
 
 
 class Resources:
-    """Async context managers that are entered in order and exited in reverse, as nested `async with` blocks are.
+    """Async context managers that are entered in order and exited in reverse, like nested `async with` blocks.
 
-    Together their exits get `CLOSE_SECONDS`: each an equal share of the time that is left when its turn comes. One
-    that takes longer is cancelled and logged, so that a connection that hangs does not keep the others open.
+    All exits together get `CLOSE_SECONDS`. Each gets an equal share of the remaining time. An exit that takes longer is
+    cancelled and logged, so that a connection that hangs does not keep the others open.
     """
 
     def __init__(self) -> None:
         self._managers: list[AbstractAsyncContextManager[Any]] = []
         self._entered = AsyncExitStack()
-        self._left = 0
+        self._open_count = 0
         self._exit_by: float | None = None
 
     def add(self, manager: AbstractAsyncContextManager[Any]) -> None:
-        """Enter and exit `manager` after those that were added before it."""
+        """Add a resource. It is entered after the resources that were added before it, and exited before them."""
         self._managers.append(manager)
 
     async def enter(self) -> None:
-        """Enter all. If one of them fails, those that were entered are exited, and its exception is raised."""
+        """Enter all resources. If one fails, the entered ones are exited, and its exception is raised."""
         async with AsyncExitStack() as stack:
             for manager in self._managers:
                 await stack.enter_async_context(_InTime(manager, self))
-                self._left += 1
+                self._open_count += 1
             self._entered = stack.pop_all()
 
     async def exit(self) -> None:
-        """Exit those that were entered; does nothing when that has been done. Raises what the first of them raises."""
+        """Exit all entered resources; a second call does nothing. Raises the exception of an exit that fails."""
         await self._entered.aclose()
 
     def next_share(self) -> float:
-        """The time for the exit of the next resource, in seconds."""
+        """The time limit for the exit of the next resource, in seconds."""
         now = time.monotonic()
         if self._exit_by is None:
             self._exit_by = now + CLOSE_SECONDS
-        share = max(0.0, self._exit_by - now) / max(1, self._left)
-        self._left -= 1
+        share = max(0.0, self._exit_by - now) / max(1, self._open_count)
+        self._open_count -= 1
         return share
 
 
 class _InTime:
-    """`manager`, whose exit is cancelled when its share of the time is over."""
+    """A wrapper of `manager` that cancels its exit when its share of the time is over."""
 
     def __init__(self, manager: AbstractAsyncContextManager[Any], resources: Resources) -> None:
         self._manager = manager
@@ -64,13 +64,13 @@ class _InTime:
         return await self._manager.__aenter__()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         seconds = self._resources.next_share()
         timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
-                return await self._manager.__aexit__(kind, error, traceback)
+                return await self._manager.__aexit__(error_type, error, traceback)
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -79,6 +79,6 @@ class _InTime:
 
 
 def _name_of(manager: AbstractAsyncContextManager[Any]) -> str:
-    """The class of a resource, or the function that `asynccontextmanager` has decorated."""
+    """The class of a resource, or the function that `asynccontextmanager` decorates."""
     generator = getattr(manager, "gen", None)
     return str(getattr(generator, "__qualname__", type(manager).__qualname__))

@@ -14,19 +14,19 @@ JSON: Header = (b"content-type", b"application/json")
 LENGTH = b"content-length"
 JSON_NAMES = frozenset({b"content-type", LENGTH})
 PROBLEM: Header = (b"content-type", b"application/problem+json")
-# A key in the start of a response: the whole body is sent at once after it, so that nobody has to send the head before.
+# A key in a response start message: the whole body follows in the next message. So the headers can be sent with it.
 BODY_FOLLOWS = "chassis.body_follows"
-# And another: what the server has to add to the headers of a JSON response, which it has encoded already. It is for our
-# server alone, and nobody is between it and who sets this.
+# Another key: headers that our server adds to those of a JSON response, which it caches encoded. Only set when the
+# message goes directly to our server.
 ADDED = "chassis.added"
-# The ends of media types that an API sends, to programs.
+# Suffixes of the media types that an API sends to programs.
 API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
 # A response with one of these may be cached and validated (RFC 9110, section 8.8).
 VALIDATORS = frozenset({b"etag", b"last-modified"})
 
 
 class Done:
-    """An awaitable that is done already; awaiting it costs less than a coroutine."""
+    """An awaitable that is done already."""
 
     __slots__ = ()
 
@@ -36,14 +36,14 @@ class Done:
 
 NOTHING: Generator[None, None, None] = (nothing for nothing in list[None]())
 DONE = Done()
-"""What our server's `send` returns for a message that the transport has taken."""
+"""Returned by our server's `send` for a message that the transport has accepted."""
 
 
 class DefaultHeaders:
-    """Headers for responses that do not have their own of the same name.
+    """Headers that are added to responses, unless a response has a header of the same name.
 
-    Names are case-insensitive. A header with an empty value is left out. `files` are the headers for content that is
-    none of an API (`API_TYPES`), such as pages, images and scripts; without, they are the same.
+    Names are case-insensitive. A header with an empty value is left out. `files` has the headers for other content than
+    that of an API (`API_TYPES`), such as pages, images and scripts. By default they are the same.
     """
 
     __slots__ = ("files", "has_json_names", "headers", "names", "names_with_id")
@@ -55,13 +55,13 @@ class DefaultHeaders:
         )
         self.names: frozenset[bytes] = frozenset(name for name, _ in self.headers)
         if b"cache-control" in self.names:
-            self.names |= VALIDATORS  # which `_complete` has to look at
+            self.names |= VALIDATORS  # so that `_complete` notices them
         self.names_with_id: frozenset[bytes] = self.names | {REQUEST_ID}
         self.has_json_names: bool = not self.names.isdisjoint(JSON_NAMES)
         self.files: DefaultHeaders = files or self
 
-    def suited(self, headers: Iterable[Header]) -> "DefaultHeaders":
-        """The headers for a response that has `headers`: these, or those for files."""
+    def matching(self, headers: Iterable[Header]) -> "DefaultHeaders":
+        """The default headers for a response with `headers`: `self`, or `files`."""
         has_validator = False
         for field, value in headers:
             name = field.lower()
@@ -77,13 +77,12 @@ NO_HEADERS = DefaultHeaders({})
 
 
 class ResponseSender:
-    """An ASGI `send` that knows what has been sent, and adds headers.
+    """An ASGI `send` that adds headers, and observes the status, the size and the end of the response.
 
-    One rule holds for all headers that it adds: a response that has a header of that name, in any case, keeps its own.
+    It never replaces a header of the response. Names are compared without regard to case.
 
-    Layers that are next to each other share one (`ResponseSender.of`), so that a message passes through one function
-    instead of one for each layer. A middleware that wraps `send` ends the sharing: layers inside of it see what they
-    send, layers outside see what it sends.
+    Adjacent layers share one sender (`ResponseSender.of`). A middleware that wraps `send` ends the sharing: the layers
+    inside it observe its input, and the layers outside observe its output.
     """
 
     __slots__ = (
@@ -103,32 +102,31 @@ class ResponseSender:
     ) -> None:
         """`request_id`, unless it is empty, and `defaults` are the headers to add.
 
-        `is_direct` tells that `send` is that of our server itself.
+        `is_direct` means that `send` is that of our server itself.
         """
         self._is_direct = is_direct and bool(request_id) and not defaults.has_json_names
         self._send = send
         self._defaults = defaults
         self.request_id: str = request_id
-        """The one that the client gets: of the response, where the application has set another."""
+        """The request id that the client gets. If the application sets the header itself, it is that one."""
         self.status: int = 0
-        """0 until the response has started; of a WebSocket 101, or 403 when its handshake is rejected."""
+        """0 until the response has started; for a WebSocket 101, or 403 if its handshake is rejected."""
         self.body_bytes: int = 0
-        """Of the content that the server has taken."""
+        """The bytes of the content that the server has accepted."""
         self.is_complete: bool = False
-        """Whether the server has taken the last part of an HTTP response."""
+        """Whether the server has accepted the last part of an HTTP response."""
         self.on_complete: Callable[[], object] | None = None
         self.on_leave: Callable[[], object] | None = None
-        """Both are called then, in this order."""
+        """Both are called when the response is complete, in this order."""
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
-        """`send` itself, when the layer outside has made it one already."""
+        """`send` itself if the outer layer has made it a `ResponseSender` already, else a new one."""
         return send if isinstance(send, cls) else cls(send)
 
-    # A plain function that returns the inner awaitable: a coroutine of its own would cost as much as
-    # all else it does.
+    # A plain function that returns the inner awaitable, for performance: it needs no coroutine of its own.
     def __call__(self, message: Message) -> Awaitable[None]:
-        # A changed copy, because an application may send the same message for each request.
+        # The message is copied before it is changed: an application may send the same object for each request.
         message_type = message["type"]
         if message_type == "http.response.body":
             sent = self._send(message)
@@ -141,9 +139,9 @@ class ResponseSender:
             return sent
         if message_type in ("http.response.start", "websocket.http.response.start"):
             headers = message.get("headers", ())
-            # Sent first, because our server rejects an invalid header section right here.
+            # Sent before the status is set, because our server raises for invalid headers here.
             if self._is_direct and BODY_FOLLOWS in message and is_json_result(headers):
-                message[ADDED] = (self.request_id, self._defaults)  # `send_response` has made this message for itself
+                message[ADDED] = (self.request_id, self._defaults)  # no copy: `send_response` has created the message
                 sent = self._send(message)
             else:
                 sent = self._send({**message, "headers": self._complete(headers)})
@@ -174,9 +172,9 @@ class ResponseSender:
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id
         headers = [*headers]
-        if JSON not in headers and PROBLEM not in headers:  # which most responses are
-            defaults = defaults.suited(headers)
-        if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # as in most responses
+        if JSON not in headers and PROBLEM not in headers:
+            defaults = defaults.matching(headers)
+        if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # the most frequent case
             if not request_id:
                 return [*headers, *defaults.headers]
             return [*headers, (REQUEST_ID, request_id.encode()), *defaults.headers]
@@ -192,11 +190,11 @@ class ResponseSender:
 
 
 def is_json_result(headers: Iterable[Header]) -> bool:
-    """Whether these are the two headers of a handler's result."""
+    """Whether these are exactly the two headers of a handler's JSON result."""
     return type(headers) is list and len(headers) == 2 and headers[0] is JSON and headers[1][0] is LENGTH
 
 
 async def send_response(send: Send, status: int, headers: list[Header], body: bytes) -> None:
-    """Send a whole response."""
+    """Send a response as a whole."""
     await send({"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True})
     await send({"type": "http.response.body", "body": body})

@@ -1,15 +1,15 @@
-"""Limits of one route, in place of those of the whole service."""
+"""Limits of one route, which replace those of the service."""
 
 from typing import NamedTuple
 
 
 class RouteLimits(NamedTuple):
-    """What is None is as for all routes."""
+    """The limits of a route. None stands for the limit of the service."""
 
     max_body_bytes: int | None = None
     deadline_seconds: float | None = None
     sheds_load: bool = True
-    """Whether a request of this route may be rejected under overload, or wait then."""
+    """Whether requests of this route may be shed or queued under overload."""
 
 
 NO_LIMITS = RouteLimits()

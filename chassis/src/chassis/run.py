@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def run(create_app: str) -> NoReturn:
     """Serve until a signal stops the service, and exit with its status.
 
-    `create_app` names a function as `"package.module:function"`. It takes the settings, whose class is read from its
-    annotation, and returns an `App`:
+    `create_app` names a function as `"package.module:function"`. The function takes the settings and returns an `App`.
+    The class of the settings is read from its annotation:
 
         def create_app(settings: Settings) -> App: ...
 
-    It is imported here, after a handler for SIGTERM is set. Status 0 after SIGTERM or SIGINT, 1 when the service
-    failed to start or to stop, 2 for a wrong setting. When the shutdown hangs, a `Watchdog` ends the process.
+    The module is imported here, after a handler for SIGTERM is set. The exit status is 0 after SIGTERM or SIGINT, 1 if
+    the service fails to start or stop, and 2 for an invalid setting. If the shutdown hangs, a `Watchdog` ends the
+    process. Raises `ValueError` or `TypeError` if `create_app` names no such function.
     """
     # PID 1 ignores SIGTERM until a handler is set. Without this line a pod that is stopped during its imports waits
     # for SIGKILL.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    # The modules and objects of the start stay for the life of the process. Collecting garbage among them would take
-    # a tenth of the start now, and milliseconds during requests later.
+    # The objects of the start live as long as the process. They are frozen below, so that no collection visits them.
     gc.disable()
 
     from .server import Server
@@ -49,10 +49,10 @@ def _load(reference: str) -> "Callable[[ChassisSettings], App]":
 
     module, separator, name = reference.partition(":")
     if not separator or not name:
-        raise ValueError(f'run({reference!r}): name the function as "package.module:function"')
+        raise ValueError(f'run({reference!r}): pass the name of a function, such as "package.module:function"')
     function: Callable[[ChassisSettings], App] | None = getattr(import_module(module), name, None)
     if function is None:
-        raise ValueError(f"run({reference!r}): module {module!r} has no {name!r}")
+        raise ValueError(f"run({reference!r}): module {module!r} has no function {name!r}; check the name")
     return function
 
 

@@ -1,4 +1,4 @@
-"""When periodic work is due: arithmetic alone, and the clock that it is about."""
+"""The schedules of periodic work, and the clock that they use. They do no I/O."""
 
 import asyncio
 import math
@@ -13,10 +13,10 @@ DAY_SECONDS = 86_400.0
 
 
 class Clock:
-    """The time, and the wait for it; tests give one of their own."""
+    """The clock of periodic work. Tests replace it."""
 
     def monotonic(self) -> float:
-        """Seconds that nobody sets back."""
+        """Monotonic seconds."""
         return time.monotonic()
 
     def time(self) -> float:
@@ -24,30 +24,30 @@ class Clock:
         return time.time()
 
     async def sleep(self, seconds: float, unless: asyncio.Event) -> None:
-        """Wait for so many seconds, or until the event is set."""
+        """Wait for `seconds`, or until the event `unless` is set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await unless.wait()
 
 
 class Schedule(Protocol):
-    """The ticks of periodic work. Moments are seconds of one of the two clocks."""
+    """The ticks of periodic work. A `moment` is a time in seconds, by the clock that `uses_wall_clock` selects."""
 
     seconds: float
-    """From one tick to the next."""
+    """The interval between two ticks, in seconds."""
     uses_wall_clock: bool
-    """Whether moments are seconds since the epoch; else they are monotonic."""
+    """Whether moments are seconds since the epoch; otherwise they are monotonic seconds."""
 
     def begin(self, moment: float) -> float:
         """The first tick of a service that starts at `moment`."""
         ...
 
     def next(self, moment: float) -> float:
-        """The first tick after `moment`; those in between are skipped."""
+        """The first tick after `moment`. Earlier ticks are skipped."""
         ...
 
     def take_over(self, moment: float) -> None:
-        """This instance does at `moment` what another one has done until now."""
+        """Note that this instance takes over the work from another one at `moment`."""
         ...
 
 
@@ -58,9 +58,9 @@ class Every:
 
     def __init__(self, seconds: float, *, first_after: float = 0.0) -> None:
         if not 0 < seconds < math.inf:
-            raise ValueError(f"every({seconds}) is no interval; give a number of seconds above 0")
+            raise ValueError(f"every({seconds}) has an invalid interval; pass a number of seconds above 0")
         if not 0 <= first_after < math.inf:
-            raise ValueError(f"first_after is {first_after}; give a number of seconds from 0")
+            raise ValueError(f"first_after is {first_after}; pass a number of seconds, 0 or more")
         self.seconds: float = seconds
         self._first_after = first_after
         self._origin = 0.0
@@ -73,14 +73,14 @@ class Every:
         return self._origin + (math.floor((moment - self._origin) / self.seconds) + 1) * self.seconds
 
     def take_over(self, moment: float) -> None:
-        self._origin = moment  # or its own next tick might come too soon after this run
+        self._origin = moment  # otherwise this instance's own next tick might come too soon after this run
 
 
 class Daily:
-    """A tick a day, at the time of day `at` in `timezone`.
+    """One tick a day, at the time of day `at` in `timezone`.
 
-    Daylight saving: a time that exists twice on a day counts the first time. A time that a day skips is as much later
-    as the clock is put forward: 02:30 becomes 03:30 (PEP 495, `fold=0`). So each day has one tick.
+    Each day has exactly one tick, also when daylight saving time begins or ends (PEP 495, `fold=0`). If the time occurs
+    twice, the first one is used. If the clock skips it, the tick is later by the skipped hour: 02:30 becomes 03:30.
     """
 
     seconds: float = DAY_SECONDS
@@ -94,7 +94,7 @@ class Daily:
         return self.next(moment)
 
     def next(self, moment: float) -> float:
-        # From the day before, since a tick that a day skips may be on the next one.
+        # Starts at the day before, because a skipped time may move its tick to the next day.
         day = datetime.fromtimestamp(moment, self._timezone).date() - timedelta(days=1)
         while True:
             tick = self._tick_of(day)
@@ -103,7 +103,7 @@ class Daily:
             day += timedelta(days=1)
 
     def take_over(self, moment: float) -> None:
-        """All instances have the same ticks."""
+        """Nothing to note: all instances have the same ticks."""
 
     def _tick_of(self, day: date) -> float:
         return datetime.combine(day, self._at, tzinfo=self._timezone).timestamp()
@@ -114,9 +114,11 @@ def _time_of_day(at: time_of_day | str) -> time_of_day:
         try:
             at = time_of_day.fromisoformat(at)
         except ValueError:
-            raise ValueError(f'daily({at!r}) is no time of day; write "03:30", or datetime.time(3, 30)') from None
+            raise ValueError(
+                f'daily({at!r}) has an invalid time of day; pass "03:30" or datetime.time(3, 30)'
+            ) from None
     if at.tzinfo is not None:
-        raise ValueError(f"daily({at}) has a time zone of its own; give it as timezone=")
+        raise ValueError(f"daily({at}) has a time with a time zone; pass the zone as timezone= instead")
     return at.replace(fold=0)
 
 
@@ -127,6 +129,6 @@ def _timezone(timezone: tzinfo | str) -> tzinfo:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            f"the time zone {timezone!r} is not known; write a name such as Europe/Berlin, and install the package "
-            "tzdata where the system has no time zones"
+            f"unknown time zone {timezone!r}; pass a name such as Europe/Berlin, and install the package tzdata "
+            "if the system has no time zones"
         ) from None

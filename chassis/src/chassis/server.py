@@ -24,24 +24,24 @@ from .wiring import make_connection_limits
 log: FilteringBoundLogger = structlog.get_logger()
 
 END_SECONDS = 10.0
-"""For all that follows `drain_seconds` and `shutdown_seconds`; after their sum the process has ended."""
-EXIT_SECONDS = 2.0  # for threads, functions of `atexit` and child processes, when the shutdown is complete
-# How long a thread may compute while the event loop waits for the interpreter, which it does for each of its callbacks.
-# With Python's 5 ms, one handler that computes leaves the others a quarter of their requests per second on one core;
-# with this two fifths.
+"""The time for all steps after `drain_seconds` and `shutdown_seconds`. The process ends within the sum of the three."""
+EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after the shutdown is complete
+# The interpreter's switch interval: the longest time that a computing thread can block the event loop at a time.
+# Python's default is 5 ms, which slows down all other requests.
 SWITCH_SECONDS = 0.0005
 
 
 class Server:
-    """Runs an `App` as its settings say; `host` and `port` replace theirs, and a Unix socket, for tests.
+    """Runs an `App` with its settings. For tests, `host` and `port` replace those of the settings, and a Unix socket.
 
-    Graceful shutdown: at SIGTERM readiness turns 503 while requests are still served, for `drain_seconds`, with
-    `Connection: close`. Then nothing new is accepted, and requests in flight and background tasks get
-    `shutdown_seconds` to finish. Resources are closed, telemetry is flushed, and the exit status is 0. SIGINT, from
-    the keyboard, skips the drain. A second signal ends the process at once. Each step has a bound, and the next ones
-    follow whatever becomes of it.
+    Graceful shutdown: at SIGTERM, readiness turns to 503. For `drain_seconds`, requests are still served, with
+    `Connection: close`. Then no new connections are accepted, and requests and background tasks in flight get
+    `shutdown_seconds` to finish. Finally resources are closed, telemetry is flushed, and the exit status is 0.
 
-    In tests, hold it as an object: `async with Server(app, port=0) as server: server.port`.
+    SIGINT, from the keyboard, skips the drain. A second signal ends the process at once. Each step has a time limit,
+    and a step that fails does not prevent the next ones.
+
+    In tests, use it as a context manager: `async with Server(app, port=0) as server: server.port`.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Server:
         self._serving: asyncio.Task[None] | None = None
 
     def run(self, watchdog: Watchdog | None = None) -> int:
-        """Serve until a signal arrives; returns the exit status of the process.
+        """Serve until a signal arrives. Returns the exit status of the process.
 
-        `watchdog` ends the process `END_SECONDS` after the time for drain and shutdown if something hangs, and
-        `EXIT_SECONDS` after a complete shutdown if the interpreter cannot end.
+        If the shutdown hangs, `watchdog` ends the process `END_SECONDS` after the time for drain and shutdown. If the
+        interpreter cannot exit after a complete shutdown, it ends the process after `EXIT_SECONDS`.
         """
         self.app.telemetry.install()
         self._watchdog = watchdog
@@ -87,10 +87,10 @@ class Server:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self._place, error=str(error))
+            log.error("cannot listen", **self._listen_settings, error=str(error))
             return 1
         except Exception:
-            log.exception("the service failed to start or to end")
+            log.exception("service failed to start or stop")
             return 1
         finally:
             self.app.telemetry.logs.writer.flush()
@@ -109,7 +109,7 @@ class Server:
             await self.shutdown()
 
     def stop(self, *, drain: bool = True) -> None:
-        """Begin the shutdown; with `drain`, serve for `drain_seconds` first. May be called again."""
+        """Begin graceful shutdown. With `drain`, requests are served for `drain_seconds` first. May be called again."""
         self._drains = self._drains and drain
         self._stopping.set()
         if self._starting is not None:
@@ -118,13 +118,13 @@ class Server:
             self._starting = None
 
     async def startup(self) -> None:
-        """Listen, and open what the app needs; returns early when `stop` is called meanwhile."""
+        """Listen, and open the app's resources. Returns early if `stop` is called meanwhile."""
         began = time.monotonic()
-        # The admin part responds during the rest of the start, so that a slow start does not look like a dead process.
+        # Liveness responds during the rest of the start, so that Kubernetes does not restart a pod that starts slowly.
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self._place, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self._listen_settings, addresses=addresses, pid=os.getpid())
         if self._stopping.is_set():
             log.info("stopped while starting")
             return
@@ -132,7 +132,7 @@ class Server:
         try:
             await self.app.open()
         except asyncio.CancelledError:
-            # The cancellation of `stop` ends here, and any other goes on.
+            # A cancellation by `stop` ends here. Any other cancellation is raised again.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
             return
@@ -144,7 +144,7 @@ class Server:
     async def shutdown(self) -> None:
         """Shut down gracefully; without a drain if the start was not completed.
 
-        A step that fails or is interrupted does not keep the next ones from being done.
+        If a step fails or is interrupted, the next steps still run.
         """
         self._end_in_time(drain=self._drains)
         self._stop_by = time.monotonic() + self.shutdown_seconds
@@ -168,39 +168,39 @@ class Server:
             raise failures[0]
 
     async def _drain(self) -> None:
-        # 1. Readiness is 503, so that load balancers send new requests elsewhere. Streams and consumers may end.
+        # 1. Readiness is 503, so that load balancers stop routing to this instance. Streams and consumers may end.
         self.app.begin_draining()
         if not self._started.is_set():
             return
         drain_seconds = self.drain_seconds if self._drains else 0.0
         log.info("draining", seconds=drain_seconds, shutdown_seconds=self.shutdown_seconds)
 
-        # 2. Every response says `Connection: close`, so that clients connect again, elsewhere.
+        # 2. Every response has `Connection: close`, so that clients reconnect, to another instance.
         for listener in self._listeners:
             listener.drain()
 
-        # 3. Load balancers need time to notice. Until then new connections and requests are served.
+        # 3. Load balancers need time to notice. Until then, new connections and requests are served.
         await asyncio.sleep(drain_seconds)
 
     async def _finish_requests(self) -> None:
-        # 4. Nothing new is accepted. Idle connections are closed.
+        # 4. No new connections are accepted. Idle connections are closed.
         self._stop_by = time.monotonic() + self.shutdown_seconds
         public = self._listeners[0]
         public.stop_accepting()
         self.app.load_shedder.hurry()
 
-        # 5. Requests in flight finish. Those that do not within `shutdown_seconds` are cancelled and get 503.
+        # 5. Requests in flight finish. Requests that take longer than `shutdown_seconds` are cancelled and get 503.
         await public.close(self._remaining_seconds())
 
     async def _finish_tasks(self) -> None:
-        # 6. Background tasks get what is left of that time, and are then cancelled.
+        # 6. Background tasks get the rest of that time, and are then cancelled.
         await self.app.tasks.stop(self._remaining_seconds())
 
-        # 7. Resources are closed next, the last one first. They may hang, so spans are exported meanwhile.
+        # 7. Resources are closed next, the last one first. They may hang, so the export of spans starts before.
         self.app.telemetry.begin_flush()
 
     async def _close_ports(self) -> None:
-        # 8. Health and metrics were served until here. After an interruption the public port closes here too.
+        # 8. Health and metrics were served until here. If step 5 was interrupted, the public port is closed here too.
         for listener in self._listeners:
             await listener.close(self._remaining_seconds())
 
@@ -211,7 +211,7 @@ class Server:
         await self.app.telemetry.shutdown(FLUSH_SECONDS)
 
     def _end_in_time(self, *, drain: bool) -> None:
-        """From now on the process has a bounded time to shut down. May be called by a signal handler."""
+        """Limit the time of the shutdown from now on. May be called by a signal handler."""
         if self._watchdog is not None and not self._is_ending:
             self._is_ending = True
             seconds = (self.drain_seconds if drain else 0.0) + self.shutdown_seconds + END_SECONDS
@@ -243,8 +243,8 @@ class Server:
         return [public, admin]
 
     @property
-    def _place(self) -> dict[str, object]:
-        """The settings that say where to listen."""
+    def _listen_settings(self) -> dict[str, object]:
+        """The settings of the addresses to listen on, for log lines."""
         public = (
             {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
         )

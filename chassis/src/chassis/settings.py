@@ -24,12 +24,12 @@ _given: ContextVar[Given | None] = ContextVar("given", default=None)
 class ChassisSettings(BaseSettings):
     """The settings that every service has. Add yours in a subclass.
 
-    A setting comes from the environment, else `.env` in the working directory, else a file of its name
-    (`app_<setting>`) in the directory that `APP_SECRETS_DIR` names, else its default. Upper and lower case are the
-    same in names. An empty value counts as not given, everywhere, for text as well.
+    A setting is read from the first of these sources that has it: the environment, `.env` in the working directory, a
+    file `app_<setting>` in the directory `APP_SECRETS_DIR`, the default. Names are case-insensitive. An empty value
+    counts as not set, for text as well.
 
-    A list of plain values is separated by commas, or is JSON. A member of a model is a setting of its own: the `port`
-    of `database: Database` is `APP_DATABASE__PORT`.
+    A list of plain values is separated by commas, or is JSON. The members of a nested model are settings too: the
+    `port` of `database: Database` is `APP_DATABASE__PORT`.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -46,102 +46,130 @@ class ChassisSettings(BaseSettings):
     host: str = Field(
         "::",
         min_length=1,
-        description="Addresses to listen on, comma separated; `::` is every address, of IPv6 and of IPv4.",
+        description="Addresses to listen on, separated by commas. `::` means all IPv6 and IPv4 addresses.",
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any that is free.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on. `0` picks a free port.")
     admin_port: int | None = Field(
-        None, ge=0, le=65535, description="Port for health, readiness, metrics and info; unset, they are on `APP_PORT`."
+        None,
+        ge=0,
+        le=65535,
+        description="Port for health, readiness, metrics and info. Unset: they are served on `APP_PORT`.",
     )
     unix_socket: str | None = Field(
-        None, description="Path of a Unix socket to listen on, in place of `APP_HOST` and `APP_PORT`."
+        None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
     )
     trusted_proxies: tuple[str, ...] = Field(
         (),
-        description="Proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted: addresses, networks, or `*`.",
+        description=(
+            "Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted, "
+            "separated by commas. `*` trusts all."
+        ),
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="The lowest level that is logged."
+        "INFO", description="Lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
+        "auto", description="Format of log lines: `json`, `console`, or `auto` (console on a terminal, else JSON)."
     )
     log_redact: tuple[str, ...] = Field(
-        (), description="Keys, comma separated, whose values are never logged. Passwords, tokens and cookies never are."
+        (),
+        description="More keys to redact in logs, separated by commas. Passwords, tokens and cookies always are.",
     )
     log_buffer_bytes: int = Field(
-        8_388_608, ge=65_536, description="Buffer for log lines while nobody reads them; further lines are dropped."
+        8_388_608,
+        ge=65_536,
+        description="Bytes of log lines to buffer while standard output is blocked. Further lines are dropped.",
     )
     trace_admin: bool = Field(
-        False, description="Whether requests for health, readiness, metrics and info make spans in sampled traces."
+        False, description="Whether requests for health, readiness, metrics and info get spans in sampled traces."
     )
-    commit: str = Field("unknown", description="The commit that was built, shown by `/info` and `build_info`.")
+    commit: str = Field("unknown", description="Commit of the build, shown by `/info` and the metric `build_info`.")
     max_connections: int = Field(
-        10_000, ge=1, description="Most open connections; a further one gets 503 and is closed."
+        10_000, ge=1, description="Maximum number of open connections. Further connections get 503 and are closed."
     )
     max_connection_age_seconds: float = Field(
         120.0,
         gt=0,
-        description="Age, give or take 10 %, at which the next response closes a connection: new replicas get a share.",
+        description="Seconds (±10 %) after which a response closes its connection, so that new replicas get traffic.",
     )
     max_requests_per_connection: int = Field(
-        10_000, ge=1, description="Most requests on one connection; the response to the last one closes it."
+        10_000, ge=1, description="Maximum number of requests per connection. The last response closes it."
     )
-    max_target_bytes: int = Field(8_192, ge=1, description="Longest request target; a longer one gets 414.")
+    max_target_bytes: int = Field(
+        8_192, ge=1, description="Maximum bytes of the request target (path and query). Longer ones get 414."
+    )
     max_head_bytes: int = Field(
-        32_768, ge=1, description="Largest request line and header section together; larger ones get 431."
+        32_768, ge=1, description="Maximum bytes of the request line and headers together. Larger ones get 431."
     )
     head_seconds: float = Field(
         10.0,
         gt=0,
-        description="Longest time for the headers of a request to arrive; beyond it 408.",
+        description="Seconds for the headers of a request to arrive. Beyond it 408.",
     )
     body_seconds: float = Field(
         10.0,
         gt=0,
-        description="Interval over which the rate of a body or response is measured; too slow is 408 or a disconnect.",
+        description=(
+            "Seconds over which the transfer rate of a body or response is measured. "
+            "Slow clients get 408 or are disconnected."
+        ),
     )
     min_bytes_per_second: int = Field(
-        500, ge=0, description="Lowest rate at which a body must arrive, or a response be read."
+        500, ge=0, description="Minimum rate at which clients must send a body and read a response."
     )
-    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body; a larger one gets 413.")
+    max_body_bytes: int = Field(1_048_576, ge=0, description="Maximum bytes of a request body. Larger bodies get 413.")
     max_requests: int | None = Field(
         None,
         ge=1,
-        description="Most requests in flight; beyond it 503. Unset, only an overloaded processor sheds requests.",
+        description=(
+            "Maximum number of requests in flight. Excess requests get 503. "
+            "Unset: requests are shed only when the CPU is overloaded."
+        ),
     )
     threads: int = Field(
         DEFAULT_THREADS,
         ge=1,
-        description="Most threads for `def` handlers; when all are taken, requests wait up to a second, then get 503.",
+        description=(
+            "Maximum number of threads for `def` handlers. "
+            "When all are busy, requests wait up to one second, then get 503."
+        ),
     )
     queue_seconds: float = Field(
-        0.02, gt=0, description="Longest time a request may queue for CPU under overload; beyond it 503."
+        0.02, gt=0, description="Longest time in seconds a request may queue for CPU under overload. Beyond it 503."
     )
     deadline_seconds: float = Field(
         30.0,
         gt=0,
-        description="Longest time until a response starts; beyond it the handler is cancelled and 504 sent.",
+        description="Seconds until a response must start. Beyond it the handler is cancelled and the client gets 504.",
     )
     keep_alive_seconds: int = Field(
         75,
         ge=1,
-        description="Time after which an idle connection is closed; longer than that of the load balancer in front.",
+        description=(
+            "Seconds after which an idle connection is closed. "
+            "Keep it longer than the idle timeout of the load balancer."
+        ),
     )
-    readiness_cache_seconds: float = Field(1.0, ge=0, description="Time for which the result of a check is cached.")
+    readiness_cache_seconds: float = Field(
+        1.0, ge=0, description="Seconds for which the result of a readiness check is cached."
+    )
     drain_seconds: float = Field(
         5.0,
         ge=0,
-        description="Time after SIGTERM in which requests are still served, until load balancers have noticed.",
+        description=(
+            "Seconds after SIGTERM in which requests are still served, "
+            "while load balancers stop routing to this instance."
+        ),
     )
     shutdown_seconds: float = Field(
-        20.0, ge=0, description="Time after that for requests and background tasks in flight to finish."
+        20.0, ge=0, description="Seconds after the drain for requests and background tasks in flight to finish."
     )
 
     @classmethod
     def from_values(cls, **values: Any) -> Self:
-        """These values and the defaults: nothing is read from the environment, `.env` or secret files.
+        """Settings from these values and the defaults. The environment, `.env` and secret files are not read.
 
-        For tests and scripts. Raises pydantic's `ValidationError` for a wrong value.
+        For tests and scripts. Raises pydantic's `ValidationError` for an invalid value.
         """
         fields = cls.model_fields
         decoded = {
@@ -152,10 +180,10 @@ class ChassisSettings(BaseSettings):
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, str]) -> Self:
-        """These variables and the defaults: nothing is read from the environment, `.env` or secret files.
+        """Settings from these variables and the defaults. The environment, `.env` and secret files are not read.
 
-        Names are those of the environment, such as `APP_DATABASE__PORT`. An empty value counts as not given. For tests
-        and scripts. Raises pydantic's `ValidationError` for a wrong value.
+        Use the names of environment variables, such as `APP_DATABASE__PORT`. An empty value counts as not set. For
+        tests and scripts. Raises pydantic's `ValidationError` for an invalid value.
         """
         source = {name.lower(): Variable(name, text, "") for name, text in variables.items() if text}
         return cls._from_given(Given((source,), ()), {})
@@ -177,7 +205,7 @@ class ChassisSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """pydantic-settings' hook: where values come from, the first one wins."""
+        """pydantic-settings' hook: the sources of values. The first source that has a value wins."""
         given = _given.get()
         if given is None:
             given = read(settings_cls, Schema(settings_cls), DEFAULT_SECRETS_DIR)
@@ -198,10 +226,10 @@ Settings = TypeVar("Settings", bound=ChassisSettings)
 
 
 def load_settings(settings: type[Settings]) -> Settings:
-    """Read the settings, or exit with status 2 and a line on standard error for each wrong value.
+    """Read the settings, or exit with status 2 and a line on standard error for each invalid value.
 
-    The line names the variable, the value (unless it is a secret) and what is allowed. An unknown variable with the
-    prefix gets a warning and is ignored, since other tools may share the prefix.
+    The line names the variable, its value (unless it is a secret) and the allowed values. An unknown variable with the
+    prefix `APP_` is ignored with a warning, because other tools may use the prefix too.
     """
     schema = Schema(settings)
     try:
@@ -222,12 +250,12 @@ def load_settings(settings: type[Settings]) -> Settings:
 
 
 def settings_table(settings: type[ChassisSettings]) -> list[str]:
-    """The rows of a table in Markdown that documents the settings, nested ones included: variable, default, meaning."""
+    """A Markdown table of the settings, nested ones included: variable, default, description. Returns its rows."""
     return Schema(settings).table()
 
 
 def exit_with_errors(*lines: str) -> NoReturn:
-    """Exit with status 2 and a line on standard error for each mistake in the configuration."""
+    """Exit with status 2. Each of `lines` is an error in the configuration, and is written to standard error."""
     for line in lines:
         sys.stderr.write(f"error: {line}\n")
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""The signals that stop a service, and what a forked child inherits of them."""
+"""The signals that stop a service, and their reset in forked child processes."""
 
 import os
 import signal
@@ -12,17 +12,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_signals(on_first: Callable[[int], object]) -> Iterator[None]:
-    """Call `on_first` with the number of the first signal; a second one ends the process at once.
+    """Call `on_first` with the number of the first signal. A second signal ends the process at once.
 
-    `on_first` runs between any two instructions of the main thread, so it must not take a lock.
+    `on_first` runs between any two instructions of the main thread, so it must not acquire a lock.
     """
     received: list[int] = []
 
-    # signal.signal instead of the loop's handlers, because it also works while blocking code holds the loop.
+    # signal.signal and not the loop's handlers, because it also works while code blocks the loop.
     def handle(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
-            # Without a flush: a full pipe on standard output may be why the first signal was not enough.
+            # Without a flush: a blocked standard output may be the reason why the shutdown hangs.
             os._exit(128 + number)
         on_first(number)
 
@@ -37,11 +37,11 @@ def stop_signals(on_first: Callable[[int], object]) -> Iterator[None]:
 
 
 def _restore_defaults_in_child() -> None:
-    """A signal ends a forked child as it would end any process, also while native code runs in it."""
+    """Restore the default action, so that a signal ends a forked child, even while native code runs in it."""
     for number in SIGNALS:
         if signal.getsignal(number) in _handlers:
             signal.signal(number, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)  # or the event loop of the parent would learn of the child's signals
+            signal.set_wakeup_fd(-1)  # otherwise the parent's event loop would receive the child's signals
 
 
 _handlers: list[Callable[[int, FrameType | None], None]] = []

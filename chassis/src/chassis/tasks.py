@@ -1,4 +1,4 @@
-"""Background tasks: work that may go on after the request that started it, or from the start to the stop."""
+"""Background tasks: work that outlives the request that started it, or runs as long as the service."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,9 +25,9 @@ MAX_RESTART_SECONDS = 60.0
 class Tasks:
     """Background tasks of the service.
 
-    A failure is logged with its traceback and counted (`background_tasks_failed_total`). During graceful shutdown,
-    after the last request, tasks may finish within the remaining time and are then cancelled. Tasks that are started
-    with `until_stopped`, such as loops that never finish, are cancelled at once.
+    A failure is logged with its traceback and counted (`background_tasks_failed_total`). At graceful shutdown, after
+    the last request, tasks get the remaining time to finish, and are then cancelled. Tasks that are started with
+    `until_stopped`, such as infinite loops, are cancelled at once.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -36,13 +36,13 @@ class Tasks:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the tasks on this event loop, whichever thread starts them; called when the service starts."""
+        """Run the tasks on this event loop, from whichever thread they are started. The service calls it at start."""
         self._loop = loop
 
     def start(self, work: Coroutine[Any, Any, object], *, name: str, until_stopped: bool = False) -> None:
-        """Run `work` in the background. `name` is a label of metrics: name the kind of work, not the item.
+        """Run `work` in the background. `name` is a label of metrics, so name the type of work, not the item.
 
-        May be called in any thread, such as that of a `def` handler. Raises `RuntimeError` when no event loop runs.
+        May be called in any thread, such as that of a `def` handler. Raises `RuntimeError` if no event loop runs.
         """
         loop = _running_loop()
         if loop is not None and (self._loop is None or loop is self._loop):
@@ -50,10 +50,13 @@ class Tasks:
             return
         try:
             if self._loop is None:
-                raise RuntimeError(f"the service has not started, so it cannot run the background task {name!r}")
+                raise RuntimeError(
+                    f"the service has not started, so it cannot run the background task {name!r}; "
+                    "use App.add_background_task for work that begins at the start"
+                )
             self._loop.call_soon_threadsafe(self._start, work, name, until_stopped, context=copy_context())
         except RuntimeError:
-            work.close()  # or Python would warn that nobody has awaited it
+            work.close()  # avoids Python's warning about a coroutine that was never awaited
             raise
 
     def _start(self, work: Coroutine[Any, Any, object], name: str, until_stopped: bool) -> None:
@@ -61,7 +64,7 @@ class Tasks:
         self._tasks[task] = until_stopped
         self._metrics.background_tasks.labels(name).inc()
         task.add_done_callback(self._done)
-        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        task.add_done_callback(lambda _: work.close())  # if the task was cancelled before it began
 
     def _done(self, task: asyncio.Task[object]) -> None:
         del self._tasks[task]
@@ -72,7 +75,7 @@ class Tasks:
             log.error("background task failed", task=name, exc_info=error)
 
     async def stop(self, seconds: float) -> None:
-        """Wait at most `seconds` for the tasks, cancel the others, and wait a second for their cleanup."""
+        """Wait at most `seconds` for the tasks, cancel the unfinished ones, and wait a second for their cleanup."""
         for task, until_stopped in self._tasks.items():
             if until_stopped:
                 task.cancel("the service is stopping")
@@ -80,7 +83,7 @@ class Tasks:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=seconds)
         finally:
-            # The others are cancelled already; a second time would end their cleanup.
+            # Those started with `until_stopped` are cancelled already. A second cancellation would abort their cleanup.
             unfinished = [task for task, until_stopped in self._tasks.items() if not until_stopped]
             if unfinished:
                 names = sorted({*map(_name, unfinished)})
@@ -90,18 +93,19 @@ class Tasks:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLEANUP_SECONDS)
         if self._tasks:
-            log.warning("background tasks ignore their cancellation", tasks=sorted({*map(_name, self._tasks)}))
+            log.warning("background tasks ignore cancellation", tasks=sorted({*map(_name, self._tasks)}))
 
 
 class BackgroundTask:
-    """Work that runs from the start of the service until it stops, and is started again when it fails.
+    """Work that runs from the start of the service until it stops, and is restarted when it fails.
 
-    The first restart waits for `FIRST_RESTART_SECONDS`, each further one twice as long, up to `MAX_RESTART_SECONDS`;
-    up to a half is subtracted at random, so that many instances do not ask a dependency at the same time. Work that
-    ran for longer than the longest delay begins anew with the shortest. Each failure is logged and counted.
+    Restarts use exponential backoff: the first delay is `FIRST_RESTART_SECONDS`, and each further one is twice as long,
+    up to `MAX_RESTART_SECONDS`. Up to half of it is subtracted at random, so that many instances do not call a
+    dependency at the same time. After a run that is longer than the longest delay, the delay starts over. Each failure
+    is logged and counted.
 
-    After a failure the task is down until it has run for as long as the last delay: work that fails again and again
-    is not up just because it has been started.
+    After a failure the task is down until it has run for as long as the last delay. So work that fails repeatedly does
+    not count as up right after each restart.
     """
 
     def __init__(
@@ -121,20 +125,20 @@ class BackgroundTask:
         self._restart = restart
         self._first: Coroutine[Any, Any, object] | None = None
         self._up_at = 0.0
-        """From when on the task counts as up, monotonic seconds."""
+        """The time from which the task counts as up, monotonic seconds."""
 
     def begin(self) -> None:
-        """Call the function for `run`; raises what it raises, so that a mistake in it stops the start."""
+        """Create the coroutine for `run`. An exception of the function stops the start of the service."""
         self._first = self._work()
 
     def discard(self) -> None:
-        """Close work that `run` has not begun, or Python would warn that nobody has awaited it."""
+        """Close the coroutine if `run` has not begun it, to avoid Python's warning."""
         if self._first is not None:
             self._first.close()
             self._first = None
 
     async def run(self) -> None:
-        """Run the work until it returns, is cancelled, or fails when it is not to be restarted."""
+        """Run the work until it returns or is cancelled. Raises its exception if it is not restarted."""
         delay = FIRST_RESTART_SECONDS
         while True:
             began = monotonic()
@@ -165,15 +169,15 @@ class BackgroundTask:
     async def check(self) -> None:
         """Raise `BackgroundTaskDownError` while the task is down; for readiness."""
         if monotonic() < self._up_at:
-            raise BackgroundTaskDownError(f"the background task {self.name!r} has failed")
+            raise BackgroundTaskDownError(f"the background task {self.name!r} failed; see its log line")
 
 
 class BackgroundTaskDownError(Exception):
-    """A background task that the service requires has failed and does not run properly yet."""
+    """A background task that the service requires has failed, and has not recovered yet."""
 
 
 async def contained(work: Awaitable[Result]) -> Result:
-    """Await `work`; what is no `Exception` and would end the event loop, or pass for a cancellation, is its failure."""
+    """Await `work`, and convert exceptions that would end the event loop, or look like a cancellation, to failures."""
     try:
         return await work
     except (SystemExit, KeyboardInterrupt) as error:
@@ -182,7 +186,7 @@ async def contained(work: Awaitable[Result]) -> Result:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise RuntimeError("something that it waits for was cancelled") from error
+        raise RuntimeError("a task or future that the work awaits was cancelled") from error
 
 
 def _name(task: asyncio.Task[object]) -> str:

@@ -1,4 +1,4 @@
-"""For the tests of a service: its settings, the application with a client, and what the application has logged."""
+"""Test helpers for a service: settings, the application with a client, and its logs, spans and metrics."""
 
 import asyncio
 import json
@@ -31,15 +31,15 @@ POLL_SECONDS = 0.005
 
 @asynccontextmanager
 async def connect(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """Start `app` without a server and a socket, and give a client that calls it directly.
+    """Start `app` without a server or socket, and yield a client that calls it directly. Faster than `serve`.
 
-    Resources, background tasks, middleware, limits of a request and telemetry are as in production. It is faster than
-    `serve`. Left out are the server's limits (slow clients, sizes of headers, connections) and WebSockets, and a
-    response is complete before the client gets it: use `serve` for these, and for streams without an end.
+    Resources, background tasks, middleware, limits of a request and telemetry work as in production. The client gets a
+    response only when it is complete. Use `serve` to test the server's limits (slow clients, sizes of headers,
+    connections), WebSockets and endless streams.
     """
     await app.open()
     try:
-        # A failure is a response, as over the network, and not an exception of the client.
+        # A failure is a response, as over the network, and does not raise in the client.
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             yield client
@@ -53,10 +53,10 @@ async def connect(app: App) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """Run `app` on a free port of this machine, and give a client whose `base_url` is its address.
+    """Run `app` on a free local port, and yield a client whose `base_url` is its address.
 
-    Everything is as in production: the server, the middleware, the limits of `app.settings`. Only the drain is left
-    out at the end. Use it where the network matters, else `connect`, which is faster:
+    The server, the middleware and the limits of `app.settings` work as in production. Only the drain is skipped at the
+    end. Use it if the network matters; otherwise use `connect`, which is faster:
 
         async def test_stream_ends(app: App) -> None:
             async with serve(app) as client, client.stream("GET", "/ticks") as response:
@@ -64,14 +64,14 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
     """
     async with (
         Server(app, host="127.0.0.1", port=0) as server,
-        # Proxies of the environment are not for this machine.
+        # The proxies of the environment are not used for local requests.
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
     ):
         yield client
 
 
 class Records:
-    """The log lines, spans and metrics of an app; `record` gives it."""
+    """The log lines, spans and metrics of an app; see `record`."""
 
     def __init__(self, app: App, path: Path, exporter: "InMemorySpanExporter") -> None:
         self._app = app
@@ -80,7 +80,7 @@ class Records:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The log lines so far, access lines included, as they are written to standard output.
+        """The log lines so far, access lines included, parsed from JSON.
 
         Raises `ValueError` if they are not JSON: the setting `log_format` must be `json`.
         """
@@ -91,17 +91,18 @@ class Records:
             return [json.loads(line) for line in lines]
         except json.JSONDecodeError as error:
             raise ValueError(
-                "the log lines are not JSON; set log_format to json in the settings of the test"
+                f"the log lines are not JSON: log_format is {self._app.settings.log_format!r}; "
+                "set log_format='json' in the settings of the test"
             ) from error
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """The log lines so far whose `event` is this."""
+        """The log lines so far with this `event`."""
         return [line for line in self.lines if line.get("event") == event]
 
     async def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
-        """The log lines whose `event` is this, once there are `count`, such as those of a background task.
+        """Wait for `count` log lines with this `event`, such as those of a background task, and return them.
 
-        Raises `TimeoutError` when there are fewer after 5 seconds.
+        Raises `TimeoutError` if there are fewer after 5 seconds.
         """
         async with asyncio.timeout(WAIT_SECONDS):
             while len(lines := self.events(event)) < count:  # noqa: ASYNC110 - a file has no event to wait for
@@ -109,17 +110,17 @@ class Records:
         return lines
 
     async def access_lines(self, count: int = 1) -> list[dict[str, Any]]:
-        """The access lines, once there are `count`: with `serve`, a client may have its response before its line."""
+        """Wait for `count` access lines. With `serve`, a client may get its response before the line is written."""
         return await self.wait_for("request", count)
 
     @property
     def spans(self) -> "list[ReadableSpan]":
-        """The spans that have ended so far, of the traces that are sampled."""
+        """The spans that have ended so far, of sampled traces."""
         self._observe()
         return list(self._exporter.get_finished_spans())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a sample such as `sold_total`, summed over the labels that are not given; 0 if there is none."""
+        """The value of a sample such as `sold_total`, summed over labels that are not passed; 0 if there is none."""
         self._observe()
         return sum(
             sample.value
@@ -129,17 +130,17 @@ class Records:
         )
 
     def _observe(self) -> None:
-        # Requests that end in one turn of the event loop are observed together, after it.
+        # Requests that end in one iteration of the event loop are observed together after it.
         self._app.telemetry.observer.observe()
 
 
 @contextmanager
 def record(app: App) -> Iterator[Records]:
-    """Make the telemetry of `app` that of the process, as when it runs, and read it; undone at the end.
+    """Install the telemetry of `app` in the process, as in production, and yield its records. Undone at the end.
 
-    Spans are there of sampled traces: all of them, when the app was made inside of `environment`.
+    Spans are recorded for sampled traces. If the app was created inside `environment`, all traces are sampled.
     """
-    # Not at the import of this module: OpenTelemetry's raise for a wrong variable of the environment.
+    # Imported here and not at the top: these modules raise for invalid `OTEL_*` variables.
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -152,7 +153,7 @@ def record(app: App) -> Iterator[Records]:
         with path.open("ab", buffering=0) as file:
             telemetry.install()
             telemetry.tracing.add_processor(SimpleSpanProcessor(exporter))
-            # OpenTelemetry takes one provider for a process: that of the first app gets the spans of your code.
+            # OpenTelemetry accepts one provider per process. So the first app's provider gets the spans of your code.
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider) and provider is not telemetry.tracing.provider:
                 provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -162,16 +163,16 @@ def record(app: App) -> Iterator[Records]:
             finally:
                 telemetry.observer.observe()
                 telemetry.logs.writer.redirect(before)
-                exporter.shutdown()  # takes no further spans
+                exporter.shutdown()  # it accepts no further spans
 
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Hide the settings of whoever runs the tests, and set those of the tests; gives their variables.
+    """Replace the `APP_*` and `OTEL_*` variables of the environment with settings for tests. Yields the new variables.
 
-    `settings` has values by the names of settings: `{"database_url": "…"}`, or `database__port` for a member of a
-    group. A variable such as `TEST_APP_DATABASE_URL` replaces one, or adds one. All traces are sampled, and log lines
-    are JSON. Undone at the end.
+    `settings` has values by the names of settings: `{"database_url": "…"}`, or `database__port` for a nested setting.
+    A variable such as `TEST_APP_DATABASE_URL` in the environment overrides or adds a setting. All traces are sampled,
+    and log lines are JSON. Undone at the end.
     """
     before = dict(os.environ)
     variables = {f"{PREFIX}LOG_FORMAT": "json"} | {f"{PREFIX}{name.upper()}": text for name, text in settings.items()}
@@ -190,7 +191,7 @@ def environment(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _process_configuration() -> Iterator[None]:
-    """Restore what telemetry configures for the whole process."""
+    """Restore the process-wide configuration that telemetry changes."""
     structlog_config = structlog.get_config()
     root = logging.getLogger()
     handlers, level = root.handlers, root.level

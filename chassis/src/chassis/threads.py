@@ -1,4 +1,4 @@
-"""Threads for code that blocks: `def` handlers and `def` checks."""
+"""Threads for blocking code: `def` handlers and `def` checks."""
 
 import asyncio
 from collections import deque
@@ -22,15 +22,15 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """Runs functions in at most `size` threads; for an `App` these are its `def` handlers.
+    """A pool of at most `size` threads for functions; for an `App` these are its `def` handlers.
 
-    A function in a thread cannot be cancelled. So its thread is taken until the function has ended, even when the
-    client has disconnected or the deadline has passed: otherwise each client that leaves and comes back would cost
-    another thread while a dependency hangs. When all threads are taken, as many requests as there are threads wait,
-    each for at most `wait_seconds`. Any other is shed: a `Problem` of 503, and `on_shed` is called.
+    A function in a thread cannot be cancelled. So its thread stays busy until the function returns, even if the client
+    has disconnected or the deadline has passed. Otherwise clients that retry would use more and more threads while a
+    dependency hangs. When all threads are busy, at most `size` requests wait, each for at most `wait_seconds`. Further
+    requests are shed: a `Problem` of 503 is raised, and `on_shed` is called.
 
-    Functions see the context variables of the task that calls them. The threads are daemons, because the end of the
-    process must not wait for them. An idle one ends after `IDLE_SECONDS`.
+    Functions see the context variables of the calling task. The threads are daemons, so the process can exit while they
+    run. Idle threads end after `IDLE_SECONDS`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Threads:
     ) -> None:
         self.size: int = size
         self.in_use: int = 0
-        """The number of functions that run now."""
+        """The number of functions that are running."""
         self._wait_seconds = wait_seconds
         self._on_shed = on_shed
         self._lock = Lock()
@@ -46,7 +46,10 @@ class Threads:
         self._waiting: deque[_Job] = deque()
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Return what `call` returns in a thread, or raise what it raises; see `safe_error`."""
+        """Run `call` in a thread, and return its result or raise its exception (see `safe_error`).
+
+        Raises a `Problem` of 503 if no thread becomes free in time.
+        """
         loop = asyncio.get_running_loop()
         job = _Job(call, copy_context(), loop)
         if self._begin(job):
@@ -61,7 +64,7 @@ class Threads:
         return result
 
     def next_job(self, worker: "_Worker") -> "_Job | None":
-        """For a worker that has ended its job: the one that waits longest, or None if none waits."""
+        """The job that has waited longest, for a worker that has finished its job; None if no job waits."""
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
@@ -70,7 +73,7 @@ class Threads:
             return None
 
     def may_end(self, worker: "_Worker") -> bool:
-        """For a worker that has been idle for long: whether it may end, because it gets no job meanwhile."""
+        """Whether an idle worker may end. False if it has been given a job meanwhile."""
         with self._lock:
             if worker in self._idle:
                 self._idle.remove(worker)
@@ -78,7 +81,7 @@ class Threads:
             return False
 
     def _begin(self, job: "_Job") -> bool:
-        """Run `job` now, or let it wait; whether it runs. Raises a `Problem` if it may not even wait."""
+        """Run `job` and return True, or queue it and return False. Raises a `Problem` of 503 if the queue is full."""
         with self._lock:
             worker = self._idle.pop() if self._idle else None
             if worker is None and self.in_use >= self.size:
@@ -86,22 +89,22 @@ class Threads:
                     self._waiting.append(job)
                     return False
                 self._on_shed()
-                raise all_taken()
+                raise all_busy()
             self.in_use += 1
         if worker is None:
             worker = _Worker(self)
             try:
                 Thread(target=worker.run, name="handler", daemon=True).start()
-            except RuntimeError:  # the system gives no further thread
+            except RuntimeError:  # the system has no more threads
                 with self._lock:
                     self.in_use -= 1
                 self._on_shed()
-                raise all_taken() from None
+                raise all_busy() from None
         worker.jobs.put(job)
         return True
 
     def _withdraw(self, job: "_Job") -> bool:
-        """Let `job` wait no longer; whether it still waited."""
+        """Remove `job` from the queue. Returns whether it was still waiting."""
         with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -111,7 +114,7 @@ class Threads:
     def _give_up(self, job: "_Job") -> None:
         if self._withdraw(job) and not job.future.done():
             self._on_shed()
-            job.future.set_exception(all_taken())
+            job.future.set_exception(all_busy())
 
 
 class _Job:
@@ -128,7 +131,7 @@ class _Job:
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Call the function, unless nobody waits for it any more; in a worker's thread."""
+        """Call the function in a worker's thread, unless its future is done already."""
         if self.future.done():
             return
         try:
@@ -137,12 +140,12 @@ class _Job:
             self._error = safe_error(error)
 
     def report(self) -> None:
-        """Give the result to the event loop."""
-        with suppress(RuntimeError):  # the loop is closed; nobody waits
+        """Pass the result to the event loop."""
+        with suppress(RuntimeError):  # the loop is closed, so no task waits
             self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
-        if self.future.done():  # the client has left, or the deadline has passed
+        if self.future.done():  # the client has disconnected, or the deadline has passed
             return
         if self._error is None:
             self.future.set_result(self._result)
@@ -151,7 +154,7 @@ class _Job:
 
 
 class _Worker:
-    """A thread that runs one job after the other."""
+    """A thread that runs jobs, one after the other."""
 
     def __init__(self, threads: Threads) -> None:
         self.jobs: SimpleQueue[_Job] = SimpleQueue()
@@ -168,22 +171,22 @@ class _Worker:
             while job is not None:
                 job.run()
                 ended = job
-                # Free before the result is known, so that who gets it finds this thread free.
+                # The thread becomes free before it reports, so that the task that gets the result finds it free.
                 job = self._threads.next_job(self)
                 ended.report()
                 del ended
 
 
-def all_taken() -> Problem:
-    """503 (RFC 9110, section 15.6.4): the client may retry, preferably another instance."""
+def all_busy() -> Problem:
+    """503 (RFC 9110, section 15.6.4): the client may retry, preferably on another instance."""
     return Problem(503, "All threads of the service are busy; retry later.", headers={"retry-after": "1"})
 
 
 def safe_error(error: BaseException) -> Exception:
-    """`error` as a task may raise it.
+    """`error`, or a `RuntimeError` caused by it if a task must not raise it.
 
-    StopIteration cannot be raised by a future, and what is no `Exception`, such as SystemExit, would end the event
-    loop or pass for a cancellation. They become the cause of a `RuntimeError`.
+    A future cannot raise StopIteration. Exceptions that do not derive from `Exception`, such as SystemExit, would end
+    the event loop or look like a cancellation.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
@@ -193,7 +196,7 @@ def safe_error(error: BaseException) -> Exception:
 
 
 def in_thread(call: Callable[[], Result], *, name: str) -> Future[Result]:
-    """Run `call` in a daemon thread of its own, which no other function can take; see `safe_error`."""
+    """Run `call` in a daemon thread of its own, outside any pool; see `safe_error`."""
     result: Future[Result] = Future()
     context = copy_context()
 
@@ -212,6 +215,6 @@ _without_app = Threads(DEFAULT_THREADS)
 
 
 def threads_of(scope: Scope) -> Threads:
-    """The threads of the `App` that serves a request; a handler that is used without one shares a default."""
+    """The threads of the `App` that serves a request. Handlers outside an `App` share a default pool."""
     threads = getattr(scope.get("app"), "threads", None)
     return threads if isinstance(threads, Threads) else _without_app

@@ -1,4 +1,4 @@
-"""From settings to the parts that take values: the composition root below `App` and `Server`."""
+"""Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
 from collections.abc import Collection
 from importlib import metadata
@@ -17,9 +17,9 @@ from .threads import Threads
 def make_telemetry(
     settings: ChassisSettings, *, service: str, version: str, log_processors: Collection[Processor] = ()
 ) -> Telemetry:
-    """The telemetry that `settings` and `OTEL_*` variables ask for.
+    """The telemetry for `settings` and the `OTEL_*` variables.
 
-    `log_processors` are structlog's; each sees every event, access lines included, before it is written.
+    `log_processors` are structlog processors. They get every event, access lines included, before it is written.
     """
     logs = Logs(
         level=settings.log_level,
@@ -33,12 +33,12 @@ def make_telemetry(
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
-    """The load shedder that the settings ask for."""
+    """The load shedder for these settings."""
     return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
 
 
 def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
-    """The threads of `def` handlers that the settings ask for."""
+    """The threads of `def` handlers for these settings."""
     metrics = telemetry.metrics
     threads = Threads(settings.threads, on_shed=metrics.shed_requests.labels("threads").inc)
     metrics.max_threads.set(threads.size)
@@ -47,7 +47,7 @@ def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
 
 
 def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
-    """The limits of a port that the settings ask for."""
+    """The connection limits of a port for these settings."""
     return ConnectionLimits(
         max_connections=settings.max_connections,
         max_connection_age_seconds=settings.max_connection_age_seconds,
@@ -61,7 +61,7 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
 
 
 def distribution_of(settings: type[ChassisSettings]) -> str:
-    """The name of the distribution that a settings class belongs to, from the name of its package."""
+    """The name of the distribution that a settings class belongs to, derived from the name of its package."""
     package = settings.__module__.partition(".")[0]
     return "service" if package in (__package__, "__main__") else package.replace("_", "-")
 

@@ -1,4 +1,4 @@
-"""Annotations of parameters: their names in a request, and whether text can become a value of them."""
+"""Annotations of parameters: their names in a request, and whether text can be parsed as their type."""
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence, MutableSet, Sequence
@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined, core_schema
+from pydantic_core import PydanticCustomError, PydanticUndefined, core_schema
 from typing_extensions import TypeAliasType
 
 from .sources import Source, UploadFile
 
 COLLECTIONS: tuple[Any, ...] = (list, set, frozenset, tuple, deque)
-# Abstract types, and what repeated values become for them.
+# Abstract types, and the concrete collections that repeated values become.
 CONCRETE: dict[Any, Any] = {
     AbstractSet: set,
     Collection: list,
@@ -24,11 +24,11 @@ CONCRETE: dict[Any, Any] = {
     MutableSet: set,
     Sequence: list,
 }
-# Of pydantic core schemas: what repeated values can become; what text cannot express.
+# Types of pydantic core schemas: those that repeated values can become, and those that text cannot express.
 LISTS = frozenset({"deque", "frozenset", "list", "set", "tuple"})
 STRUCTURED = frozenset({"arguments", "call", "dataclass", "dict", "model", "named-tuple", "typed-dict"})
 NO_TEXT = LISTS | STRUCTURED | {"callable", "generator", "is-subclass", "none"}
-# Wrappers, and the schema inside of them that gets the value.
+# Wrapper schemas, and the key of the inner schema that gets the value.
 INNER = {"chain": "steps", "definitions": "schema", "json-or-python": "python_schema", "lax-or-strict": "lax_schema"}
 
 
@@ -39,7 +39,7 @@ class FileSchema:
     def check(value: object) -> UploadFile:
         """`value`, if it is a file."""
         if not isinstance(value, UploadFile):
-            raise ValueError("Should be a file")
+            raise PydanticCustomError("file", "Input should be an uploaded file")
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -52,20 +52,20 @@ class FileSchema:
 
 
 class AnnotationError(TypeError):
-    """The annotation cannot work; the message is the end of a sentence that begins with the parameter."""
+    """An annotation is not supported. The message completes a sentence that starts with the parameter's name."""
 
 
 def unwrap_alias(annotation: Any) -> Any:
-    """The type that `type Limit = …` stands for, if `annotation` is such a name."""
+    """The type behind an alias such as `type Limit = …`; other annotations are returned unchanged."""
     while isinstance(annotation, TypeAliasType):
         annotation = annotation.__value__
     return annotation
 
 
 def request_name(annotation: Any, argument: str) -> str:
-    """The parameter's name in the request: the alias of its pydantic `Field`, else that of the argument.
+    """The parameter's name in the request: the alias of its pydantic `Field`, else the argument's name.
 
-    Raises `AnnotationError` for fields that have no effect here.
+    Raises `AnnotationError` for a `Field` that would have no effect.
     """
     name = argument
     arguments = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
@@ -73,32 +73,42 @@ def request_name(annotation: Any, argument: str) -> str:
         if not isinstance(metadata, FieldInfo):
             continue
         if type(metadata) is not FieldInfo:
-            raise AnnotationError(f"has {type(metadata).__name__}(…) of another framework; use pydantic's Field(…)")
+            raise AnnotationError(
+                f"is annotated with {type(metadata).__name__}(…) of another framework; use pydantic's Field(…)"
+            )
         if metadata.default is not PydanticUndefined or metadata.default_factory is not None:
-            raise AnnotationError(f"has a default inside of Field; write it as '{argument}: … = default'")
+            raise AnnotationError(f"has a default inside Field(…); write '{argument}: … = default' instead")
         alias = metadata.validation_alias or metadata.alias
         if alias is not None and not isinstance(alias, str):
-            raise AnnotationError("has an alias that is not text; a parameter has one name in the request")
+            raise AnnotationError(f"has the alias {alias!r}; use a string, because a parameter has one name")
         name = alias or name
     if any(_has_alias(argument) for argument in get_args(arguments[0])):
-        raise AnnotationError("has an alias on a part of its type; write Annotated[…, Field(alias=…)] around all of it")
+        raise AnnotationError(
+            "has an alias on a part of its type; write Annotated[…, Field(alias=…)] around the whole type"
+        )
     return name
 
 
 def source_of(annotation: Any) -> Source | None:
-    """The marker in `annotation`, such as `Header()`; raises `AnnotationError` for one that has no effect there."""
+    """The marker in `annotation`, such as `Header()`. Raises `AnnotationError` for a marker without effect."""
     annotation = unwrap_alias(annotation)
     metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    found = [one for one in metadata if isinstance(one, Source)]
-    classes = [one for one in metadata if isinstance(one, type) and issubclass(one, Source)]
+    markers = [item for item in metadata if isinstance(item, Source)]
+    classes = [item for item in metadata if isinstance(item, type) and issubclass(item, Source)]
     if classes:
         raise AnnotationError(f"is marked with the class {classes[0].__name__}; write {classes[0].__name__}()")
-    if len(found) > 1:
-        raise AnnotationError("comes from two places; write one of them")
-    if found:
-        return found[0]
-    if any(source_of(part) for part in get_args(annotation) if not isinstance(part, Source)):
-        raise AnnotationError("has its source on a part of its type; write Annotated[…, …] around all of it")
+    if len(markers) > 1:
+        names = " and ".join(f"{type(marker).__name__}()" for marker in markers)
+        raise AnnotationError(f"is marked with {names}; keep one of them")
+    if markers:
+        return markers[0]
+    for part in get_args(annotation):
+        inner = None if isinstance(part, Source) else source_of(part)
+        if inner is not None:
+            marker = f"{type(inner).__name__}()"
+            raise AnnotationError(
+                f"has {marker} on a part of its type; write Annotated[…, {marker}] around the whole type"
+            )
     return None
 
 
@@ -117,7 +127,7 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def from_texts(model: type[BaseModel]) -> type[BaseModel]:
-    """`model`, or a subclass of it, whose fields accept values as they are written in a request."""
+    """`model`, or a subclass of it, whose fields accept values as text."""
     changed: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         converted = from_text(field.annotation)
@@ -125,14 +135,14 @@ def from_texts(model: type[BaseModel]) -> type[BaseModel]:
             changed[name] = (converted, field)
     if not changed:
         return model
-    made: type[BaseModel] = create_model(
+    subclass: type[BaseModel] = create_model(
         model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **changed
     )
-    return made
+    return subclass
 
 
 def without_alias(annotation: Any) -> Any:
-    """`annotation`, where `Field(alias=…)` has no alias: pydantic warns of one outside of a model."""
+    """`annotation` without the alias of its `Field`, because pydantic warns about an alias outside a model."""
     if get_origin(annotation) is not Annotated:
         return annotation
     kept: list[Any] = []
@@ -154,10 +164,10 @@ def without_alias(annotation: Any) -> Any:
 
 
 def from_text(annotation: Any) -> Any:
-    """`annotation`, changed so that it accepts values as they are written in a URL.
+    """`annotation`, changed so that it accepts values as text, as in a URL.
 
-    pydantic parses text where the type is a number. For literals and enumerations it compares values only, and
-    abstract collections, such as `Sequence`, it does not make from a list.
+    pydantic parses text as numbers. But it compares literals and enumerations by value only, and does not convert a
+    list to an abstract collection such as `Sequence`.
     """
     annotation = unwrap_alias(annotation)
     if annotation is UploadFile:
@@ -171,9 +181,9 @@ def from_text(annotation: Any) -> Any:
         return Annotated[(from_text(arguments[0]), *arguments[1:])]
     if origin in (Union, UnionType):
         return Union[tuple(from_text(argument) for argument in arguments)]  # noqa: UP007 - their number varies
-    kind = origin or annotation
-    if isinstance(kind, type) and (kind in COLLECTIONS or kind in CONCRETE):
-        concrete = CONCRETE.get(kind, kind)
+    collection = origin or annotation
+    if isinstance(collection, type) and (collection in COLLECTIONS or collection in CONCRETE):
+        concrete = CONCRETE.get(collection, collection)
         return concrete[tuple(from_text(argument) for argument in arguments)] if arguments else concrete
     return annotation
 
@@ -181,24 +191,24 @@ def from_text(annotation: Any) -> Any:
 def is_list(schema: Mapping[str, Any]) -> bool:
     """Whether a parameter of this core schema may be repeated.
 
-    Raises `AnnotationError` when a request cannot express its values.
+    Raises `AnnotationError` if text cannot be parsed as its values.
     """
     if _has_type(schema, STRUCTURED):
         raise AnnotationError(
-            "holds structured data; name it 'body' if it is the request's JSON, and make one model if there are two"
+            "is structured data; name the parameter 'body' for a JSON body, and combine several bodies into one model"
         )
     lists = list(_lists(schema))
     if not lists:
         if not _reads_text(schema):
-            raise AnnotationError("is of a type that no text can become")
+            raise AnnotationError("cannot be parsed from text; use a type such as str, int, UUID or datetime")
         return False
-    for found in lists:
-        if found is None:
-            raise AnnotationError("is either one value or several; write list[…], which also takes one")
-        items = found.get("items_schema", {"type": "any"})
-        is_strict = found.get("strict") and found["type"] != "list"
+    for list_schema in lists:
+        if list_schema is None:
+            raise AnnotationError("is either one value or several; use list[…], which accepts one value as well")
+        items = list_schema.get("items_schema", {"type": "any"})
+        is_strict = list_schema.get("strict") and list_schema["type"] != "list"
         if is_strict or not all(_reads_text(item) for item in (items if isinstance(items, list) else [items])):
-            raise AnnotationError("is a list of lists, or of a type that no text can become")
+            raise AnnotationError("has items that cannot be parsed from text; use items such as str, int or UUID")
     return True
 
 
@@ -208,7 +218,7 @@ def has_generator(schema: Any) -> bool:
 
 
 def has_type_variable(annotation: Any) -> bool:
-    """Whether a part of the annotation is a type variable, which pydantic takes for `Any`."""
+    """Whether a part of the annotation is a type variable, which pydantic treats as `Any`."""
     if isinstance(annotation, TypeVar):
         return True
     return any(has_type_variable(argument) for argument in get_args(annotation))
@@ -216,8 +226,8 @@ def has_type_variable(annotation: Any) -> bool:
 
 def _accepting_text(annotation: Any, values: Any) -> Any:
     by_text = {str(value).lower(): value for value in values if isinstance(value, bool | int | float)}
-    meant_as_text = {value for value in values if isinstance(value, str)}
-    by_text = {text: value for text, value in by_text.items() if text not in meant_as_text}
+    strings = {value for value in values if isinstance(value, str)}
+    by_text = {text: value for text, value in by_text.items() if text not in strings}
     if not by_text:
         return annotation
     return Annotated[annotation, BeforeValidator(lambda value: by_text.get(value, value))]
@@ -226,7 +236,7 @@ def _accepting_text(annotation: Any, values: Any) -> Any:
 def _has_alias(annotation: Any) -> bool:
     arguments = get_args(annotation)
     if get_origin(annotation) is Annotated:
-        fields = [one for one in arguments[1:] if isinstance(one, FieldInfo)]
+        fields = [metadata for metadata in arguments[1:] if isinstance(metadata, FieldInfo)]
         if any(field.alias or field.validation_alias for field in fields):
             return True
         arguments = arguments[:1]
@@ -235,17 +245,17 @@ def _has_alias(annotation: Any) -> bool:
 
 def _has_type(schema: Any, types: AbstractSet[str]) -> bool:
     if isinstance(schema, Mapping):
-        kind = schema.get("type")
-        if kind in types:
+        schema_type = schema.get("type")
+        if schema_type in types:
             return True
-        if kind == "json":  # its text is parsed by pydantic, whatever it holds
+        if schema_type == "json":  # pydantic parses its text as JSON, so it may have any structure
             return False
         return any(_has_type(value, types) for key, value in schema.items() if key not in ("metadata", "serialization"))
     return isinstance(schema, list | tuple) and any(_has_type(part, types) for part in schema)
 
 
 def _inner(schema: Mapping[str, Any]) -> Any:
-    """The schema inside of a wrapper that gets the value first; None if there is none."""
+    """The inner schema of a wrapper that gets the value first; None if there is none."""
     inner = schema.get(INNER.get(schema["type"], "schema"))
     return inner[0] if isinstance(inner, list) else inner
 
@@ -257,33 +267,33 @@ def _choices(schema: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _lists(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | None]:
-    """The schemas of lists that the value may be, and None beside them where it may be something else."""
-    kind = schema["type"]
-    if kind in LISTS:
+    """The list schemas that a value may have. If only some members of a union are lists, None stands for the others."""
+    schema_type = schema["type"]
+    if schema_type in LISTS:
         yield schema
-    elif kind in ("union", "tagged-union"):
+    elif schema_type in ("union", "tagged-union"):
         choices = [list(_lists(choice)) for choice in _choices(schema) if choice["type"] != "none"]
         if any(choices):
             for lists in choices:
                 yield from lists or [None]
-    elif kind not in ("function-plain", "json", "json-or-python"):
+    elif schema_type not in ("function-plain", "json", "json-or-python"):
         inner = _inner(schema)
         if inner is not None:
             yield from _lists(inner)
 
 
 def _reads_text(schema: Mapping[str, Any]) -> bool:
-    """Whether text can become a value of this core schema; True where only trying it would tell."""
-    kind = schema["type"]
-    if kind in NO_TEXT:
+    """Whether text can be parsed as a value of this core schema. True if the schema does not show it."""
+    schema_type = schema["type"]
+    if schema_type in NO_TEXT:
         return False
-    if kind == "is-instance":
+    if schema_type == "is-instance":
         return isinstance("", schema["cls"])
-    if kind in ("union", "tagged-union"):
+    if schema_type in ("union", "tagged-union"):
         return any(_reads_text(choice) for choice in _choices(schema))
-    if kind in ("function-before", "function-wrap", "function-plain", "json"):
+    if schema_type in ("function-before", "function-wrap", "function-plain", "json"):
         return True
     inner = _inner(schema)
     if inner is not None:
         return _reads_text(inner)
-    return not (schema.get("strict") and kind != "str")
+    return not (schema.get("strict") and schema_type != "str")

@@ -1,4 +1,4 @@
-"""Functions as they can be called: behind decorators and `functools.partial`, and objects called like functions."""
+"""The signatures of callables: functions inside decorators and `functools.partial`, and callable objects."""
 
 import inspect
 import sys
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def parameters_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that a call of `method` by keywords may have.
+    """The parameters with which `method` may be called by keyword.
 
-    A decorator's function that takes `**kwargs` hands on those of the function that it wraps (`functools.wraps`).
-    Without, it takes its own alone. Arguments that a `functools.partial` has bound are left out.
+    A decorator's function with `**kwargs` also has the parameters of the function that it wraps (`functools.wraps`);
+    without `**kwargs` it has only its own. Arguments that a `functools.partial` has bound are left out.
     """
     own = dict(inspect.signature(method, follow_wrapped=False).parameters)
     inner = dict(inspect.signature(method).parameters)
-    kinds = {parameter.kind: name for name, parameter in own.items()}
-    if hasattr(method, "__wrapped__") and (inspect.Parameter.VAR_KEYWORD in kinds or not inner):
+    own_kinds = {parameter.kind for parameter in own.values()}
+    if hasattr(method, "__wrapped__") and (inspect.Parameter.VAR_KEYWORD in own_kinds or not inner):
         variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         explicit = {name: parameter for name, parameter in own.items() if parameter.kind not in variable}
         own = explicit | {name: parameter for name, parameter in inner.items() if name not in explicit}
@@ -27,17 +27,17 @@ def parameters_of(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def annotated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The function whose annotations are those of `method`."""
+    """The function that has the annotations of `method`."""
     while isinstance(method, partial):
         method = method.func
     if not inspect.isroutine(method) and not hasattr(method, "__wrapped__"):
-        called: Callable[..., Any] = type(method).__call__  # an object that can be called
-        return called
+        call: Callable[..., Any] = type(method).__call__  # a callable object
+        return call
     return method
 
 
 def innermost(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that the owner has written, inside of decorators and of `functools.partial`."""
+    """The function that the owner has written, inside decorators and `functools.partial`."""
     while isinstance(method, partial):
         method = method.func
     function: Callable[..., Any] = inspect.unwrap(method)
@@ -45,7 +45,7 @@ def innermost(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def unresolved(method: Callable[..., Any]) -> list[str]:
-    """The parameters whose annotations name what does not exist."""
+    """The parameters whose annotations cannot be evaluated, such as unknown names."""
     function = innermost(method)
     if sys.version_info >= (3, 14):
         from annotationlib import Format, get_annotations
@@ -54,11 +54,11 @@ def unresolved(method: Callable[..., Any]) -> list[str]:
     else:
         written = getattr(function, "__annotations__", {})
     names = dict(getattr(function, "__globals__", {}))
-    wrong = []
+    invalid = []
     for name, annotation in written.items():
         if isinstance(annotation, str):
             try:
                 eval(annotation, names)  # noqa: S307 - as `get_type_hints` does with the owner's own annotations
-            except Exception:  # noqa: BLE001 - whatever it is, it is the annotation that cannot be read
-                wrong.append(name)
-    return wrong
+            except Exception:  # noqa: BLE001 - an annotation may raise any exception
+                invalid.append(name)
+    return invalid

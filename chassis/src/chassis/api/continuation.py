@@ -1,4 +1,4 @@
-"""Requests that are executed to their end, although nobody waits for the response any more."""
+"""Requests that are executed to completion after their client has disconnected."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,21 +12,24 @@ MAX_CONTINUED = 100
 CANCELLATION = "a request whose client has disconnected took too long, or the service is stopping"
 
 
-class NobodyWaitsError(OSError, ClientDisconnect):
-    """A request that goes on has sent a response; what sends it knows one of the two (ASGI 2.4, and Starlette)."""
+class DetachedError(OSError, ClientDisconnect):
+    """A continued request sends a response, but its client has disconnected.
+
+    ASGI 2.4 requires an `OSError`; Starlette and the chassis handle `ClientDisconnect`.
+    """
 
 
 class Continuation:
-    """Runs requests in tasks of their own, which may go on when the request is cancelled.
+    """Runs requests in tasks of their own, which may continue when the request is cancelled.
 
-    They go on as background tasks of the application, so that the shutdown waits for them, and at most
-    `MAX_CONTINUED` at a time, because they hold no place in the load shedder: others are cancelled as any request.
+    They continue as background tasks of the application, so the shutdown waits for them. At most `MAX_CONTINUED`
+    continue at a time, because the load shedder does not count them. Further ones are cancelled like any request.
     """
 
     def __init__(self, name: str, seconds: float) -> None:
-        """`name` is that of the background task; `seconds` is how long one may go on."""
+        """`name` is the name of the background tasks; `seconds` is the longest time for which one may continue."""
         self.count: int = 0
-        """The number of those that go on now."""
+        """The number of requests that continue now."""
         self._name = name
         self._seconds = seconds
 
@@ -35,16 +38,19 @@ class Continuation:
         scope: Scope,
         work: Coroutine[Any, Any, None],
         *,
-        goes_on: Callable[[], bool],
+        continues: Callable[[], bool],
         on_detached: Callable[[], object],
     ) -> None:
-        """Run `work`. When this is cancelled, `goes_on` says whether `work` is not; `on_detached` is called then."""
+        """Run `work`. When the caller is cancelled and `continues()` is true, `work` continues in the background.
+
+        `on_detached` is called before it continues.
+        """
         task = asyncio.create_task(work, name=self._name)
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             tasks = getattr(scope.get("app"), "tasks", None)
-            if tasks is not None and self.count < MAX_CONTINUED and goes_on():
+            if tasks is not None and self.count < MAX_CONTINUED and continues():
                 on_detached()
                 self.count += 1
                 tasks.start(self._finish(task), name=self._name)
@@ -56,7 +62,7 @@ class Continuation:
         task.result()
 
     async def _finish(self, task: asyncio.Task[None]) -> None:
-        """Wait for `task`, and raise the unexpected exception that it ends with."""
+        """Wait for `task`, and raise its exception if that is unexpected."""
         try:
             await asyncio.wait({task}, timeout=self._seconds)
         finally:
@@ -65,6 +71,6 @@ class Continuation:
                 task.cancel(CANCELLATION)
                 await asyncio.wait({task})
         error = None if task.cancelled() else task.exception()
-        # The client would have got a problem document, or has not taken the response.
+        # Expected: a problem document for the client, or the failed attempt to send a response.
         if error is not None and not isinstance(error, HTTPException | ClientDisconnect):
             raise error

@@ -1,4 +1,4 @@
-"""Request-scoped dependencies: what an application provides to the methods of handlers, by type."""
+"""Dependency injection: values that an application provides to the methods of handlers, by type, for each request."""
 
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -15,13 +15,14 @@ from starlette.requests import Request
 
 
 class ProviderError(TypeError):
-    """A provider cannot work as it is registered. Raised at the start."""
+    """A provider is missing, duplicate, circular or not usable. Raised at the start."""
 
 
 class Provider:
-    """Makes the value of one type, for one request."""
+    """Creates the value of one type for a request."""
 
     def __init__(self, key: Hashable, make: Any) -> None:
+        """`key` is the provided type. `make` is a function that returns or yields the value, or the value itself."""
         self.key: Hashable = key
         self.name: str = name_of(key)
         self.is_constant: bool = not callable(make) or _is_instance(make, key)
@@ -39,7 +40,9 @@ class Provider:
             parameters = inspect.signature(make).parameters.values()
             hints = get_type_hints(_annotated(make), include_extras=True)
         except (NameError, TypeError, ValueError) as error:
-            raise ProviderError(f"the provider of {self.name}, {shown}, cannot be read: {error}") from error
+            raise ProviderError(
+                f"the provider of {self.name}, {shown}, has an invalid signature: {error}; annotate its parameters"
+            ) from error
         needs: dict[str, Hashable] = {}
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -48,23 +51,24 @@ class Provider:
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name not in hints:
                 raise ProviderError(
-                    f"the provider of {self.name}, {shown}: parameter {parameter.name!r} needs a name and an annotation"
+                    f"the provider of {self.name}, {shown}: parameter {parameter.name!r} cannot be provided; "
+                    "annotate it with a provided type, without '/'"
                 )
             needs[parameter.name] = hints[parameter.name]
         return needs
 
     async def provide(self, arguments: Mapping[str, Any], stack: AsyncExitStack) -> Any:
-        """The value; what has to be left after the request is entered into `stack`."""
+        """The value. A context manager is entered on `stack`, which exits it after the request."""
         if self.is_constant:
             return self.make
-        made = self.make(**arguments)
-        if inspect.isawaitable(made) and not isinstance(made, AbstractAsyncContextManager):
-            made = await made
-        if isinstance(made, AbstractAsyncContextManager):
-            return await stack.enter_async_context(made)
-        if isinstance(made, AbstractContextManager):
-            return stack.enter_context(made)
-        return made
+        value = self.make(**arguments)
+        if inspect.isawaitable(value) and not isinstance(value, AbstractAsyncContextManager):
+            value = await value
+        if isinstance(value, AbstractAsyncContextManager):
+            return await stack.enter_async_context(value)
+        if isinstance(value, AbstractContextManager):
+            return stack.enter_context(value)
+        return value
 
 
 class Providers(Mapping[Hashable, Provider]):
@@ -83,15 +87,20 @@ class Providers(Mapping[Hashable, Provider]):
         return len(self._providers)
 
     def add(self, key: Hashable, make: Any) -> None:
-        """Register a provider; raises `ProviderError` for a second one of a type."""
+        """Register a provider. Raises `ProviderError` if the type has a provider already."""
         if key is Request or key in self._providers:
-            raise ProviderError(f"{name_of(key)} is provided already; in tests, replace it with app.override(…)")
+            raise ProviderError(
+                f"{name_of(key)} is provided already; remove one app.provide({name_of(key)}, …), "
+                "or use app.override(…) in a test"
+            )
         self._providers[key] = Provider(key, make)
 
     def override(self, key: Hashable, make: Any) -> "Override":
-        """Replace the provider of a type from now on; raises `ProviderError` where there is none."""
+        """Replace the provider of a type. Raises `ProviderError` if it has none."""
         if key not in self._providers:
-            raise ProviderError(f"nobody provides {name_of(key)}, so there is nothing to override")
+            raise ProviderError(
+                f"{name_of(key)} has no provider to override; call app.provide({name_of(key)}, …) in create_app"
+            )
         before = self._providers[key]
         self._providers[key] = Provider(key, make)
         try:
@@ -102,27 +111,27 @@ class Providers(Mapping[Hashable, Provider]):
         return Override(self._providers, before)
 
     def check(self) -> None:
-        """Raise `ProviderError` for what a provider needs and nobody provides, and for circles."""
+        """Raise `ProviderError` if a provider needs a type without a provider, and for circular dependencies."""
         for key in self._providers:
             self._check(key, ())
 
     def _check(self, key: Hashable, above: tuple[Hashable, ...]) -> None:
         if key in above:
             circle = " needs ".join(map(name_of, [*above[above.index(key) :], key]))
-            raise ProviderError(f"providers need each other in a circle: {circle}")
+            raise ProviderError(f"circular dependency of providers: {circle}; remove one of these parameters")
         for argument, needed in self._providers[key].needs.items():
             if needed is Request:
                 continue
             if needed not in self._providers:
                 raise ProviderError(
-                    f"the provider of {name_of(key)} needs {argument!r}, but nobody provides {name_of(needed)}; "
+                    f"the provider of {name_of(key)} needs {argument!r}, but {name_of(needed)} has no provider; "
                     f"call app.provide({name_of(needed)}, …)"
                 )
             self._check(needed, (*above, key))
 
 
 class Override:
-    """The replacement of a provider; used in a `with` statement, it ends with its block."""
+    """The replacement of a provider. In a `with` statement, the block's end restores the provider."""
 
     def __init__(self, providers: dict[Hashable, Provider], before: Provider) -> None:
         self._providers = providers
@@ -135,14 +144,14 @@ class Override:
 
 
 class Dependencies:
-    """What one method is given: `keys` are the types of its arguments."""
+    """The provided arguments of one method. `keys` are the types of the arguments."""
 
     def __init__(self, providers: Providers, keys: Mapping[str, Hashable]) -> None:
         self._providers = providers
         self._keys = keys
 
     async def fill(self, request: Request, arguments: dict[str, Any], stack: AsyncExitStack) -> Mapping[Hashable, Any]:
-        """Add the arguments. Each type is provided once, also when other providers need it; returns all by type."""
+        """Add the provided values to `arguments`. Returns all values by type; each type is provided once."""
         values: dict[Hashable, Any] = {Request: request}
         for argument, key in self._keys.items():
             arguments[argument] = await self._value(key, values, stack)
@@ -159,7 +168,7 @@ class Dependencies:
 
 
 def _annotated(make: Callable[..., Any]) -> Any:
-    """The function whose annotations are those of a call of `make`."""
+    """The function that has the annotations of a call of `make`."""
     if isinstance(make, type):
         return vars(make).get("__init__") or make.__init__  # type: ignore[misc]
     return make if inspect.isroutine(make) else type(make).__call__
@@ -168,7 +177,7 @@ def _annotated(make: Callable[..., Any]) -> Any:
 def _is_instance(value: Any, key: Hashable) -> bool:
     try:
         return isinstance(key, type) and isinstance(value, key)
-    except TypeError:  # a protocol, whose instances cannot be told
+    except TypeError:  # a protocol that does not support isinstance
         return False
 
 

@@ -1,20 +1,20 @@
 "use strict";
 const NOW = new Date().toISOString();
-const EXAMPLES = { // of strings, by format
+const EXAMPLES = { // example strings, by format
   uuid: "123e4567-e89b-42d3-a456-426614174000", "date-time": NOW, date: NOW.slice(0, 10), time: NOW.slice(11),
   duration: "PT1H", email: "user@example.com", uri: "https://example.com/", ipv4: "192.0.2.1", ipv6: "2001:db8::1",
 };
-// A script may not set these (Fetch Standard, "forbidden request-header").
+// Headers that a script must not set (Fetch Standard, "forbidden request-header").
 const FORBIDDEN = /^(accept-(charset|encoding)|access-control-request-.*|connection|content-length|cookie2?|date|dnt|expect|host|keep-alive|origin|referer|set-cookie|te|trailer|transfer-encoding|upgrade|via|proxy-.*|sec-.*)$/i;
 const STREAMS = /^(text\/event-stream|application\/(x-)?(ndjson|jsonl|json-seq|jsonlines))/;
 const TEXT = /^text\/|[/+](json|xml|yaml|javascript|x-www-form-urlencoded|ndjson|jsonl)\b/;
 const MAX_SHOWN = 1_000_000; // characters of a response
 const METHODS = ["get", "post", "put", "patch", "delete", "head", "options", "trace"];
-const METHODS_TO_TRY = METHODS.filter((method) => method !== "trace"); // which no script may send
+const METHODS_TO_TRY = METHODS.filter((method) => method !== "trace"); // scripts must not send TRACE
 let api = {}; // the OpenAPI document
-let server = ""; // the address its paths are appended to
-let fieldCount = 0; // for ids
-const credentials = new Map(); // of security schemes; kept in this page alone, until it is left
+let server = ""; // the base URL of its paths
+let fieldCount = 0; // for unique ids
+const credentials = new Map(); // by security scheme; never stored, so they are gone when the page is closed
 
 function element(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -35,7 +35,7 @@ const link = (url, text = url) => (/^https?:\/\//i.test(url)
 const announce = (name) => dispatchEvent(new Event(name));
 const block = (label, text) => element("pre", { role: "region", "aria-label": label, tabindex: 0 }, text);
 
-// Of Markdown, show what docstrings use: paragraphs, lists and code.
+// Render the Markdown that docstrings use: paragraphs, lists and code.
 const inline = (line = "") => line.split(/`+([^`]+)`+/).map((part, i) => (i % 2 ? code(part) : part));
 function prose(text = "") {
   return text.trim().split(/\n\s*\n/).filter(Boolean).map((part) => (/^[-*] /.test(part)
@@ -43,7 +43,7 @@ function prose(text = "") {
     : element("p", {}, inline(part))));
 }
 
-// Follow a local reference; what is written beside it overrides what it names.
+// Resolve a local reference. Members beside `$ref` override those of the referenced object.
 function resolve(node, seen = []) {
   if (!node?.$ref) return node ?? {};
   const { $ref, ...beside } = node;
@@ -52,7 +52,7 @@ function resolve(node, seen = []) {
   return resolve({ ...keys.reduce((value, key) => value?.[key], api), ...beside }, [...seen, $ref]);
 }
 
-// The alternatives of a schema, null aside: `X | null` has one.
+// The alternatives of a schema without null: `X | null` has one.
 function choices(schema) {
   return (schema.anyOf ?? schema.oneOf ?? []).filter((choice) => resolve(choice).type !== "null");
 }
@@ -74,10 +74,10 @@ function typeName(schema) {
   return [type ?? guess].flat().join(" | ") + (format ? ` (${format})` : "");
 }
 
-function bounds(what, minimum, maximum, above, below) {
+function bounds(quantity, minimum, maximum, above, below) {
   const low = [[minimum, "≤"], [above, "<"]].filter(([limit]) => limit !== undefined);
   const high = [["≤", maximum], ["<", below]].filter(([, limit]) => limit !== undefined);
-  return low.length + high.length > 0 && [...low, what, ...high].flat().join(" ");
+  return low.length + high.length > 0 && [...low, quantity, ...high].flat().join(" ");
 }
 
 function facts(schema) {
@@ -100,7 +100,7 @@ function facts(schema) {
   return known.length ? element("ul", { class: "facts" }, known.map((fact) => element("li", {}, fact, " "))) : [];
 }
 
-// What a schema says beyond its type; `open` holds the references it is shown within.
+// The details of a schema beyond its type. `open` has the references of the enclosing schemas, to stop recursion.
 function outline(schema = {}, open = []) {
   const { $ref } = schema;
   if (open.includes($ref)) return [small("recursive")];
@@ -127,10 +127,10 @@ function row(name, schema, open, required, place, deprecated, more) {
     element("dd", {}, outline(schema, open), more));
 }
 
-// Named examples, or the one, each as text.
-function namedExamples({ example: one, examples = {} }) {
-  const given = Object.entries(examples).map(([name, reference]) => [name, resolve(reference)]);
-  const all = one === undefined ? given : [["example", { value: one }], ...given];
+// The named examples and the unnamed one, each as text.
+function namedExamples({ example: unnamed, examples = {} }) {
+  const named = Object.entries(examples).map(([name, reference]) => [name, resolve(reference)]);
+  const all = unnamed === undefined ? named : [["example", { value: unnamed }], ...named];
   return all.filter(([, { value }]) => value !== undefined)
     .map(([name, { summary, value }]) => [summary ?? name, typeof value === "string" ? value : JSON.stringify(value, null, 2)]);
 }
@@ -157,7 +157,7 @@ function example(schema = {}, open = []) {
   return make?.() ?? null;
 }
 
-// The example given beside the schema, or one made from it.
+// The documented example, or one generated from the schema.
 function exampleOf({ example: given, examples = {}, schema }) {
   return given ?? resolve(Object.values(examples)[0]).value ?? example(schema) ?? null;
 }
@@ -165,7 +165,7 @@ function exampleOf({ example: given, examples = {}, schema }) {
 const isFile = (schema) => schema.format === "binary" || (schema.type === "string"
   && schema.contentEncoding === undefined && schema.contentMediaType !== undefined && !TEXT.test(schema.contentMediaType));
 
-// A control for one value, and how to read what it has: a list of texts or files, empty when nothing is given.
+// A control for one parameter, and `read`, which returns its values: a list of texts or files, possibly empty.
 function showField({ name, in: place, required, deprecated, style, explode, ...holder }) {
   const schema = resolve(schemaOf(holder));
   const core = resolve(choices(schema)[0] ?? schema);
@@ -185,7 +185,7 @@ function showField({ name, in: place, required, deprecated, style, explode, ...h
       element("option", { value: text(option), selected: required && (isList ? [first].flat() : [first]).includes(option) },
         option === "" ? "(none)" : text(option))));
   } else if (isList) {
-    control = element("textarea", { rows: 2, required, placeholder: "one value a line" }, [first ?? []].flat().map(text).join("\n"));
+    control = element("textarea", { rows: 2, required, placeholder: "one value per line" }, [first ?? []].flat().map(text).join("\n"));
   } else if (core.type === "object" || core.properties) {
     control = element("textarea", { rows: 3, required, placeholder: "JSON" }, first === undefined || first === null ? "" : JSON.stringify(first));
   } else {
@@ -208,7 +208,7 @@ function showField({ name, in: place, required, deprecated, style, explode, ...h
   return { name, place, label, read, isObject: core.type === "object", style, separator: joined && separator };
 }
 
-// The body of one media type: its controls, and how to read it as [body for fetch, options for curl].
+// The controls for a body of one media type, and `read`, which returns [body for fetch, options for curl].
 function showBody(mediaType, media, isRequired) {
   const schema = resolve(media.schema);
   const base = mediaType.split(";")[0].trim().toLowerCase();
@@ -252,7 +252,7 @@ function showBody(mediaType, media, isRequired) {
     read: () => (control.value ? [control.value, [`--data-raw ${quote(control.value)}`], mediaType] : [undefined, []]) };
 }
 
-// The security schemes that a request uses: the first alternative whose credentials are all given.
+// Add the credentials of the first alternative whose security schemes all have some.
 function authorize(operation, query, headers, cookies) {
   const alternatives = operation.security ?? api.security ?? [];
   const names = alternatives.map(Object.keys).find((list) => list.length > 0 && list.every((name) => credentials.get(name)?.()));
@@ -269,12 +269,12 @@ function authorize(operation, query, headers, cookies) {
 function showScheme([name, reference]) {
   const scheme = resolve(reference);
   const { type, description, flows = {}, openIdConnectUrl } = scheme;
-  const input = (label, kind = "password") => {
-    const control = element("input", { type: kind, autocomplete: "off", spellcheck: "false" });
+  const input = (label, inputType = "password") => {
+    const control = element("input", { type: inputType, autocomplete: "off", spellcheck: "false" });
     control.addEventListener("input", () => announce("authorized"));
     return [control, element("label", {}, label, control)];
   };
-  const kind = [type, scheme.scheme, scheme.bearerFormat, scheme.in && `in ${scheme.in}`, scheme.name].filter(Boolean).join(" · ");
+  const summary = [type, scheme.scheme, scheme.bearerFormat, scheme.in && `in ${scheme.in}`, scheme.name].filter(Boolean).join(" · ");
   const labels = [];
   if (type === "http" && scheme.scheme?.toLowerCase() === "basic") {
     const [user, userLabel] = input("User name", "text");
@@ -287,13 +287,13 @@ function showScheme([name, reference]) {
     labels.push(label);
     credentials.set(name, () => control.value.trim());
   }
-  return element("fieldset", {}, element("legend", {}, code(name), " ", small(kind)), prose(description),
+  return element("fieldset", {}, element("legend", {}, code(name), " ", small(summary)), prose(description),
     type === "mutualTLS" && element("p", {}, "The browser asks for a client certificate itself."),
     Object.entries(flows).map(([flow, { authorizationUrl, tokenUrl, scopes = {} }]) => [
-      element("p", {}, small(["Flow ", code(flow), ". Get a token there, and paste it. ",
+      element("p", {}, small(["Flow ", code(flow), ". Get a token there and paste it here. ",
         [authorizationUrl, tokenUrl].filter(Boolean).map((url) => [link(url), " "])])),
       element("ul", {}, Object.entries(scopes).map(([scope, text]) => element("li", {}, code(scope), " ", small(text))))]),
-    openIdConnectUrl && element("p", {}, small(["OpenID Connect: ", link(openIdConnectUrl), ". Get a token there, and paste it."])), labels);
+    openIdConnectUrl && element("p", {}, small(["OpenID Connect: ", link(openIdConnectUrl), ". Get a token there and paste it here."])), labels);
 }
 
 function showAuthorize() {
@@ -305,17 +305,17 @@ function showAuthorize() {
     state.textContent = given.length ? `using ${given.join(", ")}` : "";
   });
   return element("details", { class: "card", id: "authorize" }, element("summary", {}, element("strong", {}, "Authorize"), " ", state),
-    element("div", {}, element("p", {}, small("Kept in this page until you leave it, and sent with the requests that ask for it.")),
+    element("div", {}, element("p", {}, small("Credentials are sent with the requests that require them. They are gone when you close this page.")),
       element("div", { class: "schemes" }, schemes.map(showScheme))));
 }
 
 function showSecurity(operation) {
   const alternatives = operation.security ?? api.security ?? [];
   if (alternatives.length === 0) return [];
-  const names = alternatives.map((one) => Object.entries(one).map(([name, scopes], i) => [i > 0 && " and ", code(name),
+  const names = alternatives.map((schemes) => Object.entries(schemes).map(([name, scopes], i) => [i > 0 && " and ", code(name),
     scopes.length > 0 && ` (${scopes.join(", ")})`]));
   return element("p", {}, element("a", { href: "#authorize" }, "Authorize"), ": ",
-    names.map((one, i) => [i > 0 && ", or ", one.length ? one : "nothing"]));
+    names.map((name, i) => [i > 0 && ", or ", name.length ? name : "nothing"]));
 }
 
 const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -327,14 +327,14 @@ function curl(url, { method, headers, cookies, options, hasBody }) {
     ...(cookies.length ? [`--cookie ${quote(cookies.map((pair) => pair.join("=")).join("; "))}`] : []), ...options].join(" \\\n  ");
 }
 
-// Indent JSON, its numbers as they were sent where the browser can tell; leave other text alone.
+// Indent JSON and keep the digits of its numbers, if the browser supports that. Other text is returned unchanged.
 function pretty(text) {
   const exact = (_, value, context) =>
     (typeof value === "number" && context && JSON.rawJSON ? JSON.rawJSON(context.source) : value);
   try { return JSON.stringify(JSON.parse(text, exact), null, 2); } catch { return text; }
 }
 
-// Give the browser these cookies while `send` runs: a script can set none on a request alone.
+// Set these cookies for the site while `send` runs, because a script cannot set cookies for a single request.
 async function withCookies(cookies, send) {
   const before = new Map(document.cookie.split("; ").filter(Boolean).map((pair) => [pair.split("=", 1)[0], pair]));
   for (const [name, value] of cookies) document.cookie = `${name}=${value}; path=/; SameSite=Strict`;
@@ -356,7 +356,7 @@ function download(blob, headers, path) {
     small(` ${blob.type || "no content type"}, ${sizeOf(blob.size)}`));
 }
 
-// Show the body of a response as it is: a stream as it comes, JSON indented, text, or a link to the bytes.
+// Show the body of a response: a stream as it arrives, indented JSON, text, or a link to download the bytes.
 async function showContent(response, result, path) {
   const type = response.headers.get("content-type") ?? "";
   if (STREAMS.test(type)) {
@@ -379,14 +379,14 @@ async function showContent(response, result, path) {
   }
   const text = await blob.text();
   const whole = type.includes("json") ? pretty(text) : text;
-  if (whole.length > MAX_SHOWN) result.append(small("The beginning; the rest is in the file."), download(blob, response.headers, path));
+  if (whole.length > MAX_SHOWN) result.append(small("Only the beginning is shown. Download the file for the rest."), download(blob, response.headers, path));
   result.append(block("Response body", whole.slice(0, MAX_SHOWN) || "(empty body)"));
 }
 
 function tryOut(method, path, operation, parameters, body) {
   const fields = parameters.map((parameter) => showField(parameter));
   const bodies = Object.entries(body.content ?? {}).map(([name, media]) => [name, showBody(name, media, body.required)]);
-  bodies.sort(([one], [other]) => other.includes("json") - one.includes("json"));
+  bodies.sort(([first], [second]) => second.includes("json") - first.includes("json"));
   const choose = bodies.length > 1 && element("select", {}, bodies.map(([name]) => element("option", {}, name)));
   const parts = bodies.map(([name, { controls }]) => element("fieldset", { "aria-label": `Body: ${name}` },
     name.includes("form") && element("p", {}, small(name)), controls));
@@ -400,17 +400,17 @@ function tryOut(method, path, operation, parameters, body) {
   const result = element("div", {});
   const form = element("form", { autocomplete: "off", spellcheck: "false" }, heading("Try it"),
     fields.map((field) => field.label),
-    fields.some(({ place }) => place === "cookie") && element("p", {}, small("A cookie is set for this site while the request is "
-      + "sent. Cookies that are HttpOnly are sent by the browser, and cannot be seen or replaced here.")),
-    choose && element("label", {}, "Body's media type", choose), parts,
+    fields.some(({ place }) => place === "cookie") && element("p", {}, small("The cookie is set for this site while the request is "
+      + "sent. The browser sends HttpOnly cookies itself; this page cannot read or replace them.")),
+    choose && element("label", {}, "Media type of the body", choose), parts,
     accept && element("label", {}, code("Accept"), accept),
     element("p", {}, element("button", { type: "submit" }, "Send"), " ", copy, " ", stop), command, state, result);
-  let running; // the AbortController of the request that is sent
+  let running; // the AbortController of the request in flight
 
   function showChosen() {
     parts.forEach((part, i) => {
       part.hidden = choose && choose.selectedIndex !== i;
-      part.disabled = part.hidden; // neither checked nor sent
+      part.disabled = part.hidden; // not validated and not sent
     });
   }
 
@@ -428,7 +428,7 @@ function tryOut(method, path, operation, parameters, body) {
       else if (isObject && style === "deepObject") {
         try {
           for (const [key, value] of Object.entries(JSON.parse(values[0]))) query.append(`${name}[${key}]`, value);
-        } catch { /* not complete yet */ }
+        } catch { /* the user has not finished typing */ }
       } else if (separator) query.append(name, values.join(separator));
       else for (const value of values) query.append(name, value);
     }
@@ -463,7 +463,7 @@ function tryOut(method, path, operation, parameters, body) {
     const elapsed = () => `${Math.round(performance.now() - start)} ms`;
     let status;
     try {
-      const hasBody = content !== undefined && !["GET", "HEAD"].includes(verb); // a script cannot send it with these
+      const hasBody = content !== undefined && !["GET", "HEAD"].includes(verb); // `fetch` allows no body with these
       const response = await withCookies(cookies, () => fetch(url,
         { method: verb, headers, body: hasBody ? content : undefined, signal: mine.signal, cache: "no-store" }));
       status = badge(`${response.status} ${response.statusText}`.trim(), `status-${String(response.status)[0]}`);
@@ -475,8 +475,9 @@ function tryOut(method, path, operation, parameters, body) {
     } catch (error) {
       if (running !== mine) return; // another request has replaced this one
       const reason = mine.signal.aborted ? `stopped after ${elapsed()}` : error.message;
-      const elsewhere = new URL(url).origin !== location.origin && ". This page may ask its own origin alone; use the curl command.";
-      state.replaceChildren(...[status ?? badge("no response", "status-5"), ` ${reason}`, elsewhere].filter(Boolean));
+      const hint = new URL(url).origin !== location.origin
+        && ". This page can only send requests to its own origin; use the curl command.";
+      state.replaceChildren(...[status ?? badge("no response", "status-5"), ` ${reason}`, hint].filter(Boolean));
     } finally {
       if (running === mine) stop.hidden = true;
     }
@@ -485,7 +486,7 @@ function tryOut(method, path, operation, parameters, body) {
     try {
       await navigator.clipboard.writeText(command.textContent);
       copy.textContent = "Copied";
-    } catch { // browsers withhold the clipboard from plain HTTP
+    } catch { // browsers allow the clipboard only in secure contexts, such as HTTPS
       getSelection().selectAllChildren(command);
       copy.textContent = "Selected";
     }
@@ -531,7 +532,7 @@ function showOperation(method, path, operation, shared = []) {
       METHODS_TO_TRY.includes(method) && tryOut(method, path, operation, parameters, body)));
 }
 
-// Of an address with variables such as `https://{region}.example`, take the defaults.
+// The address of a server, with the defaults of its variables: `https://{region}.example`.
 function addressOf({ url, variables = {} }) {
   const filled = url.replace(/\{(.+?)\}/g, (whole, name) => variables[name]?.default ?? whole);
   return new URL(filled, location.href).href.replace(/\/$/, "");
@@ -541,8 +542,8 @@ function showServers() {
   const servers = api.servers?.length ? api.servers : [{ url: "." }];
   server = addressOf(servers[0]);
   if (servers.length === 1) return [];
-  const control = element("select", {}, servers.map((one) =>
-    element("option", { value: addressOf(one) }, [addressOf(one), one.description].filter(Boolean).join(" · "))));
+  const control = element("select", {}, servers.map((choice) =>
+    element("option", { value: addressOf(choice) }, [addressOf(choice), choice.description].filter(Boolean).join(" · "))));
   control.addEventListener("change", () => { server = control.value; announce("authorized"); });
   return element("label", {}, "Server", control);
 }
@@ -613,7 +614,7 @@ function showDocument() {
           element("h2", {}, name), prose(tags.find((tag) => tag.name === name)?.description), cards)))));
 }
 
-// Open and show what the fragment of the address names.
+// Open and show the card that the fragment of the URL names.
 function reveal() {
   const card = document.getElementById(location.hash.slice(1));
   if (!card) return;
@@ -638,5 +639,5 @@ async function start() {
 }
 
 addEventListener("hashchange", reveal);
-addEventListener("click", ({ target }) => target.closest("a[href^='#']") && setTimeout(reveal)); // the same one again
+addEventListener("click", ({ target }) => target.closest("a[href^='#']") && setTimeout(reveal)); // also for the current fragment, which fires no event
 start();

@@ -1,9 +1,9 @@
-"""What is wrong with a handler's method. Raised at the start."""
+"""Errors in the signature of a handler's method. Raised at the start."""
 
 
 class SignatureError(TypeError):
-    """A method of a handler cannot be bound as it is written. Raised when its route is added."""
+    """A method of a handler has an unsupported signature. Raised when its route is added."""
 
 
 class UnprovidedError(SignatureError):
-    """A parameter is of a type that comes from no request, but an application may provide it."""
+    """A parameter has a type that cannot be read from a request. The application may still provide it."""

@@ -1,4 +1,4 @@
-"""Request handlers: classes to inherit from, with a method for each HTTP method."""
+"""Request handlers: classes with a method for each HTTP method."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,34 +11,36 @@ VERBS = ("get", "post", "put", "patch", "delete")
 
 
 class Handler:
-    """A resource: define `get`, `post`, `put`, `patch` or `delete`, as `async def` or plain `def`.
+    """A request handler: subclass it, and define `get`, `post`, `put`, `patch` or `delete`.
 
-    One instance, created with its collaborators, serves all requests to the path on which `App.add_route` puts it.
+    One instance, created with its collaborators, serves all requests to its route (`App.add_route`). An `async def`
+    runs on the event loop, a plain `def` in a thread. HEAD and OPTIONS are derived from the other methods.
+
     Parameters are bound by name and annotation:
 
     - a name in the route's path is a path parameter;
     - `request` is Starlette's `Request`;
-    - `body` is the request's JSON, validated as its annotation, such as a pydantic model; `body: bytes` is the content
-      itself, and `body: AsyncIterator[bytes]` its pieces as they arrive;
-    - a type that the application provides (`App.provide`) is provided;
-    - `Annotated[str, Header()]` is a header field, and `Cookie()` and `Form()` likewise; `UploadFile` is a form's file;
-    - any other name is a query parameter, required if it has no default; a list or another collection may be repeated;
-    - around a pydantic model, `Query()` and the other markers make each field of it a parameter.
+    - `body` is the JSON body, validated against its annotation, such as a pydantic model; `body: bytes` is the raw
+      body, and `body: AsyncIterator[bytes]` streams it;
+    - a type that the application provides (`App.provide`) is a dependency;
+    - `Annotated[str, Header()]` is a header field, `Cookie()` a cookie, `Form()` a form field; `UploadFile` is a file;
+    - any other name is a query parameter; it is required without a default, and repeatable if it is a collection;
+    - a pydantic model marked with `Query()` or another marker is a group: each of its fields is a parameter.
 
-    `Annotated[int, Field(ge=1, description="…")]` adds constraints and documentation, and `Field(alias="sort-by")` the
-    name in the request. A signature that cannot work stops the start with `SignatureError`. The result, a model, list,
-    dict or None (204), becomes the response. A Starlette `Response` is sent as it is, and `Reply` adds headers.
-    `async def` runs on the event loop, `def` in a thread. HEAD and OPTIONS are derived from the other methods. Raise
-    `Problem` for an expected failure.
+    `Annotated[int, Field(ge=1, description="…")]` adds constraints and documentation. `Field(alias="sort-by")` changes
+    the name in the request. An unsupported signature stops the start with `SignatureError`.
+
+    The result becomes the response: a model, list or dict as JSON, None as 204. `Reply` adds headers or a status. A
+    Starlette `Response` is sent unchanged. Raise `Problem` for an expected error.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Result]):
-    """A result with response headers, such as the `location` of a created resource, and with a status of its own.
+    """A result with response headers, such as the `location` of a created resource, or with another status.
 
-    `headers` is a mapping, or pairs of names and values, where a name such as `set-cookie` may come more than once.
-    A `content-type` replaces `application/json`. `status` replaces that of the method: `Reply(None, status=304)`.
+    `headers` is a mapping, or pairs of names and values if a name such as `set-cookie` is repeated. A `content-type`
+    replaces `application/json`. `status` replaces the status of the method: `Reply(None, status=304)`.
     """
 
     result: Result
@@ -48,7 +50,7 @@ class Reply(Generic[Result]):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredResponses:
-    """What `responds` declares for a method."""
+    """The declaration of `responds` for a method."""
 
     status: int | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class DeclaredResponses:
 
 @dataclass(frozen=True, slots=True)
 class Documentation:
-    """What `documented` says of a method."""
+    """The declaration of `documented` for a method."""
 
     members: Mapping[str, Any] = field(default_factory=dict)
     request_examples: Mapping[str, Any] = field(default_factory=dict)
@@ -72,12 +74,13 @@ def responds(
     others: Mapping[int, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Callable[[Method], Method]:
-    """Declare the status on success, if it is not 200 or 204, and the problems that a method raises, for OpenAPI.
+    """Declare the success status of a method, if it is not 200 or 204, and document its responses in OpenAPI.
 
     `@responds(201, {409: "The order exists."}, headers={"location": "The order."})`
 
-    `others` has the types of the results that `Reply` sends with another status, such as `{202: Job}`; None stands for
-    no content. `headers` describes headers of a success.
+    `errors` describes the problems that the method raises, by status. `others` has the types of results that `Reply`
+    sends with another status, such as `{202: Job}`; None stands for no content. `headers` describes the headers of a
+    success.
     """
 
     def declare(method: Method) -> Method:
@@ -100,24 +103,24 @@ def documented(
     response_examples: Mapping[str, Any] | None = None,
     **members: Any,
 ) -> Callable[[Method], Method]:
-    """Say more about a method in openapi.json than its signature and its docstring do.
-
-    `security` has requirements, such as `[{"bearer": []}]`; see `App.extend_openapi` for their schemes. Examples are
-    values by name. `members` are further ones of OpenAPI's Operation Object, such as `externalDocs`.
+    """Add documentation to openapi.json, beyond the signature and the docstring of a method.
 
     `@documented(tags=["orders"], deprecated=True, operation_id="listOrders")`
+
+    `security` has requirements, such as `[{"bearer": []}]`; add their schemes with `App.extend_openapi`. Examples are
+    values by name. `members` are other members of OpenAPI's Operation Object, such as `externalDocs`.
     """
-    said = {
+    operation = {
         "summary": summary,
         "description": description,
         "tags": None if tags is None else list(tags),
         "operationId": operation_id,
         "deprecated": deprecated or None,
-        "security": None if security is None else [dict(one) for one in security],
+        "security": None if security is None else [dict(requirement) for requirement in security],
         **members,
     }
     documentation = Documentation(
-        {name: value for name, value in said.items() if value is not None},
+        {name: value for name, value in operation.items() if value is not None},
         dict(request_examples or {}),
         dict(response_examples or {}),
     )
@@ -136,6 +139,6 @@ def declared_responses(method: Callable[..., Any]) -> DeclaredResponses | None:
 
 
 def documentation_of(method: Callable[..., Any]) -> Documentation | None:
-    """What `documented` says, or None."""
-    said = getattr(method, "__documentation__", None)
-    return said if isinstance(said, Documentation) else None
+    """The declaration of `documented`, or None."""
+    documentation = getattr(method, "__documentation__", None)
+    return documentation if isinstance(documentation, Documentation) else None

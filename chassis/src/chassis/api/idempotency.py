@@ -1,4 +1,4 @@
-"""Idempotency keys: a request that a client repeats is executed once (draft-ietf-httpapi-idempotency-key-header-07)."""
+"""Idempotency keys: a retried request is executed once (draft-ietf-httpapi-idempotency-key-header-07)."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,20 +16,20 @@ HEADER = "Idempotency-Key"
 REPLAYED = "idempotency-replayed"
 MAX_KEY_LENGTH = 255
 DAY_SECONDS = 86_400.0
-# A String of Structured Fields (RFC 9651, section 3.3.3), perhaps with parameters; most clients send no quotes.
+# A String of Structured Fields (RFC 9651, section 3.3.3), optionally with parameters. Most clients send no quotes.
 QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\])*)"[ ]*(?:;.*)?')
-BARE = re.compile(rb"[!#-+\--:<-\[\]-~]+")  # what is visible, but no quotation mark, comma, semicolon or backslash
-# For OpenAPI: the problems that an idempotent operation has beside its own.
+BARE = re.compile(rb"[!#-+\--:<-\[\]-~]+")  # visible ASCII without quotation mark, comma, semicolon and backslash
+# The additional problems of an idempotent operation, for OpenAPI.
 PROBLEMS = {
     400: "The Idempotency-Key is missing or malformed.",
-    409: "A request with this Idempotency-Key has not been completed, or its response was not kept.",
+    409: "A request with this Idempotency-Key is still in progress, or its response was not stored.",
     422: "The Idempotency-Key was used for another request.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """What `idempotent` says about a method."""
+    """The options of `idempotent` for a method."""
 
     required: bool
     keep_seconds: float
@@ -63,43 +63,46 @@ def idempotent(
     max_response_bytes: int = 1_000_000,
     principal: Principal | None = None,
 ) -> Method | Callable[[Method], Method]:
-    """Execute a request with an `Idempotency-Key` once, however often the client sends it; for `post` and `patch`.
+    """Execute a request with an `Idempotency-Key` once, even if the client retries it; for `post` and `patch`.
 
-    A repeated request gets the first response, with `idempotency-replayed: true`. The same key with another query or
-    body is 422, and while the first request lasts 409. The key is a quoted string, as in the draft, or bare: both are
-    the same key. It belongs to the method, the path, and the principal: `principal` is a function of the request, by
-    default the value of the Authorization header. Give one if a user's token changes or is in a cookie.
+    A retry gets the response of the first request, with `idempotency-replayed: true`. While the first request is in
+    progress, a retry gets 409. The same key with another query or body gets 422. Without a key, a request is executed
+    as usual; with `required`, it gets 400.
 
-    A response that the method returns is kept for `keep_seconds`. It is not kept, and a repeated request is executed
-    again, if the method raises anything, `Problem` included, if an `async def` passes its deadline or the service
-    stops, and if the status is 408, 425, 429, or 500 and above. So raise when nothing was done, and return a `Reply`
-    with a status of 4xx to keep a failure. A response that is streamed or larger than `max_response_bytes` is sent,
-    and a repeated request gets 409 instead of it.
+    The key is a quoted string, as in the draft, or the same text without quotes. It is scoped to the method, the path
+    and the principal. `principal` is a function of the request that returns an id of the user; the default is the value
+    of the Authorization header. Pass one if a user's token changes or is in a cookie.
 
-    The request is executed to its end when its client disconnects; so is a `def` when it passes its deadline. It may
-    take `lock_seconds`, and the shutdown waits for it as for any background task.
+    The response is stored for `keep_seconds` if the method returns it. It is not stored, and a retry is executed again,
+    if the method raises any exception, `Problem` included, if an `async def` exceeds its deadline, if the service
+    stops, or if the status is 408, 425, 429, or 500 and above. So raise an exception if nothing was done, and return a
+    `Reply` with a 4xx status to store an error. A response that is streamed or larger than `max_response_bytes` is sent
+    but not stored, and retries get 409.
 
-    Without a key the request is executed as any other, or is 400 with `required`. After `lock_seconds` a request
-    counts as lost, together with the process that executed it. Responses are in memory, unless the application
-    provides an `IdempotencyStore`: `app.provide(IdempotencyStore, store)`.
+    If the client disconnects, the request is still executed to completion, for at most `lock_seconds`; so is a `def`
+    that exceeds its deadline. The shutdown waits for it as for any background task. After `lock_seconds`, an
+    unfinished request counts as lost, and a retry is executed.
+
+    Responses are stored in memory, unless the application provides an `IdempotencyStore`:
+    `app.provide(IdempotencyStore, store)`.
     """
     options = Idempotency(required, keep_seconds, lock_seconds, max_response_bytes, principal)
 
-    def mark(marked: Method) -> Method:
-        marked.__idempotency__ = options  # type: ignore[attr-defined]
-        return marked
+    def mark(decorated: Method) -> Method:
+        decorated.__idempotency__ = options  # type: ignore[attr-defined]
+        return decorated
 
     return mark if method is None else mark(method)
 
 
 def idempotency_of(method: Callable[..., Any]) -> Idempotency | None:
-    """What `idempotent` says, or None."""
+    """The options of `idempotent`, or None."""
     options = getattr(method, "__idempotency__", None)
     return options if isinstance(options, Idempotency) else None
 
 
 def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The client's key; None without one. Raises a `Problem` of 400 for what is none."""
+    """The client's key; None without one. Raises a `Problem` of 400 for an invalid key."""
     values = [value for name, value in headers if name == b"idempotency-key"]
     if not values:
         return None

@@ -1,28 +1,28 @@
-"""Where the responses to requests with an idempotency key are kept."""
+"""The stores of responses to requests with an idempotency key."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
-ENTRY_BYTES = 600  # for all that is not content: the entry itself, its hashes, its place in the dictionary
+ENTRY_BYTES = 600  # an estimate of the memory beside the content: the entry, its hashes, its slot in the dictionary
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """One attempt of a client to get something done once."""
+    """One attempt to execute a request with an idempotency key."""
 
     key: str
     """A hash of the client's key, the method, the path and the principal: 64 hexadecimal digits."""
     fingerprint: str
     """A hash of the query and the body: 64 hexadecimal digits."""
     attempt: str
-    """Of this request alone, so that one that is late does not change what a later one has done."""
+    """A random id of this attempt, so that a late attempt cannot change the entry of a later one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response that is sent again to each request with the same key."""
+    """A response that is replayed to each request with the same key."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -31,7 +31,7 @@ class StoredResponse:
 
 
 class KeyInUseError(Exception):
-    """Another request with this key has not been completed."""
+    """Another request with this key is still in progress."""
 
 
 class KeyReusedError(Exception):
@@ -39,21 +39,21 @@ class KeyReusedError(Exception):
 
 
 class IdempotencyStore(Protocol):
-    """Keeps the responses to idempotent requests.
+    """Stores the responses to idempotent requests.
 
-    An attempt begins, and is either completed or abandoned. A process that dies does neither: then the key is in use
-    until `lock_seconds` after the beginning.
+    Each attempt begins, and is then completed or abandoned. If the process dies in between, the key stays in use until
+    `lock_seconds` after the beginning.
 
-    A store that lives in the handler's own database can keep the response in the transaction of the handler, so that
-    either both or none are there: `record` is called when the method has returned, and before what the application
-    provides, such as a session, is left. `provided` has these values by type. If the transaction fails to commit,
-    `abandon` follows, else `complete`, which has nothing left to do then.
+    A store in the handler's own database can save the response in the handler's transaction, so that both are committed
+    or neither is. For this, `record` is called after the method has returned and before provided context managers, such
+    as a session, exit. `provided` has their values by type. After a commit, `complete` is called, which then has
+    nothing to do; after a failed commit, `abandon` is called.
     """
 
     async def begin(self, request: IdempotentRequest, lock_seconds: float) -> StoredResponse | None:
-        """None if this is the first attempt, else the response to that one.
+        """None if this is the first attempt, else the response to the first attempt.
 
-        Raises `KeyInUseError` while another attempt lasts, and `KeyReusedError` if the fingerprint is another.
+        Raises `KeyInUseError` while another attempt is in progress, and `KeyReusedError` if the fingerprint differs.
         """
         ...
 
@@ -64,26 +64,26 @@ class IdempotencyStore(Protocol):
         keep_seconds: float,
         provided: Mapping[Hashable, Any],
     ) -> None:
-        """Keep `response` in the transaction of the method, if `provided` has one.
+        """Store `response` in the transaction of the method, if `provided` has one.
 
-        It is not to be replayed before the transaction is committed.
+        Do not replay it before the transaction is committed.
         """
         ...
 
     async def complete(self, request: IdempotentRequest, response: StoredResponse, keep_seconds: float) -> None:
-        """Keep `response` for `keep_seconds`; nothing that the method has done is undone any more."""
+        """Store `response` for `keep_seconds`. The work of the method is committed."""
         ...
 
     async def abandon(self, request: IdempotentRequest) -> None:
-        """Let the next attempt begin anew, because this one has failed; only if the key is in use by this attempt."""
+        """Release the key, because this attempt has failed. Does nothing if another attempt uses the key."""
         ...
 
 
 class MemoryIdempotencyStore:
-    """Keeps responses in the memory of this process, which other instances of a service do not see.
+    """Stores responses in the memory of this process.
 
-    With more than `max_entries` or `max_bytes`, the oldest responses are dropped, and a repeated request is executed
-    again. So is one that is repeated after a restart, or sent to another instance.
+    Other instances do not see them: a retry that reaches another instance, or comes after a restart, is executed again.
+    Beyond `max_entries` or `max_bytes`, the oldest responses are dropped.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MemoryIdempotencyStore:
         keep_seconds: float,
         provided: Mapping[Hashable, Any],
     ) -> None:
-        """Memory takes part in no transaction."""
+        """Nothing: the memory takes part in no transaction."""
 
     async def complete(self, request: IdempotentRequest, response: StoredResponse, keep_seconds: float) -> None:
         if not self._is_current(request):

@@ -1,4 +1,4 @@
-"""Around an operation that is marked as idempotent: an attempt begins, and is kept, replayed or abandoned."""
+"""A wrapper of idempotent operations: it begins an attempt, and stores, replays or abandons it."""
 
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ from ..context import annotate
 from ..problem import Problem
 from ..request_info import RequestInfo
 from ..response_sender import send_response
-from .continuation import Continuation, NobodyWaitsError
+from .continuation import Continuation, DetachedError
 from .dependencies import Provider, ProviderError
 from .idempotency import HEADER, REPLAYED, Idempotency, key_of
 from .idempotency_store import (
@@ -35,9 +35,9 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 ATTEMPT = "chassis.idempotency"  # the key in an ASGI scope
 ABANDON_SECONDS = 5.0
-# They ask the client to try again, so a repeated request must not get them again.
+# These statuses ask the client to retry, so they are not replayed.
 RETRIED = frozenset({408, 425, 429})
-# Those of one connection (RFC 9110, section 7.6.1), and those that belong to one request.
+# Headers of one connection (RFC 9110, section 7.6.1) or of one request.
 NOT_STORED = frozenset(
     {
         b"connection",
@@ -56,7 +56,7 @@ NOT_STORED = frozenset(
 
 
 class Attempt:
-    """A request that is executed now, until it is settled: its response is kept, or it is abandoned."""
+    """A request in progress. It is settled when its response is stored, or when it is abandoned."""
 
     def __init__(self, store: IdempotencyStore, request: IdempotentRequest, options: Idempotency) -> None:
         self.is_settled: bool = False
@@ -65,23 +65,23 @@ class Attempt:
         self._options = options
 
     async def record(self, response: StoredResponse, provided: Mapping[Hashable, Any]) -> None:
-        """Let the store take part in the transaction of the method, which has returned."""
-        if is_kept(response.status):
+        """Let the store save the response in the transaction of the method, after the method has returned."""
+        if is_replayed(response.status):
             await self._store.record(self._request, self._within_bound(response), self._options.keep_seconds, provided)
 
     async def settle(self, response: StoredResponse) -> None:
-        """Keep the response, or abandon the attempt. The response can be sent whatever becomes of the store."""
-        if not is_kept(response.status):
+        """Store the response, or abandon the attempt. A failure of the store is logged, and the response is sent."""
+        if not is_replayed(response.status):
             await self.abandon()
             return
         self.is_settled = True
         try:
             await self._store.complete(self._request, self._within_bound(response), self._options.keep_seconds)
         except Exception:
-            log.exception("the response to an idempotent request was not kept", status=response.status)
+            log.exception("idempotent response not stored", status=response.status)
 
     async def abandon(self) -> None:
-        """Let a repeated request be executed; does nothing for a settled one."""
+        """Release the key, so that a retry is executed. Does nothing if the attempt is settled."""
         if self.is_settled:
             return
         self.is_settled = True
@@ -89,7 +89,7 @@ class Attempt:
             async with asyncio.timeout(ABANDON_SECONDS):
                 await self._store.abandon(self._request)
         except Exception:
-            log.exception("an idempotency key could not be released", lock_seconds=self._options.lock_seconds)
+            log.exception("idempotency key not released", lock_seconds=self._options.lock_seconds)
 
     def _within_bound(self, response: StoredResponse) -> StoredResponse:
         if response.body is None or len(response.body) <= self._options.max_response_bytes:
@@ -98,11 +98,11 @@ class Attempt:
 
 
 class Executable(Protocol):
-    """An operation, as far as it matters here."""
+    """The interface of an operation that this module uses."""
 
     @property
     def runs_in_thread(self) -> bool:
-        """Whether its method cannot be cancelled."""
+        """Whether its method runs in a thread, and so cannot be cancelled."""
         ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -112,7 +112,7 @@ class IdempotentOperation:
     """An ASGI application around an operation that `idempotent` marks."""
 
     def __init__(self, operation: Executable, options: Idempotency, providers: Mapping[Hashable, Provider]) -> None:
-        """Raises `ProviderError` if `providers` has no object for `IdempotencyStore`, but a function."""
+        """Raises `ProviderError` if the provider of `IdempotencyStore` is a function and not an object."""
         self._operation = operation
         self._options = options
         self._providers = providers
@@ -126,8 +126,8 @@ class IdempotentOperation:
             if self._options.required:
                 raise Problem(
                     400,
-                    f"Send the header {HEADER} with a value of your own, such as a UUID: a new one for each request, "
-                    "and the same one when you repeat a request.",
+                    f"The header {HEADER} is required. Send a new value, such as a UUID, for each request, "
+                    "and the same value when you retry it.",
                 )
             await self._operation(scope, receive, send)
             return
@@ -137,7 +137,7 @@ class IdempotentOperation:
             stored = await self._begin(request)
         except _RejectedKeyError as error:
             raise error.problem from None
-        except BaseException:  # it may have begun
+        except BaseException:  # the store may have begun the attempt before it failed
             await attempt.abandon()
             raise
         if stored is not None:
@@ -145,11 +145,11 @@ class IdempotentOperation:
             return
         scope[ATTEMPT] = attempt
         sender = _Settling(send, attempt)
-        # A client that has left will repeat its request: it must find what became of the first one.
+        # A client that has disconnected will retry, and must then get the response of this request.
         await self._continuation.run(
             scope,
             self._execute(scope, replaying(body, receive), sender, attempt),
-            goes_on=partial(self._goes_on, scope),
+            continues=partial(self._continues, scope),
             on_detached=sender.detach,
         )
 
@@ -159,21 +159,21 @@ class IdempotentOperation:
         finally:
             await attempt.abandon()
 
-    def _goes_on(self, scope: Scope) -> bool:
-        """Whether a request that is cancelled is executed to its end: a thread is so in any case."""
+    def _continues(self, scope: Scope) -> bool:
+        """Whether a cancelled request is executed to completion. A thread cannot be cancelled in any case."""
         info = RequestInfo.of(scope)
         return info.client_has_gone or (info.timed_out_task is not None and self._operation.runs_in_thread)
 
     async def _identify(self, key: bytes, request: Request, body: bytes) -> IdempotentRequest:
         principal = self._options.principal
         if principal is None:
-            who = request.headers.get("authorization", "")
+            user = request.headers.get("authorization", "")
         else:
             result = principal(request)
-            who = await result if inspect.isawaitable(result) else result
+            user = await result if inspect.isawaitable(result) else result
         scope = request.scope
         return IdempotentRequest(
-            _digest(*(text.encode(errors="surrogatepass") for text in (scope["method"], scope["path"], who)), key),
+            _digest(*(text.encode(errors="surrogatepass") for text in (scope["method"], scope["path"], user)), key),
             _digest(scope["query_string"], body),
             uuid4().hex,
         )
@@ -182,25 +182,28 @@ class IdempotentOperation:
         try:
             return await self._store().begin(request, self._options.lock_seconds)
         except KeyInUseError:
-            detail = f"The first request with this {HEADER} has not been completed; retry later."
+            detail = f"Another request with this {HEADER} is still in progress; retry later."
             raise _RejectedKeyError(Problem(409, detail, headers={"retry-after": "1"})) from None
         except KeyReusedError:
             detail = f"This {HEADER} was used with another query or body; send a new key for a new request."
             raise _RejectedKeyError(Problem(422, detail)) from None
 
     def _store(self) -> IdempotencyStore:
-        """Looked up for each request, because a test may override it."""
+        """The store. It is looked up for each request, because a test may override it."""
         provider = self._providers.get(IdempotencyStore)
         if provider is None:
             return self._own_store
         if not provider.is_constant:
-            raise ProviderError("provide IdempotencyStore as an object, such as app.provide(IdempotencyStore, store)")
+            raise ProviderError(
+                f"the provider of IdempotencyStore is {provider.make!r}; "
+                "pass an object instead: app.provide(IdempotencyStore, store)"
+            )
         store: IdempotencyStore = provider.make
         return store
 
 
 class _RejectedKeyError(Exception):
-    """The store has not begun this attempt."""
+    """The store has rejected this attempt, because its key is in use or was used for another request."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -208,7 +211,7 @@ class _RejectedKeyError(Exception):
 
 
 class _Settling:
-    """A `send` that holds the response until its attempt is settled."""
+    """A `send` that holds back the response until its attempt is settled."""
 
     def __init__(self, send: Send, attempt: Attempt) -> None:
         self._send = send
@@ -225,16 +228,16 @@ class _Settling:
             is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             body = bytes(message.get("body", b"")) if is_whole else None
             await self._attempt.settle(stored_response(start["status"], start.get("headers", ()), body))
-            await self._pass(start)
-        await self._pass(message)
+            await self._forward(start)
+        await self._forward(message)
 
     def detach(self) -> None:
-        """Nobody takes the response any more."""
+        """Raise `DetachedError` for later messages, because the client has disconnected."""
         self._is_detached = True
 
-    async def _pass(self, message: Message) -> None:
+    async def _forward(self, message: Message) -> None:
         if self._is_detached:
-            raise NobodyWaitsError
+            raise DetachedError
         await self._send(message)
 
 
@@ -252,23 +255,23 @@ async def record(
     response: Response | None,
     provided: Mapping[Hashable, Any],
 ) -> None:
-    """Let the store keep a response, or `response` of Starlette, in the transaction of a method that has returned."""
+    """Let the store save a response in the transaction of a method. `response` is one of Starlette, or None."""
     attempt = scope.get(ATTEMPT)
     if not isinstance(attempt, Attempt):
         return  # a request without a key
     if response is not None:
-        content = getattr(response, "body", None)  # which a stream does not have
+        content = getattr(response, "body", None)  # a streamed response has none
         status, headers, body = response.status_code, response.raw_headers, None if content is None else bytes(content)
     await attempt.record(stored_response(status, headers, body), provided)
 
 
-def is_kept(status: int) -> bool:
-    """Whether a repeated request gets this response again, rather than being executed."""
+def is_replayed(status: int) -> bool:
+    """Whether a retry gets a response with this status again. Otherwise it is executed."""
     return status < 500 and status not in RETRIED
 
 
 def replaying(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with the body, which has been read."""
+    """A `receive` that returns the body, which has been read already, and then continues with `receive`."""
     is_read = False
 
     async def receive_again() -> Message:
@@ -286,12 +289,12 @@ async def _replay(stored: StoredResponse, send: Send) -> None:
     if stored.body is None:
         raise Problem(
             409,
-            f"The first request with this {HEADER} has been completed with status {stored.status}, but its response "
-            "was not kept.",
+            f"The first request with this {HEADER} was completed with status {stored.status}, but its response was not "
+            "stored. Check its result before you send a new key.",
         )
     await send_response(send, stored.status, [*stored.headers, (REPLAYED.encode(), b"true")], stored.body)
 
 
 def _digest(*parts: bytes) -> str:
-    """A hash of the parts, which no other parts have."""
+    """A hash of the parts. Their lengths are included, so that other parts cannot have the same hash."""
     return sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).hexdigest()

@@ -1,16 +1,16 @@
-"""Content negotiation (RFC 9110, section 12.5.1): the media type of a response that the client prefers."""
+"""Content negotiation (RFC 9110, section 12.5.1): which media type of a response the client prefers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 Encoder = Callable[[Any], bytes]
-"""Encodes a result, given as what JSON has: dictionaries, lists, text, numbers, booleans and None."""
+"""Encodes a result that consists of JSON types: dictionaries, lists, text, numbers, booleans and None."""
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str | None:
-    """The one of `offered` that `accept`, the field's value, prefers; the first of those that it likes equally.
+    """The media type of `offered` that `accept`, the value of the field, prefers; the first one among equals.
 
-    None when it accepts none of them. A member of the field that cannot be read is ignored.
+    None if it accepts none of them. Invalid members of the field are ignored.
     """
     ranges = [_media_range(member) for member in accept.split(",") if member.strip()]
     if not ranges:
@@ -34,10 +34,10 @@ def _media_range(member: str) -> tuple[str, float]:
 
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """That of the most specific range which the media type is in; 0 without one."""
-    kind = media_type.partition("/")[0]
-    for wanted in (media_type, f"{kind}/*", "*/*"):
-        found = [quality for media_range, quality in ranges if media_range == wanted]
-        if found:
-            return max(found)
+    """The quality of the most specific range that includes the media type; 0 without one."""
+    top_level_type = media_type.partition("/")[0]
+    for candidate in (media_type, f"{top_level_type}/*", "*/*"):
+        qualities = [quality for media_range, quality in ranges if media_range == candidate]
+        if qualities:
+            return max(qualities)
     return 0.0

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 from the compiled signatures that bind the requests, and a page that shows it."""
+"""The OpenAPI 3.1 document, generated from the signatures that also bind the requests, and its documentation page."""
 
 import base64
 import hashlib
@@ -36,13 +36,16 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "trace_id": {"type": "string", "description": "The trace of the request."},
         "errors": {
             "type": "array",
-            "description": "For 422: each invalid value, and the reason.",
+            "description": "For 422: each invalid value, with the reason.",
             "items": {
                 "type": "object",
                 "properties": {
                     "in": {"enum": ["path", "query", "header", "cookie", "form", "body"]},
                     "name": {"type": "string", "description": "The parameter."},
-                    "pointer": {"type": "string", "description": "The place in the body (RFC 6901)."},
+                    "pointer": {
+                        "type": "string",
+                        "description": "The JSON Pointer to the value in the body (RFC 6901).",
+                    },
                     "detail": {"type": "string"},
                 },
                 "required": ["in", "detail"],
@@ -61,7 +64,7 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
     seen: Counter[str] = Counter()
     for place in operations:
         described = _operation(place, schemas)
-        # `/order-lines` and `/order/lines` have one name; the second gets a number.
+        # `/order-lines` and `/order/lines` get the same name, so the second one gets a number.
         name = str(described["operationId"])
         seen[name] += 1
         if seen[name] > 1:
@@ -87,7 +90,7 @@ def documented_routes(routes: Sequence[BaseRoute], document: dict[str, Any]) -> 
 
 
 class OpenApi(Handler):
-    """`GET /openapi.json`; the document is encoded once, unless the app has a root path, such as a proxy's prefix."""
+    """`GET /openapi.json`. The document is encoded once, unless the app has a root path, such as a proxy's prefix."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
@@ -97,18 +100,18 @@ class OpenApi(Handler):
         content = self._content
         root_path = request.scope.get("root_path", "").rstrip("/")
         if root_path:
-            # Without it, clients would take the root of the host (OpenAPI 3.1, "servers").
+            # Without it, clients would resolve paths against the root of the host (OpenAPI 3.1, "servers").
             content = orjson.dumps({**self._document, "servers": [{"url": root_path}]})
         return Response(content, media_type="application/json")
 
 
 class Docs(Handler):
-    """`GET /docs`: shows and tries `openapi.json`, without a request to any other host."""
+    """`GET /docs`: a page that shows `openapi.json` and sends requests. It loads nothing from other hosts."""
 
     def __init__(self) -> None:
         folder = files(__name__.rpartition(".")[0])
         page, css, js = (folder.joinpath(f"docs.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js"))
-        # One response, so that the policy can name what is inline by its hash, and allow nothing else.
+        # Script and style are inline, so that the policy can allow only their hashes.
         page = page.replace("<style></style>", f"<style>\n{css}</style>")
         page = page.replace("<script></script>", f"<script>\n{js}</script>")
         script, style = (_inline_hash(page, element) for element in ("script", "style"))
@@ -128,15 +131,15 @@ class Docs(Handler):
 
 
 def extended(document: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`document` with further members; objects are merged, and any other value is replaced."""
-    for more in members:
-        document = _merged(document, more)
+    """`document` with additional members. Objects are merged, and any other value is replaced."""
+    for additions in members:
+        document = _merged(document, additions)
     return document
 
 
-def _merged(document: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(document: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(document)
-    for key, value in more.items():
+    for key, value in additions.items():
         before = merged.get(key)
         both = isinstance(before, Mapping) and isinstance(value, Mapping)
         merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
@@ -168,8 +171,12 @@ def _operation(place: Described, schemas: Schemas) -> dict[str, Any]:
 
 def _parameters(place: Described, schemas: Schemas) -> list[dict[str, Any]]:
     operation = place.operation
-    in_path = {one.name: one for one in operation.parameters if one.where in ("path", "query") and not one.members}
-    # A path parameter that the method reads from the request itself is text.
+    in_path = {
+        parameter.name: parameter
+        for parameter in operation.parameters
+        if parameter.where in ("path", "query") and not parameter.members
+    }
+    # A path parameter without an argument, which the method reads from the request, is a string.
     parameters = [
         _parameter("path", name, in_path[name], schemas)
         if name in in_path
@@ -183,11 +190,12 @@ def _parameters(place: Described, schemas: Schemas) -> list[dict[str, Any]]:
             parameters += _group(parameter, schemas)
         elif parameter.where != "query" or parameter.name not in place.names:
             parameters.append(_parameter(parameter.where, parameter.name, parameter, schemas))
-    if operation.idempotency is not None and not any(str(one["name"]).lower() == HEADER.lower() for one in parameters):
+    names = {str(parameter["name"]).lower() for parameter in parameters}
+    if operation.idempotency is not None and HEADER.lower() not in names:
         schema = {
             "type": "string",
             "maxLength": MAX_KEY_LENGTH,
-            "description": "A value of your own, such as a UUID. A request that is repeated with it is executed once.",
+            "description": "A new value for each request, such as a UUID. Retries with the same value run once.",
         }
         parameters.append(_described_parameter("header", HEADER, schema, required=operation.idempotency.required))
     return parameters
@@ -284,9 +292,9 @@ def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> 
         responses[str(status)] = other
     errors: dict[int, str] = dict(operation.errors)
     if operation.has_form:
-        errors.setdefault(400, "The form cannot be read.")
+        errors.setdefault(400, "The form is invalid.")
         errors.setdefault(413, "The form is too large.")
-        errors.setdefault(415, "The content is not a form.")
+        errors.setdefault(415, "Content-Type is not that of a form, or the body is compressed.")
     elif operation.body_is_raw or operation.streams_body:
         errors.setdefault(413, "The body is too large.")
     elif operation.body is not None:
@@ -294,17 +302,17 @@ def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> 
         errors.setdefault(413, "The body is too large.")
         errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
     if (operation.body is not None and not operation.body_is_raw) or operation.has_form or has_parameters:
-        errors.setdefault(422, "A value is invalid; `errors` lists each, with the reason.")
+        errors.setdefault(422, "The request has invalid values; `errors` lists them with the reasons.")
     if operation.idempotency is not None:
         replayed = {
-            "description": "`true` if the response is that of an earlier request.",
+            "description": "`true` if this is the stored response to an earlier request.",
             "schema": {"type": "string"},
         }
         success.setdefault("headers", {})[REPLAYED] = replayed
-        errors |= {status: f"{errors.get(status, '')} {said}".strip() for status, said in PROBLEMS.items()}
+        errors |= {status: f"{errors.get(status, '')} {text}".strip() for status, text in PROBLEMS.items()}
     for status, description in sorted(errors.items()):
         responses.setdefault(str(status), _problem(description))
-    responses["default"] = _problem("Any other failure.")
+    responses["default"] = _problem("Any other error.")
     return responses
 
 
@@ -324,7 +332,7 @@ def _tag(path: str) -> str:
 
 
 def _inline_hash(page: str, element: str) -> str:
-    """The page's one `<element>` as a source of CSP (Content Security Policy Level 3, 2.3.1)."""
+    """The hash of the page's only `<element>`, as a CSP source (Content Security Policy Level 3, section 2.3.1)."""
     content = page.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     return f"'sha256-{digest}'"

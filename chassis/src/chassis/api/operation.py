@@ -1,4 +1,4 @@
-"""One method of a handler, its signature compiled once: binds a request, calls the method, sends the response."""
+"""One method of a handler: binds a request to its parameters, calls the method, and sends the response."""
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
@@ -43,7 +43,7 @@ WITHOUT_LENGTH = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class Encoded(NamedTuple):
-    """A response that is ready to be sent: its parts, or one of Starlette."""
+    """A response that is ready to be sent: its parts, or a Starlette `Response`."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -59,14 +59,18 @@ class Encoded(NamedTuple):
 
 
 class Operation:
-    """`method` of `handler` on a route whose path has `convertors`; an ASGI application."""
+    """An ASGI application for one method of a handler. Its signature is compiled once, at the start."""
 
     def __init__(self, handler: Handler, verb: str, convertors: Mapping[str, Convertor[Any]]) -> None:
+        """`verb` names the method of `handler`, such as `get`. `convertors` are those of the route's path parameters.
+
+        Raises `SignatureError` for an unsupported signature.
+        """
         self.verb = verb
         self.method: Callable[..., Any] = getattr(handler, verb)
         self.name: str = f"{type(handler).__name__}.{verb}"
         if not callable(self.method):
-            raise SignatureError(f"{self.name} is {self.method!r}, not a method")
+            raise SignatureError(f"{self.name} is {self.method!r}, not a method; define it with def or async def")
         self.idempotency: Idempotency | None = idempotency_of(self.method)
         self._convertors = convertors
         self._unprovided: UnprovidedError | None = None
@@ -74,20 +78,20 @@ class Operation:
         self.encoders: Mapping[str, Encoder] = {}
         try:
             self._compile(Signature(self.name, self.method, convertors))
-        except UnprovidedError as error:  # until the application says what it provides
+        except UnprovidedError as error:  # the application may provide the type later
             self._unprovided = error
         self._serves_fully = self._needs_more()
 
     def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
-        """Take what the application has: `providers`, and `encoders` beside JSON.
+        """Use the providers of the application, and its encoders for media types other than JSON.
 
-        Raises `SignatureError` for a parameter whose type nobody provides.
+        Raises `SignatureError` for a parameter whose type has no provider.
         """
         self.encoders = encoders
         self._serves_fully = self._needs_more()
         if self._unprovided is None:
-            provided = [one for one in self._signature.annotations if isinstance(one, Hashable) and one in providers]
-            if not provided:
+            annotations = self._signature.annotations
+            if not any(isinstance(annotation, Hashable) and annotation in providers for annotation in annotations):
                 return
         signature = Signature(self.name, self.method, self._convertors, providers)
         self._compile(signature)
@@ -96,11 +100,11 @@ class Operation:
         self._serves_fully = True
 
     def _needs_more(self) -> bool:
-        """Whether a request needs more than parameters and JSON; most need no more, and are served more quickly."""
+        """Whether a request needs more than parameters and JSON, which `__call__` handles itself."""
         return self._unprovided is not None or self._takes_other_content or bool(self.encoders)
 
     def check(self) -> None:
-        """Raise `SignatureError` for a parameter that comes from no request and is not provided."""
+        """Raise `SignatureError` for a parameter that cannot be read from a request and is not provided."""
         if self._unprovided is not None:
             raise self._unprovided
 
@@ -108,10 +112,12 @@ class Operation:
         self._signature = signature
         function = signature.function
         if inspect.isasyncgenfunction(function):
-            raise SignatureError(f"{self.name} yields its result; return EventStream, JsonLines or another response")
+            raise SignatureError(
+                f"{self.name} is an async generator; return EventStream(…), JsonLines(…) or another response instead"
+            )
         self.idempotency = self.idempotency or idempotency_of(function)
-        said = documentation_of(self.method) or documentation_of(function) or Documentation()
-        self.documentation: Documentation = said
+        documentation = documentation_of(self.method) or documentation_of(function) or Documentation()
+        self.documentation: Documentation = documentation
         self.docstring: str = inspect.cleandoc(function.__doc__ or "")
         self.parameters: list[Parameter] = signature.parameters
         self.body: TypeAdapter[Any] | None = signature.body
@@ -121,11 +127,15 @@ class Operation:
         self.has_form: bool = signature.has_form
         self.has_files: bool = any(holds_file(parameter.annotation) for parameter in signature.parameters)
         if self.idempotency is not None and (self.verb == "get" or signature.streams_body):
-            reason = "GET is idempotent already" if self.verb == "get" else "its body must be read before it is called"
+            reason = (
+                "GET is idempotent already; remove the decorator"
+                if self.verb == "get"
+                else "its body is streamed; use 'body: bytes' or a model"
+            )
             raise SignatureError(f"{self.name} cannot be @idempotent: {reason}")
         self._has_json = signature.body is not None and not signature.body_is_raw
         self._takes_other_content = signature.has_form or signature.body_is_raw or signature.streams_body
-        self._wants_request = signature.wants_request
+        self._needs_request = signature.needs_request
         self._parameters = Parameters(signature.parameters) if signature.parameters else None
         responses = declared_responses(self.method) or declared_responses(function) or DeclaredResponses()
         self.errors: Mapping[int, str] = responses.errors
@@ -133,19 +143,19 @@ class Operation:
         self.status: int = responses.status or (204 if signature.returned is NoneType else 200)
         for status in (self.status, *responses.others):
             if not 200 <= status < 600:
-                raise SignatureError(f"{self.name} declares status {status}; a response has one from 200 to 599")
+                raise SignatureError(f"{self.name} declares status {status}; use a status from 200 to 599")
         self.others: dict[int, TypeAdapter[Any] | None] = {
             status: None if model is None else TypeAdapter(model) for status, model in responses.others.items()
         }
         self.result: TypeAdapter[Any] | None = signature.result
         self.media_types: list[str] = signature.media_types
         self._to_json = _encoder_of(self.result)
-        self._tells_length = self.status not in WITHOUT_LENGTH
+        self._sends_length = self.status not in WITHOUT_LENGTH
         self.has_content: bool = self.status not in NO_CONTENT and signature.returned is not NoneType
-        # An instance of exactly this class is serialized without checking its type again.
+        # An instance of exactly this class is serialized without further checks of its type.
         self._result_type = _model_class(signature.returned) if self.has_content else None
         self._is_async = inspect.iscoroutinefunction(self.method)
-        # A plain function around an `async def`, such as a decorator's, returns its coroutine.
+        # Such as a decorator's plain function around an `async def`, which returns its coroutine.
         self._is_wrapped_async = not self._is_async and inspect.iscoroutinefunction(function)
 
     @property
@@ -161,11 +171,11 @@ class Operation:
             return
         arguments: dict[str, Any] = {}
         errors: list[dict[str, Any]] = []
-        request = Request(scope, receive, send) if self._wants_request else None
+        request = Request(scope, receive, send) if self._needs_request else None
         if self._parameters is not None:
             arguments = self._parameters.bind(scope, errors)
         if self.body is not None:
-            # The request keeps the body that it has read, for a method that wants its bytes as well.
+            # `request.body()` caches the body, so that a method with `request` can read its bytes too.
             content = await (read_body(receive) if request is None else request.body())
             if content or not self.body_is_optional:
                 bind_json(self.body, scope, content, arguments, errors)
@@ -175,12 +185,12 @@ class Operation:
             arguments["request"] = request
         try:
             result = await (self.method(**arguments) if self._is_async else self._call(scope, arguments))
-        except (SystemExit, KeyboardInterrupt) as error:  # a library's; only a signal ends the process
+        except (SystemExit, KeyboardInterrupt) as error:  # raised by a library; only a signal ends the process
             raise RuntimeError(f"{self.name} raised {type(error).__qualname__}") from error
         if type(result) is self._result_type:  # the most frequent case
             body = self._to_json(result)
             headers = [JSON]
-            if self._tells_length:
+            if self._sends_length:
                 headers.append((LENGTH, b"%d" % len(body)))
             # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
             await send_response(send, self.status, headers, b"" if scope["method"] == "HEAD" else body)
@@ -188,14 +198,14 @@ class Operation:
             await self._encode(result).send(scope, receive, send)
 
     async def _serve_fully(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request of a method that takes a form, raw content, or what the application provides."""
+        """Serve a request of a method with a form, a raw body, dependencies, or content negotiation."""
         if self._unprovided is not None:
             raise self._unprovided
         errors: list[dict[str, Any]] = []
         request = Request(scope, receive, send)
         try:
             arguments = await self._bind(request, errors)
-            # Who may not ask at all should learn that, and not what is wrong with the request.
+            # Errors in the values are raised after the dependencies: a client without access gets 401, and not 422.
             encoded = await self._call_provided(self._dependencies, request, arguments, errors)
             await encoded.send(scope, receive, send)
         finally:
@@ -217,7 +227,7 @@ class Operation:
                     bind_bytes(self.body, content, arguments, errors)
                 else:
                     bind_json(self.body, scope, content, arguments, errors)
-        if self._wants_request:
+        if self._needs_request:
             arguments["request"] = request
         return arguments
 
@@ -228,8 +238,8 @@ class Operation:
         arguments: dict[str, Any],
         errors: list[dict[str, Any]],
     ) -> "Encoded":
-        """Call the method, and encode its result before what was provided is left: it may still be needed for that."""
-        failure: BaseException = RuntimeError(f"{self.name} has not been called")
+        """Call the method, and encode its result before the dependencies exit, because encoding may need them."""
+        failure: BaseException = RuntimeError(f"{self.name} was not called")
         encoded: Encoded | None = None
         async with AsyncExitStack() as stack:
             try:
@@ -249,11 +259,11 @@ class Operation:
                 failure = error
                 raise
         if encoded is None:
-            raise failure  # which a provider has swallowed
+            raise failure  # a provider has suppressed it
         return encoded
 
     async def _call(self, scope: Scope, arguments: dict[str, Any]) -> Any:
-        """Call a method that is a plain function: in a thread, unless the owner has written an `async def`."""
+        """Call a method that is a plain function: in a thread, unless it wraps an `async def`."""
         if self._is_wrapped_async:
             result = self.method(**arguments)
         else:
@@ -261,7 +271,7 @@ class Operation:
         return await result if inspect.isawaitable(result) else result
 
     def _encode(self, result: Any, accept: str | None = None) -> "Encoded":
-        """The response to be sent; `accept` is the client's choice where the application has encoders."""
+        """The response to be sent. `accept` is the value of the field if the application has encoders, else None."""
         if isinstance(result, Response):
             return Encoded(self.status, [], b"", result)
         status, headers = self.status, list[tuple[bytes, bytes]]()
@@ -286,12 +296,13 @@ class Operation:
         offered = [JSON_TYPE, *self.encoders]
         media_type = preferred(accept, offered)
         if media_type is None:
-            raise Problem(406, f"The resource is available as {', '.join(offered)}.", headers={"vary": "accept"})
+            detail = f"Accept allows none of the available media types: {', '.join(offered)}."
+            raise Problem(406, detail, headers={"vary": "accept"})
         headers.append((b"vary", b"accept"))
         return media_type
 
     def _content(self, result: Any, status: int) -> bytes:
-        """`result` as JSON; raises `TypeError` when it is not of the type that the signature declares."""
+        """`result` as JSON. Raises `TypeError` if it does not have the type that the signature declares."""
         if status != self.status:
             if status in NO_CONTENT or result is None:
                 return b""
@@ -304,14 +315,17 @@ class Operation:
         if type(result) is expected:
             return self._to_json(result)
         if expected is not None and not isinstance(result, expected):
-            raise TypeError(f"{self.name} returned {type(result).__name__}, not {expected.__name__}")
+            raise TypeError(
+                f"{self.name} returned {type(result).__name__}, but its annotation is {expected.__name__}; "
+                "change the annotation or the result"
+            )
         if self.result is not None:
             return self.result.serializer.to_json(result, warnings="error", by_alias=True)
         return to_json(result)
 
 
 def invalid(errors: list[dict[str, Any]]) -> Problem:
-    """422 for a request whose values cannot be bound; `errors` lists them."""
+    """422 for a request with invalid values; `errors` lists them."""
     return Problem(422, "The request has invalid values; `errors` lists them.", errors=errors)
 
 
@@ -319,19 +333,19 @@ def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
     if result is None:
         return to_json
     encode = result.serializer.to_json
-    # An argument by name costs as much as the encoding of a small model.
+    # `by_alias` is passed only if it matters, for performance.
     options: Any = {"mode": "serialization"}
     has_aliases = result.json_schema(by_alias=True, **options) != result.json_schema(by_alias=False, **options)
     return partial(encode, by_alias=True) if has_aliases else encode
 
 
 def to_json(value: object) -> bytes:
-    """Any value as JSON; NaN and infinity become null (RFC 8259, section 6, has no numbers for them)."""
+    """Any value as JSON. NaN and infinity become null, because JSON has no such numbers (RFC 8259, section 6)."""
     return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def _reply_headers(reply: Reply[Any]) -> list[tuple[bytes, bytes]]:
-    """The headers of a `Reply`; the length is that of the content, whatever the owner says."""
+    """The headers of a `Reply`, without a `content-length`: it is computed from the content."""
     headers = reply.headers
     pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]

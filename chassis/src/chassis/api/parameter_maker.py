@@ -1,4 +1,4 @@
-"""Makes the parameters of a method from its annotations."""
+"""Creates the parameters of a method from its annotations."""
 
 import inspect
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ NO_DEFAULT = inspect.Parameter.empty
 
 
 class ParameterMaker:
-    """Makes the parameters of the method `name`. Its methods raise `SignatureError`."""
+    """Creates the parameters of the method `name`. Its methods raise `SignatureError`."""
 
     def __init__(self, name: str) -> None:
         self.name: str = name
@@ -42,13 +42,13 @@ class ParameterMaker:
 
     def request_name(self, name: str, annotation: Any, source: Source | None = None) -> str:
         try:
-            found = request_name(annotation, name)
+            alias_or_name = request_name(annotation, name)
         except AnnotationError as error:
             raise SignatureError(f"{self.name}: parameter {name!r} {error}") from error
         if source is None:
-            return found
-        wanted = source.name or (found if found != name else source.default_name(name))
-        return wanted.lower() if source.where == "header" else wanted
+            return alias_or_name
+        in_request = source.name or (alias_or_name if alias_or_name != name else source.default_name(name))
+        return in_request.lower() if source.where == "header" else in_request
 
     def parameter(self, source: Source, name: str, annotation: Any, default: Any) -> Parameter:
         where = source.where
@@ -56,7 +56,9 @@ class ParameterMaker:
         converted = without_alias(from_text(annotation))
         adapter = self.adapter(name, converted, written=annotation)
         if where != "form" and holds_file(annotation):
-            raise SignatureError(f"{self.name}: {name!r} is a file, which comes in a form, not in the {where}")
+            raise SignatureError(
+                f"{self.name}: {name!r} is a file, which cannot be in the {where}; annotate it with UploadFile alone"
+            )
         repeated = self._is_list(where, name, annotation, adapter)
         return Parameter(where, in_request, name, converted, adapter, default, is_list=repeated)
 
@@ -65,22 +67,22 @@ class ParameterMaker:
             return is_list(adapter.core_schema)
         except AnnotationError as error:
             raise SignatureError(
-                f"{self.name}: {where} parameter {name!r} cannot hold {annotation!r}: it {error}"
+                f"{self.name}: {where} parameter {name!r} cannot be of type {annotation!r}: it {error}"
             ) from error
 
     def group(self, source: Source, name: str, annotation: Any, model: type[BaseModel], default: Any) -> Parameter:
-        """A parameter whose model's fields are parameters in the request."""
+        """A group: each field of `model` is a parameter in the request."""
         where = source.where
         if default is not NO_DEFAULT or source.name is not None:
             raise SignatureError(
-                f"{self.name}: {name!r} is a group of {where} parameters, each with its own name and default; "
+                f"{self.name}: {name!r} is a group of {where} parameters and cannot have a name or default of its own; "
                 f"write '{name}: Annotated[{model.__name__}, {type(source).__name__}()]'"
             )
         members = []
         for field_name, field in model.model_fields.items():
             alias = field.validation_alias or field.alias
             if alias is not None and not isinstance(alias, str):
-                raise SignatureError(f"{self.name}: {name}.{field_name} has an alias that is not text")
+                raise SignatureError(f"{self.name}: {name}.{field_name} has the alias {alias!r}; use a string")
             in_request = alias or source.default_name(field_name)
             in_request = in_request.lower() if where == "header" else in_request
             label = f"{name}.{field_name}"
@@ -107,5 +109,7 @@ class ParameterMaker:
             adapter.json_schema(mode=mode)
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
             shown = annotation if written is None else written
-            raise SignatureError(f"{self.name}: unknown annotation of {name!r}: {shown!r}") from error
+            raise SignatureError(
+                f"{self.name}: pydantic does not support the annotation of {name!r}: {shown!r}; use another type"
+            ) from error
         return adapter

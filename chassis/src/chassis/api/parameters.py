@@ -1,4 +1,4 @@
-"""Parameters of a request, as arguments of a handler's method."""
+"""Binds the parameters of a request to the arguments of a handler's method."""
 
 import inspect
 import re
@@ -17,12 +17,12 @@ from typing_extensions import TypedDict
 from ..problem import Problem
 
 MAX_QUERY_FIELDS = 1000
-# The members of a list in a field's value; a quoted string may have commas (RFC 9110, section 5.6).
+# The members of a list in a field's value. A quoted string may contain commas (RFC 9110, section 5.6).
 LIST_MEMBERS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^,"])+')
 
 
 class Member(NamedTuple):
-    """A field of a group: its name in the request, its key in the group's model, and what it may be."""
+    """A field of a group: its name in the request, and its key in the group's model."""
 
     name: str
     key: str
@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
 
 class Parameter:
-    """A parameter: where it comes from, its name in the request and in the method, its type and default.
+    """A parameter: its place in the request (`where`), its name there and in the method, its type and default.
 
     A group has `members`, each of which is a parameter in the request.
     """
@@ -58,7 +58,7 @@ class Parameter:
         self.is_list = is_list
         self.members = members
         self.takes_others = takes_others
-        """Of a group: whether its model gets what nobody asks for as well, to allow or to forbid it."""
+        """Whether the model of a group gets undeclared parameters too, because it allows or forbids extra fields."""
         self.is_required: bool = default is inspect.Parameter.empty
 
     @property
@@ -67,8 +67,8 @@ class Parameter:
         return [member.name for member in self.members] if self.members else [self.name]
 
 
-class _Place(NamedTuple):
-    """Where a value of the request goes."""
+class _Target(NamedTuple):
+    """The argument, and the key in the model of a group, that a value of the request is assigned to."""
 
     argument: str
     key: str | None
@@ -77,49 +77,51 @@ class _Place(NamedTuple):
 
 
 class _Reader:
-    """The parameters that come from one place, by their names in the request."""
+    """The parameters from one place of the request, such as the query, by their names there."""
 
     def __init__(self, where: str, parameters: Iterable[Parameter]) -> None:
         self.where = where
-        self.places: dict[str, _Place] = {}
+        self.targets: dict[str, _Target] = {}
         self._others: str | None = None
         for parameter in parameters:
             if parameter.takes_others:
                 self._others = parameter.argument
             if parameter.members:
                 for member in parameter.members:
-                    self.places[member.name] = _Place(
+                    self.targets[member.name] = _Target(
                         parameter.argument, member.key, member.is_list, member.is_required
                     )
             else:
-                self.places[parameter.name] = _Place(parameter.argument, None, parameter.is_list, parameter.is_required)
+                self.targets[parameter.name] = _Target(
+                    parameter.argument, None, parameter.is_list, parameter.is_required
+                )
 
     def read(self, fields: Iterable[tuple[str, Any]], values: dict[str, Any], errors: list[dict[str, Any]]) -> None:
-        """Put `fields` of the request where they belong in `values`, the arguments."""
-        places, others = self.places, self._others
+        """Assign `fields` of the request to the arguments in `values`, and add errors for repeated fields."""
+        targets, others = self.targets, self._others
         for name, value in fields:
-            place = places.get(name)
-            if place is None:
+            target = targets.get(name)
+            if target is None:
                 if others is None:
                     continue
-                place = _Place(others, name, False, False)
-            argument, key, is_list, _ = place
-            target = values
+                target = _Target(others, name, False, False)
+            argument, key, is_list, _ = target
+            arguments = values
             if key is not None:
-                target = values.setdefault(argument, {})
+                arguments = values.setdefault(argument, {})
                 argument = key
             if is_list:
-                target.setdefault(argument, []).append(value)
-            elif argument in target:
-                errors.append({"in": self.where, "name": name, "detail": "Sent more than once."})
+                arguments.setdefault(argument, []).append(value)
+            elif argument in arguments:
+                errors.append({"in": self.where, "name": name, "detail": "Sent more than once; send one value."})
             else:
-                target[argument] = value
+                arguments[argument] = value
 
 
 class Parameters:
     """All parameters of a method, validated in one call.
 
-    An optional parameter that the request does not have is left out: the method has the default.
+    An optional parameter that the request does not have is left out, and the method's default applies.
     """
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
@@ -143,15 +145,18 @@ class Parameters:
             _Reader(where, by_place[where]) if where in by_place else None
             for where in ("query", "header", "cookie", "form")
         )
-        # The path of a mount may have a parameter that the route's own path does not name.
-        in_path = [one for one in self._parameters.values() if one.where in ("path", "query") and not one.members]
-        self._in_path = {parameter.name: parameter.argument for parameter in in_path}
+        # Query parameters too: the path of a mount may have a parameter that the route's own path does not name.
+        self._in_path = {
+            parameter.name: parameter.argument
+            for parameter in self._parameters.values()
+            if parameter.where in ("path", "query") and not parameter.members
+        }
         self._is_path_alone = by_place.keys() == {"path"} and all(
             parameter.name == argument for argument, parameter in self._parameters.items()
         )
 
     def bind(self, scope: Scope, errors: list[dict[str, Any]], form: FormData | None = None) -> dict[str, Any]:
-        """The arguments of the request, whose form, if it has one, is `form`; invalid values are added to `errors`."""
+        """The arguments for a request and its `form`, if it has one. Invalid values are added to `errors`."""
         path: dict[str, Any] = scope["path_params"]
         values = path
         if not self._is_path_alone:
@@ -189,19 +194,19 @@ class Parameters:
         try:
             fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
         except ValueError as error:
-            raise Problem(400, f"The query has more than {MAX_QUERY_FIELDS} fields.") from error
+            raise Problem(400, f"The query has more than {MAX_QUERY_FIELDS} fields; send fewer.") from error
         reader.read([field for field in fields if field[0] not in path] if path else fields, values, errors)
 
     def _read_headers(self, reader: _Reader, headers: Iterable[tuple[bytes, bytes]], values: dict[str, Any]) -> None:
         joined: dict[str, str] = {}
         for name, value in headers:
             field = name.decode("latin-1")
-            if field in reader.places:
+            if field in reader.targets:
                 text = value.decode("latin-1")
                 joined[field] = f"{joined[field]}, {text}" if field in joined else text
         fields: list[tuple[str, str]] = []
         for field, text in joined.items():
-            if reader.places[field].is_list:
+            if reader.targets[field].is_list:
                 fields += [(field, stripped) for member in LIST_MEMBERS.findall(text) if (stripped := member.strip())]
             else:
                 fields.append((field, text))
@@ -210,12 +215,12 @@ class Parameters:
     def _read_form(self, reader: _Reader, form: FormData, values: dict[str, Any], errors: list[dict[str, Any]]) -> None:
         fields: list[tuple[str, Any]] = []
         for name, value in form.multi_items():
-            place = reader.places.get(name)
-            # What nobody filled in: a browser sends a file without a name, and an empty text.
+            target = reader.targets.get(name)
+            # For a field that is not filled in, a browser sends a file without a name, or an empty text.
             if isinstance(value, UploadFile):
                 is_empty = not value.filename and not value.size
             else:
-                is_empty = not value and place is not None and not place.is_required
+                is_empty = not value and target is not None and not target.is_required
             if not is_empty:
                 fields.append((name, value))
         reader.read(fields, values, errors)
@@ -225,7 +230,7 @@ class Parameters:
         where, name = parameter.where, parameter.name
         if parameter.members:
             by_key = {member.key: member.name for member in parameter.members}
-            if len(location) == 1:  # of the group as a whole
+            if len(location) == 1:  # an error of the group as a whole
                 return {"in": where, "detail": detail}
             name = by_key.get(str(location[1]), str(location[1]))
         elif where == "query" and name in path:

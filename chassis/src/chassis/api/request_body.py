@@ -1,4 +1,4 @@
-"""The body of a request: JSON, a form, or bytes."""
+"""Reads and validates the body of a request: JSON, a form, or bytes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ URL_ENCODED, MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body; raises `ClientDisconnect` when the client disconnects before its end."""
+    """The whole body. Raises `ClientDisconnect` if the client disconnects before its end."""
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -31,7 +31,7 @@ async def read_body(receive: Receive) -> bytes:
 def bind_json(
     body: TypeAdapter[Any], scope: Scope, content: bytes, arguments: dict[str, Any], errors: list[dict[str, Any]]
 ) -> None:
-    """Validate JSON as the argument `body`; raises `Problem` for content that is none (400, 415)."""
+    """Validate JSON as the argument `body`. Raises a `Problem` if the content is not JSON (400, 415)."""
     require_json(scope)
     try:
         arguments["body"] = body.validator.validate_json(content)
@@ -46,7 +46,7 @@ def bind_json(
 
 
 def bind_bytes(body: TypeAdapter[Any], content: bytes, arguments: dict[str, Any], errors: list[dict[str, Any]]) -> None:
-    """Validate the content, of whatever type, as the argument `body`."""
+    """Validate the raw content, of any media type, as the argument `body`."""
     try:
         arguments["body"] = body.validator.validate_python(content)
     except ValidationError as error:
@@ -54,9 +54,9 @@ def bind_bytes(body: TypeAdapter[Any], content: bytes, arguments: dict[str, Any]
 
 
 async def read_form(request: Request, *, has_files: bool) -> FormData:
-    """The fields and files of a form; raises `Problem` for what is none (400, 415).
+    """The fields and files of a form. Raises a `Problem` if the content is not a form (400, 415).
 
-    A file of more than one megabyte is on disk. Close the request to close the files.
+    Files larger than one megabyte are stored on disk. Close the request to close them.
     """
     allowed = [MULTIPART] if has_files else [URL_ENCODED, MULTIPART]
     _require_no_coding(RequestInfo.of(request.scope))
@@ -66,11 +66,11 @@ async def read_form(request: Request, *, has_files: bool) -> FormData:
     try:
         return await request.form()
     except MultiPartException as error:
-        raise Problem(400, f"The form cannot be read: {error.message}") from error
+        raise Problem(400, f"The form is invalid: {error.message}") from error
 
 
 def require_json(scope: Scope) -> None:
-    """Raise a `Problem` of 415 unless the content is JSON (RFC 8259, or a `+json` type of RFC 6839), not compressed."""
+    """Raise a `Problem` of 415 unless the content is uncompressed JSON (RFC 8259, or a `+json` type of RFC 6839)."""
     info = scope[REQUEST_INFO] if REQUEST_INFO in scope else RequestInfo.of(scope)
     if info.content_encoding:
         _require_no_coding(info)
@@ -85,7 +85,8 @@ def require_json(scope: Scope) -> None:
 def _require_no_coding(info: RequestInfo) -> None:
     if not _is_identity(info.content_encoding):
         # RFC 9110, section 15.5.16
-        raise Problem(415, "Send the body without Content-Encoding.", headers={"accept-encoding": "identity"})
+        detail = "Content-Encoding is not supported; send the body uncompressed."
+        raise Problem(415, detail, headers={"accept-encoding": "identity"})
 
 
 def _media_type(scope: Scope) -> bytes:
@@ -97,12 +98,15 @@ def _media_type(scope: Scope) -> bytes:
 
 
 def _is_identity(content_encoding: bytes) -> bool:
-    """Whether the field names no coding but `identity`, which stands for none (RFC 9110, section 12.5.3)."""
+    """Whether the field names no coding except `identity`, which means none (RFC 9110, section 12.5.3)."""
     return all(coding.strip().lower() in (b"", b"identity") for coding in content_encoding.split(b","))
 
 
 def _pointer(location: Sequence[int | str], document: Any, is_missing: bool) -> str:
-    """The place of an error in the client's document (RFC 6901); pydantic's also names members of unions."""
+    """The JSON Pointer of an error in the client's document (RFC 6901).
+
+    pydantic's location may also name members of unions, which are left out.
+    """
     pointer = "#"
     for number, part in enumerate(location, 1):
         if isinstance(document, dict) and str(part) in document:

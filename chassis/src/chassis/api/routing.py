@@ -1,4 +1,4 @@
-"""Routes of handlers. Finding one takes the same time however many there are."""
+"""Routes of handlers, and the router that finds them in an index."""
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +28,7 @@ ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class Endpoint:
-    """A handler on one path: an ASGI application that dispatches by HTTP method."""
+    """An ASGI application for the handler of one route. It dispatches by HTTP method."""
 
     def __init__(self, handler: Handler, convertors: Mapping[str, Convertor[Any]]) -> None:
         self.operations: dict[str, Operation] = {
@@ -36,40 +36,42 @@ class Endpoint:
             for verb in VERBS
             if getattr(handler, verb, None) is not None
         }
-        # As of a function: Sentry names events by the endpoint in the scope.
+        # The attributes of a function, because Sentry reads them from the endpoint in the scope.
         self.__name__: str = type(handler).__name__
         self.__qualname__: str = type(handler).__qualname__
         self.__module__: str = type(handler).__module__
         if not self.operations:
-            raise SignatureError(f"{type(handler).__name__} has none of the methods {', '.join(VERBS)}")
+            raise SignatureError(
+                f"{type(handler).__name__} has no method for requests; define at least one of {', '.join(VERBS)}"
+            )
         self._by_method = self._applications(Providers())
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
     def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
-        """Take what the application has: `providers`, and `encoders` beside JSON.
+        """Use the providers of the application, and its encoders for media types other than JSON.
 
-        Raises `SignatureError` for a type that nobody provides.
+        Raises `SignatureError` for a parameter whose type has no provider.
         """
         for operation in self.operations.values():
             operation.use(providers, encoders)
         self._by_method = self._applications(providers)
 
     def _applications(self, providers: Providers) -> dict[str, Application]:
-        """What serves each method: its operation, or one around it."""
-        found: dict[str, Application] = {}
+        """The application for each HTTP method: its operation, wrapped if it is idempotent."""
+        applications: dict[str, Application] = {}
         for method, operation in self.operations.items():
             options = operation.idempotency
-            found[method] = operation if options is None else IdempotentOperation(operation, options, providers)
-        if "GET" in found:
-            found["HEAD"] = found["GET"]
-        return found
+            applications[method] = operation if options is None else IdempotentOperation(operation, options, providers)
+        if "GET" in applications:
+            applications["HEAD"] = applications["GET"]
+        return applications
 
     def check(self) -> None:
-        """Raise `SignatureError` for an argument that comes from no request and is not provided."""
+        """Raise `SignatureError` for a parameter that cannot be read from a request and is not provided."""
         for operation in self.operations.values():
             operation.check()
 
-    # What other people's middleware wraps has to be `async def`: see `Router.dispatch`.
+    # An `async def`, because third-party middleware takes other callables for ASGI 2.
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatch(scope, receive, send)
 
@@ -79,13 +81,14 @@ class Endpoint:
             return operation(scope, receive, send)
         if scope["method"] == "OPTIONS":
             return send_response(send, 204, [(b"allow", self.allow.encode())], b"")
-        raise Problem(405, f"This resource allows {self.allow}.", headers={"allow": self.allow})
+        detail = f"The method {scope['method']} is not allowed; use one of {self.allow}."
+        raise Problem(405, detail, headers={"allow": self.allow})
 
 
 class Route(StarletteRoute):
-    """Puts a `Handler` on a path such as `/orders/{order_id}`; usable wherever Starlette takes a route.
+    """A route to a `Handler`, for a path such as `/orders/{order_id}`. Starlette accepts it as a route of its own.
 
-    Raises `SignatureError` when a method of the handler cannot be bound to this path.
+    Raises `SignatureError` if a method of the handler does not fit this path.
     """
 
     def __init__(
@@ -97,12 +100,13 @@ class Route(StarletteRoute):
         in_openapi: bool = True,
         limits: RouteLimits = NO_LIMITS,
     ) -> None:
-        """`limits` replace those of the service, inside of an `App`."""
+        """`limits` replace the limits of the service. They have an effect only in an `App`."""
         if not isinstance(handler, Handler):
             raise SignatureError(
-                f"{path}: {handler!r} is not an instance of Handler; for a function, use starlette.routing.Route"
+                f"{path}: {handler!r} is not an instance of Handler; pass one, such as Orders(store), "
+                "or use starlette.routing.Route for a function"
             )
-        # Routes outside of the index that precede this one in the router's list.
+        # The routes outside the index that precede this one in the router's list.
         self.precursors: tuple[BaseRoute, ...] = ()
         convertors = compile_path(path)[2]
         self.names: tuple[str, ...] = tuple(convertors)
@@ -114,10 +118,11 @@ class Route(StarletteRoute):
 class Router:
     """An ASGI application: an index of routes in front of Starlette's router.
 
-    Routes of handlers whose parameters are whole segments (`/orders/{order_id}`) are found by one dictionary look-up
-    for each segment. Among them a literal segment wins over a parameter, whatever the order of the list. All other
-    routes, mounts and WebSockets are tried one after the other by Starlette's router, and come first where they
-    precede. A trailing slash is not redirected: that would drop the body of a POST.
+    The index has the routes of handlers whose parameters are whole segments (`/orders/{order_id}`). It looks up each
+    segment in a dictionary; a literal segment wins over a parameter, in any order of the list. Starlette's router tries
+    all other routes, mounts and WebSockets in order. They win over routes that follow them in the list.
+
+    A trailing slash is not redirected, because a redirect would drop the body of a POST.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
@@ -135,17 +140,17 @@ class Router:
         patterns = [route.path_regex.pattern for route in routes if isinstance(route, Route)]
         for route in routes:
             if isinstance(route, Route) and patterns.count(route.path_regex.pattern) > 1:
-                raise SignatureError(f"two handlers on one path: {route.path}")
+                raise SignatureError(f"two handlers for one path: {route.path}; remove one of them, or merge them")
 
-    # What other people's middleware wraps has to be `async def`, or it is taken for ASGI 2.
+    # An `async def`, because third-party middleware takes other callables for ASGI 2.
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.dispatch(scope, receive, send)
 
-    # Returns the coroutine of the operation and does not await it: see "Performance" in chassis/README.md.
+    # Returns the coroutine of the operation without awaiting it, for performance.
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":
             path = scope["path"]
-            if scope["root_path"]:  # inside of a mount, or behind a proxy's prefix
+            if scope["root_path"]:  # inside a mount, or behind a proxy's prefix
                 path = _below(scope["root_path"], path)
             values: list[str] = []
             route = self._root.find(path.split("/"), 1, values)
@@ -153,37 +158,37 @@ class Router:
                 scope["route"] = route
                 scope["endpoint"] = route.resource
                 parameters = dict(zip(route.names, values, strict=False))
-                if "path_params" in scope:  # of a mount
+                if "path_params" in scope:  # set by a mount
                     parameters = {**scope["path_params"], **parameters}
                 scope["path_params"] = parameters
                 return route.resource.dispatch(scope, receive, send)
         return self._starlette(scope, receive, send)
 
     def find(self, scope: Scope) -> BaseRoute | None:
-        """The route for the path and the method of `scope`; for a path alone if no route has the method."""
+        """The route for the path and the method of `scope`. If no route has the method, a route for the path."""
         if scope["type"] == "http":
             route = self._root.find(_below(scope["root_path"], scope["path"]).split("/"), 1, [])
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 return route
-        found: BaseRoute | None = None
+        partial_match: BaseRoute | None = None
         for other in self.routes:
             match, _ = other.matches(scope)
             if match is Match.FULL:
                 return other
-            if match is Match.PARTIAL and found is None:
-                found = other
-        return found
+            if match is Match.PARTIAL and partial_match is None:
+                partial_match = other
+        return partial_match
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """The path of a named route, for `request.url_for`; raises Starlette's `NoMatchFound`."""
+        """The path of a named route, for `request.url_for`. Raises Starlette's `NoMatchFound`."""
         for route in self.routes:
-            # A mount of another framework has routes that have no URLs of this kind.
+            # The routes of a mounted framework may not support `url_path_for`.
             with suppress(NoMatchFound, AttributeError, TypeError):
                 return route.url_path_for(name, **path_params)
         raise NoMatchFound(name, path_params)
 
     def _index(self, route: Route) -> bool:
-        """Put `route` into the index; returns False if only a regular expression can match it."""
+        """Add `route` to the index. Returns False if only a regular expression can match it."""
         segments = route.path.split("/")[1:]
         node = self._root
         for segment in segments:
@@ -194,9 +199,11 @@ class Router:
                     node.parameter = _Node()
                 node = node.parameter
             else:
-                return False  # a convertor, or a parameter that is only part of a segment
+                return False  # a convertor, or a parameter that is only a part of a segment
         if node.route is not None:
-            raise SignatureError(f"two handlers on one path: {node.route.path} and {route.path}")
+            raise SignatureError(
+                f"two handlers for one path: {node.route.path} and {route.path}; remove one of them, or merge them"
+            )
         node.route = route
         return True
 
@@ -230,7 +237,7 @@ class _Node:
 
 
 def _below(root: str, path: str) -> str:
-    """The path below a mount; a proxy may have removed its prefix already."""
+    """The path below a mount. If a proxy has removed the prefix already, the path is unchanged."""
     below = path.removeprefix(root)
     return below if below.startswith("/") or not below else path
 
@@ -240,42 +247,43 @@ def _any_matches(routes: Sequence[BaseRoute], scope: Scope) -> bool:
 
 
 def handler_routes(routes: Sequence[BaseRoute]) -> Iterator[Route]:
-    """Every route of a handler in `routes`, also below mounts."""
+    """All routes of handlers in `routes`, including those below mounts."""
     for route in routes:
         if isinstance(route, Route):
             yield route
         elif isinstance(route, Mount):
             inner: object = route.routes
-            if isinstance(inner, Sequence):  # of another framework they may be anything
+            if isinstance(inner, Sequence):  # another framework's may be of any type
                 yield from handler_routes(inner)
 
 
 def limits_of(router: Router, scope: Scope) -> RouteLimits | None:
-    """The limits of the route that `router` will find for a request; None for a route without a handler."""
+    """The limits of the route that `router` finds for a request; None if it is not the route of a handler."""
     route = router.find(scope)
     while isinstance(route, Mount):
         match, child = route.matches(scope)
         scope = {**scope, **child}
         inner: object = route.routes
-        found = [one for one in inner if one.matches(scope)[0] is not Match.NONE] if isinstance(inner, Sequence) else []
-        if match is Match.NONE or not found:
+        routes = inner if isinstance(inner, Sequence) else ()
+        matching = [candidate for candidate in routes if candidate.matches(scope)[0] is not Match.NONE]
+        if match is Match.NONE or not matching:
             return None
-        full = [one for one in found if one.matches(scope)[0] is Match.FULL]
-        route = (full or found)[0]
+        full = [candidate for candidate in matching if candidate.matches(scope)[0] is Match.FULL]
+        route = (full or matching)[0]
     return route.limits if isinstance(route, Route) else None
 
 
 def has_websockets(routes: Sequence[BaseRoute]) -> bool:
-    """Whether a WebSocket may be accepted: by a route, or by a mounted application that may have one."""
+    """Whether a WebSocket may be accepted, by a route or by a mounted application."""
     return any(isinstance(route, WebSocketRoute) or not isinstance(route, StarletteRoute) for route in routes)
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Respond to requests that no route matches: 404, or a rejected WebSocket handshake."""
+    """Respond to a request without a matching route: 404, or the rejection of a WebSocket handshake."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return
-    if scope["path"] == "*":  # OPTIONS about the server, not about a resource (RFC 9110, section 9.3.7)
+    if scope["path"] == "*":  # OPTIONS for the server, not for a resource (RFC 9110, section 9.3.7)
         await send_response(send, 204, [(b"allow", ALL_METHODS)], b"")
         return
     raise HTTPException(404)
@@ -286,28 +294,28 @@ def _is_whole(segment: str) -> bool:
 
 
 class Described(NamedTuple):
-    """An operation as OpenAPI describes it."""
+    """An operation, with its path in the OpenAPI document."""
 
     path: str
-    """The template of its path, with those of the mounts that it is below."""
+    """The path template, including the paths of the mounts above it."""
     names: tuple[str, ...]
-    """The parameters of that path."""
+    """The names of the parameters of that path."""
     method: str
     operation: Operation
 
 
 def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str, ...] = ()) -> list[Described]:
-    """Every operation that OpenAPI describes, in the order of the routes; also of handlers below a `Mount`."""
-    found: list[Described] = []
+    """All operations for the OpenAPI document, in the order of the routes, including those below a `Mount`."""
+    operations: list[Described] = []
     for route in routes:
         if isinstance(route, Mount):
             mounted = tuple(name for name in route.param_convertors if name != "path")
             inner: object = route.routes
-            if isinstance(inner, Sequence):  # of another framework they may be anything
-                found += operations_of(inner, path + route.path_format.removesuffix("/{path}"), names + mounted)
+            if isinstance(inner, Sequence):  # another framework's may be of any type
+                operations += operations_of(inner, path + route.path_format.removesuffix("/{path}"), names + mounted)
         elif isinstance(route, Route) and route.include_in_schema:
-            found += [
+            operations += [
                 Described(path + route.path_format, tuple(dict.fromkeys(names + route.names)), method, operation)
                 for method, operation in route.resource.operations.items()
             ]
-    return found
+    return operations

@@ -11,7 +11,7 @@ REF_TEMPLATE = "#/components/schemas/{model}"
 
 
 class Schemas:
-    """The JSON Schema of each adapter of `operations`, and the components that they share."""
+    """The JSON Schemas of the adapters of `operations`, and their shared components."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         adapters: list[tuple[tuple[int, str], Any, TypeAdapter[Any]]] = []
@@ -21,7 +21,9 @@ class Schemas:
                 inputs.append(operation.body)
             adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
             results = [operation.result, *operation.others.values()]
-            adapters += [((id(one), "serialization"), "serialization", one) for one in results if one is not None]
+            adapters += [
+                ((id(result), "serialization"), "serialization", result) for result in results if result is not None
+            ]
         schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=REF_TEMPLATE) if adapters else ({}, {})
         self._schemas = {key: schema for (key, _), schema in schemas.items()}
         self.components: dict[str, Any] = definitions.get("$defs", {})
@@ -32,7 +34,7 @@ class Schemas:
         return schema
 
     def resolved(self, adapter: TypeAdapter[Any], mode: str) -> dict[str, Any]:
-        """The schema itself."""
+        """The schema of an adapter, without a reference at its top level."""
         schema = self.of(adapter, mode)
         while "$ref" in schema:
             schema = self.components[schema["$ref"].rpartition("/")[2]]

@@ -1,4 +1,4 @@
-"""The signature of a handler's method, compiled once: where each argument comes from."""
+"""The signature of a handler's method: the source of each argument, and the type of the result."""
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Hashable, Mapping
@@ -36,10 +36,10 @@ Addition = Callable[[str, Any, Any], None]
 
 
 class Signature:
-    """What `method` takes from a request, and what it returns.
+    """The parameters of `method` in a request, and the type of its result.
 
     `convertors` has the parameters of the route's path, `provided` the types that the application provides. Raises
-    `SignatureError` for what cannot work, so that it is known at the start.
+    `SignatureError` for an unsupported signature, so that mistakes show at the start.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Signature:
         self.name = name
         self.parameters: list[Parameter] = []
         self.body: TypeAdapter[Any] | None = None
-        """Of JSON, or of the bytes if `body_is_raw`."""
+        """The type of the JSON body, or of the raw body if `body_is_raw`."""
         self.body_is_raw: bool = False
         self.streams_body: bool = False
-        """Whether `body` is an asynchronous iterator over the pieces of the body."""
+        """Whether `body` is an async iterator over the chunks of the body."""
         self.body_is_optional: bool = False
         self.provided: dict[str, Hashable] = {}
         """The types of the arguments that the application provides."""
-        self.wants_request: bool = False
+        self.needs_request: bool = False
         self.function: Callable[..., Any] = innermost(method)
         self._make = ParameterMaker(name)
         self._convertors = convertors
         self._provided = provided
-        # Where an argument comes from: the first row whose condition holds.
+        # The first row whose condition is true decides the source of an argument.
         self._sources: tuple[tuple[Condition, Addition], ...] = (
             (self._is_request, self._add_request),
             (self._is_provided, self._add_provided),
@@ -79,16 +79,17 @@ class Signature:
         for parameter in parameters.values():
             self._add(parameter, hints)
         if self.has_form and (self.body is not None or self.streams_body):
-            raise SignatureError(f"{name}: a request has one body; 'body' and the fields of a form are two")
+            raise SignatureError(f"{name}: 'body' and form fields cannot be combined; a request has one body")
         in_path = {parameter.name for parameter in self.parameters if parameter.where == "path"}
         missing = [name for name in convertors if name not in in_path]
-        if missing and not self.wants_request:
+        if missing and not self.needs_request:
             raise SignatureError(
                 f"{name}: the route's path has {', '.join(map(repr, missing))}, "
-                f"but the method's parameters are {', '.join(map(repr, parameters)) or 'none'}"
+                f"but the method's parameters are {', '.join(map(repr, parameters)) or 'none'}; "
+                "add the missing ones, or 'request: Request'"
             )
         self.media_types: list[str] = []
-        """Those of the responses that are returned, where their classes have one."""
+        """The media types of the `Response` classes that the method returns."""
         self.returned: Any = self._returned(hints.get("return", Any))
         self.result: TypeAdapter[Any] | None = None
         if self.returned not in (Any, NoneType, Response):
@@ -96,19 +97,19 @@ class Signature:
 
     @property
     def has_form(self) -> bool:
-        """Whether it takes fields or files of a form."""
+        """Whether the method has parameters in a form."""
         return any(parameter.where == "form" for parameter in self.parameters)
 
     def _declared(self, method: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-        """The parameters by which `method` can be called, and the annotations."""
+        """The parameters of `method`, and their annotations."""
         try:
             parameters = parameters_of(method)
             hints = get_type_hints(annotated(method), include_extras=True)
         except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
-            wrong = ", ".join(repr(name) for name in unresolved(method)) or "a parameter"
-            raise SignatureError(f"{self.name}: unknown annotation of {wrong}: {error}") from error
+            invalid = ", ".join(repr(name) for name in unresolved(method)) or "a parameter"
+            raise SignatureError(f"{self.name}: cannot evaluate the annotation of {invalid}: {error}") from error
         if "request" in parameters and hasattr(method, "__wrapped__"):
-            # `functools.wraps` replaces the annotations of the function that it is put on.
+            # `functools.wraps` replaces the annotations of the decorator's own function.
             hints.setdefault("request", Request)
         return parameters, hints
 
@@ -116,24 +117,30 @@ class Signature:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise SignatureError(
-                f"{self.name}: parameter {name!r} cannot be passed by name; write each parameter by itself, without '/'"
+                f"{self.name}: parameter {name!r} cannot be passed by name; "
+                "declare each parameter by its name, without '*args', '**kwargs' and '/'"
             )
         if name not in hints:
-            raise SignatureError(f"{self.name}: parameter {name!r} has no annotation")
-        if isinstance(parameter.default, FieldInfo):
-            kind = type(parameter.default).__name__
             raise SignatureError(
-                f"{self.name}: the default of {name!r} is {kind}(…); write '{name}: Annotated[…, Field(…)] = default'"
+                f"{self.name}: parameter {name!r} has no annotation; add a type, such as '{name}: str'"
+            )
+        if isinstance(parameter.default, FieldInfo):
+            field_type = type(parameter.default).__name__
+            raise SignatureError(
+                f"{self.name}: the default of {name!r} is {field_type}(…); "
+                f"write '{name}: Annotated[…, Field(…)] = default'"
             )
         annotation = unwrap_alias(hints[name])
         if has_type_variable(annotation):
-            raise SignatureError(f"{self.name}: {name!r} is annotated with a type variable, {annotation}; name a type")
+            raise SignatureError(
+                f"{self.name}: {name!r} is annotated with the type variable {annotation}; use a concrete type"
+            )
         for is_source, add in self._sources:
             if is_source(name, annotation):
                 add(name, annotation, parameter.default)
                 return
 
-    # Which argument: one function for each source.
+    # The conditions: whether an argument comes from a source.
 
     def _is_request(self, name: str, annotation: Any) -> bool:
         return name == "request" or annotation is Request
@@ -156,16 +163,19 @@ class Signature:
     def _is_in_query(self, name: str, annotation: Any) -> bool:
         return True
 
-    # What it becomes.
+    # The additions: how an argument from a source is added.
 
     def _add_request(self, name: str, annotation: Any, default: Any) -> None:
         if name != "request" or annotation is not Request:
-            raise SignatureError(f"{self.name}: write 'request: Request' (starlette.requests) for the request")
-        self.wants_request = True
+            raise SignatureError(
+                f"{self.name}: {name!r} is annotated with {annotation!r}; "
+                "write 'request: Request' (from starlette.requests) for the request"
+            )
+        self.needs_request = True
 
     def _add_provided(self, name: str, annotation: Any, default: Any) -> None:
         if default is not NO_DEFAULT:
-            raise SignatureError(f"{self.name}: {name!r} is provided by the application, so it cannot have a default")
+            raise SignatureError(f"{self.name}: {name!r} is provided by the application; remove its default")
         self.provided[name] = annotation
 
     def _add_marked(self, name: str, annotation: Any, default: Any) -> None:
@@ -178,16 +188,19 @@ class Signature:
 
     def _add_body(self, name: str, annotation: Any, default: Any) -> None:
         if self._make.request_name(name, annotation) != name:
-            raise SignatureError(f"{self.name}: 'body' has an alias, but the request's body has no name")
+            raise SignatureError(f"{self.name}: 'body' has an alias; remove it, because a body has no name")
         if (get_origin(annotation) or annotation) in STREAMS:
             if get_args(annotation)[:1] != (bytes,) or default is not NO_DEFAULT:
-                raise SignatureError(f"{self.name}: write 'body: AsyncIterator[bytes]' for the body as it arrives")
+                raise SignatureError(
+                    f"{self.name}: 'body' is annotated with {annotation!r}; "
+                    "write 'body: AsyncIterator[bytes]' without a default to stream the body"
+                )
             self.streams_body = True
             return
         self.body_is_raw = _bare(annotation) is bytes
         self.body = self._make.adapter(name, annotation)
         if has_generator(self.body.core_schema):
-            raise SignatureError(f"{self.name}: 'body' has an Iterable, whose items are not validated; write list")
+            raise SignatureError(f"{self.name}: 'body' has an Iterable, whose items are not validated; use list[…]")
         self.body_is_optional = default is not NO_DEFAULT
 
     def _add_file(self, name: str, annotation: Any, default: Any) -> None:
@@ -195,13 +208,16 @@ class Signature:
 
     def _add_path(self, name: str, annotation: Any, default: Any) -> None:
         if default is not NO_DEFAULT:
-            raise SignatureError(f"{self.name}: path parameter {name!r} is always present, so it cannot have a default")
+            raise SignatureError(f"{self.name}: path parameter {name!r} is always present; remove its default")
         convertor = self._convertors[self._make.request_name(name, annotation)]
         parameter = self._make.parameter(Path(), name, annotation, default)
         if parameter.is_list:
-            raise SignatureError(f"{self.name}: path parameter {name!r} is one value, not {annotation!r}")
+            raise SignatureError(
+                f"{self.name}: path parameter {name!r} is one value, but its type is {annotation!r}; "
+                "use a type such as str, int or UUID"
+            )
         is_text = isinstance(convertor, StringConvertor | PathConvertor)
-        if not is_text and parameter.adapter.core_schema["type"] == "str":  # the convertor has made it something else
+        if not is_text and parameter.adapter.core_schema["type"] == "str":  # the convertor returns another type
             parameter.annotation = _with_text(parameter.annotation, convertor)
         self._keep(parameter)
 
@@ -212,7 +228,7 @@ class Signature:
             bare = _bare(annotation)
             if default is not NO_DEFAULT or not isinstance(bare, type) or bare.__module__ == "builtins":
                 raise
-            raise UnprovidedError(f"{error}. If the application provides it, call app.provide(…)") from error
+            raise UnprovidedError(f"{error}. If it is a dependency, call app.provide({bare.__name__}, …)") from error
         self._keep(parameter)
 
     def _keep(self, parameter: Parameter) -> None:
@@ -220,17 +236,18 @@ class Signature:
             same = set(other.names) & set(parameter.names) if other.where == parameter.where else set()
             if same:
                 raise SignatureError(
-                    f"{self.name}: {other.argument!r} and {parameter.argument!r} are both {min(same)!r} in the request"
+                    f"{self.name}: {other.argument!r} and {parameter.argument!r} are both {min(same)!r} "
+                    "in the request; rename one of them"
                 )
         self.parameters.append(parameter)
 
     def _returned(self, annotation: Any) -> Any:
-        """The type of the result: without `Reply[…]`, and `Response` where nothing but responses are returned."""
+        """The type of the result, without `Reply[…]`; `Response` if the method returns only responses."""
         annotation = unwrap_alias(annotation)
         members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         if has_type_variable(annotation):
             raise SignatureError(
-                f"{self.name}: the result is annotated with a type variable, {annotation}; name a type"
+                f"{self.name}: the result is annotated with the type variable {annotation}; use a concrete type"
             )
         results = []
         for member in members:
@@ -238,8 +255,8 @@ class Signature:
                 (inner,) = get_args(member) or (Any,)
                 if _is_class(inner, Response):
                     raise SignatureError(
-                        f"{self.name}: Reply holds a result, not a {inner.__name__}; "
-                        f"return the response, and give the headers to it"
+                        f"{self.name}: Reply cannot hold a {inner.__name__}; "
+                        f"return the response itself, and pass the headers to it"
                     )
                 results.append(inner)
             elif isinstance(member, type) and issubclass(member, Response):

@@ -1,4 +1,4 @@
-"""Where a parameter of a handler comes from, when its name and type do not say it: markers for `Annotated`."""
+"""Markers for `Annotated` that set the source of a handler's parameter, such as a header or a cookie."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,17 +10,17 @@ __all__ = ["Cookie", "Form", "Header", "Query", "Source", "UploadFile"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A marker; `name` is the parameter's name in the request, by default that of the argument.
+    """A marker. `name` is the parameter's name in the request; the default is the argument's name.
 
-    Around a pydantic model it makes each field of the model a parameter of its own: a group.
+    A marked pydantic model is a group: each of its fields is a parameter.
     """
 
     where: ClassVar[str] = ""
-    """The place as problem documents and OpenAPI name it."""
+    """The name of the source in problem documents and OpenAPI."""
     name: str | None = None
 
     def default_name(self, argument: str) -> str:
-        """The name in a request of an argument or field without an explicit one."""
+        """The name in the request for an argument or field without an explicit name."""
         return argument
 
 
@@ -28,14 +28,14 @@ class Source:
 class Header(Source):
     """A header field: `user_agent: Annotated[str, Header()]`, or `Header("X-Tenant_Id")`.
 
-    Underscores of the argument's name become dashes. A field that comes several times is one value, joined by commas
-    (RFC 9110, section 5.3). A list gets the values between the commas (section 5.6.1).
+    Underscores in the argument's name become hyphens. The values of a repeated field are joined by commas (RFC 9110,
+    section 5.3). A list parameter gets the values between the commas (section 5.6.1).
     """
 
     where = "header"
 
     def default_name(self, argument: str) -> str:
-        """The name in a request of an argument or field without an explicit one."""
+        """The name in the request for an argument or field without an explicit name."""
         return argument.replace("_", "-")
 
 
@@ -48,7 +48,7 @@ class Cookie(Source):
 
 @dataclass(frozen=True, slots=True)
 class Query(Source):
-    """The query of the URL: `filter: Annotated[OrderFilter, Query()]` for a group, since other names need no marker."""
+    """Query parameters as a group: `filter: Annotated[OrderFilter, Query()]`. Single ones need no marker."""
 
     where = "query"
 
@@ -57,8 +57,8 @@ class Query(Source):
 class Form(Source):
     """A field of a form: `name: Annotated[str, Form()]`, sent as `application/x-www-form-urlencoded` or multipart.
 
-    A field that a browser sends empty counts as not sent, if it has a default. A file is an `UploadFile` and needs no
-    marker.
+    An empty field with a default counts as not sent, because browsers send empty fields. A file is an `UploadFile` and
+    needs no marker.
     """
 
     where = "form"
@@ -66,6 +66,6 @@ class Form(Source):
 
 @dataclass(frozen=True, slots=True)
 class Path(Source):
-    """The path of the URL; the name in the route says so, and no marker."""
+    """A path parameter. It needs no marker, because the route's path names it."""
 
     where = "path"
