@@ -89,6 +89,10 @@ bench-overload: install ## measure the response to ten times the load that can b
 bench-bake: install ## measure the time from the command to a service, and to its first response
 	@$(RUN) python -m benchmarks.bake 5 $(BENCH_PYTHON)
 
+.PHONY: settings
+settings: install ## write docs/settings.md of the skeleton from the settings of the chassis
+	@$(RUN) python scripts/settings_page.py
+
 .PHONY: recording
 recording: install ## make the README's recording of a terminal again, docs/terminal.svg
 	@$(RUN) --with rich python docs/record.py

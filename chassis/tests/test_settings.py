@@ -160,7 +160,7 @@ def test_unknown_variable_is_warned_of(
     assert capsys.readouterr().err.splitlines() == [line]
 
 
-def test_setting_without_description_points_to_the_readme(
+def test_setting_without_description_points_to_the_page_of_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Silent(ChassisSettings):
@@ -168,4 +168,4 @@ def test_setting_without_description_points_to_the_readme(
 
     monkeypatch.setenv("APP_SIZE", "big")
     (line,) = refusal(Silent, capsys)
-    assert line.endswith("see the settings in the README")
+    assert line.endswith("see docs/settings.md")

@@ -16,7 +16,7 @@ def test_full_store_of_the_largest_orders_leaves_most_of_the_memory(installed: P
     manifest = yaml.safe_load((installed / "deploy/base/deployment.yaml").read_text())
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     limit = megabytes(container["resources"]["limits"]["memory"])
-    most = re.search(r"\| `APP_MAX_ORDERS` \| `(\d+)` \|", (installed / "README.md").read_text())
+    most = re.search(r"\| `APP_MAX_ORDERS` \| `(\d+)` \|", (installed / "docs/settings.md").read_text())
     assert most
     service = start(installed).ready()
 

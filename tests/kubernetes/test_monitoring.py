@@ -152,7 +152,7 @@ def test_desk_says_what_is_missing(bake: Bake) -> None:
     project = bake()
     (project / "uv.lock").touch()
 
-    done = run("make", "--no-print-directory", "desk", "ENGINE=false", cwd=project)
+    done = run("make", "--no-print-directory", "observe", "ENGINE=false", cwd=project)
 
     assert done.returncode != 0
     assert "error: docker compose is not installed; see https://docs.docker.com/compose/install/\n" in done.stdout

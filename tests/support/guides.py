@@ -31,15 +31,18 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
             path = project / name if name.startswith("tests/") else path
             assert not path.exists()
             path.write_text(block)
-    for row in re.findall(r"```markdown\n(.*\n)```", guide):
-        readme = project / "README.md"
-        before, table, after = readme.read_text().partition("| variable | default | meaning |\n")
-        rows, end, after = after.partition("\n\n")
-        readme.write_text(f"{before}{table}{rows}\n{row.rstrip()}{end}{after}")
+
+
+def write_settings_page(project: Path, python: Path) -> None:
+    """Do what `make settings` does."""
+    settings = f"{package_of(project)}.settings:Settings"
+    done = run(python, "-m", "chassis.settings_page", settings, "docs/settings.md", cwd=project, PYTHONPATH="src")
+    assert done.returncode == 0, done.stdout
 
 
 def checked(project: Path, python: Path) -> None:
-    """Its tools accept it, but that imports could be in another order."""
+    """Write the page of the settings; the service's tools accept it, but that imports could be in another order."""
+    write_settings_page(project, python)
     run(python.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
     check(project, python)
     own = ("tests/test_orders.py", "tests/test_contract.py", "-k", "order or table or openapi")

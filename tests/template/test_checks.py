@@ -8,6 +8,7 @@ import pytest
 from bakery import TEMPLATE, files_of, render, run
 from checks import check
 from conftest import Bake
+from guides import write_settings_page
 
 pytestmark = pytest.mark.long
 
@@ -55,16 +56,10 @@ def test_tests_of_the_service_hold_for_an_owner_with_a_database(bake: Bake, pyth
     """A check of something that is not there, a setting without a default, middleware that rejects, and a `.env`."""
     project = bake()
     package = project / "src/order_service"
-    settings, app, conftest, readme = (
-        package / "settings.py",
-        package / "app.py",
-        project / "tests/conftest.py",
-        project / "README.md",
-    )
+    settings, app, conftest = package / "settings.py", package / "app.py", project / "tests/conftest.py"
     setting = '    database_url: str = Field(description="Where the database is.")\n'
     settings.write_text(settings.read_text() + setting)
-    row = "| `APP_DATABASE_URL` | required | Where the database is. |\n"
-    readme.write_text(re.sub(r"(\| `APP_MAX_ORDERS` .*\n)", rf"\1{row}", readme.read_text()))
+    write_settings_page(project, python)
     values = "SETTINGS: dict[str, str] = {"
     assert values in conftest.read_text()
     conftest.write_text(conftest.read_text().replace(values, f'{values}"database_url": "postgresql://nowhere/"'))

@@ -53,7 +53,7 @@ WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
     ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
-    ("monitoring", "included"): r"monitoring/|grafana|make desk|pod-monitor|prometheus-rule|podmonitor",
+    ("monitoring", "included"): r"monitoring/|grafana|make observe|pod-monitor|prometheus-rule|podmonitor",
     ("example", "orders"): r"\.orders\b|OrderStore|:8000/orders",
 }
 

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.long
 CHASSIS = "chassis/src/chassis"
 EXAMPLE = "src/order_service/orders"
 ORDERS = f"{EXAMPLE}/handlers.py"
-LAST_SETTING = "| `APP_MAX_ORDERS` | `1000` | Orders that the store holds before it is full. |"
 
 
 class Template(Repository):
@@ -96,9 +95,7 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     service.edit("pyproject.toml", '    "structlog>=25.1",\n', '    "structlog>=25.1",\n    "tomli-w>=1",\n')
     service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
     service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
-    service.edit(
-        "README.md", f"{LAST_SETTING}\n", f"{LAST_SETTING}\n| `APP_INVOICE_DAYS` | `30` | Until one is due. |\n"
-    )
+    service.make("settings")
     service.commit("Invoices")
     written = {path: service.path(path).read_bytes() for path in service.git("ls-files", "src", "tests").splitlines()}
 
@@ -190,7 +187,7 @@ def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -
 def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
     service.edit("README.md", "\n## Run it\n", "\n## Start it\n")
     service.commit("Other words")
-    template.edit("README.md", "\n## Run it\n", "\n## Run it at your desk\n")
+    template.edit("README.md", "\n## Run it\n", "\n## Run it on your machine\n")
     template.commit("Other words, too")
 
     for _ in range(2):

@@ -155,7 +155,8 @@ def test_update_keeps_the_work_of_the_owner(
     assert json.loads(service.read(".cruft.json"))["commit"] == newest
     assert_layout_is_the_present_one(service)
     assert days in service.read("src/order_service/settings.py")
-    assert row in service.read("README.md")
+    assert row in service.read("docs/settings.md")
+    assert row not in service.read("README.md")
     assert 'app.add_route("/invoices", Invoices())' in service.read("src/order_service/app.py")
     assert_checks_pass_and_nothing_is_left(service)
     assert responses(service, ["/orders", "/invoices", "/readyz"]) == [200, 200, 200]

@@ -12,7 +12,7 @@ from .sources import Given, Variable
 from .values import members
 
 MAX_SHOWN = 200  # characters of a value
-NO_DESCRIPTION = "see the settings in the README"
+NO_DESCRIPTION = "see docs/settings.md"
 # What pydantic says of text where a list or an object should be: it was not JSON.
 NEED_JSON = frozenset(
     f"{kind}_type" for kind in ("dict", "list", "tuple", "set", "frozen_set", "model", "model_attributes", "dataclass")

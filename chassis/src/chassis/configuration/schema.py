@@ -101,13 +101,11 @@ class Schema:
             if one.path[:depth] == setting.path and one.is_required and not one.has_members and one is not setting
         ]
 
-    def table(self) -> list[str]:
-        """The rows of a table in Markdown: variable, default, meaning."""
-        return [
-            f"| `{setting.variables[0]}` |{_cell(setting)}| {setting.meaning} |"
-            for setting in self.settings
-            if not setting.has_members
-        ]
+    def rows(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """The rows of a table in Markdown, each with the path of its setting: variable, default, meaning."""
+        for setting in self.settings:
+            if not setting.has_members:
+                yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {setting.meaning} |"
 
     def _walk(
         self,

@@ -1,0 +1,85 @@
+"""The page of a service's settings, grouped by topic: `python -m chassis.settings_page package.settings:Settings FILE`."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from .configuration.schema import Schema
+from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
+
+TOPICS: dict[str, tuple[str, ...]] = {
+    "Ports and addresses": ("host", "port", "admin_port", "unix_socket", "trusted_proxies"),
+    "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
+    "Limits of a request": (
+        "max_body_bytes",
+        "deadline_seconds",
+        "max_target_bytes",
+        "max_head_bytes",
+        "head_seconds",
+        "body_seconds",
+        "min_bytes_per_second",
+    ),
+    "Overload": ("max_requests", "queue_seconds", "threads"),
+    "Connections": (
+        "max_connections",
+        "keep_alive_seconds",
+        "max_connection_age_seconds",
+        "max_requests_per_connection",
+    ),
+    "Readiness and graceful shutdown": ("readiness_cache_seconds", "drain_seconds", "shutdown_seconds"),
+}
+"""The settings of the chassis by topic, the topics and settings that people change most first."""
+
+INTRODUCTION = f"""\
+# Settings
+
+`make settings` writes this page from the code. Do not edit it.
+
+- **Set a value** as an environment variable, in `.env` in the working directory, or in a secret file. A secret file is
+  named like its variable in lower case, such as `app_port`. `APP_SECRETS_DIR` names its directory, by default
+  `{DEFAULT_SECRETS_DIR}`.
+- **Priority:** the environment, then `.env`, then secret files, then the default. An empty value counts as not set.
+- **Lists** are separated by commas, or are JSON.
+- **Wrong values** stop the start with exit status 2. A line on standard error names the variable and what is allowed.
+- **Changes** need a restart: settings are read once, at the start.
+"""
+OWN = "This service"
+HEADER = ("| variable | default | meaning |", "|---|---|---|")
+
+
+def settings_page(settings: type[ChassisSettings]) -> str:
+    """The page in Markdown: how to set values, your settings, and those of the chassis by topic."""
+    rows = dict(Schema(settings).rows())
+    chassis = {name for names in TOPICS.values() for name in names}
+    topics = {OWN: tuple(dict.fromkeys(path[0] for path in rows if path[0] not in chassis)), **TOPICS}
+    sections = [INTRODUCTION]
+    for topic, names in topics.items():
+        table = [row for name in names for path, row in rows.items() if path[0] == name]
+        if table:
+            sections.append("\n".join((f"## {topic}", "", *HEADER, *table, "")))
+    sections.append(OPENTELEMETRY)
+    return "\n".join(sections)
+
+
+OPENTELEMETRY = """\
+## OpenTelemetry
+
+The service reads OpenTelemetry's own variables. `OTEL_EXPORTER_OTLP_ENDPOINT` switches the export of traces on.
+[Tracing](../chassis/docs/tracing.md#all-variables) lists all of them.
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page of a settings class to a file; exits with a message if the arguments are wrong."""
+    if len(arguments) != 2 or ":" not in arguments[0]:
+        sys.exit(
+            "error: the arguments are wrong; usage: python -m chassis.settings_page package.settings:Settings FILE"
+        )
+    module, _, name = arguments[0].partition(":")
+    path = Path(arguments[1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(settings_page(getattr(import_module(module), name)), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
