@@ -66,7 +66,7 @@ class ChassisSettings(BaseSettings):
         ),
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="Lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."
+        "INFO", description="Lowest level that is logged, such as `DEBUG` or `WARNING`."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Format of log lines: `json`, `console`, or `auto` (console on a terminal, else JSON)."
