@@ -340,7 +340,7 @@ def test_default_of_a_provided_parameter_is_told() -> None:
 def test_override_of_what_nobody_provides_is_told() -> None:
     with pytest.raises(ProviderError, match="A has no provider to override"):
         build().override(A, A)
-    with pytest.raises(ProviderError, match="circle"):
+    with pytest.raises(ProviderError, match="circular"):
         build((A, A), (B, b_of)).override(A, a_of)
 
 

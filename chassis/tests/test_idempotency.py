@@ -527,7 +527,7 @@ async def test_openapi_describes_the_key_and_its_problems() -> None:
     keys = [next(one for one in each["parameters"] if one["in"] == "header") for each in (operation, own)]
     assert [(key["name"], key["required"]) for key in keys] == [("Idempotency-Key", False), ("Idempotency-Key", True)]
     assert keys[0]["schema"] == {"type": "string", "maxLength": 255}
-    assert "executed once" in keys[0]["description"]
+    assert "run once" in keys[0]["description"]
     assert "idempotency-replayed" in operation["responses"]["201"]["headers"]
     assert "is still in progress" in operation["responses"]["409"]["description"]
     assert own["responses"]["409"]["description"].startswith("There is nothing. A request with this")
