@@ -1,7 +1,7 @@
-"""Writes docs/settings.md of the skeleton from the settings of the chassis: `make settings`.
+"""Writes the settings into the documents of the skeleton: `make settings`.
 
-The settings of the example are a section with a condition of Jinja. The tests of a service compare its page with
-its settings.
+docs/settings.md has all of them. The setting of the example is a section with a condition of Jinja. README.md has the
+rows of those that people change most. The tests of a service compare both with its settings.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
+from chassis.settings import settings_table
 from chassis.settings_page import OWN, settings_page
 
 SKELETON = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
@@ -18,16 +19,18 @@ EXAMPLE = SKELETON / "src/{{cookiecutter.__package}}/settings.py"
 FIELD = re.compile(
     r'^    max_orders: int = Field\((?P<default>[\d_]+), ge=1, description="(?P<meaning>.*)"\)$', re.MULTILINE
 )
+ROW = re.compile(r"^\| `(APP_\w+)` \|.*$", re.MULTILINE)
 
 
 def page() -> str:
-    """The page as a Jinja template."""
+    """The page of all settings, as a Jinja template."""
     found = FIELD.search(EXAMPLE.read_text(encoding="utf-8"))
     if found is None:
-        sys.exit(f"error: {EXAMPLE} has no max_orders as {FIELD.pattern}")
+        sys.exit(f"error: {EXAMPLE} has no line of max_orders; expected {FIELD.pattern}")
+    default, meaning = int(found["default"]), found["meaning"]
 
     class Settings(ChassisSettings):
-        max_orders: int = Field(int(found["default"]), ge=1, description=found["meaning"])
+        max_orders: int = Field(default, ge=1, description=meaning)
 
     before, title, rest = settings_page(Settings).partition(f"## {OWN}\n")
     own, _, after = rest.partition("\n## ")
@@ -35,7 +38,15 @@ def page() -> str:
     return f"{before}{condition}\n{title}{own}\n{{% endif -%}}\n## {after}"
 
 
+def with_present_rows(readme: str) -> str:
+    """The README with the rows of its settings as the code has them."""
+    rows = {row.split("`")[1]: row for row in settings_table(ChassisSettings)}
+    return ROW.sub(lambda row: rows.get(row[1], row[0]), readme)
+
+
 if __name__ == "__main__":
     path = SKELETON / "docs/settings.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(page(), encoding="utf-8", newline="\n")
+    readme = SKELETON / "README.md"
+    readme.write_text(with_present_rows(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")

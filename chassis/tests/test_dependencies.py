@@ -313,10 +313,10 @@ class DefaultA(Handler):
 @pytest.mark.parametrize(
     ("provided", "handler", "message"),
     [
-        ([(A, a_of), (B, b_of)], None, "in a circle: A needs B needs A"),
-        ([(A, a_of)], None, r"the provider of A needs 'b', but nobody provides B; call app\.provide\(B, …\)"),
-        ([(A, A), (A, A)], None, r"A is provided already; in tests, replace it with app\.override"),
-        ([(A, unnamed)], None, "the provider of A, unnamed: parameter 'thing' needs a name and an annotation"),
+        ([(A, a_of), (B, b_of)], None, "circular dependency of providers: A needs B needs A"),
+        ([(A, a_of)], None, r"the provider of A needs 'b', but B has no provider; call app\.provide\(B, …\)"),
+        ([(A, A), (A, A)], None, r"A is provided already; remove one app\.provide\(A, …\)"),
+        ([(A, unnamed)], None, "the provider of A, unnamed: parameter 'thing' cannot be provided; annotate it"),
         ([(Request, A)], None, "Request is provided already"),
     ],
 )
@@ -326,7 +326,7 @@ def test_wrong_wiring_stops_the_start(provided: list[tuple[Any, Any]], handler: 
 
 
 def test_type_that_nobody_provides_stops_the_start() -> None:
-    with pytest.raises(SignatureError, match=r"TakesA\.get: .*'a'.* If the application provides it, call app\.provide"):
+    with pytest.raises(SignatureError, match=r"TakesA\.get: .*'a'.* If it is a dependency, call app\.provide\(A, …\)"):
         build(handler=TakesA())
     with pytest.raises(SignatureError, match="TakesA"):
         Router([Route("/items", TakesA())])
@@ -338,9 +338,9 @@ def test_default_of_a_provided_parameter_is_told() -> None:
 
 
 def test_override_of_what_nobody_provides_is_told() -> None:
-    with pytest.raises(ProviderError, match="nobody provides A"):
+    with pytest.raises(ProviderError, match="A has no provider to override"):
         build().override(A, A)
-    with pytest.raises(ProviderError, match="circle"):
+    with pytest.raises(ProviderError, match="circular"):
         build((A, A), (B, b_of)).override(A, a_of)
 
 

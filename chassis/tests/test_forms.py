@@ -181,7 +181,7 @@ async def test_file_that_nobody_has_chosen_counts_as_not_sent(client: httpx.Asyn
 
 async def test_text_instead_of_a_file_is_told(client: httpx.AsyncClient) -> None:
     (error,) = (await client.post("/files", files={"file": (None, "text")})).json()["errors"]
-    assert (error["name"], error["detail"]) == ("file", "Value error, Should be a file")
+    assert (error["name"], error["detail"]) == ("file", "Input should be an uploaded file")
 
 
 async def test_form_beyond_the_limit_is_413(client: httpx.AsyncClient) -> None:

@@ -257,7 +257,7 @@ async def test_client_gets_the_media_type_that_it_prefers(
 async def test_media_type_that_is_not_there_is_406(negotiating: httpx.AsyncClient) -> None:
     response = await negotiating.get("/orders", headers={"accept": "image/png"})
     assert (response.status_code, response.headers["content-type"]) == (406, "application/problem+json")
-    assert response.json()["detail"] == "The resource is available as application/json, text/csv."
+    assert response.json()["detail"] == "Accept allows none of the available media types: application/json, text/csv."
 
 
 async def test_media_types_are_in_openapi(negotiating: httpx.AsyncClient) -> None:

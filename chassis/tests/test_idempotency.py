@@ -188,7 +188,7 @@ async def test_missing_key_is_400_where_it_is_required() -> None:
     async with serve(Route("/", Required())) as service:
         response = await service.client.post("/")
         assert response.status_code == 400
-        assert "Send the header Idempotency-Key" in response.json()["detail"]
+        assert "The header Idempotency-Key is required" in response.json()["detail"]
         assert (await service.client.post("/", headers=KEY)).status_code == 204
         assert (await service.client.post("/", headers=KEY)).headers["idempotency-replayed"] == "true"
 
@@ -295,7 +295,7 @@ async def test_response_that_cannot_be_kept_is_sent_and_not_executed_again(kind:
         assert (first.status_code, len(first.content)) == (201, length)
         second = await service.client.post(f"/?kind={kind}", headers=KEY)
         assert second.status_code == 409
-        assert "completed with status 201, but its response was not kept" in second.json()["detail"]
+        assert "completed with status 201, but its response was not stored" in second.json()["detail"]
         assert "retry-after" not in second.headers
     assert results.calls == 1
 
@@ -527,9 +527,9 @@ async def test_openapi_describes_the_key_and_its_problems() -> None:
     keys = [next(one for one in each["parameters"] if one["in"] == "header") for each in (operation, own)]
     assert [(key["name"], key["required"]) for key in keys] == [("Idempotency-Key", False), ("Idempotency-Key", True)]
     assert keys[0]["schema"] == {"type": "string", "maxLength": 255}
-    assert "executed once" in keys[0]["description"]
+    assert "run once" in keys[0]["description"]
     assert "idempotency-replayed" in operation["responses"]["201"]["headers"]
-    assert "has not been completed" in operation["responses"]["409"]["description"]
+    assert "is still in progress" in operation["responses"]["409"]["description"]
     assert own["responses"]["409"]["description"].startswith("There is nothing. A request with this")
     assert "not valid JSON. The Idempotency-Key is" in operation["responses"]["400"]["description"]
     assert "used for another request" in operation["responses"]["422"]["description"]
@@ -686,12 +686,12 @@ async def test_response_is_sent_also_when_it_cannot_be_kept() -> None:
         app.provide(IdempotencyStore, FailingStore())
         async with serve_app(app) as client:
             assert (await client.post("/orders", json={"item": "tea"}, headers=KEY)).status_code == 201
-            await until(lambda: seen.events("the response to an idempotent request was not kept"))
+            await until(lambda: seen.events("idempotent response not stored"))
             # It may have been done, so it is not done again.
             assert (await client.post("/orders", json={"item": "tea"}, headers=KEY)).status_code == 409
             response = await client.post("/orders", json={"item": "nothing"}, headers={"idempotency-key": "2"})
             assert response.json()["detail"] == "There is nothing."
-            await until(lambda: seen.events("an idempotency key could not be released"))
+            await until(lambda: seen.events("idempotency key not released"))
     assert orders.taken == ["tea", "nothing"]
 
 

@@ -67,7 +67,7 @@ async def test_line_breaks_and_numbers_without_a_notation_keep_the_lines_apart()
 
 @pytest.mark.parametrize("wrong", [Order(number=1), "text", {"a": 1}, b"bytes", 7])
 def test_one_value_is_no_list_of_items(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="one value"):
+    with pytest.raises(TypeError, match="items is a single value of type"):
         JsonLines(wrong)
 
 

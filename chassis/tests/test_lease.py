@@ -212,11 +212,11 @@ async def test_work_is_cancelled_before_a_lease_that_cannot_be_renewed_ends() ->
     async with held(lease_seconds=0.6) as run:
         await run.began.wait()
         run.lease.fails = True
-        await until(lambda: run.seen.events("lease was not released"))
+        await until(lambda: run.seen.events("lease not released"))
         assert run.cancelled.is_set()
         run.lease.fails = False
         assert not await run.lease.acquire("task", "another", 1)
-        assert run.seen.events("lease was not renewed")
+        assert run.seen.events("lease not renewed")
 
 
 async def test_lease_that_cannot_be_asked_for_is_a_failure() -> None:

@@ -80,6 +80,6 @@ async def test_service_does_not_start_when_the_mounted_application_does_not(moun
     with observed() as seen:
         app = application(seen)
         app.mount("/broken", mounted, lifespan=True)
-        with pytest.raises((LookupError, RuntimeError), match=r"no database|returned early"):
+        with pytest.raises((LookupError, RuntimeError), match=r"no database|returned too early"):
             async with Server(app):
                 pass

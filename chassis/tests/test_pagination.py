@@ -116,7 +116,7 @@ async def test_broken_cursor_is_422_with_a_sentence(cursor: str) -> None:
         assert error == {
             "in": "query",
             "name": "cursor",
-            "detail": "This is not a cursor of this collection; begin with its first page",
+            "detail": "The cursor is not valid for this collection; start again from the first page",
         }
 
 

@@ -209,7 +209,7 @@ async def test_empty_value_is_a_value(client: httpx.AsyncClient) -> None:
 
 async def test_given_twice_is_422(client: httpx.AsyncClient) -> None:
     assert errors(await client.get("/query?limit=1&limit=2")) == [
-        {"in": "query", "name": "limit", "detail": "Sent more than once."}
+        {"in": "query", "name": "limit", "detail": "Sent more than once; send one value."}
     ]
 
 

@@ -363,7 +363,7 @@ async def test_run_that_takes_too_long_is_cancelled_and_has_failed() -> None:
 
     async with running(Every(10), work, timeout=0.02) as periodic:
         (line,) = await until(lambda: periodic.seen.events("periodic task failed"))
-        assert "the run took longer than 0.02 seconds" in line["exception"]
+        assert "the run took longer than its timeout of 0.02 seconds" in line["exception"]
         assert cleaned.is_set()
 
 
@@ -414,7 +414,7 @@ async def test_names_come_from_the_function() -> None:
     ("options", "message"),
     [
         ({"name": "", "jitter": 0}, "name="),
-        ({"name": "task", "jitter": 11}, "jitter is 11; give a number of seconds from 0 to 10"),
+        ({"name": "task", "jitter": 11}, "jitter is 11; pass a number of seconds, from 0 to 10"),
         ({"name": "task", "timeout": -1}, "timeout is -1"),
         ({"name": "task", "timeout": 0}, "above 0"),
     ],

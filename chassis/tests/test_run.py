@@ -31,9 +31,9 @@ def of_something_else(settings: int) -> App:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("order_service.app", 'name the function as "package.module:function"'),
-        ("tests.test_run:", 'name the function as "package.module:function"'),
-        ("tests.test_run:missing", "module 'tests.test_run' has no 'missing'"),
+        ("order_service.app", 'pass the name of a function, such as "package.module:function"'),
+        ("tests.test_run:", 'pass the name of a function, such as "package.module:function"'),
+        ("tests.test_run:missing", "module 'tests.test_run' has no function 'missing'"),
         ("tests.test_run:unannotated", "annotate the first parameter with your settings class"),
         ("tests.test_run:of_something_else", "annotate the first parameter with your settings class"),
     ],

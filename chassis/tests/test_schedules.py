@@ -92,7 +92,7 @@ def test_every_day_of_a_year_has_one_tick(zone: str, at: str) -> None:
         (lambda: Every(0), "seconds above 0"),
         (lambda: Every(float("inf")), "seconds above 0"),
         (lambda: Every(1, first_after=-1), "first_after is -1"),
-        (lambda: Daily("half past three"), 'write "03:30"'),
+        (lambda: Daily("half past three"), 'pass "03:30"'),
         (lambda: Daily(time(3, 30, tzinfo=UTC)), "timezone="),
         (lambda: Daily("03:30", "Europe/Atlantis"), "Europe/Atlantis"),
     ],

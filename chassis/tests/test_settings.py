@@ -79,17 +79,17 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("APP_PORT", "http", "Port to listen on; 0 takes any that is free"),
-        ("APP_PORT", "65536", "Port to listen on; 0 takes any that is free"),
-        ("APP_LOG_LEVEL", "LOUD", "The lowest level that is logged"),
-        ("APP_LOG_FORMAT", "xml", "json, console, or auto: console on a terminal, JSON elsewhere"),
-        ("APP_DEADLINE_SECONDS", "0", "Longest time until a response starts"),
+        ("APP_PORT", "http", "Port to listen on. 0 picks a free port"),
+        ("APP_PORT", "65536", "Port to listen on. 0 picks a free port"),
+        ("APP_LOG_LEVEL", "LOUD", "Lowest level that is logged, such as DEBUG or WARNING"),
+        ("APP_LOG_FORMAT", "xml", "json, console, or auto (console on a terminal, else JSON)"),
+        ("APP_DEADLINE_SECONDS", "0", "Seconds until a response must start"),
         ("APP_MAX_ORDERS", "0", "Orders that the store holds"),
         ("APP_REGIONS", '["north"', "Names of regions"),
         ("APP_LIMITS", "ten", "Limits by region"),
         ("APP_LIMITS", '{"north": "many"}', "Limits by region"),
-        ("APP_DEADLINE_SECONDS", "inf", "Longest time until a response starts"),
-        ("APP_DEADLINE_SECONDS", "nan", "Longest time until a response starts"),
+        ("APP_DEADLINE_SECONDS", "inf", "Seconds until a response must start"),
+        ("APP_DEADLINE_SECONDS", "nan", "Seconds until a response must start"),
     ],
 )
 def test_wrong_value_is_one_line_that_says_what_is_allowed(

@@ -100,7 +100,7 @@ async def test_resource_that_fails_is_status_1_and_logged() -> None:
     async with run("-m", PROGRAM, PROGRAM_RESOURCE="refused") as process:
         assert await process.end() == (1, "")
     (line,) = [line for line in process.lines if line["level"] == "error"]
-    assert line["event"] == "the service failed to start or to end"
+    assert line["event"] == "service failed to start or stop"
     assert "ConnectionRefusedError: no database at 192.0.2.1" in line["exception"]
 
 

@@ -157,38 +157,47 @@ async def behind_positions(self: Handler, limit: int) -> None: ...
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (two_bodies, r"Broken\.get: query parameter 'other' cannot hold .*Model.*make one model"),
-        (strict, r"Broken\.get: query parameter 'limit' cannot hold .*no text can become"),
-        (nested_lists, r"Broken\.get: query parameter 'limits' cannot hold .*list of lists"),
-        (one_or_several, r"Broken\.get: query parameter 'limits' cannot hold .*write list"),
-        (function, r"Broken\.get: unknown annotation of 'limit'"),
-        (named_tuple, r"Broken\.get: query parameter 'pair' cannot hold .*Pair.*structured data"),
-        (type_variable, r"Broken\.get: 'limit' is annotated with a type variable, ~T"),
+        (
+            two_bodies,
+            r"Broken\.get: query parameter 'other' cannot be of type .*Model.*combine several bodies into one model",
+        ),
+        (
+            strict,
+            r"Broken\.get: query parameter 'limit' cannot be of type .*it cannot be parsed from text",
+        ),
+        (
+            nested_lists,
+            r"Broken\.get: query parameter 'limits' cannot be of type .*has items that cannot be parsed from text",
+        ),
+        (one_or_several, r"Broken\.get: query parameter 'limits' cannot be of type .*use list"),
+        (function, r"Broken\.get: pydantic does not support the annotation of 'limit'"),
+        (named_tuple, r"Broken\.get: query parameter 'pair' cannot be of type .*Pair.*structured data"),
+        (type_variable, r"Broken\.get: 'limit' is annotated with a type variable: ~T; use a concrete type"),
         (type_variable_in_body, r"Broken\.get: 'body' is annotated with a type variable"),
         (type_variable_in_result, r"Broken\.get: the result is annotated with a type variable"),
-        (two_names, r"Broken\.get: parameter 'limit' has an alias that is not text"),
-        (path_as_name, r"Broken\.get: parameter 'limit' has an alias that is not text"),
+        (two_names, r"Broken\.get: parameter 'limit' has the alias Alias.*; use a string"),
+        (path_as_name, r"Broken\.get: parameter 'limit' has the alias Alias.*; use a string"),
         (same_name, r"Broken\.get: 'limit' and 'other' are both 'limit' in the request"),
         (alias_inside, r"Broken\.get: parameter 'limits' has an alias on a part of its type"),
         (alias_of_body, r"Broken\.get: 'body' has an alias"),
-        (default_in_field, r"Broken\.get: parameter 'limit' has a default inside of Field; write it as 'limit: "),
+        (default_in_field, r"Broken\.get: parameter 'limit' has a default inside Field\(…\); write 'limit: "),
         (field_as_default, r"Broken\.get: the default of 'limit' is FieldInfo\(…\); write 'limit: Annotated"),
-        (lazy_body, r"Broken\.get: 'body' has an Iterable.*write list"),
-        (reply_of_response, r"Broken\.get: Reply holds a result, not a PlainTextResponse"),
-        (generator, r"Broken\.get yields its result; return EventStream, JsonLines or"),
+        (lazy_body, r"Broken\.get: 'body' has an Iterable.*use list"),
+        (reply_of_response, r"Broken\.get: Reply cannot hold a PlainTextResponse; return the response itself"),
+        (generator, r"Broken\.get is an async generator; return EventStream\(…\), JsonLines\(…\) or"),
         (status, r"Broken\.get declares status 99"),
         (behind_positions, r"Broken\.get: parameter 'args' cannot be passed by name"),
-        (no_annotation, r"Broken\.get: parameter 'limit' has no annotation"),
-        (unknown_name, r"Broken\.get: unknown annotation of 'limit': name 'Missing' is not defined"),
-        (unknown_type, r"Broken\.get: unknown annotation of 'limit': .*Opaque"),
-        (unknown_result, r"Broken\.get: unknown annotation of 'return': .*Opaque"),
+        (no_annotation, r"Broken\.get: parameter 'limit' has no annotation; add a type"),
+        (unknown_name, r"Broken\.get: cannot evaluate the annotation of 'limit': name 'Missing' is not defined"),
+        (unknown_type, r"Broken\.get: pydantic does not support the annotation of 'limit': .*Opaque.*use another type"),
+        (unknown_result, r"Broken\.get: pydantic does not support the annotation of 'return': .*Opaque"),
         (many, r"Broken\.get: parameter 'limits' cannot be passed by name"),
         (keywords, r"Broken\.get: parameter 'limits' cannot be passed by name"),
         (positional, r"Broken\.get: parameter 'limit' cannot be passed by name"),
-        (structured, r"Broken\.get: query parameter 'filter' cannot hold .*Model.*name it 'body'"),
-        (mapping, r"Broken\.get: query parameter 'limits' cannot hold dict.*name it 'body'"),
-        (request_of_another_type, r"Broken\.get: write 'request: Request'"),
-        (request_of_another_name, r"Broken\.get: write 'request: Request'"),
+        (structured, r"Broken\.get: query parameter 'filter' cannot be of type .*Model.*name the parameter 'body'"),
+        (mapping, r"Broken\.get: query parameter 'limits' cannot be of type dict.*name the parameter 'body'"),
+        (request_of_another_type, r"Broken\.get: 'request' is annotated with .*str.*; write 'request: Request'"),
+        (request_of_another_name, r"Broken\.get: .*write 'request: Request'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -205,7 +214,7 @@ async def list_of_structured(self: Handler, filters: list[Model]) -> None: ...
 
 @pytest.mark.parametrize("method", [optional_structured, list_of_structured])
 def test_structured_query_parameter_is_told_wherever_it_hides(method: Callable[..., Any]) -> None:
-    with pytest.raises(SignatureError, match="cannot hold"):
+    with pytest.raises(SignatureError, match="cannot be of type"):
         Route("/items", handler(method))
 
 
@@ -219,9 +228,7 @@ def test_unclaimed_path_parameter_is_told() -> None:
 def test_path_parameter_with_a_default_is_told() -> None:
     async def get(self: Handler, order_id: int = 1) -> None: ...
 
-    with pytest.raises(
-        SignatureError, match=r"path parameter 'order_id' is always present, so it cannot have a default"
-    ):
+    with pytest.raises(SignatureError, match=r"path parameter 'order_id' is always present; remove its default"):
         Route("/orders/{order_id}", handler(get))
 
 
@@ -243,7 +250,7 @@ def test_handler_without_methods_is_told() -> None:
     class Empty(Handler):
         """Nothing to see."""
 
-    with pytest.raises(SignatureError, match=f"Empty has none of the methods {METHODS}"):
+    with pytest.raises(SignatureError, match=f"Empty has no method for requests; define at least one of {METHODS}"):
         Route("/", Empty())
 
 
@@ -267,5 +274,5 @@ def test_two_handlers_on_one_path_are_told(one: str, other: str) -> None:
     class Orders(Handler):
         async def get(self, request: Request) -> None: ...
 
-    with pytest.raises(SignatureError, match="two handlers on one path"):
+    with pytest.raises(SignatureError, match="two handlers for one path"):
         Router([Route(one, Orders()), Route(other, Orders())])

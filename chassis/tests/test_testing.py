@@ -122,7 +122,7 @@ def test_lines_that_are_not_json_raise_a_sentence() -> None:
     app = App(ChassisSettings.from_values(log_format="console"), name="things", version="1")
     with record(app) as records:
         structlog.get_logger().info("readable")
-        with pytest.raises(ValueError, match="set log_format to json"):
+        with pytest.raises(ValueError, match="log_format is 'console'; set log_format='json'"):
             _ = records.lines
 
 

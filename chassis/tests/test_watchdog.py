@@ -81,7 +81,7 @@ async def test_what_hangs_after_the_shutdown_is_named_and_left(what: str, named:
     async with run("-m", PROGRAM, warnings="ignore", **SECONDS) as process:
         await hang(process, what)
         assert await process.end() == (0, "")
-    assert process.events[-2:] == ["stopped", "shutdown hangs; the process ends now"]
+    assert process.events[-2:] == ["stopped", "shutdown hangs; ending the process"]
     line = process.lines[-1]
     assert any(named in one for one in line["threads"] + line["tasks"] + line["processes"])
     assert collector.names == ["POST /hang"]
@@ -120,7 +120,7 @@ async def test_what_hangs_during_the_shutdown_ends_with_it(what: str, collector:
     async with run("-m", PROGRAM, HANGS=what, **SECONDS | {"APP_DRAIN_SECONDS": "0.6"}) as process:
         await hang(process, what)
         assert await process.end() == (0, "")
-    assert process.events[-1] == "shutdown hangs; the process ends now"
+    assert process.events[-1] == "shutdown hangs; ending the process"
     assert "stopped" not in process.events
     assert collector.names == ["POST /hang"]
 

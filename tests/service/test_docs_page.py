@@ -65,7 +65,7 @@ def test_operation_is_tried_out_and_answers(page: Page, complaints: list[str], t
     expect(form.get_by_role("status")).to_contain_text("201")
     order = json.loads(form.get_by_role("region", name="Response body").inner_text())
     assert (order["customer"], order["lines"]) == ("Ada", [{"sku": "tea", "quantity": 2}])
-    expect(page.locator("details[open]")).to_contain_text("A value is invalid; errors lists each")
+    expect(page.locator("details[open]")).to_contain_text("The request has invalid values; errors lists them")
     # DOCS_PICTURE=docs/docs-page.png makes the README's picture anew.
     page.screenshot(
         path=os.environ.get("DOCS_PICTURE", tmp_path / "docs.png"), full_page="DOCS_PICTURE" not in os.environ

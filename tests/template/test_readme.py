@@ -54,16 +54,22 @@ def test_added_handler_appears_everywhere(extended: Path, start: Start, collecto
 
     answer = service.http.get("/invoices/7")
 
-    assert answer.json() == {"number": 7, "currency": "EUR"}
+    assert answer.json() == {"number": 7, "currency": "EUR", "language": "en"}
+    german = service.http.get("/invoices/7", headers={"accept-language": "de"})
+    assert german.json()["language"] == "de"
     assert service.http.get("/invoices/7", params={"currency": "NOK"}).json()["currency"] == "NOK"
     assert service.http.get("/invoices/seven").status_code == 422
     documented = service.http.get("/openapi.json").json()["paths"]["/invoices/{number}"]["get"]
     assert documented["summary"] == "Read an invoice"
-    assert {one["name"]: one["in"] for one in documented["parameters"]} == {"number": "path", "currency": "query"}
+    assert {one["name"]: one["in"] for one in documented["parameters"]} == {
+        "number": "path",
+        "currency": "query",
+        "accept-language": "header",
+    }
     labels = {"http_route": "/invoices/{number}", "http_response_status_code": "200"}
-    assert service.metric("http_server_request_duration_seconds_count", **labels) == 2
+    assert service.metric("http_server_request_duration_seconds_count", **labels) == 3
     assert service.event("request", path="/invoices/7")["route"] == "/invoices/{number}"
-    assert "GET /invoices/{number}" in {one.span.name for one in collector.spans(3)}
+    assert "GET /invoices/{number}" in {one.span.name for one in collector.spans(4)}
 
 
 def test_added_handler_passes_the_linter_and_the_type_checker(extended: Path, python: Path) -> None:
@@ -81,7 +87,7 @@ def test_request_of_the_readme_creates_an_order(service: Service, installed: Pat
 
 
 def test_endpoints_of_the_readme_answer(service: Service, installed: Path) -> None:
-    section = (installed / "README.md").read_text().partition("## Endpoints")[2].partition("\n## ")[0]
+    section = (installed / "README.md").read_text().partition("## Operate it")[2].partition("\n## ")[0]
     paths = re.findall(r"`GET (/\S+)`", section)
 
     assert len(paths) == 6
@@ -116,12 +122,12 @@ def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
 
 
 def test_targets_of_the_readme_are_in_the_makefile() -> None:
-    told = set(re.findall(r"`make (\w+)[` ]", (SOURCE / "README.md").read_text()))
+    told = set(re.findall(r"`make ([\w-]+)[` ]", (SOURCE / "README.md").read_text()))
     targets = "".join(
         (SOURCE / path).read_text() for path in ("Makefile", "deploy/deploy.mk", "monitoring/monitoring.mk")
     )
 
-    assert told == set(re.findall(r"^(\w+):.* ## ", targets, re.MULTILINE)) - {
+    assert told == set(re.findall(r"^([\w-]+):.* ## ", targets, re.MULTILINE)) - {
         "help",
         "install",
     }

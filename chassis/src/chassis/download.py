@@ -32,10 +32,10 @@ class Download(FileResponse):
         async def get(self, report_id: UUID) -> Download:
             return Download(self._folder / f"{report_id}.pdf", filename="Report.pdf")
 
-    It extends Starlette's `FileResponse`, which reads the file in a thread in chunks, as fast as the client receives
-    them, and sends `ETag`, `Last-Modified` and `Accept-Ranges`. This class adds the rest of RFC 9110: conditional
-    requests (304, 412; section 13), and problem documents for a missing file (404) and unsatisfiable ranges (416). A
-    malformed range, a range in another unit, and any range in a HEAD request are ignored (section 14.2).
+    It extends Starlette's `FileResponse`, which sends `ETag`, `Last-Modified` and `Accept-Ranges`, and reads the file
+    in a thread, in chunks, as fast as the client receives them. This class adds the rest of RFC 9110: conditional
+    requests (304, 412; section 13), and problem documents for a missing file (404) and unsatisfiable ranges (416).
+    Malformed ranges, other units, and any range in a HEAD request are ignored (section 14.2).
 
     `headers` may have a `cache-control`; without one, clients cache the file and revalidate it each time. `filename`
     may have any characters: old clients, which do not support RFC 8187, get an ASCII name. With `inline`, browsers

@@ -29,8 +29,8 @@ class Check:
     """A readiness check of a dependency.
 
     The check fails if `probe` raises any exception; the result of `probe` is ignored. An `async def` is cancelled after
-    `timeout` seconds. A `def` runs in a thread, which cannot be stopped: after `timeout` seconds it counts as failed,
-    and it is not started again before it has ended. With `required=False`, a failure is reported, and the service stays
+    `timeout` seconds. A `def` runs in a thread, which cannot be stopped: after `timeout` seconds it counts as failed.
+    It is not started again before it has ended. With `required=False`, a failure is reported, and the service stays
     ready.
     """
 

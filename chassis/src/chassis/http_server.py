@@ -41,14 +41,14 @@ class HttpServerRoute(Mount):
 
     `rfile` streams the body, and `wfile` streams the response; neither is held in memory. When the client disconnects,
     the deadline passes or the service stops, they raise `ConnectionResetError` or `BrokenPipeError`. One instance
-    handles one request, whatever its `protocol_version`, because the connection belongs to our server. A class that
+    handles one request with any `protocol_version`, because the connection belongs to our server. A class that
     overrides `handle` must not send `Connection: keep-alive`. `CGIHTTPRequestHandler` does not work, because it passes
     its socket to a process.
 
     `self.path` is the path below the route, and the route's path is prepended to a `Location` that begins with `/`.
     With `full_path`, `self.path` is the whole path, and `Location` is unchanged. `self.server` is `server`, or an
-    object with `server_address`, `server_name` and `server_port`. If the class does not override the log methods, its
-    errors go to the service's log, and the access line replaces its line for each request.
+    object with `server_address`, `server_name` and `server_port`. Errors go to the service's log, and the access line
+    replaces the class's own line for each request, unless the class overrides its log methods.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class ResponseReader:
             return
         self._has_started = True
         self._messages.append({"type": "http.response.start", "status": status, "headers": headers})
-        if self._is_head or status in NO_BODY:  # these responses have no content, whatever the fields declare
+        if self._is_head or status in NO_BODY:  # these responses have no content, even if a field declares some
             self._is_complete = True
 
     def on_body(self, body: bytes) -> None:

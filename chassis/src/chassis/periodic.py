@@ -69,8 +69,8 @@ class PeriodicTask:
     """Calls `work` at the ticks of a schedule, from the start of the service until it drains.
 
     Runs never overlap: if a run takes longer than the interval, ticks are skipped. An `async def` runs on the event
-    loop, and is cancelled after `timeout` seconds. A `def` runs in a thread of its own, which cannot be stopped: after
-    `timeout` the run counts as failed, and the next run waits until the thread has ended.
+    loop, and is cancelled after `timeout` seconds. A `def` runs in a thread of its own, which cannot be stopped. After
+    `timeout` its run counts as failed, and the next run waits until the thread has ended.
 
     A failure is logged and counted, and the run is retried with exponential backoff until it succeeds. The delay starts
     at 10 seconds, or at the interval if that is shorter. It doubles up to the interval, but at least to 1 and at most

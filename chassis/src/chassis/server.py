@@ -26,8 +26,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 END_SECONDS = 10.0
 """The time for all steps after `drain_seconds` and `shutdown_seconds`. The process ends within the sum of the three."""
 EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after the shutdown is complete
-# The interpreter's switch interval: the longest time that a computing thread can block the event loop at a time.
-# Python's default is 5 ms, which slows down all other requests.
+# The interpreter's switch interval: a computing thread can block the event loop for this long at a time. Python's
+# default is 5 ms, which slows down all other requests.
 SWITCH_SECONDS = 0.0005
 
 

@@ -24,9 +24,14 @@ _given: ContextVar[Given | None] = ContextVar("given", default=None)
 class ChassisSettings(BaseSettings):
     """The settings that every service has. Add yours in a subclass.
 
-    A setting is read from the first of these sources that has it: the environment, `.env` in the working directory, a
-    file `app_<setting>` in the directory `APP_SECRETS_DIR`, the default. Names are case-insensitive. An empty value
-    counts as not set, for text as well.
+    The sources of a setting, the first one that has it wins:
+
+    1. the environment: `APP_<SETTING>`;
+    2. `.env` in the working directory;
+    3. a file `app_<setting>` in the directory `APP_SECRETS_DIR`;
+    4. the default.
+
+    Names are case-insensitive. An empty value counts as not set, for text as well.
 
     A list of plain values is separated by commas, or is JSON. The members of a nested model are settings too: the
     `port` of `database: Database` is `APP_DATABASE__PORT`.
@@ -66,7 +71,7 @@ class ChassisSettings(BaseSettings):
         ),
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="Lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."
+        "INFO", description="Lowest level that is logged, such as `DEBUG` or `WARNING`."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Format of log lines: `json`, `console`, or `auto` (console on a terminal, else JSON)."

@@ -1,4 +1,7 @@
-"""The page of a service's settings, grouped by topic: `python -m chassis.settings_page package.settings:Settings FILE`."""
+"""The page of a service's settings, grouped by topic.
+
+python -m chassis.settings_page package.settings:Settings docs/settings.md
+"""
 
 import sys
 from importlib import import_module
@@ -72,9 +75,7 @@ The service reads OpenTelemetry's own variables. `OTEL_EXPORTER_OTLP_ENDPOINT` s
 def main(arguments: list[str]) -> None:
     """Write the page of a settings class to a file; exits with a message if the arguments are wrong."""
     if len(arguments) != 2 or ":" not in arguments[0]:
-        sys.exit(
-            "error: the arguments are wrong; usage: python -m chassis.settings_page package.settings:Settings FILE"
-        )
+        sys.exit("error: expected two arguments: python -m chassis.settings_page package.settings:Settings FILE")
     module, _, name = arguments[0].partition(":")
     path = Path(arguments[1])
     path.parent.mkdir(parents=True, exist_ok=True)

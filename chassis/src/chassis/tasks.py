@@ -99,10 +99,10 @@ class Tasks:
 class BackgroundTask:
     """Work that runs from the start of the service until it stops, and is restarted when it fails.
 
-    Restarts use exponential backoff: the first delay is `FIRST_RESTART_SECONDS`, and each further one is twice as long,
-    up to `MAX_RESTART_SECONDS`. Up to half of it is subtracted at random, so that many instances do not call a
-    dependency at the same time. After a run that is longer than the longest delay, the delay starts over. Each failure
-    is logged and counted.
+    Restarts use exponential backoff: the delay starts at `FIRST_RESTART_SECONDS` and doubles up to
+    `MAX_RESTART_SECONDS`. Up to half of it is subtracted at random, so that many instances do not call a dependency at
+    the same time. After a run that is longer than the longest delay, the delay starts over. Each failure is logged and
+    counted.
 
     After a failure the task is down until it has run for as long as the last delay. So work that fails repeatedly does
     not count as up right after each restart.

@@ -40,10 +40,10 @@ class Watchdog:
 
     A shutdown hangs if a thread never ends, a task ignores its cancellation, a child process keeps running, or code
     blocks the event loop. So the watchdog waits in its own thread. When the time is up, it logs a warning that names
-    the remaining threads, tasks and processes, writes the last log lines, ends the child processes of
+    the remaining threads, tasks and processes, and writes the last log lines. Then it ends the child processes of
     `multiprocessing`, and calls `os._exit`. Functions of `atexit` are not called.
 
-    If native code blocks the interpreter, so that no Python code can run, `faulthandler` writes the stacks to standard
+    If native code blocks the interpreter, no Python code can run. Then `faulthandler` writes the stacks to standard
     error and ends the process with status 1.
     """
 

@@ -73,11 +73,15 @@ def idempotent(
     and the principal. `principal` is a function of the request that returns an id of the user; the default is the value
     of the Authorization header. Pass one if a user's token changes or is in a cookie.
 
-    The response is stored for `keep_seconds` if the method returns it. It is not stored, and a retry is executed again,
-    if the method raises any exception, `Problem` included, if an `async def` exceeds its deadline, if the service
-    stops, or if the status is 408, 425, 429, or 500 and above. So raise an exception if nothing was done, and return a
-    `Reply` with a 4xx status to store an error. A response that is streamed or larger than `max_response_bytes` is sent
-    but not stored, and retries get 409.
+    The response is stored for `keep_seconds` if the method returns it. In these cases it is not stored, and a retry is
+    executed again:
+
+    - the method raises any exception, `Problem` included;
+    - an `async def` exceeds its deadline, or the service stops;
+    - the status is 408, 425, 429, or 500 and above.
+
+    So raise an exception if nothing was done, and return a `Reply` with a 4xx status to store an error. A response that
+    is streamed or larger than `max_response_bytes` is sent but not stored, and retries get 409.
 
     If the client disconnects, the request is still executed to completion, for at most `lock_seconds`; so is a `def`
     that exceeds its deadline. The shutdown waits for it as for any background task. After `lock_seconds`, an

@@ -133,7 +133,7 @@ class Signature:
         annotation = unwrap_alias(hints[name])
         if has_type_variable(annotation):
             raise SignatureError(
-                f"{self.name}: {name!r} is annotated with the type variable {annotation}; use a concrete type"
+                f"{self.name}: {name!r} is annotated with a type variable: {annotation}; use a concrete type"
             )
         for is_source, add in self._sources:
             if is_source(name, annotation):
@@ -247,7 +247,7 @@ class Signature:
         members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         if has_type_variable(annotation):
             raise SignatureError(
-                f"{self.name}: the result is annotated with the type variable {annotation}; use a concrete type"
+                f"{self.name}: the result is annotated with a type variable: {annotation}; use a concrete type"
             )
         results = []
         for member in members:
