@@ -26,6 +26,8 @@ METHODS = {"routes": "add_route", "checks": "add_check", "middleware": "add_midd
 CONFLICT = re.compile(
     r"<{7} .*?\n(?P<ours>.*?)\|{7}.*?\n(?P<base>.*?)={7}\n(?P<theirs>.*?)>{7} .*?\n", re.DOTALL | re.MULTILINE
 )
+# Rows of settings in a README, which `make settings` writes into docs/settings.md now.
+SETTINGS_ROWS = re.compile(r"^\| `APP_\w+` \|.*\n", re.MULTILINE)
 SIMILAR = 0.8  # the least ratio of difflib at which two lines are one line that was edited
 
 
@@ -161,7 +163,8 @@ def resolve(path: str, package: str) -> bool:
 
 def choose(match: re.Match[str]) -> str | None:
     """The lines for a conflict; None if a person must choose."""
-    return merge_lines(match["base"], match["ours"], match["theirs"])
+    base, ours = (SETTINGS_ROWS.sub("", match[side]) for side in ("base", "ours"))
+    return merge_lines(base, ours, match["theirs"])
 
 
 def main() -> None:
