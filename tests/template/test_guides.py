@@ -1,51 +1,124 @@
-"""The guides are followed to the letter, and the result runs."""
+"""The guides are followed to the letter, all in one service, and the result runs."""
 
+import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bakery import package_of
+from bakery import TEMPLATE, package_of, render, run
 from checks import check
 from conftest import Bake, Start
-from guides import checked, follow
+from guides import BLOCK, checked, follow, write_settings_page
+from running import Service, running
 
 pytestmark = pytest.mark.long
 
+PAGES = (
+    "handlers",
+    "dependencies",
+    "errors",
+    "middleware",
+    "health-checks",
+    "conditional-requests",
+    "pagination",
+    "idempotency",
+    "testing",
+)
+API_KEY = "open sesame"
 
-@pytest.fixture
-def project(bake: Bake) -> Path:
-    """The default service."""
-    return bake()
 
-
-def test_setting(project: Path, python: Path, start: Start) -> None:
-    follow(project, "configuration.md", "A setting")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
+    """The default service with the code of all pages; its tools accept it."""
+    project = render(tmp_path_factory.mktemp("guides"), {})
+    for page in PAGES:
+        follow(project, f"{page}.md")
+    follow(project, "configuration.md", "Add a setting")
     checked(project, python)
+    return project
 
+
+@pytest.fixture(scope="module")
+def database(project: Path) -> Iterator[socket.socket]:
+    """A port that the check of the guide finds open."""
+    app = project / "src" / package_of(project) / "app.py"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        app.write_text(app.read_text().replace("5432", str(listening.getsockname()[1])))
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def service(
+    project: Path, database: socket.socket, python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """The service, for all tests that only send requests."""
+    home = tmp_path_factory.mktemp("home")
+    with running(python, project, home, APP_API_KEY=API_KEY) as process:
+        yield process.ready()
+
+
+def test_tests_of_the_guides_pass(project: Path, database: socket.socket, python: Path) -> None:
+    tests = ("tests/test_inventory.py", "tests/test_ledger.py")
+    check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", *tests))
+
+
+def test_every_guide_with_code_is_followed_by_a_test() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    pages = [path for path in (TEMPLATE / "chassis/docs").glob("*.md") if BLOCK.search(path.read_text())]
+
+    assert [path.name for path in pages if f'"{path.stem}"' not in tests and f'"{path.name}"' not in tests] == []
+
+
+def test_setting(project: Path, database: socket.socket, start: Start) -> None:
     assert start(project).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
     assert start(project, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
-    broken = start(project, APP_GREETING="Hello" * 9)
-    assert broken.process.wait(20) != 0
+    assert start(project, APP_GREETING="Hello" * 9).process.wait(20) == 2
 
 
-def test_parameters(project: Path, python: Path, start: Start) -> None:
-    follow(project, "handlers.md", "What a method may ask for")
-    checked(project, python)
-    service = start(project).ready()
+def test_error_of_a_wrong_setting_is_that_of_the_guide(project: Path, python: Path) -> None:
+    guide = (project / "chassis/docs/configuration.md").read_text()
+    (line,) = re.findall(r"^error: .*$", guide, re.MULTILINE)
 
+    done = run(python, "-m", package_of(project), cwd=project, PYTHONPATH="src", APP_PORT="none")
+    assert line in done.stdout
+
+
+def test_group_of_settings(bake: Bake, python: Path) -> None:
+    service = bake(example="none")
+    settings = service / "src/order_service/settings.py"
+    blocks = BLOCK.findall((service / "chassis/docs/configuration.md").read_text())
+    (block,) = (block for _, block in blocks if "class Database" in block)
+    settings.write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
+    write_settings_page(service, python)
+
+    check(service, python, ("ruff", "check", "src"), ("mypy", "src"))
+    page = (service / "docs/settings.md").read_text()
+    assert page.index("## This service") < page.index("| `APP_DATABASE__PORT` | `5432` |") < page.index("## Ports")
+
+
+def test_parameters(service: Service) -> None:
     files = {"photo": ("cat.png", b"x" * 2_000_000, "image/png")}
-    answer = service.http.post("/photos", files=files, data={"title": "A cat"}, headers={"x-album": "cats"})
-    assert (answer.status_code, answer.headers["location"]) == (201, "/photos/cats/cat.png")
-    assert answer.json() == {"name": "cat.png", "size_bytes": 2_000_000, "title": "A cat"}
+    response = service.http.post("/photos", files=files, data={"title": "A cat"}, headers={"x-album": "cats"})
+    assert (response.status_code, response.headers["location"]) == (201, "/photos/cats/cat.png")
+    assert response.json() == {"name": "cat.png", "size_bytes": 2_000_000, "title": "A cat"}
     assert service.http.post("/photos", files=files, data={"title": "x" * 81}).status_code == 422
 
 
-def test_dependencies(project: Path, python: Path, start: Start) -> None:
-    follow(project, "dependencies.md")
-    checked(project, python)
-    service = start(project).ready()
+def test_inherited_handlers(service: Service) -> None:
+    assert service.http.get("/hello/Ada").json() == "Hello Ada"
+    assert service.http.get("/dear/Ada").json() == "Dear Dr. Ada"
 
+
+def test_versions(service: Service) -> None:
+    assert service.http.get("/v1/price").json() == 450
+    assert service.http.get("/v2/price").json() == {"cents": 450, "currency": "EUR"}
+    assert set(service.http.get("/v2/openapi.json").json()["paths"]) == {"/price"}
+    assert {"/v1/price", "/v2/price"} <= set(service.http.get("/openapi.json").json()["paths"])
+
+
+def test_dependencies(service: Service) -> None:
     assert service.http.post("/entries?text=one").status_code == 401
     ada = {"x-user": "ada"}
     assert service.http.post("/entries?text=one", headers=ada).json() == ["one"]
@@ -54,87 +127,49 @@ def test_dependencies(project: Path, python: Path, start: Start) -> None:
     assert service.event("rolled back")["user"] == "ada"
 
 
-def test_errors(project: Path, python: Path, start: Start) -> None:
-    follow(project, "errors.md")
-    checked(project, python)
-    service = start(project).ready()
-
+def test_errors(service: Service) -> None:
     sold_out, down = service.http.get("/stock/tea"), service.http.get("/stock/coffee")
     assert (sold_out.status_code, sold_out.json()["detail"]) == (409, "There is no tea left.")
     assert (down.status_code, down.headers["retry-after"]) == (503, "30")
     assert "10.1.2.3" not in down.text
 
 
-def test_versions(project: Path, python: Path, start: Start) -> None:
-    follow(project, "handlers.md", "Versions of an API")
-    checked(project, python)
-    service = start(project).ready()
+def test_problem_document_is_that_of_the_guide(service: Service, project: Path) -> None:
+    guide = (project / "chassis/docs/errors.md").read_text()
+    shown = re.findall(r'^  "(\w+)": (.*?),?$', guide, re.MULTILINE)
+    document = service.http.get("/stock/tea").json()
 
-    assert service.http.get("/v1/price").json() == 450
-    assert service.http.get("/v2/price").json() == {"cents": 450, "currency": "EUR"}
-    assert set(service.http.get("/v2/openapi.json").json()["paths"]) == {"/price"}
-    assert {"/v1/price", "/v2/price"} <= set(service.http.get("/openapi.json").json()["paths"])
+    assert [name for name, _ in shown] == list(document)
+    assert document["title"] == dict(shown)["title"].strip('"')
 
 
-def test_check(project: Path, python: Path, start: Start) -> None:
-    follow(project, "health-checks.md", "A check")
-    checked(project, python)
-    app = project / "src" / package_of(project) / "app.py"
-    with socket.create_server(("127.0.0.1", 0)) as database:
-        app.write_text(app.read_text().replace("5432", str(database.getsockname()[1])))
-        service = start(project, APP_READINESS_CACHE_SECONDS="0").ready()
-        assert service.http.get("/readyz").status_code == 200
-    answer = service.http.get("/readyz")
-
-    assert (answer.status_code, answer.json()["checks"]["database"]["status"]) == (503, "fail")
-
-
-def test_cors(project: Path, python: Path, start: Start) -> None:
-    follow(project, "middleware.md", "CORS")
-    checked(project, python)
-    service = start(project).ready()
-
-    for path, status in (("/openapi.json", 200), ("/none", 404)):
-        answer = service.http.get(path, headers={"origin": "https://shop.example"})
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "https://shop.example")
-
-
-def test_middleware(project: Path, python: Path, start: Start) -> None:
-    follow(project, "middleware.md", "A middleware")
-    checked(project, python)
-    service = start(project).ready()
-
-    answer = service.http.get("/internal/openapi.json")
-    assert (answer.status_code, answer.json()["detail"]) == (401, "Send the key as X-API-Key.")
-    assert service.http.get("/internal/openapi.json", headers={"x-api-key": "open sesame"}).status_code == 200
+def test_middleware_with_a_key(service: Service, project: Path, start: Start) -> None:
+    response = service.http.get("/internal/openapi.json")
+    assert (response.status_code, response.json()["detail"]) == (401, "Send the key as X-API-Key.")
+    assert response.headers["www-authenticate"] == "ApiKey"
+    assert service.http.get("/internal/openapi.json", headers={"x-api-key": API_KEY}).status_code == 200
     assert service.http.get("/openapi.json").status_code == 200
-    assert [line["status"] for line in service.access_lines(3)] == [401, 200, 200]
+    without_a_key = start(project).ready()
+    assert without_a_key.http.get("/internal/openapi.json", headers={"x-api-key": ""}).status_code == 401
 
 
-def test_test(project: Path, python: Path) -> None:
-    follow(project, "testing.md", "A test")
-    checked(project, python)
-    check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", "tests/test_stock.py"))
+def test_cors(service: Service) -> None:
+    for path, status in (("/openapi.json", 200), ("/none", 404)):
+        response = service.http.get(path, headers={"origin": "https://shop.example"})
+        allowed = response.headers["access-control-allow-origin"]
+        assert (response.status_code, allowed) == (status, "https://shop.example")
 
 
-def test_conditional_requests(project: Path, python: Path, start: Start) -> None:
-    follow(project, "conditional-requests.md")
-    checked(project, python)
-    service = start(project).ready()
-
+def test_conditional_requests(service: Service) -> None:
     etag = service.http.get("/notice").headers["etag"]
     assert service.http.get("/notice", headers={"if-none-match": etag}).status_code == 304
     assert service.http.put("/notice", json={"text": "one"}).status_code == 428
-    statuses = [service.http.put("/notice", json={"text": "one"}, headers={"if-match": etag}) for _ in range(2)]
-    assert [answer.status_code for answer in statuses] == [200, 412]
+    responses = [service.http.put("/notice", json={"text": "one"}, headers={"if-match": etag}) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 412]
     assert service.http.get("/notice", headers={"if-none-match": etag}).json() == {"text": "one"}
 
 
-def test_pages(project: Path, python: Path, start: Start) -> None:
-    follow(project, "pagination.md", "Pages")
-    checked(project, python)
-    service = start(project).ready()
-
+def test_pages(service: Service) -> None:
     first = service.http.get("/words?limit=2")
     second = service.http.get(first.url.join(first.links["next"]["url"]))
     assert (first.json(), second.json()) == (["cocoa", "coffee"], ["tea"])
@@ -142,15 +177,21 @@ def test_pages(project: Path, python: Path, start: Start) -> None:
     assert service.http.get("/words?cursor=x").status_code == 422
 
 
-def test_idempotency_keys(project: Path, python: Path, start: Start) -> None:
-    follow(project, "idempotency.md")
-    checked(project, python)
-    service = start(project).ready()
-
+def test_idempotency_keys(service: Service) -> None:
     assert service.http.post("/payments", json={"cents": 5}).status_code == 400
     key = {"idempotency-key": '"8e03978e-40d5-43e8-bc93-6894a57f9324"'}
-    answers = [service.http.post("/payments", json={"cents": 5}, headers=key) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [201, 201]
-    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
+    responses = [service.http.post("/payments", json={"cents": 5}, headers=key) for _ in range(2)]
+    assert [response.status_code for response in responses] == [201, 201]
+    assert [response.headers.get("idempotency-replayed") for response in responses] == [None, "true"]
     assert service.http.post("/payments", json={"cents": 6}, headers=key).status_code == 422
     assert service.http.get("/payments").json() == [{"cents": 5}]
+
+
+def test_check(project: Path, database: socket.socket, start: Start) -> None:
+    service = start(project, APP_READINESS_CACHE_SECONDS="0").ready()
+    assert service.http.get("/readyz").status_code == 200
+    database.close()
+    document = service.http.get("/readyz").json()
+
+    assert (document["status"], document["checks"]["database"]["status"]) == ("failing", "fail")
+    assert service.event("check changed", check="database")["status"] == "fail"
