@@ -65,13 +65,13 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers = 0
+        self.responses = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.answers += bytes(data).startswith(b"HTTP/1.1 200 ")
+        self.responses += bytes(data).startswith(b"HTTP/1.1 200 ")
 
     def is_closing(self) -> bool:
         return False
@@ -139,10 +139,10 @@ async def calls_of(path: Path, sent: bytes) -> float:
                 for _turn in range(3):  # the handler's, the observation's and the log's
                     await asyncio.sleep(0)
 
-        await ask(10)  # what is remembered is remembered now
+        await ask(10)  # caches are filled now
         with counting() as count:
             await ask(REQUESTS // CONNECTIONS)
-        assert sum(wire.answers for _, wire in connections) == REQUESTS + 10 * CONNECTIONS
+        assert sum(wire.responses for _, wire in connections) == REQUESTS + 10 * CONNECTIONS
     return count[0] / REQUESTS
 
 

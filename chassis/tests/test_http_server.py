@@ -228,7 +228,7 @@ async def test_path_below_a_route_does_not_depend_on_its_encoding(service: Servi
     assert (await service.client.get(path)).text.startswith("GET /a%20b ")
 
 
-async def test_whole_path_is_given_where_it_is_asked_for(service: Service) -> None:
+async def test_full_path_option_gives_the_whole_path(service: Service) -> None:
     assert (await service.client.get("/whole/a")).text.startswith("GET /whole/a ")
 
 
@@ -247,7 +247,7 @@ async def test_response_without_a_length_is_complete(service: Service) -> None:
     assert (response.status_code, response.text) == (201, f"{LARGE} bytes")
 
 
-async def test_class_that_frames_its_chunks_itself_is_read_rightly(service: Service) -> None:
+async def test_class_that_sends_chunks_itself_is_parsed_correctly(service: Service) -> None:
     Modern.lines.clear()
     response = await service.client.get("/modern/")
     assert (response.status_code, response.text) == (200, "one, two")
@@ -333,7 +333,7 @@ async def test_directory_is_served(service: Service) -> None:
     assert (await service.client.get("/files/%2e%2e/%2e%2e/etc/passwd")).status_code == 404
 
 
-async def test_server_is_what_the_owner_gives(service: Service) -> None:
+async def test_server_attribute_is_the_object_of_the_owner(service: Service) -> None:
     assert (await service.client.get("/server/")).text == "s 127.0.0.1 there"
     assert (await service.client.get("/found/")).text == " 127.0.0.1 127.0.0.1"
 

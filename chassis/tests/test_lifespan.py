@@ -43,7 +43,7 @@ async def test_lifespan_starts_and_ends() -> None:
 
 
 @pytest.mark.parametrize("at", ["startup", "shutdown"])
-async def test_failure_is_told_to_the_server(at: str) -> None:
+async def test_failure_is_reported_to_the_server(at: str) -> None:
     @asynccontextmanager
     async def failing() -> AsyncIterator[None]:
         if at == "startup":
