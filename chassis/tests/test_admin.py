@@ -1,4 +1,4 @@
-"""What operators ask."""
+"""The endpoints for operators."""
 
 import platform
 from collections.abc import AsyncIterator

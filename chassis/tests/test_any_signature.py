@@ -97,12 +97,12 @@ documents = st.recursive(
 
 @cache
 def telemetry() -> Telemetry:
-    """One for all applications, since each takes its time to be made."""
+    """Shared by all applications, because creating one is slow."""
     return make_telemetry(SETTINGS, service="test-service", version="1.2.3")
 
 
 def serve(method: Callable[..., Awaitable[Any]], verb: str, path: str) -> App | None:
-    """An application of one handler with this method; None when the signature is rejected, as it may be."""
+    """An application of one handler with this method; None if the signature is rejected."""
     app = App(SETTINGS, name="test-service", version="1.2.3", telemetry=telemetry())
     handler: Handler = type("Any", (Handler,), {verb: method})()
     try:
@@ -126,7 +126,7 @@ def ask(app: App, verb: str, target: str, content: bytes | None = None) -> httpx
 
 
 def method_with(annotations: dict[str, Any], defaults: dict[str, Any]) -> Callable[..., Awaitable[Any]]:
-    """A method with these parameters that tells what it got."""
+    """A method with these parameters that returns its arguments."""
     names = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in annotations)
     space: dict[str, Any] = {"defaults": defaults}
     got = ", ".join(f"repr({name})" for name in annotations)

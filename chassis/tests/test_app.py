@@ -1,4 +1,4 @@
-"""The composition of a service: what the owner adds to an `App`."""
+"""The composition of a service: the parts that the owner adds to an `App`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -20,7 +20,7 @@ class NotFoundError(Exception):
 
 
 class SpecialNotFoundError(NotFoundError):
-    """A kind of it."""
+    """A subclass of it."""
 
 
 class Failing(Handler):
@@ -41,7 +41,7 @@ class Failing(Handler):
 
 
 class Naming:
-    """Middleware that leaves its name on the response."""
+    """Middleware that adds its name to the response."""
 
     def __init__(self, app: ASGIApp, name: bytes) -> None:
         self._app = app

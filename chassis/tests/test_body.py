@@ -102,7 +102,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def post(client: httpx.AsyncClient, path: str, content: bytes, kind: str = "application/json") -> httpx.Response:
-    """Send `content` as it stands."""
+    """Send `content` unchanged."""
     return await client.post(path, content=content, headers={"content-type": kind})
 
 
@@ -258,7 +258,7 @@ async def test_nothing_is_not_compressed(client: httpx.AsyncClient) -> None:
 
 
 class Cat(BaseModel):
-    """One of two."""
+    """A member of a union."""
 
     lives: int
 

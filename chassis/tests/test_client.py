@@ -82,7 +82,7 @@ def client_of(service: Service, **options: Any) -> httpx.AsyncClient:
 
 
 class Upstream(Handler):
-    """Responds as the caller asks."""
+    """Responds as the request says."""
 
     async def get(self, request: Request, status: int = 200, to: str = "", seconds: float = 0.0) -> Response:
         await asyncio.sleep(seconds)
@@ -275,7 +275,7 @@ async def test_redirect_is_a_call_of_its_own(services: Services) -> None:
 
 async def test_authentication_is_a_call_of_its_own(services: Services) -> None:
     class Signing(httpx.Auth):
-        """Asks for a token first."""
+        """Requests a token first."""
 
         def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
             yield httpx.Request("GET", request.url)

@@ -1,4 +1,4 @@
-"""What a request costs, counted rather than timed: function calls from its first byte to its last log line.
+"""The cost of a request, counted rather than timed: function calls from its first byte to its last log line.
 
 A count is the same on any machine, so a budget can be kept that a clock could not. A test that fails
 here says that the way of every request has grown longer. If that is worth it, raise the budget in the
@@ -47,7 +47,7 @@ class Item(BaseModel):
 
 
 class OneItem(Handler):
-    """As small as a handler can be, so that what is counted is the chassis."""
+    """The smallest possible handler, so that the count is that of the chassis."""
 
     async def get(self, item_id: int) -> Item:
         return Item(name="item", quantity=item_id)

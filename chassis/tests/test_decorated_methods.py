@@ -1,4 +1,4 @@
-"""Methods behind decorators and other wrappers: called with what the outer function takes."""
+"""Methods behind decorators and other wrappers: called with the parameters of the outer function."""
 
 import asyncio
 import functools
@@ -37,7 +37,7 @@ def passing(method: Method) -> Method:
 
 
 def returning(method: Method) -> Method:
-    """A plain function that returns the coroutine of what it wraps."""
+    """A plain function that returns the coroutine of the wrapped function."""
 
     @wraps(method)
     def outer(self: Handler, *args: object, **kwargs: object) -> object:
@@ -58,7 +58,7 @@ def with_user(method: Method) -> Method:
 
 
 def also_with_request(method: Method) -> Method:
-    """Takes the request beside what the method takes."""
+    """Takes the request in addition to the parameters of the method."""
 
     @wraps(method)
     async def outer(self: Handler, request: Request, **kwargs: object) -> object:
@@ -119,7 +119,7 @@ class Partial(Handler):
     """Has methods that are made of others."""
 
     async def _read(self, kind: str, number: int) -> list[Any]:
-        """Read one kind."""
+        """Read items of one type."""
         return [kind, number]
 
     get = partialmethod(_read, kind="tea")

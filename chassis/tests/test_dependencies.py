@@ -1,4 +1,4 @@
-"""What an application provides to handlers, by type."""
+"""Dependency injection: values that an application provides to handlers, by type."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ Tenant = NewType("Tenant", str)
 
 
 class Session:
-    """Notes what becomes of it."""
+    """Records how it ends."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events
@@ -36,14 +36,14 @@ class Session:
 
 
 class User:
-    """Who asks."""
+    """The user of the request."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Repository:
-    """A class as a provider: what its `__init__` takes is provided."""
+    """A class as a provider: the parameters of its `__init__` are provided."""
 
     def __init__(self, session: Session, user: User) -> None:
         self.session = session

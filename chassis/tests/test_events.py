@@ -216,7 +216,7 @@ async def test_generator_that_never_waits_does_not_block_the_event_loop() -> Non
 
 
 class Followed:
-    """Events that tell whether they have been left."""
+    """Events that record whether they have been closed."""
 
     def __init__(self, *first: object) -> None:
         self._first = first

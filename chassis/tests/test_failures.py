@@ -1,4 +1,4 @@
-"""What escapes from a handler: told to the client in general, and to the log in detail, once."""
+"""Exceptions that escape from a handler: the client gets a general message, and the log the details, once."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from .support.service import SAMPLED, TRACE_ID, Line, Service, serve, until
 
 
 async def fail(error: Exception) -> None:
-    """Raise, one turn of the loop later."""
+    """Raise, one iteration of the loop later."""
     await asyncio.sleep(0)
     raise error
 
@@ -240,7 +240,7 @@ class Leaving(Handler):
 
 
 async def leave(service: Service, method: str) -> None:
-    """Ask, and be gone as soon as the request is under way."""
+    """Send a request, and disconnect as soon as it is under way."""
     _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
     writer.write(f"{method} / HTTP/1.1\r\nhost: x\r\n\r\n".encode())
     await service.under_way(1)

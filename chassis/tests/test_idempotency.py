@@ -76,7 +76,7 @@ class Required(Handler):
 
 
 class Results(Handler):
-    """Returns what it is asked for."""
+    """Returns the requested response."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -230,7 +230,7 @@ async def test_key_is_scoped_to_its_path(service: Service, orders: Orders) -> No
 
 
 async def user_of(request: Request) -> str:
-    """Whose request it is."""
+    """The principal of the request."""
     return request.cookies.get("user", "")
 
 
@@ -670,7 +670,7 @@ def test_store_must_be_an_object() -> None:
 
 
 class FailingStore(MemoryIdempotencyStore):
-    """A store whose database goes away at the wrong moment."""
+    """A store whose database fails at the wrong moment."""
 
     async def complete(self, request: IdempotentRequest, response: StoredResponse, keep_seconds: float) -> None:
         raise ConnectionRefusedError("no database")

@@ -60,7 +60,7 @@ class Instances:
 
 
 async def settle() -> None:
-    """Let everybody do what can be done now."""
+    """Let all instances run until they wait."""
     for _ in range(12):
         await asyncio.sleep(0)
 

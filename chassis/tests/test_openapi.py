@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the signatures say."""
+"""The OpenAPI document matches the signatures."""
 
 from collections.abc import Callable
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Path and query parameters: found by name, converted by annotation."""
+"""Path and query parameters: bound by name, converted by annotation."""
 
 import typing
 from collections import deque
@@ -61,7 +61,7 @@ class Query(Handler):
 
 
 class Types(Handler):
-    """Has a parameter of each kind."""
+    """Has parameters of every type."""
 
     async def get(
         self,
@@ -97,7 +97,7 @@ class Aliases(Handler):
 
 
 class AliasOfPath(Handler):
-    """Has other names for a parameter of the path, and for one that is a word of Python."""
+    """Has aliases for a path parameter and for a Python keyword."""
 
     async def get(
         self, number: Annotated[int, Field(alias="item_id")], class_: Annotated[str, Field(alias="class")]
@@ -126,7 +126,7 @@ class Collections(Handler):
 
 
 class Converted(Handler):
-    """Takes what a convertor of the route has made as text again."""
+    """Takes a converted path parameter as text."""
 
     async def get(self, number: str, key: str) -> list[str]:
         return [number, key]

@@ -1,4 +1,4 @@
-"""Periodic work: when it runs, and what becomes of its failures."""
+"""Periodic work: its schedule and its failures."""
 
 import asyncio
 import threading
@@ -34,7 +34,7 @@ def _all_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Periodic:
-    """A task that runs, its clock, and what it leaves."""
+    """A running task, its clock, and its records."""
 
     task: PeriodicTask
     clock: ManualClock

@@ -1,4 +1,4 @@
-"""What is known of a request: its fields, each found once, and the size of its body."""
+"""The facts about a request: its fields, read once, and the size of its body."""
 
 from typing import Any
 

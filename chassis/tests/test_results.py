@@ -1,4 +1,4 @@
-"""What a handler returns, and what the client gets."""
+"""The results of handlers, and the responses that clients get."""
 
 import math
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ ITEM = Item(id=UUID(int=7), at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
 class Results(Handler):
-    """Returns what its path names."""
+    """Returns the result that its path names."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -52,7 +52,7 @@ class Results(Handler):
 
 
 class Typed(Handler):
-    """Says what it returns, and may not keep its word."""
+    """Declares its result, and may return something else."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -82,7 +82,7 @@ class Replies(Handler):
 
 
 class Headers(Handler):
-    """Sends headers of every kind."""
+    """Sends headers of every type."""
 
     async def get(self) -> Reply[Item]:
         return Reply(ITEM, headers={"Content-Type": "application/vnd.item+json", "Content-Length": "1"})
@@ -98,7 +98,7 @@ class Headers(Handler):
 
 
 class Bare(Handler):
-    """Says less of its result than it could."""
+    """Has a less precise annotation than possible."""
 
     async def get(self) -> Reply:  # type: ignore[type-arg]
         return Reply(ITEM)
@@ -173,7 +173,7 @@ class Aliased(Handler):
 
 
 class Splitting(Handler):
-    """Puts what a client sent into a header."""
+    """Puts a value from the client into a header."""
 
     async def post(self, body: str) -> Reply[str]:
         return Reply("", headers={"location": body})

@@ -19,7 +19,7 @@ from .support.service import Service, serve
 
 
 class Named(Handler):
-    """Says which route it is on."""
+    """Returns the name of its route."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -182,7 +182,7 @@ async def test_router_finds_each_of_a_thousand_routes() -> None:
 
 
 async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application with routes of its own kind, which changes the path and tells its template, as Litestar does."""
+    """An application with its own type of routes, which changes the path and sets its template, like Litestar."""
     inner = scope["path"].removeprefix(scope["root_path"])
     if inner.startswith("/things/"):
         scope["path_template"] = "/things/{thing}"
@@ -270,7 +270,7 @@ class Copying:
 
 
 class Foreign:
-    """An application whose routes are of another kind."""
+    """An application with another type of routes."""
 
     def __init__(self, routes: object) -> None:
         self.routes = routes

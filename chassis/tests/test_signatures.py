@@ -1,4 +1,4 @@
-"""Mistakes in a handler's signature stop the start, with a message that says which and where."""
+"""Mistakes in a handler's signature stop the start, with a message that explains them."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Opaque:
-    """What pydantic knows nothing of."""
+    """A class that pydantic does not support."""
 
 
 def handler(method: Callable[..., Any]) -> Handler:

@@ -21,7 +21,7 @@ class Level(IntEnum):
 
 
 class Filter(BaseModel):
-    """What to list."""
+    """A filter of a list."""
 
     model_config = ConfigDict(extra="forbid")
 

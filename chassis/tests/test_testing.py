@@ -1,4 +1,4 @@
-"""What a service's tests use: the app without a socket, its settings, and what it has logged."""
+"""The test helpers for a service: the app without a socket, its settings, and its records."""
 
 import asyncio
 import logging

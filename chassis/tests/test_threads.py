@@ -1,4 +1,4 @@
-"""The threads of `def` handlers: bounded, given back when the function ends, and safe whatever it raises."""
+"""The threads of `def` handlers: bounded, returned when the function ends, and safe for any exception."""
 
 import asyncio
 import sys
