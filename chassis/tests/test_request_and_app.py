@@ -1,4 +1,4 @@
-"""Features of a request that users of Starlette expect: its app, URLs of named routes, parameters of mounts, a root path."""
+"""Features of a request that users of Starlette expect: its app, URLs of named routes, mounts, a root path."""
 
 from collections.abc import AsyncIterator
 from typing import Any
