@@ -192,5 +192,5 @@ async def test_method_set_to_none_is_not_allowed(client: httpx.AsyncClient) -> N
 async def test_docstring_of_the_wrapped_method_describes_the_operation(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert paths["/decorated"]["get"]["summary"] == "Read it"
-    assert paths["/partial"]["get"]["summary"] == "Read one kind"
+    assert paths["/partial"]["get"]["summary"] == "Read items of one type"
     assert [one["name"] for one in paths["/partial"]["get"]["parameters"]] == ["number"]

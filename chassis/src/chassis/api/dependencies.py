@@ -41,7 +41,8 @@ class Provider:
             hints = get_type_hints(_annotated(make), include_extras=True)
         except (NameError, TypeError, ValueError) as error:
             raise ProviderError(
-                f"the provider of {self.name}, {provider_name}, has an invalid signature: {error}; annotate its parameters"
+                f"the provider of {self.name}, {provider_name}, has an invalid signature: {error}; "
+                "annotate its parameters"
             ) from error
         needs: dict[str, Hashable] = {}
         for parameter in parameters:
