@@ -1,4 +1,4 @@
-"""What operators ask."""
+"""The endpoints for operators."""
 
 import platform
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield service.client
 
 
-async def test_info_says_what_runs(client: httpx.AsyncClient) -> None:
+async def test_info_shows_name_version_and_commit(client: httpx.AsyncClient) -> None:
     info = (await client.get("/info")).json()
     assert datetime.fromisoformat(info.pop("started")).tzinfo is not None
     assert info == {
@@ -34,8 +34,8 @@ async def test_info_says_what_runs(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/info"])
 async def test_endpoints_are_read_only(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.head(path)).status_code == 200
-    answer = await client.post(path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    response = await client.post(path)
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 async def test_endpoints_take_no_body(client: httpx.AsyncClient) -> None:
@@ -51,7 +51,7 @@ async def test_endpoints_are_not_in_openapi(client: httpx.AsyncClient) -> None:
     assert (await client.get("/openapi.json")).json()["paths"] == {}
 
 
-async def test_broken_middleware_of_yours_does_not_reach_them() -> None:
+async def test_broken_middleware_of_the_owner_does_not_affect_them() -> None:
     class Broken:
         def __init__(self, app: object) -> None: ...
 

@@ -97,12 +97,12 @@ documents = st.recursive(
 
 @cache
 def telemetry() -> Telemetry:
-    """One for all applications, since each takes its time to be made."""
+    """Shared by all applications, because creating one is slow."""
     return make_telemetry(SETTINGS, service="test-service", version="1.2.3")
 
 
 def serve(method: Callable[..., Awaitable[Any]], verb: str, path: str) -> App | None:
-    """An application of one handler with this method; None when the signature is rejected, as it may be."""
+    """An application of one handler with this method; None if the signature is rejected."""
     app = App(SETTINGS, name="test-service", version="1.2.3", telemetry=telemetry())
     handler: Handler = type("Any", (Handler,), {verb: method})()
     try:
@@ -126,7 +126,7 @@ def ask(app: App, verb: str, target: str, content: bytes | None = None) -> httpx
 
 
 def method_with(annotations: dict[str, Any], defaults: dict[str, Any]) -> Callable[..., Awaitable[Any]]:
-    """A method with these parameters that tells what it got."""
+    """A method with these parameters that returns its arguments."""
     names = ", ".join(f"{name}=defaults[{name!r}]" if name in defaults else name for name in annotations)
     space: dict[str, Any] = {"defaults": defaults}
     got = ", ".join(f"repr({name})" for name in annotations)
@@ -151,8 +151,8 @@ def test_any_query(kinds: list[Any], data: st.DataObject) -> None:
     assert app is not None
     names = st.sampled_from([*annotations, "other"])
     query = data.draw(st.lists(st.tuples(names, texts), max_size=5))
-    answer = ask(app, "GET", f"/?{urlencode([(name, text.encode('utf-8', 'replace')) for name, text in query])}")
-    assert answer.status_code in (200, 400, 422), answer.text
+    response = ask(app, "GET", f"/?{urlencode([(name, text.encode('utf-8', 'replace')) for name, text in query])}")
+    assert response.status_code in (200, 400, 422), response.text
 
 
 @steady
@@ -163,8 +163,8 @@ def test_any_path(kinds: list[Any], data: st.DataObject) -> None:
     assume(app is not None)
     assert app is not None
     texts_drawn = [data.draw(texts).encode("utf-8", "replace") for _ in annotations]
-    answer = ask(app, "GET", "".join(f"/{quote(text, safe='')}" for text in texts_drawn))
-    assert answer.status_code in (200, 400, 404, 422), answer.text
+    response = ask(app, "GET", "".join(f"/{quote(text, safe='')}" for text in texts_drawn))
+    assert response.status_code in (200, 400, 404, 422), response.text
 
 
 @steady
@@ -172,8 +172,8 @@ def test_any_path(kinds: list[Any], data: st.DataObject) -> None:
 def test_any_body(kind: Any, content: bytes) -> None:
     app = serve(method_with({"body": kind}, {}), "post", "/")
     assert app is not None
-    answer = ask(app, "POST", "/", content)
-    assert answer.status_code in (200, 400, 422), answer.text
+    response = ask(app, "POST", "/", content)
+    assert response.status_code in (200, 400, 422), response.text
 
 
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
@@ -190,12 +190,12 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 
 @steady
 @given(st.sampled_from(sorted(VALUES, key=str)), st.data())
-def test_what_a_type_writes_is_what_a_parameter_of_it_reads(kind: Any, data: st.DataObject) -> None:
+def test_serialized_values_are_read_back_by_parameters_of_the_same_type(kind: Any, data: st.DataObject) -> None:
     value = data.draw(VALUES[kind])
     app = serve(method_with({"field": kind, "fields": list[kind]}, {}), "get", "/")
     assert app is not None
     text = TypeAdapter(kind).dump_python(value, mode="json")
     query = urlencode([("field", str(text)), ("fields", str(text)), ("fields", str(text))])
-    answer = ask(app, "GET", f"/?{query}")
-    assert answer.status_code == 200, answer.text
-    assert answer.json() == [repr(value), repr([value, value])]
+    response = ask(app, "GET", f"/?{query}")
+    assert response.status_code == 200, response.text
+    assert response.json() == [repr(value), repr([value, value])]

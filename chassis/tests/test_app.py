@@ -1,4 +1,4 @@
-"""The composition of a service: what the owner adds to an `App`."""
+"""The composition of a service: the parts that the owner adds to an `App`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -20,7 +20,7 @@ class NotFoundError(Exception):
 
 
 class SpecialNotFoundError(NotFoundError):
-    """A kind of it."""
+    """A subclass of it."""
 
 
 class Failing(Handler):
@@ -41,7 +41,7 @@ class Failing(Handler):
 
 
 class Naming:
-    """Middleware that leaves its name on the response."""
+    """Middleware that adds its name to the response."""
 
     def __init__(self, app: ASGIApp, name: bytes) -> None:
         self._app = app
@@ -117,7 +117,7 @@ async def test_background_task_runs_from_the_start_until_the_stop() -> None:
     assert stopped.is_set()
 
 
-async def test_background_task_that_cannot_start_leaves_no_resource_open() -> None:
+async def test_resources_are_closed_when_a_background_task_cannot_start() -> None:
     entered: list[str] = []
 
     @asynccontextmanager
@@ -204,7 +204,7 @@ async def test_limits_of_the_settings_apply() -> None:
         assert (await client.get("/")).status_code == 504
 
 
-def test_check_of_a_name_that_is_taken_is_rejected() -> None:
+def test_second_check_of_the_same_name_is_rejected() -> None:
     app = app_of()
     app.add_check("database", lambda: None)
     with pytest.raises(ValueError, match="two checks have the name 'database'"):

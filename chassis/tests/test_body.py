@@ -1,4 +1,4 @@
-"""The request's JSON: bound to `body`, or refused with the reason."""
+"""The request's JSON: bound to `body`, or rejected with the reason."""
 
 import gzip
 from collections.abc import AsyncIterator
@@ -102,20 +102,20 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def post(client: httpx.AsyncClient, path: str, content: bytes, kind: str = "application/json") -> httpx.Response:
-    """Send `content` as it stands."""
+    """Send `content` unchanged."""
     return await client.post(path, content=content, headers={"content-type": kind})
 
 
 async def test_body_becomes_the_model(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/orders", json={"customer": "Ada", "lines": [{"sku": "tea"}]})
-    assert answer.json() == {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 1}], "labels": {}}
+    response = await client.post("/orders", json={"customer": "Ada", "lines": [{"sku": "tea"}]})
+    assert response.json() == {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 1}], "labels": {}}
 
 
 async def test_every_wrong_value_has_a_pointer(client: httpx.AsyncClient) -> None:
     wrong = {"lines": [{"sku": "tea"}, {"sku": "t", "quantity": "x"}], "labels": {"a/b~c": "x"}}
-    answer = await client.post("/orders", json=wrong)
-    assert answer.status_code == 422
-    assert {one["pointer"] for one in answer.json()["errors"]} == {
+    response = await client.post("/orders", json=wrong)
+    assert response.status_code == 422
+    assert {one["pointer"] for one in response.json()["errors"]} == {
         "#/customer",
         "#/lines/1/sku",
         "#/lines/1/quantity",
@@ -123,27 +123,27 @@ async def test_every_wrong_value_has_a_pointer(client: httpx.AsyncClient) -> Non
     }
 
 
-async def test_one_422_lists_what_is_wrong_in_path_query_and_body(client: httpx.AsyncClient) -> None:
-    answer = await client.put("/items/x?limit=9", json={"customer": 1})
-    assert answer.status_code == 422
-    assert [(one["in"], one.get("name") or one.get("pointer")) for one in answer.json()["errors"]] == [
+async def test_one_422_lists_the_errors_in_path_query_and_body(client: httpx.AsyncClient) -> None:
+    response = await client.put("/items/x?limit=9", json={"customer": 1})
+    assert response.status_code == 422
+    assert [(one["in"], one.get("name") or one.get("pointer")) for one in response.json()["errors"]] == [
         ("path", "item_id"),
         ("query", "limit"),
         ("body", "#/customer"),
     ]
 
 
-async def test_422_does_not_repeat_what_was_sent(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/orders", json={"customer": ["a very secret value"]})
-    assert "secret" not in answer.text
+async def test_422_does_not_repeat_the_invalid_value(client: httpx.AsyncClient) -> None:
+    response = await client.post("/orders", json={"customer": ["a very secret value"]})
+    assert "secret" not in response.text
 
 
 @pytest.mark.parametrize("content", [b"{", b"{'a': 1}", b"[1,]", b"nul", b'"\\ud800"', b'"\xff"', b"{} {}", b"\x00"])
 async def test_malformed_json_is_400(client: httpx.AsyncClient, content: bytes) -> None:
-    answer = await post(client, "/any", content)
-    assert answer.status_code == 400
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["detail"].startswith("The body is not valid JSON")
+    response = await post(client, "/any", content)
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["detail"].startswith("The body is not valid JSON")
 
 
 async def test_deep_json_is_400(client: httpx.AsyncClient) -> None:
@@ -158,7 +158,7 @@ async def test_optional_body_may_be_left_out(client: httpx.AsyncClient) -> None:
     assert (await client.patch("/orders")).json() == "nothing"
 
 
-async def test_optional_body_that_is_given_is_bound(client: httpx.AsyncClient) -> None:
+async def test_optional_body_that_is_sent_is_bound(client: httpx.AsyncClient) -> None:
     assert (await client.patch("/orders", json={"customer": "Ada"})).json() == "Ada"
 
 
@@ -167,10 +167,10 @@ async def test_optional_body_that_is_wrong_is_422(client: httpx.AsyncClient) -> 
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json", ""])
-async def test_body_that_is_not_called_json_is_415(client: httpx.AsyncClient, kind: str) -> None:
-    answer = await post(client, "/any", b"{}", kind)
-    assert answer.status_code == 415
-    assert answer.headers["accept-post"] == "application/json"
+async def test_body_with_another_content_type_than_json_is_415(client: httpx.AsyncClient, kind: str) -> None:
+    response = await post(client, "/any", b"{}", kind)
+    assert response.status_code == 415
+    assert response.headers["accept-post"] == "application/json"
 
 
 async def test_body_without_content_type_is_415(client: httpx.AsyncClient) -> None:
@@ -195,8 +195,8 @@ async def test_body_in_chunks_is_put_together(client: httpx.AsyncClient) -> None
         for part in (b"[1,", b"2,3", b"]"):
             yield part
 
-    answer = await client.put("/any", content=chunks(), headers={"content-type": "application/json"})
-    assert answer.json() == 6
+    response = await client.put("/any", content=chunks(), headers={"content-type": "application/json"})
+    assert response.json() == 6
 
 
 @pytest.mark.parametrize("content", [b"0", b'"text"', b"[]", b"null", b"true", b"123456789012345678901234567890"])
@@ -211,9 +211,9 @@ async def test_body_and_request_may_both_be_taken(middleware: list[Middleware]) 
 
         async def ask(method: str, content: str = sent) -> Any:
             headers = {"content-type": "application/json"}
-            answer = await service.client.request(method, "/webhooks", content=content, headers=headers)
-            assert answer.status_code == 200
-            return answer.json()
+            response = await service.client.request(method, "/webhooks", content=content, headers=headers)
+            assert response.status_code == 200
+            return response.json()
 
         assert await ask("POST") == ["Ada", sent, {"customer": "Ada"}]
         assert await ask("PUT") == ["Ada", 1, sent]
@@ -227,8 +227,8 @@ async def test_body_in_chunks_is_there_for_the_request_too(client: httpx.AsyncCl
         yield b'{"customer":'
         yield b'"Ada"}'
 
-    answer = await client.put("/webhooks", content=chunks(), headers={"content-type": "application/json"})
-    assert answer.json() == ["Ada", 1, '{"customer":"Ada"}']
+    response = await client.put("/webhooks", content=chunks(), headers={"content-type": "application/json"})
+    assert response.json() == ["Ada", 1, '{"customer":"Ada"}']
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ async def test_body_in_chunks_is_there_for_the_request_too(client: httpx.AsyncCl
         ([""], b"{}", 200),
     ],
 )
-async def test_compressed_body_is_415_that_says_what_is_accepted(
+async def test_compressed_body_is_415_with_the_accepted_encoding(
     client: httpx.AsyncClient, codings: list[str], content: bytes, status: int
 ) -> None:
     headers = [("content-type", "application/json"), *(("content-encoding", coding) for coding in codings)]
-    answer = await client.post("/any", content=content, headers=headers)
-    assert answer.status_code == status
-    assert answer.headers.get("accept-encoding") == ("identity" if status == 415 else None)
+    response = await client.post("/any", content=content, headers=headers)
+    assert response.status_code == status
+    assert response.headers.get("accept-encoding") == ("identity" if status == 415 else None)
 
 
 async def test_nothing_is_not_compressed(client: httpx.AsyncClient) -> None:
@@ -258,7 +258,7 @@ async def test_nothing_is_not_compressed(client: httpx.AsyncClient) -> None:
 
 
 class Cat(BaseModel):
-    """One of two."""
+    """A member of a union."""
 
     lives: int
 
@@ -278,15 +278,15 @@ class Renamed(BaseModel):
     seen_at: Annotated[int, Field(validation_alias="seen-at")] = 0
 
 
-async def test_pointers_are_places_in_what_was_sent() -> None:
+async def test_pointers_are_places_in_the_request() -> None:
     class Animals(Handler):
         async def post(self, body: Renamed) -> None: ...
 
     async with serve(Route("/", Animals())) as service:
         wrong = {"first_name": "Ada", "animalsHere": [{"lives": "x"}, {"tricks": ["x"]}], "seen-at": "x"}
-        answer = await service.client.post("/", json=wrong)
-    assert answer.status_code == 422
-    pointers = {one["pointer"] for one in answer.json()["errors"]}
+        response = await service.client.post("/", json=wrong)
+    assert response.status_code == 422
+    pointers = {one["pointer"] for one in response.json()["errors"]}
     assert pointers == {
         "#/firstName",
         "#/animalsHere/0/lives",

@@ -30,17 +30,17 @@ class Echo(Handler):
 
 
 class Caller(Handler):
-    """Asks another service, and passes on its answer."""
+    """Calls another service, and returns its response."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def get(self) -> dict[str, str]:
-        answer: dict[str, str] = (await self._client.get("/echo", headers={"x-own": "1"})).json()
-        return answer
+        response: dict[str, str] = (await self._client.get("/echo", headers={"x-own": "1"})).json()
+        return response
 
 
-async def test_call_carries_the_context_on() -> None:
+async def test_call_propagates_the_context() -> None:
     sent = {
         "traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01",
         "tracestate": "vendor=a",
@@ -82,7 +82,7 @@ def client_of(service: Service, **options: Any) -> httpx.AsyncClient:
 
 
 class Upstream(Handler):
-    """Responds as the caller asks."""
+    """Responds as the request says."""
 
     async def get(self, request: Request, status: int = 200, to: str = "", seconds: float = 0.0) -> Response:
         await asyncio.sleep(seconds)
@@ -170,7 +170,7 @@ async def test_each_call_of_a_sampled_request_has_a_span_of_its_own(services: Se
     assert (spans[0].end_time or 0) <= (request.end_time or 0)
 
 
-async def test_call_of_an_unsampled_request_makes_no_span_and_carries_its_context(services: Services) -> None:
+async def test_call_of_an_unsampled_request_creates_no_span_and_propagates_its_context(services: Services) -> None:
     async def one(client: httpx.AsyncClient) -> str:
         return (await client.get("/up")).text
 
@@ -275,7 +275,7 @@ async def test_redirect_is_a_call_of_its_own(services: Services) -> None:
 
 async def test_authentication_is_a_call_of_its_own(services: Services) -> None:
     class Signing(httpx.Auth):
-        """Asks for a token first."""
+        """Requests a token first."""
 
         def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
             yield httpx.Request("GET", request.url)

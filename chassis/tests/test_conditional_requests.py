@@ -135,7 +135,7 @@ def test_any_field_of_a_get_is_understood_or_ignored(value: str, name: str) -> N
 
 
 @given(header_text)
-def test_text_that_is_no_date_is_ignored(value: str) -> None:
+def test_invalid_date_is_ignored(value: str) -> None:
     headers = Headers({"if-modified-since": f"x{value}", "if-unmodified-since": f"x{value}"})
     assert precondition_status("GET", headers, last_modified=NOON) is None
 
@@ -151,7 +151,7 @@ def test_dates_are_read_in_every_notation(noon: str) -> None:
     assert precondition_status("GET", headers, last_modified=NOON + timedelta(seconds=1)) is None
 
 
-def test_date_does_not_take_the_place_of_a_tag_that_cannot_be_read() -> None:
+def test_date_does_not_replace_an_invalid_entity_tag() -> None:
     yesterday = format_datetime(NOON - timedelta(days=1), usegmt=True)
     tomorrow = format_datetime(NOON + timedelta(days=1), usegmt=True)
     for headers in (
@@ -222,7 +222,7 @@ async def test_change_of_another_version_is_rejected() -> None:
         assert await put(if_match="*") == (200, '"4"')
 
 
-async def test_resource_is_made_only_where_there_is_none() -> None:
+async def test_resource_is_created_only_if_it_does_not_exist() -> None:
     orders = Orders()
     orders.order = None
     async with serve(Route("/", orders)) as service:

@@ -1,4 +1,4 @@
-"""What a request costs, counted rather than timed: function calls from its first byte to its last log line.
+"""The cost of a request, counted rather than timed: function calls from its first byte to its last log line.
 
 A count is the same on any machine, so a budget can be kept that a clock could not. A test that fails
 here says that the way of every request has grown longer. If that is worth it, raise the budget in the
@@ -47,7 +47,7 @@ class Item(BaseModel):
 
 
 class OneItem(Handler):
-    """As small as a handler can be, so that what is counted is the chassis."""
+    """The smallest possible handler, so that the count is that of the chassis."""
 
     async def get(self, item_id: int) -> Item:
         return Item(name="item", quantity=item_id)
@@ -65,13 +65,13 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers = 0
+        self.responses = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.answers += bytes(data).startswith(b"HTTP/1.1 200 ")
+        self.responses += bytes(data).startswith(b"HTTP/1.1 200 ")
 
     def is_closing(self) -> bool:
         return False
@@ -139,10 +139,10 @@ async def calls_of(path: Path, sent: bytes) -> float:
                 for _turn in range(3):  # the handler's, the observation's and the log's
                     await asyncio.sleep(0)
 
-        await ask(10)  # what is remembered is remembered now
+        await ask(10)  # caches are filled now
         with counting() as count:
             await ask(REQUESTS // CONNECTIONS)
-        assert sum(wire.answers for _, wire in connections) == REQUESTS + 10 * CONNECTIONS
+        assert sum(wire.responses for _, wire in connections) == REQUESTS + 10 * CONNECTIONS
     return count[0] / REQUESTS
 
 

@@ -1,4 +1,4 @@
-"""Methods behind decorators and other wrappers: called with what the outer function takes."""
+"""Methods behind decorators and other wrappers: called with the parameters of the outer function."""
 
 import asyncio
 import functools
@@ -37,7 +37,7 @@ def passing(method: Method) -> Method:
 
 
 def returning(method: Method) -> Method:
-    """A plain function that returns the coroutine of what it wraps."""
+    """A plain function that returns the coroutine of the wrapped function."""
 
     @wraps(method)
     def outer(self: Handler, *args: object, **kwargs: object) -> object:
@@ -58,7 +58,7 @@ def with_user(method: Method) -> Method:
 
 
 def also_with_request(method: Method) -> Method:
-    """Takes the request beside what the method takes."""
+    """Takes the request in addition to the parameters of the method."""
 
     @wraps(method)
     async def outer(self: Handler, request: Request, **kwargs: object) -> object:
@@ -119,7 +119,7 @@ class Partial(Handler):
     """Has methods that are made of others."""
 
     async def _read(self, kind: str, number: int) -> list[Any]:
-        """Read one kind."""
+        """Read items of one type."""
         return [kind, number]
 
     get = partialmethod(_read, kind="tea")
@@ -153,8 +153,8 @@ async def test_parameters_are_those_of_the_wrapped_method(client: httpx.AsyncCli
 
 
 async def test_plain_function_around_a_coroutine_function_runs_on_the_event_loop(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/decorated?number=7", json={"name": "tea"})
-    assert answer.json() == ["tea", 7]
+    response = await client.post("/decorated?number=7", json={"name": "tea"})
+    assert response.json() == ["tea", 7]
     assert threads == [threading.main_thread()]
 
 
@@ -171,26 +171,26 @@ async def test_function_may_return_a_result_or_a_coroutine(client: httpx.AsyncCl
     assert (await client.delete("/decorated?number=1")).json() == "computed"
 
 
-async def test_bound_argument_is_no_parameter(client: httpx.AsyncClient) -> None:
+async def test_bound_argument_is_not_a_parameter(client: httpx.AsyncClient) -> None:
     assert (await client.get("/partial?number=7&kind=coffee")).json() == ["tea", 7]
 
 
 async def test_declaration_of_a_wrapped_method_holds(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/partial?number=7")
-    assert (answer.status_code, answer.json()) == (202, 7)
+    response = await client.post("/partial?number=7")
+    assert (response.status_code, response.json()) == (202, 7)
 
 
 async def test_awaitable_that_a_plain_method_returns_is_awaited(client: httpx.AsyncClient) -> None:
     assert (await client.put("/partial?number=7")).json() == 7
 
 
-async def test_method_that_is_none_is_not_allowed(client: httpx.AsyncClient) -> None:
-    answer = await client.patch("/partial")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST, PUT, HEAD, OPTIONS")
+async def test_method_set_to_none_is_not_allowed(client: httpx.AsyncClient) -> None:
+    response = await client.patch("/partial")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST, PUT, HEAD, OPTIONS")
 
 
 async def test_docstring_of_the_wrapped_method_describes_the_operation(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert paths["/decorated"]["get"]["summary"] == "Read it"
-    assert paths["/partial"]["get"]["summary"] == "Read one kind"
+    assert paths["/partial"]["get"]["summary"] == "Read items of one type"
     assert [one["name"] for one in paths["/partial"]["get"]["parameters"]] == ["number"]

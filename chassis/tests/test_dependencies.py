@@ -1,4 +1,4 @@
-"""What an application provides to handlers, by type."""
+"""Dependency injection: values that an application provides to handlers, by type."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ Tenant = NewType("Tenant", str)
 
 
 class Session:
-    """Notes what becomes of it."""
+    """Records how it ends."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events
@@ -36,14 +36,14 @@ class Session:
 
 
 class User:
-    """Who asks."""
+    """The user of the request."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Repository:
-    """A class as a provider: what its `__init__` takes is provided."""
+    """A class as a provider: the parameters of its `__init__` are provided."""
 
     def __init__(self, session: Session, user: User) -> None:
         self.session = session
@@ -133,7 +133,7 @@ async def test_each_type_is_provided_once_a_request(client: httpx.AsyncClient, e
     ("name", "status", "last"),
     [("good", 200, "commit"), ("bad", 409, "rollback Problem"), ("broken", 500, "rollback LookupError")],
 )
-async def test_context_manager_is_left_with_the_exception_of_the_handler(
+async def test_context_manager_exits_with_the_exception_of_the_handler(
     client: httpx.AsyncClient, events: list[str], name: str, status: int, last: str
 ) -> None:
     response = await client.post("/items", json={"name": name})
@@ -141,25 +141,27 @@ async def test_context_manager_is_left_with_the_exception_of_the_handler(
     assert events == ["begin", f"insert {name}", last]
 
 
-async def test_invalid_request_is_rolled_back(client: httpx.AsyncClient, events: list[str]) -> None:
+async def test_transaction_is_rolled_back_for_an_invalid_request(client: httpx.AsyncClient, events: list[str]) -> None:
     assert (await client.post("/items", json={})).status_code == 422
     assert events == ["begin", "rollback Problem"]
 
 
-async def test_client_that_leaves_is_rolled_back(client: httpx.AsyncClient, events: list[str]) -> None:
+async def test_transaction_is_rolled_back_when_the_client_disconnects(
+    client: httpx.AsyncClient, events: list[str]
+) -> None:
     request = asyncio.create_task(client.delete("/items"))
     await until(lambda: "waiting" in events)
     request.cancel()
     await until(lambda: events == ["begin", "waiting", "rollback CancelledError"])
 
 
-async def test_deadline_is_rolled_back(events: list[str]) -> None:
+async def test_transaction_is_rolled_back_at_the_deadline(events: list[str]) -> None:
     async with serve(make(events, deadline_seconds=0.05)) as client:
         assert (await client.delete("/items")).status_code == 504
     assert events == ["begin", "waiting", "rollback CancelledError"]
 
 
-async def test_handler_in_a_thread_is_provided_for(client: httpx.AsyncClient, events: list[str]) -> None:
+async def test_handler_in_a_thread_gets_its_dependencies(client: httpx.AsyncClient, events: list[str]) -> None:
     assert (await client.put("/items")).json() == "done"
     assert events == ["begin", "in a thread", "commit"]
 
@@ -254,7 +256,7 @@ def generator(events: list[str]) -> Callable[[], Iterator[Session]]:
 
 
 @pytest.mark.parametrize("make_generator", [async_generator, generator])
-async def test_generator_goes_on_after_the_handler(
+async def test_generator_resumes_after_the_handler(
     events: list[str], make_generator: Callable[[list[str]], Callable[[], Any]]
 ) -> None:
     await events_of_a_generator(events, make_generator)
@@ -325,19 +327,19 @@ def test_wrong_wiring_stops_the_start(provided: list[tuple[Any, Any]], handler: 
         build(*provided, handler=handler)
 
 
-def test_type_that_nobody_provides_stops_the_start() -> None:
+def test_type_without_a_provider_stops_the_start() -> None:
     with pytest.raises(SignatureError, match=r"TakesA\.get: .*'a'.* If it is a dependency, call app\.provide\(A, …\)"):
         build(handler=TakesA())
     with pytest.raises(SignatureError, match="TakesA"):
         Router([Route("/items", TakesA())])
 
 
-def test_default_of_a_provided_parameter_is_told() -> None:
+def test_default_of_a_provided_parameter_is_an_error() -> None:
     with pytest.raises(SignatureError, match="DefaultA"):
         build((A, A), handler=DefaultA())
 
 
-def test_override_of_what_nobody_provides_is_told() -> None:
+def test_override_without_a_provider_is_an_error() -> None:
     with pytest.raises(ProviderError, match="A has no provider to override"):
         build().override(A, A)
     with pytest.raises(ProviderError, match="circular"):

@@ -23,7 +23,7 @@ async def test_page_is_html(page: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("element", ["script", "style"])
-async def test_policy_allows_what_is_inline_by_its_hash(page: httpx.Response, element: str) -> None:
+async def test_policy_allows_inline_elements_by_their_hash(page: httpx.Response, element: str) -> None:
     policy = dict(one.strip().split(" ", 1) for one in page.headers["content-security-policy"].split(";"))
     for content in re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", page.text, re.DOTALL):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -37,7 +37,7 @@ async def test_policy_allows_nothing_else(page: httpx.Response) -> None:
     assert "http" not in policy
 
 
-async def test_page_asks_for_nothing_from_another_address(page: httpx.Response) -> None:
+async def test_page_loads_nothing_from_another_address(page: httpx.Response) -> None:
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", page.text)
     assert not re.search(r"""(url\(|@import|import\(|fetch\()\s*["']?\s*(https?:)?//""", page.text)
     assert not re.search(r"""<(script|link|img|iframe)\b[^>]*\b(src|href)\s*=\s*["'](?!data:)""", page.text)

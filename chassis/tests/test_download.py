@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 # Whole files.
 
 
-async def test_file_has_what_caches_need(path: Path) -> None:
+async def test_file_has_the_headers_that_caches_need(path: Path) -> None:
     async with serve(of(path, filename="report.pdf", headers={"Cache-Control": "max-age=60"})) as service:
         response = await service.client.get("/")
         assert (response.status_code, response.content) == (200, CONTENT)
@@ -99,7 +99,7 @@ async def test_etag_of_the_owner_is_kept(path: Path) -> None:
         assert (await service.client.get("/", headers={"if-none-match": '"7"'})).status_code == 304
 
 
-async def test_file_that_is_not_there_is_404(tmp_path: Path) -> None:
+async def test_missing_file_is_404(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, tmp_path / "none" / "none"):
         async with serve(of(path, filename="report.pdf", headers={"cache-control": "max-age=60"})) as service:
             response = await service.client.get("/")
@@ -145,7 +145,7 @@ async def test_several_parts_are_one_multipart_response(path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranges", ["bytes=100-", "bytes=-0", "bytes=100-200,300-"])
-async def test_part_that_the_file_does_not_have_is_416(path: Path, ranges: str) -> None:
+async def test_range_outside_the_file_is_416(path: Path, ranges: str) -> None:
     async with serve(of(path)) as service:
         response = await service.client.get("/", headers={"range": ranges})
         assert (response.status_code, response.headers["content-range"]) == (416, "bytes */100")
@@ -158,7 +158,7 @@ async def test_part_that_the_file_does_not_have_is_416(path: Path, ranges: str) 
 @pytest.mark.parametrize(
     "ranges", ["lines=0-1", "bytes=5-2", "bytes=a-b", "bytes", "bytes=", "bytes=0-1;2-3", "bytes=٣-٤"]
 )
-async def test_range_that_cannot_be_understood_is_ignored(path: Path, ranges: str) -> None:
+async def test_malformed_range_is_ignored(path: Path, ranges: str) -> None:
     async with serve(of(path)) as service:
         response = await service.client.get("/", headers=[(b"range", ranges.encode())])
         assert (response.status_code, response.content) == (200, CONTENT)
@@ -271,7 +271,7 @@ async def test_large_file_that_is_deleted_meanwhile_reaches_a_slow_client_in_fla
         assert (line["status"], line["response_bytes"]) == (200, size)
 
 
-async def test_client_that_leaves_ends_the_download(tmp_path: Path) -> None:
+async def test_download_ends_when_the_client_disconnects(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(200_000_000)

@@ -69,7 +69,7 @@ def parsed(stream: bytes) -> tuple[list[dict[str, str]], int | None]:
     retry=st.integers(min_value=0),
     comment=st.text(st.characters(exclude_categories=["Cs"])),
 )
-def test_client_gets_what_was_sent(data: str, name: str, number: str, retry: int, comment: str) -> None:
+def test_client_gets_the_events_that_were_sent(data: str, name: str, number: str, retry: int, comment: str) -> None:
     events, time = parsed(Event(data, id=number, event=name, retry=retry, comment=comment).encode())
     lines = re.sub("\r\n|\r", "\n", data)  # the only line break that a client knows
     assert events == [{"data": lines, "event": name, "id": number}]
@@ -103,7 +103,7 @@ async def test_value_becomes_data(value: object, data: bytes) -> None:
     "wrong",
     [{"id": "a\nb"}, {"id": "a\rb"}, {"id": "a\0b"}, {"event": "a\nb"}, {"retry": -1}, {"data": None}],
 )
-def test_event_that_clients_would_misread_cannot_be_made(wrong: dict[str, Any]) -> None:
+def test_event_that_clients_would_misread_is_an_error(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="event"):
         Event(**{"data": "x", **wrong})
 
@@ -198,7 +198,7 @@ async def test_time_limit_of_a_generator_is_not_a_heartbeat() -> None:
         assert (await service.access_line())["error"] == "TimeoutError"
 
 
-async def test_generator_that_never_waits_leaves_the_event_loop_to_others() -> None:
+async def test_generator_that_never_waits_does_not_block_the_event_loop() -> None:
     async def events() -> AsyncIterator[int]:
         number = 0
         while True:
@@ -216,7 +216,7 @@ async def test_generator_that_never_waits_leaves_the_event_loop_to_others() -> N
 
 
 class Followed:
-    """Events that tell whether they have been left."""
+    """Events that record whether they have been closed."""
 
     def __init__(self, *first: object) -> None:
         self._first = first
@@ -270,7 +270,7 @@ async def test_end_of_a_stream_does_not_wait_for_its_cleanup() -> None:
         released.set()
 
 
-async def test_generator_is_left_when_the_client_leaves() -> None:
+async def test_generator_is_closed_when_the_client_disconnects() -> None:
     followed = Followed("one")
     async with serve(of(followed)) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)

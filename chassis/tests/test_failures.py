@@ -1,4 +1,4 @@
-"""What escapes from a handler: told to the client in general, and to the log in detail, once."""
+"""Exceptions that escape from a handler: the client gets a general message, and the log the details, once."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from .support.service import SAMPLED, TRACE_ID, Line, Service, serve, until
 
 
 async def fail(error: Exception) -> None:
-    """Raise, one turn of the loop later."""
+    """Raise, one iteration of the loop later."""
     await asyncio.sleep(0)
     raise error
 
@@ -49,7 +49,7 @@ class Failing(Handler):
 
 
 class HalfAnswer(Handler):
-    """Fails when the answer has begun."""
+    """Fails after the response has begun."""
 
     async def get(self) -> Response:
         async def stream() -> AsyncIterator[str]:
@@ -90,8 +90,8 @@ async def traceback(service: Service) -> Line:
 
 @pytest.mark.parametrize("path", ["/failing", "/thread"])
 async def test_unhandled_exception_is_500_that_shows_nothing_internal(service: Service, path: str) -> None:
-    answer = await service.client.get(path, headers=SAMPLED)
-    assert answer.json() == {
+    response = await service.client.get(path, headers=SAMPLED)
+    assert response.json() == {
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
@@ -117,14 +117,14 @@ async def test_access_line_of_a_failure_is_an_error(service: Service) -> None:
 
 async def test_connection_is_usable_after_a_failure(service: Service) -> None:
     for _ in range(2):
-        answer = await service.client.get("/failing")
-        assert "connection" not in answer.headers
+        response = await service.client.get("/failing")
+        assert "connection" not in response.headers
 
 
-async def test_problem_is_shown_as_it_is(service: Service) -> None:
-    answer = await service.client.patch("/failing")
-    assert answer.status_code == 402
-    document = answer.json()
+async def test_problem_is_sent_unchanged(service: Service) -> None:
+    response = await service.client.patch("/failing")
+    assert response.status_code == 402
+    document = response.json()
     assert {**document, "trace_id": "", "at": ""} == {
         "type": "https://example.com/credit",
         "title": "Out of credit",
@@ -143,14 +143,18 @@ async def test_expected_failure_has_no_traceback(service: Service) -> None:
 
 
 async def test_exception_of_starlette_becomes_a_problem(service: Service) -> None:
-    answer = await service.client.delete("/failing")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert (answer.json()["title"], answer.json()["detail"], answer.headers["x-why"]) == ("Gone", "Long gone.", "age")
+    response = await service.client.delete("/failing")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.json()["title"], response.json()["detail"], response.headers["x-why"]) == (
+        "Gone",
+        "Long gone.",
+        "age",
+    )
 
 
 async def test_group_of_problems_is_the_problem(service: Service) -> None:
-    answer = await service.client.post("/failing")
-    assert (answer.status_code, answer.json()["detail"], answer.headers["x-why"]) == (409, "No.", "because")
+    response = await service.client.post("/failing")
+    assert (response.status_code, response.json()["detail"], response.headers["x-why"]) == (409, "No.", "because")
 
 
 async def test_group_with_anything_else_is_500(service: Service) -> None:
@@ -162,15 +166,15 @@ async def test_problem_from_a_thread_is_the_problem(service: Service) -> None:
     assert (await service.client.post("/thread")).status_code == 409
 
 
-async def test_exception_after_the_answer_has_begun_closes_the_connection(service: Service) -> None:
+async def test_exception_after_the_response_has_begun_closes_the_connection(service: Service) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
     writer.write(b"GET /half HTTP/1.1\r\nhost: x\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(), 5)  # to the end of the connection
+    response = await asyncio.wait_for(reader.read(), 5)  # to the end of the connection
     writer.close()
-    assert answer.endswith(b"half")
+    assert response.endswith(b"half")
 
 
-async def test_exception_after_the_answer_has_begun_is_logged_once(service: Service) -> None:
+async def test_exception_after_the_response_has_begun_is_logged_once(service: Service) -> None:
     with pytest.raises(Exception, match=r"closed connection|incomplete"):
         await service.client.get("/half")
     line = await service.access_line()
@@ -179,7 +183,7 @@ async def test_exception_after_the_answer_has_begun_is_logged_once(service: Serv
     assert "internal detail" in (await traceback(service))["exception"]
 
 
-async def test_client_that_leaves_while_sending_is_499(service: Service) -> None:
+async def test_client_that_disconnects_while_sending_is_499(service: Service) -> None:
     class Reading(Handler):
         async def post(self, body: str) -> None: ...
 
@@ -194,7 +198,7 @@ async def test_client_that_leaves_while_sending_is_499(service: Service) -> None
 
 
 class Leaving(Handler):
-    """Whose client doesn't wait for the answer."""
+    """The client does not wait for its response."""
 
     def __init__(self) -> None:
         self.cleaned = asyncio.Event()
@@ -236,7 +240,7 @@ class Leaving(Handler):
 
 
 async def leave(service: Service, method: str) -> None:
-    """Ask, and be gone as soon as the request is under way."""
+    """Send a request, and disconnect as soon as it is under way."""
     _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
     writer.write(f"{method} / HTTP/1.1\r\nhost: x\r\n\r\n".encode())
     await service.under_way(1)
@@ -245,7 +249,7 @@ async def leave(service: Service, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_request_whose_client_has_gone_is_cancelled_and_cleans_up(method: str) -> None:
+async def test_request_whose_client_disconnects_is_cancelled_and_cleans_up(method: str) -> None:
     leaving = Leaving()
     async with serve(Route("/", leaving)) as service:
         await leave(service, method)
@@ -284,7 +288,7 @@ async def test_stream_whose_client_has_gone_is_ended_and_cleans_up() -> None:
         assert [one for one in service.seen.lines if one["level"] != "info"] == []
 
 
-async def test_work_after_the_answer_is_done_although_the_client_has_gone() -> None:
+async def test_work_after_the_response_is_done_although_the_client_has_disconnected() -> None:
     leaving = Leaving()
     async with serve(Route("/", leaving)) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)

@@ -122,7 +122,7 @@ async def test_group_of_fields_is_a_model(client: httpx.AsyncClient) -> None:
         ("/logins", {}, {"name"}),
     ],
 )
-async def test_invalid_field_is_told(
+async def test_invalid_field_is_422(
     client: httpx.AsyncClient, path: str, data: dict[str, Any], names: set[str]
 ) -> None:
     response = await client.post(path, data=data, headers={"content-type": "application/x-www-form-urlencoded"})
@@ -131,7 +131,7 @@ async def test_invalid_field_is_told(
     assert {(error["in"], error["name"]) for error in errors} == {("form", name) for name in names}
 
 
-async def test_content_that_is_no_form_is_415(client: httpx.AsyncClient) -> None:
+async def test_content_that_is_not_a_form_is_415(client: httpx.AsyncClient) -> None:
     response = await client.post("/fields", json={"name": "Ada"})
     assert response.status_code == 415
     assert response.headers["accept-post"] == "application/x-www-form-urlencoded, multipart/form-data"
@@ -171,7 +171,7 @@ async def test_large_file_is_on_disk_and_closed_at_the_end(client: httpx.AsyncCl
     assert open_files() <= before
 
 
-async def test_file_that_nobody_has_chosen_counts_as_not_sent(client: httpx.AsyncClient) -> None:
+async def test_file_input_without_a_file_counts_as_not_sent(client: httpx.AsyncClient) -> None:
     nothing = b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\n\r\n\r\n--x--\r\n'
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert (await client.put("/files", content=nothing, headers=headers)).json() == "none"
@@ -179,7 +179,7 @@ async def test_file_that_nobody_has_chosen_counts_as_not_sent(client: httpx.Asyn
     assert (error["name"], error["detail"]) == ("file", "Field required")
 
 
-async def test_text_instead_of_a_file_is_told(client: httpx.AsyncClient) -> None:
+async def test_text_instead_of_a_file_is_422(client: httpx.AsyncClient) -> None:
     (error,) = (await client.post("/files", files={"file": (None, "text")})).json()["errors"]
     assert (error["name"], error["detail"]) == ("file", "Input should be an uploaded file")
 
@@ -201,7 +201,7 @@ async def test_raw_body_may_be_left_out_and_is_validated(client: httpx.AsyncClie
     assert (response.status_code, response.json()["errors"][0]["in"]) == (422, "body")
 
 
-async def test_body_arrives_in_pieces(client: httpx.AsyncClient) -> None:
+async def test_body_arrives_in_chunks(client: httpx.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b"x" * 100_000

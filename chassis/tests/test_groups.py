@@ -190,7 +190,7 @@ async def test_reply_may_have_another_status(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/v2"])
-async def test_exception_becomes_the_problem_that_one_table_says(client: httpx.AsyncClient, prefix: str) -> None:
+async def test_exception_is_mapped_to_a_problem_by_one_table(client: httpx.AsyncClient, prefix: str) -> None:
     stale = await client.get(f"{prefix}/fail?how=stale")
     assert (stale.status_code, stale.json()["detail"]) == (409, "stale")
     response = await client.get(f"{prefix}/fail?how=down")
@@ -254,7 +254,7 @@ async def test_client_gets_the_media_type_that_it_prefers(
     assert (response.headers["vary"], response.headers["location"]) == ("accept", "/orders/1")
 
 
-async def test_media_type_that_is_not_there_is_406(negotiating: httpx.AsyncClient) -> None:
+async def test_unavailable_media_type_is_406(negotiating: httpx.AsyncClient) -> None:
     response = await negotiating.get("/orders", headers={"accept": "image/png"})
     assert (response.status_code, response.headers["content-type"]) == (406, "application/problem+json")
     assert response.json()["detail"] == "Accept allows none of the available media types: application/json, text/csv."

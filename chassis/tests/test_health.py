@@ -15,7 +15,7 @@ from .support.service import connect, observed, serve, until
 
 
 class Probe:
-    """A dependency that answers as it is told, and counts how often it is asked."""
+    """A dependency that responds as configured, and counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -48,18 +48,18 @@ async def ask(asked: Health) -> tuple[bool, dict[str, str]]:
     return ready, {name: one["status"] for name, one in document["checks"].items()}
 
 
-async def test_liveness_asks_nothing() -> None:
+async def test_liveness_runs_no_check() -> None:
     probe = Probe()
     probe.error = RuntimeError()
     async with serve(checks=[Check("database", probe)]) as service:
-        answer = await service.client.get("/healthz")
-    assert (answer.status_code, answer.json(), probe.asked) == (200, {"status": "alive"}, 0)
+        response = await service.client.get("/healthz")
+    assert (response.status_code, response.json(), probe.asked) == (200, {"status": "alive"}, 0)
 
 
 async def test_ready_without_checks() -> None:
     async with serve() as service:
-        answer = await service.client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "checks": {}})
+        response = await service.client.get("/readyz")
+    assert (response.status_code, response.json()) == (200, {"status": "ready", "checks": {}})
 
 
 async def test_report_has_status_duration_and_age() -> None:
@@ -75,11 +75,11 @@ async def test_failing_check_is_503_without_the_error_text() -> None:
     probe = Probe()
     probe.error = RuntimeError("postgres://user:password@db")
     async with serve(checks=[Check("database", probe), Check("queue", Probe())]) as service:
-        answer = await service.client.get("/readyz")
-    assert answer.status_code == 503
-    assert answer.json()["status"] == "failing"
-    assert answer.json()["checks"]["database"]["error"] == "RuntimeError"
-    assert "postgres" not in answer.text
+        response = await service.client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["status"] == "failing"
+    assert response.json()["checks"]["database"]["error"] == "RuntimeError"
+    assert "postgres" not in response.text
 
 
 async def test_check_that_is_not_required_is_only_shown() -> None:
@@ -103,7 +103,7 @@ async def test_checks_run_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(("cache_seconds", "times"), [(60, 1), (0, 5)])
-async def test_result_is_kept_for_the_cache_time(cache_seconds: float, times: int) -> None:
+async def test_result_is_cached(cache_seconds: float, times: int) -> None:
     probe = Probe()
     asked = health(Check("database", probe), cache_seconds=cache_seconds)
     for _ in range(5):
@@ -111,18 +111,18 @@ async def test_result_is_kept_for_the_cache_time(cache_seconds: float, times: in
     assert probe.asked == times
 
 
-async def test_storm_of_probes_asks_once() -> None:
+async def test_storm_of_probes_runs_a_check_once() -> None:
     probe = Probe()
     probe.gate.clear()
     async with serve(checks=[Check("database", probe, timeout=5)], readiness_cache_seconds=60) as service:
         storm = [asyncio.create_task(service.client.get("/readyz")) for _ in range(20)]
         await service.under_way(20)
         probe.gate.set()
-        assert [answer.status_code for answer in await asyncio.gather(*storm)] == [200] * 20
+        assert [response.status_code for response in await asyncio.gather(*storm)] == [200] * 20
     assert probe.asked == 1
 
 
-async def test_probe_that_leaves_does_not_stop_the_check_for_others() -> None:
+async def test_probe_that_disconnects_does_not_stop_the_check_for_others() -> None:
     probe = Probe()
     probe.gate.clear()
     asked = health(Check("database", probe, timeout=5))
@@ -201,7 +201,7 @@ async def test_check_in_a_thread_may_raise_anything_again_and_again(error: type[
     assert f"{error.__name__}: the reason" in line["exception"]
 
 
-async def test_function_that_returns_something_to_wait_for_is_waited_for() -> None:
+async def test_function_that_returns_an_awaitable_is_awaited() -> None:
     probe = Probe()
 
     def ask_later() -> Awaitable[None]:
@@ -218,7 +218,7 @@ async def test_function_that_returns_something_to_wait_for_is_waited_for() -> No
     "error",
     [RuntimeError("x"), ExceptionGroup("x", [OSError()]), asyncio.CancelledError(), SystemExit(), KeyboardInterrupt()],
 )
-async def test_check_may_raise_whatever_it_likes(error: BaseException) -> None:
+async def test_check_may_raise_any_exception(error: BaseException) -> None:
     probe = Probe()
     probe.error = error  # a pool that is closed cancels whoever waits for it
     asked = health(Check("database", probe))
@@ -246,8 +246,8 @@ async def test_draining_is_503_while_the_checks_pass() -> None:
     async with serve(checks=[Check("database", Probe())], drain_seconds=0.3) as service:
         service.server.stop()
         await until(lambda: service.seen.events("draining"))
-        answer = await service.client.get("/readyz")
-        assert (answer.status_code, answer.json()["status"]) == (503, "draining")
+        response = await service.client.get("/readyz")
+        assert (response.status_code, response.json()["status"]) == (503, "draining")
         assert (await service.client.get("/healthz")).status_code == 200
 
 
@@ -265,11 +265,11 @@ async def test_starting_is_503_while_the_process_is_alive() -> None:
         await until(lambda: seen.events("listening"))
         async with connect(server.port) as client:
             assert (await client.get("/healthz")).status_code == 200
-            answer = await client.get("/readyz")
-            assert (answer.status_code, answer.json()["status"]) == (503, "starting")
-            answer = await client.get("/docs")
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-            assert answer.headers["content-type"] == "application/problem+json"
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()["status"]) == (503, "starting")
+            response = await client.get("/docs")
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert response.headers["content-type"] == "application/problem+json"
             gate.set()
             await until(lambda: seen.events("ready"))
             assert (await client.get("/readyz")).status_code == 200
@@ -278,7 +278,7 @@ async def test_starting_is_503_while_the_process_is_alive() -> None:
         await serving
 
 
-def test_two_checks_of_one_name_are_refused() -> None:
+def test_two_checks_of_one_name_are_rejected() -> None:
     probe: Callable[[], Awaitable[object]] = never
     with pytest.raises(ValueError, match="two checks have the name 'database'"):
         Health([Check("database", probe), Check("database", probe)])

@@ -76,7 +76,7 @@ class Required(Handler):
 
 
 class Results(Handler):
-    """Returns what it is asked for."""
+    """Returns the requested response."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -214,7 +214,7 @@ async def test_longest_key_is_accepted(service: Service) -> None:
     assert (await post(service, idempotency_key=r'"\"\\ and a space"')).status_code == 201
 
 
-async def test_key_belongs_to_who_has_sent_it(service: Service, orders: Orders) -> None:
+async def test_key_is_scoped_to_its_principal(service: Service, orders: Orders) -> None:
     await post(service, authorization="Bearer one")
     response = await post(service, "coffee", authorization="Bearer two")
     assert response.status_code == 201
@@ -223,14 +223,14 @@ async def test_key_belongs_to_who_has_sent_it(service: Service, orders: Orders) 
     assert (await post(service, authorization="Bearer one")).headers["idempotency-replayed"] == "true"
 
 
-async def test_key_belongs_to_a_path(service: Service, orders: Orders) -> None:
+async def test_key_is_scoped_to_its_path(service: Service, orders: Orders) -> None:
     for path in ("/orders", "/others"):
         assert "idempotency-replayed" not in (await post(service, path=path)).headers
     assert len(orders.taken) == 2
 
 
 async def user_of(request: Request) -> str:
-    """Whose request it is."""
+    """The principal of the request."""
     return request.cookies.get("user", "")
 
 
@@ -246,7 +246,7 @@ class OfUsers(Handler):
         return request.headers["user"]
 
 
-async def test_owner_says_who_the_principal_is() -> None:
+async def test_owner_decides_the_principal() -> None:
     async with serve(Route("/", OfUsers())) as service:
         for user in ("ada", "bob"):
             first, second = [
@@ -268,7 +268,7 @@ async def test_method_that_raises_is_executed_again(service: Service, orders: Or
     assert (await post(service)).status_code == 201
 
 
-async def test_invalid_request_leaves_its_key_free(service: Service, orders: Orders) -> None:
+async def test_invalid_request_does_not_use_up_its_key(service: Service, orders: Orders) -> None:
     response = await service.client.post("/orders", json={"thing": 1}, headers=KEY)
     assert response.json()["errors"][0]["in"] == "body"
     assert (await post(service)).status_code == 201
@@ -278,7 +278,7 @@ async def test_invalid_request_leaves_its_key_free(service: Service, orders: Ord
 @pytest.mark.parametrize(
     ("status", "calls"), [(200, 1), (302, 1), (402, 1), (404, 1), (408, 2), (425, 2), (429, 2), (500, 2), (503, 2)]
 )
-async def test_returned_responses_are_kept_unless_they_ask_for_another_attempt(status: int, calls: int) -> None:
+async def test_returned_responses_are_stored_unless_they_ask_for_a_retry(status: int, calls: int) -> None:
     results = Results()
     async with serve(Route("/", results)) as service:
         for call in (1, 2):
@@ -288,7 +288,7 @@ async def test_returned_responses_are_kept_unless_they_ask_for_another_attempt(s
 
 
 @pytest.mark.parametrize(("kind", "length"), [("stream", 7), ("large", 1002)])
-async def test_response_that_cannot_be_kept_is_sent_and_not_executed_again(kind: str, length: int) -> None:
+async def test_response_that_cannot_be_stored_is_sent_and_not_executed_again(kind: str, length: int) -> None:
     results = Results()
     async with serve(Route("/", results)) as service:
         first = await service.client.post(f"/?kind={kind}", headers=KEY)
@@ -309,7 +309,7 @@ async def test_request_that_passes_its_deadline_is_executed_again(orders: Orders
     assert orders.taken == ["tea", "tea"]
 
 
-async def test_request_whose_client_has_left_is_executed_to_its_end(service: Service, orders: Orders) -> None:
+async def test_request_is_executed_to_completion_when_its_client_disconnects(service: Service, orders: Orders) -> None:
     orders.gate.clear()
     first = asyncio.create_task(post(service))
     await until(lambda: orders.taken)
@@ -327,7 +327,7 @@ async def test_request_whose_client_has_left_is_executed_to_its_end(service: Ser
 
 
 @pytest.mark.parametrize(("item", "failures"), [("nothing", 0), ("broken", 1)])
-async def test_failure_after_the_client_has_left_is_logged_if_it_is_unexpected(
+async def test_failure_after_a_disconnect_is_logged_if_it_is_unexpected(
     service: Service, orders: Orders, item: str, failures: int
 ) -> None:
     orders.gate.clear()
@@ -342,7 +342,7 @@ async def test_failure_after_the_client_has_left_is_logged_if_it_is_unexpected(
     assert len(service.seen.events("background task failed")) == failures
 
 
-async def test_shutdown_waits_for_a_request_whose_client_has_left(orders: Orders) -> None:
+async def test_shutdown_waits_for_a_request_whose_client_has_disconnected(orders: Orders) -> None:
     orders.gate.clear()
     async with serve(Route("/orders", orders), shutdown_seconds=5.0) as service:
         first = asyncio.create_task(post(service))
@@ -408,7 +408,7 @@ async def test_more_requests_without_clients_than_allowed_are_cancelled(
         assert (response.status_code, "idempotency-replayed" in response.headers) == (201, False)
 
 
-async def test_stream_ends_when_its_client_has_left() -> None:
+async def test_stream_ends_when_its_client_disconnects() -> None:
     class Endless(Handler):
         def __init__(self) -> None:
             self.gate = asyncio.Event()
@@ -468,7 +468,7 @@ class Sources(Handler):
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
-async def test_body_is_there_for_every_kind_of_method(method: str) -> None:
+async def test_body_is_available_for_every_type_of_method(method: str) -> None:
     sources = Sources()
     async with serve(Route("/", sources)) as service:
         content = {"data": {"name": "tea"}} if method == "PATCH" else {"content": b"tea"}
@@ -642,7 +642,7 @@ async def test_neither_order_nor_response_is_there_when_the_commit_fails() -> No
     assert (database.orders, len(database.responses)) == (["tea"], 1)
 
 
-async def test_rolled_back_transaction_keeps_no_response() -> None:
+async def test_rolled_back_transaction_stores_no_response() -> None:
     database = Database()
     async with serve_app(app_with(database)) as client:
         assert (await client.post("/orders", json={"item": "nothing"}, headers=KEY)).status_code == 409
@@ -670,7 +670,7 @@ def test_store_must_be_an_object() -> None:
 
 
 class FailingStore(MemoryIdempotencyStore):
-    """A store whose database goes away at the wrong moment."""
+    """A store whose database fails at the wrong moment."""
 
     async def complete(self, request: IdempotentRequest, response: StoredResponse, keep_seconds: float) -> None:
         raise ConnectionRefusedError("no database")
@@ -679,7 +679,7 @@ class FailingStore(MemoryIdempotencyStore):
         raise ConnectionRefusedError("no database")
 
 
-async def test_response_is_sent_also_when_it_cannot_be_kept() -> None:
+async def test_response_is_sent_even_if_it_cannot_be_stored() -> None:
     orders = Orders()
     with observed() as seen:
         app = make_app(seen.telemetry, Route("/orders", orders))
@@ -708,7 +708,7 @@ async def finish(store: MemoryIdempotencyStore, key: str, keep_seconds: float = 
     await store.complete(request(key), RESPONSE, keep_seconds)
 
 
-async def test_memory_forgets_what_has_expired() -> None:
+async def test_memory_drops_expired_responses() -> None:
     now = 0.0
     store = MemoryIdempotencyStore(clock=lambda: now)
     await finish(store, "key", keep_seconds=10)
@@ -735,7 +735,7 @@ async def test_memory_drops_the_oldest_beyond_its_bytes() -> None:
     assert await store.begin(request("one"), 60) is None
 
 
-async def test_memory_counts_what_it_drops() -> None:
+async def test_memory_counts_the_bytes_that_it_drops() -> None:
     now = 0.0
     store = MemoryIdempotencyStore(max_bytes=3500, clock=lambda: now)
     for _ in range(10):

@@ -91,7 +91,7 @@ def test_only_the_shared_modules_are_shared_by_folders() -> None:
     assert wrong == []
 
 
-def test_there_are_no_circles() -> None:
+def test_there_are_no_circular_imports() -> None:
     assert circles(graph()) == []
 
 

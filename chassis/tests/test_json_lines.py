@@ -66,7 +66,7 @@ async def test_line_breaks_and_numbers_without_a_notation_keep_the_lines_apart()
 
 
 @pytest.mark.parametrize("wrong", [Order(number=1), "text", {"a": 1}, b"bytes", 7])
-def test_one_value_is_no_list_of_items(wrong: Any) -> None:
+def test_single_value_is_an_error(wrong: Any) -> None:
     with pytest.raises(TypeError, match="items is a single value of type"):
         JsonLines(wrong)
 
@@ -136,7 +136,7 @@ async def test_plain_iterable_runs_in_a_thread_of_the_handlers() -> None:
     assert names == {"handler"}
 
 
-async def test_generator_in_a_thread_is_closed_when_the_client_leaves() -> None:
+async def test_generator_in_a_thread_is_closed_when_the_client_disconnects() -> None:
     closed = threading.Event()
 
     def items() -> Iterator[str]:

@@ -60,7 +60,7 @@ class Instances:
 
 
 async def settle() -> None:
-    """Let everybody do what can be done now."""
+    """Let all instances run until they wait."""
     for _ in range(12):
         await asyncio.sleep(0)
 
@@ -86,7 +86,7 @@ async def test_one_of_several_instances_runs_at_each_tick() -> None:
         assert some.runs == [(1, 0), (61, 0), (121, 0), (181, 0), (241, 0)]
 
 
-async def test_another_instance_takes_over_when_the_first_has_gone() -> None:
+async def test_another_instance_takes_over_when_the_first_stops() -> None:
     async with instances() as some:
         for first_after in (1, 51):
             await some.start(Every(100, first_after=first_after))
@@ -219,7 +219,7 @@ async def test_work_is_cancelled_before_a_lease_that_cannot_be_renewed_ends() ->
         assert run.seen.events("lease not renewed")
 
 
-async def test_lease_that_cannot_be_asked_for_is_a_failure() -> None:
+async def test_unavailable_lease_store_is_a_failure() -> None:
     async with held(fails=True) as run:
         (line,) = await until(lambda: run.seen.events("periodic task failed"))
         assert "no database" in line["exception"]

@@ -19,7 +19,7 @@ from .support.service import connect, observed, until
 
 
 async def drive(app: App) -> tuple[list[str], BaseException | None]:
-    """Start and end an application as a server would; what it said, and how it failed."""
+    """Start and stop an application like a server. Returns its messages and its exception."""
     incoming: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     said: list[str] = []
 
@@ -43,7 +43,7 @@ async def test_lifespan_starts_and_ends() -> None:
 
 
 @pytest.mark.parametrize("at", ["startup", "shutdown"])
-async def test_failure_is_told_to_the_server(at: str) -> None:
+async def test_failure_is_reported_to_the_server(at: str) -> None:
     @asynccontextmanager
     async def failing() -> AsyncIterator[None]:
         if at == "startup":

@@ -1,4 +1,4 @@
-"""HTTP methods: which are answered, and where they run."""
+"""HTTP methods: which are allowed, and where they run."""
 
 import asyncio
 import threading
@@ -59,24 +59,24 @@ async def test_head_is_get_without_the_content(client: httpx.AsyncClient) -> Non
 
 async def test_connection_is_usable_after_head(client: httpx.AsyncClient) -> None:
     port = client.base_url.port or 0
-    answers = await exchange(
+    responses = await exchange(
         port, b"HEAD /item HTTP/1.1\r\nhost: x\r\n\r\nGET /item HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     )
-    assert answers.count(b"HTTP/1.1 200 OK") == 2
-    assert answers.count(b'{"name":"tea"}') == 1
+    assert responses.count(b"HTTP/1.1 200 OK") == 2
+    assert responses.count(b'{"name":"tea"}') == 1
 
 
-async def test_options_lists_what_is_allowed(client: httpx.AsyncClient) -> None:
-    answer = await client.options("/item")
-    assert answer.status_code == 204
-    assert answer.headers["allow"] == "GET, PUT, PATCH, HEAD, OPTIONS"
+async def test_options_lists_the_allowed_methods(client: httpx.AsyncClient) -> None:
+    response = await client.options("/item")
+    assert response.status_code == 204
+    assert response.headers["allow"] == "GET, PUT, PATCH, HEAD, OPTIONS"
 
 
 async def test_method_that_is_missing_is_405_with_allow(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/item")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, PUT, PATCH, HEAD, OPTIONS"
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = await client.post("/item")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, PUT, PATCH, HEAD, OPTIONS"
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 async def test_head_without_get_is_405(client: httpx.AsyncClient) -> None:
@@ -84,9 +84,9 @@ async def test_head_without_get_is_405(client: httpx.AsyncClient) -> None:
         async def post(self) -> None: ...
 
     async with serve(Route("/", WriteOnly())) as service:
-        answer = await service.client.head("/")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST, OPTIONS"
+        response = await service.client.head("/")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST, OPTIONS"
 
 
 async def test_method_that_no_handler_can_have_is_405(client: httpx.AsyncClient) -> None:
@@ -94,16 +94,16 @@ async def test_method_that_no_handler_can_have_is_405(client: httpx.AsyncClient)
 
 
 async def test_none_is_204_without_content(client: httpx.AsyncClient) -> None:
-    answer = await client.put("/item")
-    assert answer.status_code == 204
-    assert answer.content == b""
-    assert "content-length" not in answer.headers
-    assert "content-type" not in answer.headers
+    response = await client.put("/item")
+    assert response.status_code == 204
+    assert response.content == b""
+    assert "content-length" not in response.headers
+    assert "content-type" not in response.headers
 
 
 async def test_declared_status_and_headers_are_sent(client: httpx.AsyncClient) -> None:
-    answer = await client.patch("/item")
-    assert (answer.status_code, answer.json(), answer.headers["retry-after"]) == (202, "later", "7")
+    response = await client.patch("/item")
+    assert (response.status_code, response.json(), response.headers["retry-after"]) == (202, "later", "7")
 
 
 async def test_plain_def_runs_in_a_thread_and_does_not_stop_the_loop(client: httpx.AsyncClient) -> None:

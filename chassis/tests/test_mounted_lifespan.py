@@ -1,4 +1,4 @@
-"""What a mounted application holds from start to stop, and finds in the state of its requests."""
+"""The lifespan of a mounted application, and its state in requests."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

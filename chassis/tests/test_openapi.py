@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the signatures say."""
+"""The OpenAPI document matches the signatures."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -134,7 +134,7 @@ def test_path_parameters_are_required_and_typed(document: dict[str, Any]) -> Non
     }
 
 
-def test_path_parameter_that_only_the_request_has_is_text(document: dict[str, Any]) -> None:
+def test_path_parameter_without_an_argument_is_text(document: dict[str, Any]) -> None:
     (parameter,) = document["paths"]["/orders/{order_id}"]["put"]["parameters"]
     assert parameter["schema"] == {"type": "string"}
 
@@ -197,10 +197,10 @@ def test_operation_ids_are_unique() -> None:
 
 async def test_document_is_served(document: dict[str, Any]) -> None:
     async with serve(Route("/orders", Orders())) as service:
-        answer = await service.client.get("/openapi.json")
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json()["paths"]["/orders"] == document["paths"]["/orders"]
-    assert list(answer.json()["paths"]) == ["/orders"]
+        response = await service.client.get("/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["paths"]["/orders"] == document["paths"]["/orders"]
+    assert list(response.json()["paths"]) == ["/orders"]
 
 
 ANSWERS: list[tuple[Callable[[httpx.AsyncClient], Any], int]] = [
@@ -213,11 +213,11 @@ ANSWERS: list[tuple[Callable[[httpx.AsyncClient], Any], int]] = [
 ]
 
 
-async def test_every_answer_is_one_that_the_document_names() -> None:
+async def test_every_response_is_in_the_document() -> None:
     async with serve(Route("/orders", Orders())) as service:
         document = (await service.client.get("/openapi.json")).json()
         for ask, status in ANSWERS:
-            answer = await ask(service.client)
-            described = document["paths"]["/orders"][answer.request.method.lower()]["responses"][str(status)]
-            assert answer.status_code == status
-            assert answer.headers["content-type"] in described["content"]
+            response = await ask(service.client)
+            described = document["paths"]["/orders"][response.request.method.lower()]["responses"][str(status)]
+            assert response.status_code == status
+            assert response.headers["content-type"] in described["content"]

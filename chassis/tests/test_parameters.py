@@ -1,4 +1,4 @@
-"""Path and query parameters: found by name, converted by annotation."""
+"""Path and query parameters: bound by name, converted by annotation."""
 
 import typing
 from collections import deque
@@ -61,7 +61,7 @@ class Query(Handler):
 
 
 class Types(Handler):
-    """Has a parameter of each kind."""
+    """Has parameters of every type."""
 
     async def get(
         self,
@@ -97,7 +97,7 @@ class Aliases(Handler):
 
 
 class AliasOfPath(Handler):
-    """Has other names for a parameter of the path, and for one that is a word of Python."""
+    """Has aliases for a path parameter and for a Python keyword."""
 
     async def get(
         self, number: Annotated[int, Field(alias="item_id")], class_: Annotated[str, Field(alias="class")]
@@ -126,7 +126,7 @@ class Collections(Handler):
 
 
 class Converted(Handler):
-    """Takes what a convertor of the route has made as text again."""
+    """Takes a converted path parameter as text."""
 
     async def get(self, number: str, key: str) -> list[str]:
         return [number, key]
@@ -155,11 +155,11 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield service.client
 
 
-def errors(answer: httpx.Response) -> list[dict[str, str]]:
+def errors(response: httpx.Response) -> list[dict[str, str]]:
     """The errors of a 422."""
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    found: list[dict[str, str]] = answer.json()["errors"]
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    found: list[dict[str, str]] = response.json()["errors"]
     return found
 
 
@@ -181,7 +181,7 @@ async def test_handler_may_read_path_parameters_from_the_request(client: httpx.A
     assert (await client.post("/items/7/lid")).json() == {"item_id": "7", "part": "lid"}
 
 
-async def test_defaults_stand_in(client: httpx.AsyncClient) -> None:
+async def test_missing_parameters_have_their_defaults(client: httpx.AsyncClient) -> None:
     assert (await client.get("/query")).json() == {"limit": 5, "name": None, "tag": ["end"]}
 
 
@@ -191,8 +191,8 @@ async def test_default_list_is_not_shared_between_requests(client: httpx.AsyncCl
 
 
 async def test_query_parameters_are_converted(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/query?limit=10&name=a+b%26&tag=x")
-    assert answer.json() == {"limit": 10, "name": "a b&", "tag": ["x", "end"]}
+    response = await client.get("/query?limit=10&name=a+b%26&tag=x")
+    assert response.json() == {"limit": 10, "name": "a b&", "tag": ["x", "end"]}
 
 
 async def test_list_repeats(client: httpx.AsyncClient) -> None:
@@ -207,13 +207,13 @@ async def test_empty_value_is_a_value(client: httpx.AsyncClient) -> None:
     assert (await client.get("/query?name=")).json()["name"] == ""
 
 
-async def test_given_twice_is_422(client: httpx.AsyncClient) -> None:
+async def test_repeated_parameter_is_422(client: httpx.AsyncClient) -> None:
     assert errors(await client.get("/query?limit=1&limit=2")) == [
         {"in": "query", "name": "limit", "detail": "Sent more than once; send one value."}
     ]
 
 
-async def test_constraint_is_422_that_says_what_is_allowed(client: httpx.AsyncClient) -> None:
+async def test_violated_constraint_is_422_with_the_allowed_values(client: httpx.AsyncClient) -> None:
     (error,) = errors(await client.get("/query?limit=11"))
     assert error == {"in": "query", "name": "limit", "detail": "Input should be less than or equal to 10"}
 
@@ -223,12 +223,12 @@ async def test_missing_query_parameter_is_422(client: httpx.AsyncClient) -> None
 
 
 async def test_query_of_too_many_fields_is_400(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/query?" + "&".join(["tag="] * 1001))
-    assert answer.status_code == 400
-    assert "1000" in answer.json()["detail"]
+    response = await client.get("/query?" + "&".join(["tag="] * 1001))
+    assert response.status_code == 400
+    assert "1000" in response.json()["detail"]
 
 
-async def test_query_that_is_no_utf8_is_not_an_error(client: httpx.AsyncClient) -> None:
+async def test_query_that_is_not_utf8_is_not_an_error(client: httpx.AsyncClient) -> None:
     assert (await client.get("/query?name=%ff%fe")).status_code == 200
 
 
@@ -254,8 +254,8 @@ async def test_query_that_is_no_utf8_is_not_an_error(client: httpx.AsyncClient) 
     ],
 )
 async def test_types_are_converted(client: httpx.AsyncClient, query: str, name: str, value: str) -> None:
-    answer = (await client.get(f"/types?{query}")).json()
-    assert answer[name].replace("TzInfo(UTC)", "TzInfo(0)") == value
+    response = (await client.get(f"/types?{query}")).json()
+    assert response[name].replace("TzInfo(UTC)", "TzInfo(0)") == value
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ async def test_types_are_converted(client: httpx.AsyncClient, query: str, name: 
         "numbers=1&numbers=a",
     ],
 )
-async def test_value_that_is_no_such_type_is_422(client: httpx.AsyncClient, query: str) -> None:
+async def test_value_of_another_type_is_422(client: httpx.AsyncClient, query: str) -> None:
     (error,) = errors(await client.get(f"/types?{query}"))
     assert error["name"] == query.partition("=")[0]
 
@@ -319,8 +319,8 @@ async def test_path_parameter_may_have_an_alias(client: httpx.AsyncClient) -> No
     ],
 )
 async def test_any_collection_may_be_repeated(client: httpx.AsyncClient, name: str, value: str) -> None:
-    answer = await client.get(f"/collections?{name}=1&{name}=2")
-    assert answer.json()[name] == value
+    response = await client.get(f"/collections?{name}=1&{name}=2")
+    assert response.json()[name] == value
 
 
 async def test_owner_may_split_a_value(client: httpx.AsyncClient) -> None:
@@ -332,14 +332,14 @@ async def test_wrong_item_of_a_collection_is_422(client: httpx.AsyncClient) -> N
     assert [one["name"] for one in found] == ["sequence", "iterable"]
 
 
-async def test_what_a_convertor_has_made_may_be_text_again(client: httpx.AsyncClient) -> None:
+async def test_converted_value_may_be_read_as_text(client: httpx.AsyncClient) -> None:
     key = "12345678-1234-5678-1234-567812345678"
     assert (await client.get(f"/converted/7/{key}")).json() == ["7", key]
 
 
 async def test_request_is_bound_beside_parameters(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/asked?limit=3", headers={"x-test": "yes"})
-    assert answer.json() == ["/asked", "yes", 3]
+    response = await client.get("/asked?limit=3", headers={"x-test": "yes"})
+    assert response.json() == ["/asked", "yes", 3]
 
 
 async def test_every_wrong_parameter_is_named(client: httpx.AsyncClient) -> None:

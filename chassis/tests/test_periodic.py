@@ -1,4 +1,4 @@
-"""Periodic work: when it runs, and what becomes of its failures."""
+"""Periodic work: its schedule and its failures."""
 
 import asyncio
 import threading
@@ -34,7 +34,7 @@ def _all_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Periodic:
-    """A task that runs, its clock, and what it leaves."""
+    """A running task, its clock, and its records."""
 
     task: PeriodicTask
     clock: ManualClock
@@ -306,7 +306,7 @@ async def test_runs_are_sampled_like_other_roots(monkeypatch: pytest.MonkeyPatch
         assert len(periodic.seen.spans) == sum(is_recording)
 
 
-async def test_idle_run_leaves_no_span_and_no_line() -> None:
+async def test_idle_run_has_no_span_and_no_line() -> None:
     clock = ManualClock()
     polls = 0
 
@@ -394,7 +394,7 @@ async def test_timeout_error_of_the_work_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
-async def test_whatever_the_work_raises_is_its_failure(error: BaseException) -> None:
+async def test_any_exception_of_the_work_is_its_failure(error: BaseException) -> None:
     async def work() -> None:
         raise error
 
@@ -419,7 +419,7 @@ async def test_names_come_from_the_function() -> None:
         ({"name": "task", "timeout": 0}, "above 0"),
     ],
 )
-async def test_options_that_cannot_be_are_an_error(options: PeriodicOptions, message: str) -> None:
+async def test_invalid_options_are_an_error(options: PeriodicOptions, message: str) -> None:
     with observed() as seen, pytest.raises(ValueError, match=message):
         PeriodicTask(Every(10), lambda: None, seen.telemetry, asyncio.Event(), options)
 
@@ -512,7 +512,7 @@ async def test_work_that_waits_does_not_delay_the_shutdown() -> None:
             pass
 
 
-async def test_two_of_one_name_are_an_error() -> None:
+async def test_two_tasks_of_one_name_are_an_error() -> None:
     with observed() as seen:
         app = make_app(seen.telemetry)
         app.every(1, lambda: None, name="work")

@@ -1,4 +1,4 @@
-"""What users of Starlette expect of a request: its app, URLs of named routes, parameters of mounts, a root path."""
+"""Features of a request that users of Starlette expect: its app, URLs of named routes, mounts, a root path."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -138,7 +138,7 @@ async def test_mounted_handlers_are_in_the_document_with_their_prefix(client: ht
 
 
 class Prefixed:
-    """As a server that is told of its proxy's prefix: the path may have it or not."""
+    """Like a server with a root path: the request's path may include the prefix or not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

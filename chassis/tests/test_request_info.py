@@ -1,4 +1,4 @@
-"""What is known of a request: its fields, each found once, and the size of its body."""
+"""The facts about a request: its fields, read once, and the size of its body."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def test_fields_that_the_server_noted_are_used() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"-1", b"+5", b" 5", b"1_000", b"5,5", b"\xb2"])
-def test_content_length_that_is_no_number_is_ignored(value: bytes) -> None:
+def test_invalid_content_length_is_ignored(value: bytes) -> None:
     info = RequestInfo.of(scope_with((b"content-length", value)))
     assert (info.content_length, info.has_body) == (None, True)
 
@@ -64,7 +64,7 @@ def test_request_of_a_later_version_may_have_a_body_without_a_field(version: str
     assert RequestInfo.of(scope_with(http_version=version)).has_body is has_body
 
 
-def test_two_traceparents_are_as_good_as_none() -> None:
+def test_two_traceparents_count_as_none() -> None:
     info = RequestInfo.of(scope_with((b"traceparent", b"a"), (b"traceparent", b"b"), (b"traceparent", b"c")))
     assert info.traceparent == b""
 
@@ -86,13 +86,13 @@ async def test_body_is_counted_up_to_the_limit() -> None:
     assert caught.value.status_code == 413
 
 
-async def test_body_is_counted_once_however_many_layers_ask_for_it() -> None:
+async def test_body_is_counted_once_for_all_layers() -> None:
     info = RequestInfo.of(scope_with((b"transfer-encoding", b"chunked")))
     await info.counting(info.counting(chunks(b"123")))()
     assert info.body_bytes == 3
 
 
-def test_receive_of_a_request_without_a_body_is_left_alone() -> None:
+def test_receive_of_a_request_without_a_body_is_unchanged() -> None:
     receive = chunks(b"")
     assert RequestInfo.of(scope_with()).counting(receive) is receive
 
@@ -128,7 +128,7 @@ async def test_guard_without_telemetry_limits_the_body(
     assert statuses == [status]
 
 
-async def test_inner_guard_may_be_stricter_and_not_more_generous() -> None:
+async def test_inner_guard_may_only_be_stricter() -> None:
     for outer, inner in ((10, 100), (100, 10)):
         statuses: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What a handler returns, and what the client gets."""
+"""The results of handlers, and the responses that clients get."""
 
 import math
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ ITEM = Item(id=UUID(int=7), at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
 class Results(Handler):
-    """Returns what its path names."""
+    """Returns the result that its path names."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -52,7 +52,7 @@ class Results(Handler):
 
 
 class Typed(Handler):
-    """Says what it returns, and may not keep its word."""
+    """Declares its result, and may return something else."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -82,7 +82,7 @@ class Replies(Handler):
 
 
 class Headers(Handler):
-    """Sends headers of every kind."""
+    """Sends headers of every type."""
 
     async def get(self) -> Reply[Item]:
         return Reply(ITEM, headers={"Content-Type": "application/vnd.item+json", "Content-Length": "1"})
@@ -98,7 +98,7 @@ class Headers(Handler):
 
 
 class Bare(Handler):
-    """Says less of its result than it could."""
+    """Has a less precise annotation than possible."""
 
     async def get(self) -> Reply:  # type: ignore[type-arg]
         return Reply(ITEM)
@@ -173,7 +173,7 @@ class Aliased(Handler):
 
 
 class Splitting(Handler):
-    """Puts what a client sent into a header."""
+    """Puts a value from the client into a header."""
 
     async def post(self, body: str) -> Reply[str]:
         return Reply("", headers={"location": body})
@@ -230,58 +230,58 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     ],
 )
 async def test_result_becomes_json(client: httpx.AsyncClient, kind: str, content: str) -> None:
-    answer = await client.get(f"/results/{kind}")
-    assert (answer.status_code, answer.text) == (200, content)
-    assert answer.headers["content-type"] == "application/json"
+    response = await client.get(f"/results/{kind}")
+    assert (response.status_code, response.text) == (200, content)
+    assert response.headers["content-type"] == "application/json"
 
 
 async def test_not_a_number_is_null(client: httpx.AsyncClient) -> None:
     assert (await client.get("/results/nan")).text == '{"x":null}'
 
 
-async def test_response_is_sent_as_it_is(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/results/text")
-    assert (answer.status_code, answer.text, answer.headers["x-own"]) == (418, "plain", "1")
+async def test_response_is_sent_unchanged(client: httpx.AsyncClient) -> None:
+    response = await client.get("/results/text")
+    assert (response.status_code, response.text, response.headers["x-own"]) == (418, "plain", "1")
 
 
 async def test_reply_adds_headers_to_a_result(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/replies")
-    assert (answer.status_code, answer.headers["location"]) == (201, "/items/7")
-    assert answer.json()["note"] is None
+    response = await client.post("/replies")
+    assert (response.status_code, response.headers["location"]) == (201, "/items/7")
+    assert response.json()["note"] is None
 
 
 async def test_reply_of_none_is_204(client: httpx.AsyncClient) -> None:
-    answer = await client.put("/replies")
-    assert (answer.status_code, answer.content, answer.headers["x-seen"]) == (204, b"", "yes")
+    response = await client.put("/replies")
+    assert (response.status_code, response.content, response.headers["x-seen"]) == (204, b"", "yes")
 
 
 async def test_none_with_a_declared_status_has_no_content(client: httpx.AsyncClient) -> None:
-    answer = await client.delete("/replies")
-    assert (answer.status_code, answer.content) == (202, b"")
+    response = await client.delete("/replies")
+    assert (response.status_code, response.content) == (202, b"")
 
 
 @pytest.mark.parametrize("value", ["/x\r\nset-cookie: a=b", "/x\x00", "/\N{SNOWMAN}"])
-async def test_header_that_is_none_is_500(client: httpx.AsyncClient, value: str) -> None:
-    answer = await client.post("/splitting", json=value)
-    assert answer.status_code == 500
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "set-cookie" not in answer.headers
+async def test_invalid_header_is_500(client: httpx.AsyncClient, value: str) -> None:
+    response = await client.post("/splitting", json=value)
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "set-cookie" not in response.headers
 
 
 async def test_server_sent_events_are_streamed(client: httpx.AsyncClient) -> None:
-    async with client.stream("GET", "/events") as answer:
-        lines = [line async for line in answer.aiter_lines() if line]
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["x-last"] == "/events"
+    async with client.stream("GET", "/events") as response:
+        lines = [line async for line in response.aiter_lines() if line]
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-last"] == "/events"
     assert lines == ["id: 0", "data: tick", "id: 1", "data: tick", "id: 2", "data: tick"]
 
 
 @pytest.mark.parametrize("value", [None, {"id": "7"}, "text", Point(1, 2), Item.model_construct(id="seven")])
-async def test_result_that_is_not_what_the_signature_says_is_500(client: httpx.AsyncClient, value: Any) -> None:
+async def test_result_of_another_type_than_declared_is_500(client: httpx.AsyncClient, value: Any) -> None:
     typed.value = value
-    answer = await client.get("/typed")
-    assert answer.status_code == 500
-    assert answer.json()["title"] == "Internal Server Error"
+    response = await client.get("/typed")
+    assert response.status_code == 500
+    assert response.json()["title"] == "Internal Server Error"
 
 
 async def test_list_of_other_things_is_500(client: httpx.AsyncClient) -> None:
@@ -289,14 +289,14 @@ async def test_list_of_other_things_is_500(client: httpx.AsyncClient) -> None:
     assert (await client.post("/typed")).status_code == 500
 
 
-async def test_result_that_json_cannot_say_is_500(client: httpx.AsyncClient) -> None:
+async def test_result_that_json_cannot_express_is_500(client: httpx.AsyncClient) -> None:
     assert (await client.get("/results/object")).status_code == 500
 
 
 async def test_optional_result_may_be_null(client: httpx.AsyncClient) -> None:
     typed.value = None
-    answer = await client.delete("/typed")
-    assert (answer.status_code, answer.text) == (200, "null")
+    response = await client.delete("/typed")
+    assert (response.status_code, response.text) == (200, "null")
 
 
 async def test_response_instead_of_the_typed_result_is_sent(client: httpx.AsyncClient) -> None:
@@ -305,16 +305,16 @@ async def test_response_instead_of_the_typed_result_is_sent(client: httpx.AsyncC
 
 
 async def test_content_type_of_a_reply_replaces_that_of_json(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/headers")
-    assert answer.headers.get_list("content-type") == ["application/vnd.item+json"]
-    assert answer.json()["note"] is None
+    response = await client.get("/headers")
+    assert response.headers.get_list("content-type") == ["application/vnd.item+json"]
+    assert response.json()["note"] is None
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_reply_may_have_a_header_twice(client: httpx.AsyncClient, method: str) -> None:
-    answer = await client.request(method, "/headers")
-    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
-    assert answer.headers.get_list("content-type") == ["application/json"]
+    response = await client.request(method, "/headers")
+    assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert response.headers.get_list("content-type") == ["application/json"]
 
 
 async def test_reply_of_any_type_is_sent(client: httpx.AsyncClient) -> None:
@@ -348,10 +348,10 @@ async def test_method_that_only_raises_may_say_so(client: httpx.AsyncClient) -> 
 async def test_aliases_are_the_names_in_the_response_and_in_its_schema(
     client: httpx.AsyncClient, method: str, content: Any
 ) -> None:
-    answer = await client.request(method, "/aliased")
-    assert answer.json() == content
+    response = await client.request(method, "/aliased")
+    assert response.json() == content
     document = (await client.get("/openapi.json")).json()
     schema = document["paths"]["/aliased"][method]["responses"]["200"]["content"]["application/json"]["schema"]
-    jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+    jsonschema.validate(response.json(), {**schema, "components": document["components"]})
     camel = document["components"]["schemas"]["Camel"]
     assert set(camel["properties"]) == set(CAMEL_JSON)

@@ -1,4 +1,4 @@
-"""Which route answers a path, and under which template it is counted."""
+"""Which route serves a path, and under which template it is counted."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -19,7 +19,7 @@ from .support.service import Service, serve
 
 
 class Named(Handler):
-    """Says which route it is on."""
+    """Returns the name of its route."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -107,17 +107,17 @@ async def test_other_paths_are_404(client: httpx.AsyncClient, path: str) -> None
 
 
 async def test_trailing_slash_is_not_redirected(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/orders/7/")
-    assert answer.status_code == 404
-    assert "location" not in answer.headers
+    response = await client.post("/orders/7/")
+    assert response.status_code == 404
+    assert "location" not in response.headers
 
 
 async def test_404_is_a_problem_with_the_trace_id(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/none")
-    document = answer.json()
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = await client.get("/none")
+    document = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
     assert {**document, "trace_id": ""} == {"type": "about:blank", "title": "Not Found", "status": 404, "trace_id": ""}
-    assert document["trace_id"] == answer.headers["x-request-id"]
+    assert document["trace_id"] == response.headers["x-request-id"]
 
 
 async def test_function_of_starlette_is_a_route_too(client: httpx.AsyncClient) -> None:
@@ -129,15 +129,15 @@ async def test_starlette_application_can_be_mounted(client: httpx.AsyncClient) -
 
 
 async def test_problem_below_a_group_of_routes_is_a_problem(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/group/x")
-    assert (answer.status_code, answer.json()["detail"]) == (409, "No.")
+    response = await client.post("/group/x")
+    assert (response.status_code, response.json()["detail"]) == (409, "No.")
 
 
 async def test_problem_in_a_mounted_starlette_application_has_its_status(client: httpx.AsyncClient) -> None:
     assert (await client.post("/mounted/things/x")).status_code == 409
 
 
-async def test_template_is_what_is_counted(service: Service) -> None:
+async def test_requests_are_counted_by_template(service: Service) -> None:
     for path in ("/orders/a", "/orders/b", "/files/x", "/group/y", "/mounted/things/z", "/function/f", "/nowhere"):
         await service.client.put(path)
     for template in (
@@ -166,14 +166,14 @@ async def test_mount_listed_before_a_parameter_wins() -> None:
         assert (await service.client.get("/others/plain")).json() == ["any", {"kind": "others", "name": "plain"}]
 
 
-async def test_method_that_a_starlette_function_lacks_is_405(client: httpx.AsyncClient) -> None:
-    answer = await client.delete("/function/x")
-    assert answer.status_code == 405
-    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert answer.headers["content-type"] == "application/problem+json"
+async def test_method_that_a_starlette_function_does_not_have_is_405(client: httpx.AsyncClient) -> None:
+    response = await client.delete("/function/x")
+    assert response.status_code == 405
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_thousand_routes_are_found() -> None:
+async def test_router_finds_each_of_a_thousand_routes() -> None:
     routes = [Route(f"/r{number}/" + "{name}", Named(str(number)), in_openapi=False) for number in range(1000)]
     async with serve(*routes) as service:
         for number in (0, 500, 999):
@@ -182,7 +182,7 @@ async def test_thousand_routes_are_found() -> None:
 
 
 async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application with routes of its own kind, which changes the path and tells its template, as Litestar does."""
+    """An application with its own type of routes, which changes the path and sets its template, like Litestar."""
     inner = scope["path"].removeprefix(scope["root_path"])
     if inner.startswith("/things/"):
         scope["path_template"] = "/things/{thing}"
@@ -206,7 +206,7 @@ async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
         ("/deep/x/none", "/deep/{one}/{path}"),
     ],
 )
-async def test_what_is_mounted_is_told_by_its_template(path: str, template: str) -> None:
+async def test_mounted_application_is_counted_by_its_template(path: str, template: str) -> None:
     nested = Mount("/{two}", MOUNTED)
     routes = [
         Mount("/mounted", MOUNTED),
@@ -270,7 +270,7 @@ class Copying:
 
 
 class Foreign:
-    """An application whose routes are of another kind."""
+    """An application with another type of routes."""
 
     def __init__(self, routes: object) -> None:
         self.routes = routes
@@ -287,7 +287,7 @@ class Linked(Handler):
 
 
 @pytest.mark.parametrize("foreign", [[object()], {"/": 1}, 5])
-async def test_routes_of_another_framework_are_left_alone(foreign: object) -> None:
+async def test_routes_of_another_framework_are_not_changed(foreign: object) -> None:
     routes = [
         Mount("/foreign/{name}", Foreign(foreign)),
         Route("/linked", Linked()),
@@ -315,7 +315,7 @@ async def test_routes_of_another_framework_are_left_alone(foreign: object) -> No
         ("/none", "unmatched"),
     ],
 )
-async def test_what_middleware_responds_to_has_its_template(
+async def test_request_that_middleware_responds_to_has_its_template(
     middleware: Callable[[ASGIApp], ASGIApp], path: str, template: str
 ) -> None:
     async with serve(*ROUTES, middleware=[Middleware(middleware)]) as service:

@@ -55,20 +55,20 @@ def test_time_zone_may_be_an_object() -> None:
     assert ticks(Daily("03:30", timezone(timedelta(hours=2))), "2026-01-01 00:00", 1) == ["2026-01-01 01:30"]
 
 
-def test_time_that_does_not_exist_is_as_much_later() -> None:
+def test_skipped_time_is_later_by_the_skipped_hour() -> None:
     # 2026-03-29 goes from 02:00 to 03:00; 01:30 in UTC is 03:30.
     daily = Daily("02:30", BERLIN)
     assert ticks(daily, "2026-03-28 12:00", 2) == ["2026-03-29 01:30", "2026-03-30 00:30"]
 
 
-def test_time_that_exists_twice_counts_the_first_time() -> None:
+def test_time_that_occurs_twice_counts_the_first_time() -> None:
     # On 2026-10-25 02:30 is 00:30 and 01:30 in UTC.
     daily = Daily(time(2, 30, fold=1), BERLIN)
     assert ticks(daily, "2026-10-24 12:00", 2) == ["2026-10-25 00:30", "2026-10-26 01:30"]
     assert ticks(daily, "2026-10-25 00:45", 1) == ["2026-10-26 01:30"]
 
 
-def test_day_that_a_time_zone_leaves_out_has_no_tick_of_its_own() -> None:
+def test_day_that_a_time_zone_skips_has_no_tick_of_its_own() -> None:
     # Samoa had no 2011-12-30.
     daily = Daily("03:30", "Pacific/Apia")
     assert ticks(daily, "2011-12-29 00:00", 3) == ["2011-12-29 13:30", "2011-12-30 13:30", "2011-12-31 13:30"]
@@ -97,7 +97,7 @@ def test_every_day_of_a_year_has_one_tick(zone: str, at: str) -> None:
         (lambda: Daily("03:30", "Europe/Atlantis"), "Europe/Atlantis"),
     ],
 )
-def test_schedule_that_cannot_be_is_an_error(make: object, message: str) -> None:
+def test_invalid_schedule_is_an_error(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=message):
         make()
@@ -110,6 +110,6 @@ async def test_clock_does_not_sleep_when_the_event_is_set() -> None:
         await Clock().sleep(3600, event)
 
 
-async def test_clock_sleeps_no_longer_than_asked() -> None:
+async def test_clock_sleeps_no_longer_than_requested() -> None:
     async with asyncio.timeout(5):
         await Clock().sleep(0.01, asyncio.Event())

@@ -44,7 +44,7 @@ class Diary:
             self.entries.append(f"leave {name}")
 
 
-def refuses(port: int) -> bool:
+def is_closed(port: int) -> bool:
     """Whether connections to the port are rejected."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) != 0
@@ -53,8 +53,8 @@ def refuses(port: int) -> bool:
 async def test_port_0_is_any_free_port_until_the_end() -> None:
     async with serve() as service:
         assert service.server.port != 0
-        assert not refuses(service.server.port)
-    assert refuses(service.server.port)
+        assert not is_closed(service.server.port)
+    assert is_closed(service.server.port)
 
 
 async def test_resources_are_opened_in_order_and_closed_in_reverse_after_the_last_request() -> None:
@@ -64,7 +64,7 @@ async def test_resources_are_opened_in_order_and_closed_in_reverse_after_the_las
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop(drain=False)
-        await until(lambda: refuses(service.server.port))
+        await until(lambda: is_closed(service.server.port))
         assert diary.entries == ["enter a", "enter b"]
         gate.released.set()
         assert (await asked).json() == "at last"
@@ -87,7 +87,7 @@ async def test_drain_accepts_connections_and_responds_with_connection_close() ->
         async with connect(service.server.port) as newcomer:
             response = await newcomer.get("/docs")
         assert (response.status_code, response.headers["connection"]) == (200, "close")
-        await until(lambda: refuses(service.server.port))
+        await until(lambda: is_closed(service.server.port))
 
 
 async def test_drain_responds_with_connection_close_to_requests_that_began_before() -> None:
@@ -180,7 +180,7 @@ async def test_admin_port_in_use_frees_the_public_one() -> None:
         with pytest.raises(OSError, match="in use"):
             async with serve(port=port, admin_port=service.server.port):
                 pass
-        assert refuses(port)
+        assert is_closed(port)
 
 
 async def test_admin_endpoints_move_to_the_admin_port() -> None:
@@ -200,7 +200,7 @@ async def test_admin_port_responds_until_the_public_port_has_ended() -> None:
         asked = asyncio.create_task(service.client.get("/"))
         await gate.entered.wait()
         service.server.stop()
-        await until(lambda: refuses(service.server.port))
+        await until(lambda: is_closed(service.server.port))
         async with connect(service.server.admin_port or 0) as admin:
             assert (await admin.get("/healthz")).status_code == 200
             assert (await admin.get("/readyz")).status_code == 503
@@ -255,7 +255,7 @@ async def test_cancelled_server_shuts_down_without_a_drain() -> None:
                 await serving
         assert seen.events("draining")[0]["seconds"] == 0
     assert diary.entries == ["enter a", "leave a"]
-    assert refuses(server.port)
+    assert is_closed(server.port)
 
 
 async def test_shutdown_that_is_cancelled_during_the_drain_ends_tasks_before_resources() -> None:
@@ -278,7 +278,7 @@ async def test_shutdown_that_is_cancelled_during_the_drain_ends_tasks_before_res
             with pytest.raises(asyncio.CancelledError):
                 await serving
     assert diary.entries == ["enter a", "enter task", "leave task", "leave a"]
-    assert refuses(server.port)
+    assert is_closed(server.port)
 
 
 async def test_server_that_is_stopped_before_it_starts_enters_no_resource() -> None:
@@ -289,7 +289,7 @@ async def test_server_that_is_stopped_before_it_starts_enters_no_resource() -> N
         await asyncio.wait_for(server.serve(), 5)
         assert seen.events("stopped while starting")
     assert diary.entries == []
-    assert refuses(server.port)
+    assert is_closed(server.port)
 
 
 async def test_resource_that_fails_at_the_end_does_not_keep_the_ports_open() -> None:
@@ -305,5 +305,5 @@ async def test_resource_that_fails_at_the_end_does_not_keep_the_ports_open() -> 
         server.stop()
         with pytest.raises(RuntimeError, match="cannot close"):
             await asyncio.wait_for(serving, 5)
-    assert refuses(server.port)
-    assert refuses(server.admin_port or 0)
+    assert is_closed(server.port)
+    assert is_closed(server.admin_port or 0)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said when one is wrong."""
+"""Settings: their sources, and the messages for invalid values."""
 
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def refusal(kind: type[ChassisSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines with which the start is refused."""
+def rejection(kind: type[ChassisSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on standard error when the start is rejected."""
     with pytest.raises(SystemExit) as caught:
         load_settings(kind)
     assert caught.value.code == 2
@@ -92,11 +92,11 @@ def test_settings_cannot_be_changed() -> None:
         ("APP_DEADLINE_SECONDS", "nan", "Seconds until a response must start"),
     ],
 )
-def test_wrong_value_is_one_line_that_says_what_is_allowed(
+def test_invalid_value_is_one_line_with_the_allowed_values(
     variable: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
-    (line,) = refusal(Settings, capsys)
+    (line,) = rejection(Settings, capsys)
     assert line.startswith(f"error: {variable}=")
     assert value in line
     assert allowed in line
@@ -105,7 +105,7 @@ def test_wrong_value_is_one_line_that_says_what_is_allowed(
 def test_every_wrong_value_has_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("APP_PORT", "x")
     monkeypatch.setenv("APP_MAX_ORDERS", "x")
-    assert [line.split("=")[0] for line in refusal(Settings, capsys)] == ["error: APP_PORT", "error: APP_MAX_ORDERS"]
+    assert [line.split("=")[0] for line in rejection(Settings, capsys)] == ["error: APP_PORT", "error: APP_MAX_ORDERS"]
 
 
 def test_secret_is_never_shown(
@@ -115,7 +115,7 @@ def test_secret_is_never_shown(
         api_key: SecretStr = Field(min_length=20, description="Key of the supplier.")
 
     monkeypatch.setenv("APP_API_KEY", "s3cr3t")
-    (line,) = refusal(Strict, capsys)
+    (line,) = rejection(Strict, capsys)
     assert line.startswith("error: APP_API_KEY=[secret]: ")
     assert line.endswith("; Key of the supplier")
     assert "s3cr3t" not in line
@@ -129,20 +129,20 @@ def test_secret_inside_of_another_type_is_never_shown(
         keys: annotation = Field(description="Keys of the suppliers.")
 
     monkeypatch.setenv("APP_KEYS", '["hunter2"')
-    (line,) = refusal(Nested, capsys)
+    (line,) = rejection(Nested, capsys)
     assert line.startswith("error: APP_KEYS=[secret]: ")
     assert "hunter2" not in line
 
 
 def test_missing_value_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refusal(Needy, capsys) == ["error: APP_DATABASE_URL is not set: Where the database is"]
+    assert rejection(Needy, capsys) == ["error: APP_DATABASE_URL is not set: Where the database is"]
 
 
-def test_secrets_directory_that_is_none_is_one_line(
+def test_invalid_secrets_directory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("APP_SECRETS_DIR", "nowhere")
-    assert refusal(Settings, capsys) == ["error: APP_SECRETS_DIR='nowhere': not a directory"]
+    assert rejection(Settings, capsys) == ["error: APP_SECRETS_DIR='nowhere': not a directory"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_secrets_directory_that_is_none_is_one_line(
         ("APP_ZZZZZ", "warning: APP_ZZZZZ is not a setting of this service"),
     ],
 )
-def test_unknown_variable_is_warned_of(
+def test_unknown_variable_is_a_warning(
     variable: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, "1")
@@ -167,5 +167,5 @@ def test_setting_without_description_points_to_the_page_of_settings(
         size: int = 1
 
     monkeypatch.setenv("APP_SIZE", "big")
-    (line,) = refusal(Silent, capsys)
+    (line,) = rejection(Silent, capsys)
     assert line.endswith("see docs/settings.md")

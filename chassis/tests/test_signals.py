@@ -58,7 +58,7 @@ async def test_second_signal_ends_at_once_when_the_log_is_not_read() -> None:
 
 @contextmanager
 def free_port() -> Iterator[int]:
-    """A port on which nobody listens; nobody else gets it meanwhile."""
+    """A port without a listener; no other process gets it meanwhile."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))

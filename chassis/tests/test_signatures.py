@@ -1,4 +1,4 @@
-"""Mistakes in a handler's signature stop the start, with a message that says which and where."""
+"""Mistakes in a handler's signature stop the start, with a message that explains them."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Opaque:
-    """What pydantic knows nothing of."""
+    """A class that pydantic does not support."""
 
 
 def handler(method: Callable[..., Any]) -> Handler:
@@ -201,7 +201,7 @@ async def behind_positions(self: Handler, limit: int) -> None: ...
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_mistake_is_told(method: Callable[..., Any], message: str) -> None:
+def test_invalid_signature_is_explained(method: Callable[..., Any], message: str) -> None:
     with pytest.raises(SignatureError, match=message):
         Router([Route("/items", handler(method))])
 
@@ -213,19 +213,19 @@ async def list_of_structured(self: Handler, filters: list[Model]) -> None: ...
 
 
 @pytest.mark.parametrize("method", [optional_structured, list_of_structured])
-def test_structured_query_parameter_is_told_wherever_it_hides(method: Callable[..., Any]) -> None:
+def test_structured_query_parameter_is_an_error_at_any_depth(method: Callable[..., Any]) -> None:
     with pytest.raises(SignatureError, match="cannot be of type"):
         Route("/items", handler(method))
 
 
-def test_unclaimed_path_parameter_is_told() -> None:
+def test_path_parameter_without_an_argument_is_an_error() -> None:
     async def get(self: Handler, order: str) -> None: ...
 
     with pytest.raises(SignatureError, match=r"path has 'order_id', but the method's parameters are 'order'"):
         Route("/orders/{order_id}", handler(get))
 
 
-def test_path_parameter_with_a_default_is_told() -> None:
+def test_path_parameter_with_a_default_is_an_error() -> None:
     async def get(self: Handler, order_id: int = 1) -> None: ...
 
     with pytest.raises(SignatureError, match=r"path parameter 'order_id' is always present; remove its default"):
@@ -233,7 +233,7 @@ def test_path_parameter_with_a_default_is_told() -> None:
 
 
 @pytest.mark.parametrize("annotation", [list[int], Model, Callable[[], int]])
-def test_path_parameter_that_one_segment_cannot_be_is_told(annotation: Any) -> None:
+def test_path_parameter_of_a_list_is_an_error(annotation: Any) -> None:
     async def get(self: Handler, order_id: int) -> None: ...
 
     get.__annotations__["order_id"] = annotation
@@ -241,12 +241,12 @@ def test_path_parameter_that_one_segment_cannot_be_is_told(annotation: Any) -> N
         Route("/orders/{order_id}", handler(get))
 
 
-def test_attribute_that_is_no_method_is_told() -> None:
+def test_attribute_that_is_not_a_method_is_an_error() -> None:
     with pytest.raises(SignatureError, match=r"Broken\.get is 5, not a method"):
         Route("/", handler(5))  # type: ignore[arg-type]
 
 
-def test_handler_without_methods_is_told() -> None:
+def test_handler_without_methods_is_an_error() -> None:
     class Empty(Handler):
         """Nothing to see."""
 
@@ -254,7 +254,7 @@ def test_handler_without_methods_is_told() -> None:
         Route("/", Empty())
 
 
-def test_class_instead_of_an_instance_is_told() -> None:
+def test_class_instead_of_an_instance_is_an_error() -> None:
     class Orders(Handler):
         async def get(self) -> None: ...
 
@@ -270,7 +270,7 @@ def test_class_instead_of_an_instance_is_told() -> None:
         ("/orders/{a:int}", "/orders/{a:int}"),
     ],
 )
-def test_two_handlers_on_one_path_are_told(one: str, other: str) -> None:
+def test_two_handlers_for_one_path_are_an_error(one: str, other: str) -> None:
     class Orders(Handler):
         async def get(self, request: Request) -> None: ...
 

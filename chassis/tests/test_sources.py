@@ -21,7 +21,7 @@ class Level(IntEnum):
 
 
 class Filter(BaseModel):
-    """What to list."""
+    """A filter of a list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -90,12 +90,12 @@ def errors(response: httpx.Response) -> list[dict[str, Any]]:
     return found
 
 
-async def test_underscores_of_a_header_parameter_are_dashes(client: httpx.AsyncClient) -> None:
+async def test_underscores_of_a_header_parameter_become_hyphens(client: httpx.AsyncClient) -> None:
     response = await client.get("/headers", headers={"User-Agent": "test/1"})
     assert response.json() == {"agent": "test/1", "tenant": 7, "tags": None, "language": ""}
 
 
-async def test_header_has_the_name_that_is_given(client: httpx.AsyncClient) -> None:
+async def test_header_may_have_an_explicit_name(client: httpx.AsyncClient) -> None:
     response = await client.get("/headers", headers={"x-tenant_id": "12"})
     assert response.json()["tenant"] == 12
 
@@ -107,24 +107,22 @@ async def test_lines_of_one_header_are_one_value(client: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("lines", [["a, b", "c"], ["a,b,c"], ["a", "b", "c"], ["a,, b ,c,"]])
-async def test_list_gets_the_members_of_a_header_however_they_are_sent(
-    client: httpx.AsyncClient, lines: list[str]
-) -> None:
+async def test_list_gets_the_members_of_all_lines_of_a_header(client: httpx.AsyncClient, lines: list[str]) -> None:
     response = await client.get("/headers", headers=[("x-tag", line) for line in lines])
     assert response.json()["tags"] == ["a", "b", "c"]
 
 
-async def test_comma_inside_of_quotes_is_no_separator(client: httpx.AsyncClient) -> None:
+async def test_comma_inside_quotes_is_not_a_separator(client: httpx.AsyncClient) -> None:
     response = await client.get("/headers", headers={"x-tag": '"a, \\" b", c'})
     assert response.json()["tags"] == ['"a, \\" b"', "c"]
 
 
-async def test_invalid_header_is_told(client: httpx.AsyncClient) -> None:
+async def test_invalid_header_is_422(client: httpx.AsyncClient) -> None:
     (error,) = errors(await client.get("/headers", headers={"x-tenant_id": "0"}))
     assert (error["in"], error["name"]) == ("header", "x-tenant_id")
 
 
-async def test_missing_cookie_is_told(client: httpx.AsyncClient) -> None:
+async def test_missing_cookie_is_422(client: httpx.AsyncClient) -> None:
     (error,) = errors(await client.get("/cookies"))
     assert (error["in"], error["name"], error["detail"]) == ("cookie", "session", "Field required")
 
@@ -149,7 +147,7 @@ async def test_group_without_any_of_its_fields_has_its_defaults(client: httpx.As
     ("query", "name"),
     [("page[size]=0", "page[size]"), ("level=3", "level"), ("other=1", "other"), ("kind=1&kind=2", "kind")],
 )
-async def test_invalid_field_of_a_group_is_told_by_its_name_in_the_request(
+async def test_invalid_field_of_a_group_is_named_as_in_the_request(
     client: httpx.AsyncClient, query: str, name: str
 ) -> None:
     (error,) = errors(await client.get(f"/filtered?{query}"))
@@ -218,7 +216,7 @@ async def body_and_form(self: Handler, body: Common, name: Annotated[str, Form()
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_mistake_is_told(method: Any, message: str) -> None:
+def test_invalid_signature_is_explained(method: Any, message: str) -> None:
     broken = type("Broken", (Handler,), {"get": method})()
     with pytest.raises(SignatureError, match=message.replace("(", r"\(").replace(")", r"\)")):
         Router([Route("/items", broken)])

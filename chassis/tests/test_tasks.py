@@ -52,7 +52,7 @@ async def test_failure_is_logged_with_traceback_and_counted(service: Service) ->
     assert await service.sample("background_tasks_failed_total", task="failing") == 1
 
 
-async def test_failure_of_one_leaves_the_others() -> None:
+async def test_failure_of_one_task_does_not_affect_the_others() -> None:
     gate, ended = asyncio.Event(), asyncio.Event()
 
     async def fail() -> None:
@@ -100,7 +100,7 @@ async def test_task_that_takes_too_long_is_cancelled_and_named() -> None:
     assert (line["tasks"], line["count"]) == (["work"], 1)
 
 
-async def test_tasks_get_what_the_requests_leave_of_the_time() -> None:
+async def test_tasks_get_the_time_that_remains_after_the_requests() -> None:
     entered = asyncio.Event()
 
     class Endless(Handler):
@@ -119,7 +119,7 @@ async def test_tasks_get_what_the_requests_leave_of_the_time() -> None:
         assert service.seen.events("background tasks cancelled at shutdown")[0]["tasks"] == ["endless"]
 
 
-async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None:
+async def test_endless_loop_is_cancelled_at_once_without_a_warning() -> None:
     cleaned = asyncio.Event()
 
     async def loop() -> None:
@@ -136,7 +136,7 @@ async def test_endless_loop_is_cancelled_at_once_and_not_complained_of() -> None
     assert cleaned.is_set()
 
 
-async def test_endless_loop_may_clean_up_when_no_time_is_left() -> None:
+async def test_endless_loop_may_clean_up_after_the_time_limit() -> None:
     cleaned = asyncio.Event()
 
     async def loop() -> None:
@@ -154,7 +154,7 @@ async def test_endless_loop_may_clean_up_when_no_time_is_left() -> None:
         assert service.seen.events("background tasks cancelled at shutdown") == []
 
 
-async def test_task_that_ignores_its_cancellation_does_not_hold_up_the_end() -> None:
+async def test_task_that_ignores_its_cancellation_does_not_delay_the_end() -> None:
     release = asyncio.Event()
 
     async def stubborn() -> None:
@@ -200,7 +200,7 @@ async def test_task_that_no_event_loop_can_run_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
-async def test_whatever_a_task_raises_is_its_failure(service: Service, error: BaseException) -> None:
+async def test_any_exception_of_a_task_is_its_failure(service: Service, error: BaseException) -> None:
     async def fail() -> None:
         raise error
 
@@ -235,7 +235,7 @@ async def with_background(work: Callable[[], Coroutine[Any, Any, object]], **opt
             yield Service(app, server, client, seen)
 
 
-async def test_background_task_that_fails_is_started_again_logged_and_counted() -> None:
+async def test_background_task_that_fails_is_restarted_logged_and_counted() -> None:
     consumer = Consumer(failures=1)
     async with with_background(consumer.work) as service:
         (line,) = await until(lambda: service.seen.events("background task failed"))

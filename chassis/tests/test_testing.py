@@ -1,4 +1,4 @@
-"""What a service's tests use: the app without a socket, its settings, and what it has logged."""
+"""The test helpers for a service: the app without a socket, its settings, and its records."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ def records(app: App) -> Iterator[Records]:
         yield records
 
 
-async def test_app_is_asked_without_a_server(app: App) -> None:
+async def test_app_is_called_without_a_server(app: App) -> None:
     async with connect(app) as client:
         assert (await client.get("/things")).json() == "thing"
         assert (await client.get("/readyz")).status_code == 200
@@ -90,7 +90,7 @@ async def test_resources_and_tasks_are_those_of_a_running_service(app: App) -> N
     assert seen == ["entered", "working", "stopped", "left"]
 
 
-async def test_access_line_is_there_with_the_response_when_there_is_no_socket(app: App, records: Records) -> None:
+async def test_access_line_is_written_before_the_response_without_a_socket(app: App, records: Records) -> None:
     async with connect(app) as client:
         await client.get("/things")
         assert len(records.events("request")) == 1
@@ -110,7 +110,7 @@ async def test_records_are_those_of_the_running_service(app: App, records: Recor
         assert {span.name for span in records.spans} == {"GET /things", "own span"}
 
 
-async def test_record_leaves_the_process_as_it_was(app: App) -> None:
+async def test_record_restores_the_process(app: App) -> None:
     root = logging.getLogger()
     before = (root.handlers, root.level, structlog.get_config(), sys.excepthook, Telemetry.installed)
     with record(app):
@@ -118,7 +118,7 @@ async def test_record_leaves_the_process_as_it_was(app: App) -> None:
     assert (root.handlers, root.level, structlog.get_config(), sys.excepthook, Telemetry.installed) == before
 
 
-def test_lines_that_are_not_json_raise_a_sentence() -> None:
+def test_lines_that_are_not_json_are_an_error() -> None:
     app = App(ChassisSettings.from_values(log_format="console"), name="things", version="1")
     with record(app) as records:
         structlog.get_logger().info("readable")
@@ -126,7 +126,7 @@ def test_lines_that_are_not_json_raise_a_sentence() -> None:
             _ = records.lines
 
 
-async def test_line_that_never_comes_is_a_timeout(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_line_is_a_timeout(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chassis.testing.WAIT_SECONDS", 0.01)
     with pytest.raises(TimeoutError):
         await records.access_lines()

@@ -1,4 +1,4 @@
-"""The threads of `def` handlers: bounded, given back when the function ends, and safe whatever it raises."""
+"""The threads of `def` handlers: bounded, returned when the function ends, and safe for any exception."""
 
 import asyncio
 import sys
@@ -66,7 +66,7 @@ async def leave(service: Service, path: str, count: int) -> None:
     await service.under_way(0)
 
 
-async def test_clients_that_leave_cost_no_further_threads() -> None:
+async def test_clients_that_disconnect_use_no_further_threads() -> None:
     before = handler_threads()
     async with hanging(threads=3) as (service, handler):
         for _ in range(3):
@@ -184,7 +184,7 @@ async def test_anything_that_a_def_handler_raises_is_500_with_a_traceback(error:
 
 
 @pytest.mark.parametrize("error", [StopIteration, SystemExit, KeyboardInterrupt])
-async def test_what_would_end_the_process_is_500_in_an_async_handler_too(error: type[BaseException]) -> None:
+async def test_exception_that_would_end_the_process_is_500_in_an_async_handler_too(error: type[BaseException]) -> None:
     class Raising(Handler):
         async def get(self) -> None:
             raise error("internal detail")

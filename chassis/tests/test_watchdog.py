@@ -1,4 +1,4 @@
-"""The shutdown is bounded, whatever hangs: the process ends with status 0, and nothing that was observed is lost."""
+"""The shutdown is bounded even if something hangs: the process ends with status 0, and no telemetry is lost."""
 
 import asyncio
 import os
@@ -76,7 +76,9 @@ async def test_shutdown_without_anything_that_hangs_ends_by_itself(collector: Co
         ("atexit", "MainThread"),
     ],
 )
-async def test_what_hangs_after_the_shutdown_is_named_and_left(what: str, named: str, collector: Collector) -> None:
+async def test_cause_of_a_hang_after_the_shutdown_is_named_and_abandoned(
+    what: str, named: str, collector: Collector
+) -> None:
     # Python 3.12 warns of forks in a process that has threads.
     async with run("-m", PROGRAM, warnings="ignore", **SECONDS) as process:
         await hang(process, what)
@@ -87,7 +89,7 @@ async def test_what_hangs_after_the_shutdown_is_named_and_left(what: str, named:
     assert collector.names == ["POST /hang"]
 
 
-async def test_daemon_child_that_ignores_signals_is_not_left_behind() -> None:
+async def test_daemon_child_that_ignores_signals_is_killed() -> None:
     async with run("-m", PROGRAM, warnings="ignore", **SECONDS) as process:
         client = await process.client()
         await client.post("/hang", params={"what": "daemon child"})
@@ -116,7 +118,7 @@ async def test_resource_that_hangs_is_named_and_the_others_are_closed(collector:
 
 
 @pytest.mark.parametrize("what", ["stubborn resource", "blocking resource", "event loop"])
-async def test_what_hangs_during_the_shutdown_ends_with_it(what: str, collector: Collector) -> None:
+async def test_hang_during_the_shutdown_ends_with_the_process(what: str, collector: Collector) -> None:
     async with run("-m", PROGRAM, HANGS=what, **SECONDS | {"APP_DRAIN_SECONDS": "0.6"}) as process:
         await hang(process, what)
         assert await process.end() == (0, "")
@@ -126,7 +128,7 @@ async def test_what_hangs_during_the_shutdown_ends_with_it(what: str, collector:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_handler_that_ignores_its_cancellation_or_blocks_its_thread_is_left(
+async def test_handler_that_ignores_its_cancellation_or_blocks_its_thread_is_abandoned(
     method: str, collector: Collector
 ) -> None:
     async with run("-m", PROGRAM, **SECONDS) as process:
@@ -150,7 +152,7 @@ async def test_native_code_that_holds_the_interpreter_ends_with_its_stack() -> N
     assert "hanging.py" in errors
 
 
-async def test_collector_that_does_not_respond_does_not_hold_up_the_end() -> None:
+async def test_collector_that_does_not_respond_does_not_delay_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         async with run("-m", PROGRAM, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **SECONDS) as process:
@@ -159,5 +161,5 @@ async def test_collector_that_does_not_respond_does_not_hold_up_the_end() -> Non
     assert process.events[-2:] == ["stopped", "spans could not be exported in time"]
 
 
-def test_process_that_is_no_child_is_not_running() -> None:
+def test_helper_knows_that_this_process_runs() -> None:
     assert is_running(os.getpid())

@@ -161,7 +161,7 @@ def test_floors_of_the_core_are_true(oldest: Path) -> None:
     names = ("test_cost", "test_otlp", *peers)
     left_out = [f"--ignore=chassis/tests/{name}.py" for name in names]
     # A download whose client leaves had its file closed by the garbage collector then.
-    left_out.append("--deselect=chassis/tests/test_download.py::test_client_that_leaves_ends_the_download")
+    left_out.append("--deselect=chassis/tests/test_download.py::test_download_ends_when_the_client_disconnects")
     options = ("-q", "-n2", "--dist=loadfile", "-p", "no:cacheprovider", *left_out)
     tested = run(python, "-m", "pytest", *options, "chassis/tests", cwd=TEMPLATE)
 

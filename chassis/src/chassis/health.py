@@ -141,9 +141,9 @@ class Health:
 
     def _note(self, check: Check, outcome: Outcome, error: BaseException | None = None) -> None:
         """Store the outcome, and log it when the status differs from the last one."""
-        before = self._outcomes.get(check.name)
+        previous = self._outcomes.get(check.name)
         self._outcomes[check.name] = outcome
-        if (before.status if before else "pass") != outcome.status:
+        if (previous.status if previous else "pass") != outcome.status:
             level = log.info if outcome.status == "pass" else log.warning
             level("check changed", check=check.name, status=outcome.status, required=check.required, exc_info=error)
 

@@ -26,13 +26,13 @@ def stop_signals(on_first: Callable[[int], object]) -> Iterator[None]:
             os._exit(128 + number)
         on_first(number)
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    previous_handlers = {number: signal.signal(number, handle) for number in SIGNALS}
     _handlers.append(handle)
     try:
         yield
     finally:
         _handlers.remove(handle)
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 

@@ -157,12 +157,12 @@ def record(app: App) -> Iterator[Records]:
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider) and provider is not telemetry.tracing.provider:
                 provider.add_span_processor(SimpleSpanProcessor(exporter))
-            before = telemetry.logs.writer.redirect(file.fileno())
+            previous = telemetry.logs.writer.redirect(file.fileno())
             try:
                 yield Records(app, path, exporter)
             finally:
                 telemetry.observer.observe()
-                telemetry.logs.writer.redirect(before)
+                telemetry.logs.writer.redirect(previous)
                 exporter.shutdown()  # it accepts no further spans
 
 
@@ -174,9 +174,9 @@ def environment(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
     A variable such as `TEST_APP_DATABASE_URL` in the environment overrides or adds a setting. All traces are sampled,
     and log lines are JSON. Undone at the end.
     """
-    before = dict(os.environ)
+    previous = dict(os.environ)
     variables = {f"{PREFIX}LOG_FORMAT": "json"} | {f"{PREFIX}{name.upper()}": text for name, text in settings.items()}
-    for name, text in before.items():
+    for name, text in previous.items():
         if name.upper().startswith(TEST_PREFIX):
             variables[name.upper().removeprefix("TEST_")] = text
         elif name.upper().startswith((PREFIX, "OTEL_")):
@@ -186,7 +186,7 @@ def environment(settings: Mapping[str, str]) -> Iterator[dict[str, str]]:
         yield variables
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(previous)
 
 
 @contextmanager

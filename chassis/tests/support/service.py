@@ -122,7 +122,7 @@ class Service:
     seen: Observed
 
     async def access_lines(self, count: int = 1) -> list[Line]:
-        """The access lines, once there are `count`: they are written when the client has its answer already."""
+        """The access lines, once there are `count`: they are written after the client has its response."""
         return await until(lambda: lines if len(lines := self.seen.events("request")) >= count else [])
 
     async def access_line(self) -> Line:

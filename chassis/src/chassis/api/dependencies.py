@@ -35,13 +35,14 @@ class Provider:
         """The arguments of `make` and their types; `Request` is the request itself."""
 
     def _needs(self, make: Callable[..., Any]) -> dict[str, Hashable]:
-        shown = getattr(make, "__qualname__", repr(make))
+        provider_name = getattr(make, "__qualname__", repr(make))
         try:
             parameters = inspect.signature(make).parameters.values()
             hints = get_type_hints(_annotated(make), include_extras=True)
         except (NameError, TypeError, ValueError) as error:
             raise ProviderError(
-                f"the provider of {self.name}, {shown}, has an invalid signature: {error}; annotate its parameters"
+                f"the provider of {self.name}, {provider_name}, has an invalid signature: {error}; "
+                "annotate its parameters"
             ) from error
         needs: dict[str, Hashable] = {}
         for parameter in parameters:
@@ -51,7 +52,7 @@ class Provider:
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY or parameter.name not in hints:
                 raise ProviderError(
-                    f"the provider of {self.name}, {shown}: parameter {parameter.name!r} cannot be provided; "
+                    f"the provider of {self.name}, {provider_name}: parameter {parameter.name!r} cannot be provided; "
                     "annotate it with a provided type, without '/'"
                 )
             needs[parameter.name] = hints[parameter.name]
@@ -101,14 +102,14 @@ class Providers(Mapping[Hashable, Provider]):
             raise ProviderError(
                 f"{name_of(key)} has no provider to override; call app.provide({name_of(key)}, …) in create_app"
             )
-        before = self._providers[key]
+        previous = self._providers[key]
         self._providers[key] = Provider(key, make)
         try:
             self.check()
         except ProviderError:
-            self._providers[key] = before
+            self._providers[key] = previous
             raise
-        return Override(self._providers, before)
+        return Override(self._providers, previous)
 
     def check(self) -> None:
         """Raise `ProviderError` if a provider needs a type without a provider, and for circular dependencies."""
@@ -133,14 +134,14 @@ class Providers(Mapping[Hashable, Provider]):
 class Override:
     """The replacement of a provider. In a `with` statement, the block's end restores the provider."""
 
-    def __init__(self, providers: dict[Hashable, Provider], before: Provider) -> None:
+    def __init__(self, providers: dict[Hashable, Provider], previous: Provider) -> None:
         self._providers = providers
-        self._before = before
+        self._previous = previous
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None:
-        self._providers[self._before.key] = self._before
+        self._providers[self._previous.key] = self._previous
 
 
 class Dependencies:

@@ -140,9 +140,9 @@ def extended(document: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> 
 def _merged(document: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(document)
     for key, value in additions.items():
-        before = merged.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+        value_before = merged.get(key)
+        both = isinstance(value_before, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(value_before, value) if both else value  # type: ignore[arg-type]
     return merged
 
 
