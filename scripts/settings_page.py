@@ -24,7 +24,7 @@ def page() -> str:
     """The page as a Jinja template."""
     found = FIELD.search(EXAMPLE.read_text(encoding="utf-8"))
     if found is None:
-        sys.exit(f"error: {EXAMPLE} has no max_orders as {FIELD.pattern}")
+        sys.exit(f"error: {EXAMPLE} has no line that matches {FIELD.pattern}; update the pattern in this script")
 
     class Settings(ChassisSettings):
         max_orders: int = Field(int(found["default"]), ge=1, description=found["meaning"])
