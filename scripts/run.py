@@ -28,7 +28,7 @@ def main(command: list[str]) -> int:
     admin_port = int(os.environ.get("APP_ADMIN_PORT") or port)
     for number in {port, admin_port}:
         if is_in_use(number):
-            print(f"error: port {number} is in use; choose another port, such as: make run APP_PORT={number + 1}")
+            print(f"error: port {number} is in use; choose another, such as: make run APP_PORT={number + 1}")
             return 1
     service = subprocess.Popen(command, process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

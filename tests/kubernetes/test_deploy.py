@@ -201,7 +201,11 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: D
             "kind is not installed; see https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
         ),
         (("docker", "kind"), ["kind"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
-        (("kubectl",), ["deploy", "OVERLAY=staging"], "overlay 'staging' does not exist; set OVERLAY to one of: dev, production"),
+        (
+            ("kubectl",),
+            ["deploy", "OVERLAY=staging"],
+            "overlay 'staging' does not exist; set OVERLAY to one of: dev, production",
+        ),
         (("kubectl",), ["deploy", "OVERLAY=production"], "docker is not installed; install it first"),
         (
             ("kubectl", "docker"),
@@ -259,4 +263,4 @@ def test_smoke_test_fails_when_the_service_does(
     assert smoke(address, address)[0] == 0
     status, said = smoke(address, f"{address}/nowhere")
     assert status != 0
-    assert "FAIL  /healthz answers 200" in said
+    assert "FAIL  /healthz responds with 200" in said

@@ -63,7 +63,9 @@ def test_images_have_versions_and_files_are_there(monitoring: Path, compose: dic
     assert (monitoring / services["service"]["build"]["context"] / "Dockerfile").is_file()
 
 
-def test_service_starts_with_the_settings_of_the_local_stack(installed: Path, start: Start, compose: dict[str, Any]) -> None:
+def test_service_starts_with_the_settings_of_the_local_stack(
+    installed: Path, start: Start, compose: dict[str, Any]
+) -> None:
     settings = compose["services"]["service"]["environment"]
     health = compose["services"]["service"]["healthcheck"]["test"]
     service = start(installed, **{**settings, "APP_ADMIN_PORT": "0"}).ready()

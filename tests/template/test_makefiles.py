@@ -142,7 +142,7 @@ def test_make_run_says_that_a_port_is_in_use() -> None:
         refused = run(*command, cwd=TEMPLATE, APP_PORT=str(port))
 
     assert refused.returncode == 1
-    assert refused.stdout == f"error: port {port} is in use; choose another port, such as: make run APP_PORT={port + 1}\n"
+    assert refused.stdout == f"error: port {port} is in use; choose another, such as: make run APP_PORT={port + 1}\n"
 
 
 def test_signal_to_make_run_reaches_the_service_once(installed: Path, tmp_path: Path) -> None:
