@@ -1,4 +1,4 @@
-"""Tells the questions and hooks what cookiecutter does not: the owner's GitHub name, and where the template is.
+"""Gives the questions and hooks two values that cookiecutter lacks: the owner's GitHub name and the template's folder.
 
 cookiecutter loads it because `_extensions` in cookiecutter.json names it.
 """
@@ -23,8 +23,8 @@ class TemplateExtension(Extension):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.globals["git_owner"] = git_owner
-        # The folder in which cookiecutter was called: it runs hooks elsewhere, where a relative path of a template
-        # leads nowhere. Set once in a process, since cookiecutter loads this again for the hooks.
+        # The current folder of the user. Hooks run in another folder, where a relative path of the template is wrong.
+        # Set once per process, because cookiecutter loads this extension again for the hooks.
         process = f"{os.getpid()}:"
         if not os.environ.get("CHASSIS_CALLED_IN", "").startswith(process):
             os.environ["CHASSIS_CALLED_IN"] = process + os.getcwd()
@@ -45,9 +45,9 @@ def template_folder() -> Path:
 
 
 def git_owner() -> str:
-    """The GitHub name of whoever generates a service here.
+    """The default of the question for the owner.
 
-    The owner of the repository's remote, where the service becomes a folder of a repository; else the value of
+    The owner of the git remote if the service is generated inside a repository; else the value of
     `git config github.user`; else a placeholder.
     """
     remote = ON_GITHUB.search(output_of_git("remote", "get-url", "origin"))

@@ -1,4 +1,4 @@
-"""Copies the core in, removes the files of other answers, notes where the service comes from, says what is next."""
+"""Copies the core, removes the files of other answers, writes .cruft.json, and prints the next commands."""
 
 import json
 import os
@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# A line of JSON inside a raw string, for the reason that the other hook gives.
+# A line of JSON inside a raw string: see pre_gen_project.py.
 CONTEXT = r"""
 {{ cookiecutter | tojson }}
 """
 
 
-# The files of each answer; those of the others go.
+# The files of each answer. Files of other answers are removed.
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
     "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
@@ -23,9 +23,9 @@ CHOICES = {
     },
     "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
 }
-# How what an answer of "none" leaves out is called.
+# The name of each part that the answer "none" leaves out.
 LEFT_OUT = {
-    "license": "a licence",
+    "license": "a license",
     "ci": "CI",
     "deploy": "Kubernetes manifests",
     "monitoring": "monitoring",
@@ -34,7 +34,7 @@ LEFT_OUT = {
 
 
 def choose(context: dict[str, Any]) -> list[str]:
-    """Remove the files of answers that were not given; returns what is left out, in words."""
+    """Remove the files of answers that were not given; returns the names of the parts that are left out."""
     for question, files in CHOICES.items():
         for answer, paths in files.items():
             if answer != context[question]:
@@ -47,7 +47,7 @@ def choose(context: dict[str, Any]) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; it may have gone with another answer."""
+    """Remove a file, or a folder with its content. It may be removed already because of another answer."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -55,14 +55,14 @@ def remove(path: Path) -> None:
 
 
 def copy_core() -> None:
-    """Copy chassis/ of the template into the service, by the script that the service itself has for it."""
+    """Copy chassis/ of the template into the service, with the script of the service."""
     command = [sys.executable, "scripts/vendor.py", "copy", os.environ["CHASSIS_TEMPLATE"], "--to=chassis"]
     if subprocess.run(command, check=False).returncode:
         sys.exit(1)
 
 
 def git(folder: str, *arguments: str) -> str:
-    """What git says of a folder; OSError or CalledProcessError if there is no git, or it isn't a repository."""
+    """The output of git in a folder; raises OSError without git, and CalledProcessError outside of a repository."""
     said = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, encoding="utf-8", check=True)
     return said.stdout.strip()
 
@@ -72,7 +72,7 @@ def origin(context: dict[str, Any]) -> dict[str, Any]:
     called_in = Path(os.environ["CHASSIS_CALLED_IN"].partition(":")[2])
     folder = str(called_in / Path(context["_repo_dir"]).expanduser())
     commit = git(folder, "rev-parse", "HEAD")
-    # Of a template that was fetched, its address in full: cruft can't clone an abbreviation such as gh:.
+    # The full address of a cloned template, because cruft cannot clone an abbreviation such as gh:.
     local = (called_in / Path(context["_template"]).expanduser()).is_dir()
     template = git(folder, "rev-parse", "--show-toplevel") if local else git(folder, "remote", "get-url", "origin")
     answers = {name: value for name, value in context.items() if not name.startswith("_")}
@@ -86,13 +86,13 @@ def origin(context: dict[str, Any]) -> dict[str, Any]:
 
 
 def note_origin(context: dict[str, Any]) -> str | None:
-    """Write .cruft.json; why it couldn't be written, or None."""
+    """Write .cruft.json; returns the reason if that is impossible, else None."""
     try:
         note = origin(context)
     except OSError:
         return "git is not installed"
     except subprocess.CalledProcessError:
-        return "the template is no git repository"
+        return "the template is not a git repository"
     text = json.dumps(note, ensure_ascii=False, indent=2) + "\n"
     Path(".cruft.json").write_text(text, encoding="utf-8", newline="\n")
     return None
@@ -102,13 +102,13 @@ if __name__ == "__main__":
     context = json.loads(CONTEXT)
     copy_core()
     left_out = choose(context)
-    # cruft, which knows the commit, writes the note itself, and renders twice for an update: nothing to say then.
+    # cruft sets the commit and writes .cruft.json itself. It renders twice for an update, so this prints nothing then.
     if "_commit" not in context:
         reason = note_origin(context)
         slug = context["project_slug"]
-        print(f"\n{context['project_name']} is in {slug}/: a service with its tests.")
+        print(f"\nGenerated {context['project_name']} in {slug}/.")
         if left_out:
             print(f"Left out: {', '.join(left_out)}.")
         if reason is not None:
-            print(f"It can't follow its template by `make update`, since {reason}.")
+            print(f"warning: `make update` will not work: {reason}; link it: uvx cruft link <template repository>")
         print(f"\n    cd {slug}\n    make run     # or: make check\n")

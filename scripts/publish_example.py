@@ -35,11 +35,11 @@ def main(service: Path, repository: str, commit: str) -> None:
         shutil.copytree(service, checkout, ignore=LEFT_OUT, dirs_exist_ok=True)
         git(checkout, "add", "--all")
         if not git(checkout, "status", "--porcelain"):
-            print(f"The branch {BRANCH} has this service already.")
+            print(f"The branch {BRANCH} is up to date; nothing was pushed.")
             return
         git(checkout, *AUTHOR, "commit", "--quiet", "--message", f"The default service, generated from {commit}")
         git(checkout, "push", "--quiet", repository, BRANCH)
-        print(f"Pushed the service to the branch {BRANCH}.")
+        print(f"Pushed the default service of {commit} to the branch {BRANCH}.")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -1,8 +1,8 @@
-"""Runs a service in the foreground, prints its addresses, and passes signals on to it.
+"""Runs a service in the foreground, prints its addresses, and forwards signals to it.
 
-On a terminal Ctrl-C reaches every process of the foreground process group. make would end by it, and report an error
-although the service stopped gracefully. So the service gets a process group of its own, which becomes the foreground
-group, as a shell does it with a job. Signals that reach this process are passed on.
+On a terminal, Ctrl-C goes to every process of the foreground process group. make would stop too, and report an error
+although the service shut down gracefully. So the service gets its own process group, which becomes the foreground
+group, like a job of a shell. Signals to this process are forwarded to the service.
 """
 
 import os
@@ -13,11 +13,11 @@ import sys
 import urllib.error
 import urllib.request
 
-PUBLIC = {"orders": "the example", "docs": "its operations, to read and to try"}
+PUBLIC = {"orders": "the example API", "docs": "API documentation, to read and to try"}
 ADMIN = {
     "healthz": "liveness",
-    "readyz": "readiness, and its checks",
-    "metrics": "metrics for Prometheus",
+    "readyz": "readiness with its checks",
+    "metrics": "Prometheus metrics",
     "info": "name, versions, start time",
 }
 
@@ -56,7 +56,7 @@ def is_in_use(port: int) -> bool:
 
 def give_terminal(group: int) -> bool:
     """Make `group` the foreground process group of the terminal; False if there is no terminal, or it is not ours."""
-    # A background process is stopped for this request, unless it ignores the signal.
+    # The kernel stops a background process that calls tcsetpgrp, unless it ignores SIGTTOU.
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
         if os.tcgetpgrp(0) not in (os.getpgrp(), group) and group != os.getpgrp():
@@ -88,7 +88,7 @@ def print_addresses(port: int, admin_port: int) -> None:
     lines = [(f"http://127.0.0.1:{port}/{path}", meaning) for path, meaning in PUBLIC.items()]
     lines += [(f"http://127.0.0.1:{admin_port}/{path}", meaning) for path, meaning in ADMIN.items()]
     listed = "".join(f"  {address:<32} {meaning}\n" for address, meaning in lines)
-    print(f"\n{listed}\n  Ctrl-C stops it.\n", flush=True)
+    print(f"\n{listed}\n  Press Ctrl-C to stop.\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
     python3 <a clone of the template>/scripts/upgrade.py
 
-Run it in the service, once, with the conflicts as the update has left them. It
+Run it once in the service, before you resolve any conflict of the update. It
 
 - imports the core from `chassis` in your modules and tests, where they imported it from your package;
-- takes app.py as the template has it now, and adds the routes, checks, resources, middleware and statements that you
-  have added to yours;
-- keeps settings.py as you have it;
-- resolves conflicts of other files where you have added lines: the template's lines, with yours among them.
+- replaces app.py by the new one of the template, and adds your routes, checks, resources, middleware and statements;
+- keeps your settings.py;
+- resolves conflicts in other files where you only added lines: it keeps your lines and the template's.
 
-It prints what it has done and what is left. Delete it with the release after the next.
+It prints each change and each conflict that is left.
 """
 
 import ast
@@ -21,7 +20,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-# How the list items of the former App(...) are added now.
+# The method that replaces each list of the former App(...).
 METHODS = {"routes": "add_route", "checks": "add_check", "middleware": "add_middleware", "resources": "add_resource"}
 CONFLICT = re.compile(
     r"<{7} .*?\n(?P<ours>.*?)\|{7}.*?\n(?P<base>.*?)={7}\n(?P<theirs>.*?)>{7} .*?\n", re.DOTALL | re.MULTILINE
@@ -32,10 +31,10 @@ SIMILAR = 0.8  # the least ratio of difflib at which two lines are one line that
 
 
 def git(*arguments: str) -> str:
-    """The output of git; exits with its words if it fails."""
+    """The output of git; exits with its message if it fails."""
     done = subprocess.run(["git", *arguments], check=False, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
-        sys.exit(f"{done.stderr}error: git {' '.join(arguments)} failed")
+        sys.exit(f"{done.stderr}error: git {' '.join(arguments)} failed; see its message above")
     return done.stdout
 
 
@@ -168,16 +167,16 @@ def choose(match: re.Match[str]) -> str | None:
 
 
 def main() -> None:
-    """Finish an update, and say what is left."""
+    """Finish an update, and print the conflicts that are left."""
     if not Path("chassis/pyproject.toml").is_file():
-        sys.exit("error: there is no chassis/ here; run `make update` in the service first")
+        sys.exit(f"error: {Path.cwd()} has no chassis/pyproject.toml; run `make update` in the service first")
     (app,) = Path("src").glob("*/app.py")
     package = app.parent.name
     left = []
     for path in git("diff", "--name-only", "--diff-filter=U", "--relative").splitlines():
         if len(git("ls-files", "--unmerged", "--", path).splitlines()) == 3 and resolve(path, package):
             git("add", "--", path)
-            print(f"merged: {path}; compare with yours: git diff HEAD -- {path}")
+            print(f"merged: {path}; review it: git diff HEAD -- {path}")
         else:
             left.append(path)
     for module in sorted([*app.parent.rglob("*.py"), *Path("tests").rglob("*.py")]):
@@ -185,13 +184,13 @@ def main() -> None:
         changed = import_from_core(source, package)
         if changed != source:
             module.write_text(changed, encoding="utf-8", newline="\n")
-            print(f"imports from chassis: {module.as_posix()}")
+            print(f"changed imports: {module.as_posix()}")
     handlers = app.parent / "handlers"
     if handlers.is_dir() and not (handlers / "__init__.py").exists():
         (handlers / "__init__.py").write_text('"""Request handlers."""\n', encoding="utf-8")
     for path in left:
-        print(f"left to do: {path}: choose between <<<<<<< and >>>>>>>, then: git add {path}")
-    print("Next: make fix, make check, git diff HEAD, git add --all, git commit.")
+        print(f"left to do: {path}; edit the lines between <<<<<<< and >>>>>>>, then: git add {path}")
+    print("Next: resolve the conflicts, if any; then: make fix; make check; git diff HEAD; git add --all; git commit")
 
 
 if __name__ == "__main__":

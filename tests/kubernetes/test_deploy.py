@@ -117,7 +117,7 @@ def test_production_is_deployed_by_the_digest_that_was_pushed(desk: Desk) -> Non
     status, said = desk.make("deploy", "OVERLAY=production")
 
     assert status == 0, said
-    assert f"somewhere: {IMAGE}@{DIGEST} to namespace order-service\n" in said
+    assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service of somewhere\n" in said
     (applied, manifests), (waited, _) = desk.told()
     assert applied == ["apply", "--filename=-"]
     assert image_of(manifests) == f"{IMAGE}@{DIGEST}"
@@ -184,7 +184,7 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: D
     assert told[5] == ["--context=kind-order-service", "apply", "--filename=-"]
     assert image_of(desk.told()[5][1]) == tag
     assert "rollout" in told[6]
-    assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics has counted it"
+    assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics counts the request"
     assert service.access_lines(1, route="/orders")
     assert "kubectl --context=kind-order-service --namespace=order-service-dev port-forward" in said
 
@@ -194,24 +194,28 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: D
     [
         ((), ["deploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
         ((), ["undeploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
-        ((), ["kind"], "docker is not installed"),
+        ((), ["kind"], "docker is not installed; install it first"),
         (
             ("docker",),
             ["kind"],
             "kind is not installed; see https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
         ),
         (("docker", "kind"), ["kind"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
-        (("kubectl",), ["deploy", "OVERLAY=staging"], "there is no overlay 'staging'; there are: dev, production"),
-        (("kubectl",), ["deploy", "OVERLAY=production"], "docker is not installed"),
+        (
+            ("kubectl",),
+            ["deploy", "OVERLAY=staging"],
+            "overlay 'staging' does not exist; set OVERLAY to one of: dev, production",
+        ),
+        (("kubectl",), ["deploy", "OVERLAY=production"], "docker is not installed; install it first"),
         (
             ("kubectl", "docker"),
             ["deploy", "OVERLAY=production", "VERSION=1.2.3"],
-            f"{IMAGE}:1.2.3 has no digest before a registry has it: docker push {IMAGE}:1.2.3, or give DIGEST=sha256:…",
+            f"image {IMAGE}:1.2.3 was not pushed yet; push it: docker push {IMAGE}:1.2.3, or set DIGEST=sha256:…",
         ),
         (
             ("kubectl",),
             ["deploy", "DIGEST=latest"],
-            "'latest' is no digest; it is like sha256:6b86… with 64 digits",
+            "DIGEST 'latest' is invalid; it must be sha256: and 64 hexadecimal digits, such as: sha256:6b86…",
         ),
     ],
 )
@@ -236,7 +240,7 @@ def test_rollout_that_does_not_get_on_shows_the_pods(desk: Desk) -> None:
     status, said = desk.make("deploy")
 
     assert status != 0
-    assert "error: the pods of order-service did not become ready within 300 seconds; see above\n" in said
+    assert "error: the pods of order-service are not ready after 300 seconds; see their events and logs above\n" in said
     looked = [arguments[1:3] for arguments, _ in desk.told()[2:]]
     assert looked == [["get", "pods"], ["describe", "pods"], ["logs", "--tail=50"]]
 
@@ -259,4 +263,4 @@ def test_smoke_test_fails_when_the_service_does(
     assert smoke(address, address)[0] == 0
     status, said = smoke(address, f"{address}/nowhere")
     assert status != 0
-    assert "FAIL  /healthz answers 200" in said
+    assert "FAIL  /healthz responds with 200" in said

@@ -1,4 +1,4 @@
-"""The desk: what its containers would run is valid, agrees with the service, and asks for what there is."""
+"""The local observability stack: its files are valid, match the service, and query metrics that exist."""
 
 import json
 import re
@@ -63,7 +63,9 @@ def test_images_have_versions_and_files_are_there(monitoring: Path, compose: dic
     assert (monitoring / services["service"]["build"]["context"] / "Dockerfile").is_file()
 
 
-def test_service_starts_with_the_settings_of_the_desk(installed: Path, start: Start, compose: dict[str, Any]) -> None:
+def test_service_starts_with_the_settings_of_the_local_stack(
+    installed: Path, start: Start, compose: dict[str, Any]
+) -> None:
     settings = compose["services"]["service"]["environment"]
     health = compose["services"]["service"]["healthcheck"]["test"]
     service = start(installed, **{**settings, "APP_ADMIN_PORT": "0"}).ready()
@@ -78,7 +80,7 @@ def test_service_starts_with_the_settings_of_the_desk(installed: Path, start: St
 def prometheus(
     monitoring: Path, start: Start, installed: Path, collector: Collector, tmp_path: Path
 ) -> Iterator[httpx.Client]:
-    """Prometheus with the desk's configuration; only the address is another, and it asks more often."""
+    """Prometheus with the configuration of the local stack, but another address and a shorter interval."""
     needs("prometheus")
     service = start(installed, APP_ADMIN_PORT="0", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint).ready()
     config = (monitoring / "prometheus.yaml").read_text()
@@ -148,7 +150,7 @@ def test_panels_and_sources_fit_together(monitoring: Path) -> None:
     assert len(set(places)) == len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_desk_says_what_is_missing(bake: Bake) -> None:
+def test_observe_names_the_missing_program(bake: Bake) -> None:
     project = bake()
     (project / "uv.lock").touch()
 

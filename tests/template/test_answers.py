@@ -12,14 +12,14 @@ from markdown_it import MarkdownIt
 from bakery import TEMPLATE, TOOLS, own_config, package_of, run
 from conftest import Bake
 
-EMPTY = "is empty; write a few words, such as: "
-UNSHOWN = "has a line break or a character that can't be shown; write one line, such as: "
+EMPTY = "is empty; enter 1 to "
+UNSHOWN = "has line breaks or invisible characters; use one line, such as: "
 SHAPE = "is not lower case letters, digits and single hyphens, such as: order-service"
-PYTHON_WORD = "is a word of the Python language; add a word, such as: "
-STANDARD = "is a module of Python's standard library; add a word, such as: "
-TAKEN = "is the name of a library or tool that the service uses; add a word, such as: "
-DEVICE = "is a device on Windows, where nobody could check it out; add a word, such as: "
-OWNER = "is not a GitHub name (letters, digits and hyphens, at most 39), such as: acme"
+PYTHON_WORD = "is a Python keyword; choose another name, such as: "
+STANDARD = "is a module of Python's standard library; choose another name, such as: "
+TAKEN = "is the name of a library or tool that the service uses; choose another name, such as: "
+DEVICE = "is a reserved device name on Windows; choose another name, such as: "
+OWNER = "is not a GitHub name; use at most 39 letters, digits and hyphens, such as: acme"
 
 REFUSED_SLUGS = {
     SHAPE: [
@@ -62,12 +62,12 @@ REFUSED_SLUGS = {
 }
 REFUSED = [
     *[("project_slug", slug, reason) for reason, slugs in REFUSED_SLUGS.items() for slug in slugs],
-    ("project_slug", "a" * 41, "has 41 characters and Kubernetes leaves room for 40, such as: order-service"),
+    ("project_slug", "a" * 41, "has 41 characters; enter at most 40, such as: order-service"),
     ("project_name", "   ", EMPTY),
-    ("project_name", "a" * 81, "has 81 characters and at most 80 fit; say it shorter, such as: Order Service"),
+    ("project_name", "a" * 81, "has 81 characters; enter at most 80, such as: Order Service"),
     ("project_name", "Order\nService", UNSHOWN),
     ("description", "", EMPTY),
-    ("description", "a" * 201, "has 201 characters and at most 200 fit; say it shorter, such as: "),
+    ("description", "a" * 201, "has 201 characters; enter at most 200, such as: "),
     ("description", 'Orders.\n"""\nimport os\n', UNSHOWN),
     ("description", "Orders.\r\nX-Header: 1", UNSHOWN),
     ("description", "Orders\x1b[31m in red", UNSHOWN),
@@ -78,8 +78,8 @@ REFUSED = [
         ("owner", owner, OWNER)
         for owner in ("", "a b", "-acme", "acme-", "a/b", "a" * 40, "acme\n", "$(id)", "@acme", 'a"""b', "ácme")
     ],
-    ("__package", "json", "is not a question; answer project_slug, such as: order-service"),
-    ("__package", "../../canary", "is not a question; answer project_slug, such as: order-service"),
+    ("__package", "json", "cannot be set; set project_slug instead, such as: order-service"),
+    ("__package", "../../canary", "cannot be set; set project_slug instead, such as: order-service"),
 ]
 
 HARMLESS = [

@@ -215,8 +215,8 @@ def test_make_without_the_core_names_the_command_that_copies_it(without_hooks: P
     assert done.returncode != 0
     sentence, *rest = done.stdout.splitlines()
     assert sentence == (
-        "error: chassis/ is missing, the core of the service; "
-        "to copy it from the template: make chassis FROM=<its repository>"
+        "error: the folder chassis/ with the core of the service is missing; "
+        "copy it: make chassis FROM=<template repository>"
     )
     assert all(line.startswith("make: ") for line in rest)
 
@@ -254,10 +254,10 @@ def test_make_chassis_copies_it(without_hooks: Path, repository: Path, expected:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "error: FROM is not set; name the template: make chassis FROM=<its repository or folder>"),
+        ([], "error: FROM is not set; give the template: make chassis FROM=<its repository or folder>"),
         (["FROM=/nowhere"], "error: could not fetch /nowhere"),
         (["FROM={template}", "TO=v77"], "error: could not fetch {template} at v77"),
-        (["FROM={template}/docs"], "error: {template}/docs has no chassis/ with a pyproject.toml; "),
+        (["FROM={template}/docs"], "error: {template}/docs has no chassis/pyproject.toml; "),
     ],
 )
 def test_make_chassis_that_fails_says_why_and_changes_nothing(
@@ -283,7 +283,9 @@ def test_folder_that_holds_something_else_is_not_replaced(bake: Bake, tmp_path: 
 
     done = run(*command, cwd=project)
 
-    assert done.stdout == f"error: {tmp_path / 'precious'} is not a copy of the core, so it was not replaced\n"
+    assert done.stdout == (
+        f"error: {tmp_path / 'precious'} is not a copy of the core: it has no pyproject.toml; choose another folder\n"
+    )
     assert (tmp_path / "precious/file").exists()
 
 
@@ -303,7 +305,7 @@ def test_edited_added_and_missing_files_are_named(bake: Bake) -> None:
     assert done.returncode == 1
     first, second = done.stdout.splitlines()
     names = "src/chassis/app.py, src/chassis/health.py, src/chassis/own.py"
-    assert first == f"error: these files of chassis/ are not as the template has them: {names}."
+    assert first == f"error: these files of chassis/ differ from the template: {names}."
     assert "git checkout -- chassis" in second
 
 

@@ -63,12 +63,12 @@ def test_handler_is_added_to_a_service_without_routes(bake: Bake) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "name the handler"),
-        ("Invoices", "is not lower case words"),
-        ("../x", "is not lower case words"),
-        ("class", "is a word of the Python language"),
-        ("orders", "src/order_service/orders exists already"),
-        ("app", "src/order_service/app.py exists already"),
+        ("", "name is not set"),
+        ("Invoices", "must be at most 40 lower-case letters"),
+        ("../x", "must be at most 40 lower-case letters"),
+        ("class", "is a Python keyword"),
+        ("orders", "src/order_service/orders already exists"),
+        ("app", "src/order_service/app.py already exists"),
         ("catalogue", "app.py uses the name Catalogue already"),
     ],
 )

@@ -94,7 +94,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: dict[str, str]) -> None:
     port = free_port()
     with at_terminal(["make", "run", f"APP_PORT={port}"], clone, bare) as terminal:
-        terminal.wait_for("Ctrl-C stops it.")
+        terminal.wait_for("Press Ctrl-C to stop.")
         for address in re.findall(r"http://127\.0\.0\.1:\d+/\w+", terminal.shown):
             assert httpx.get(address, trust_env=False).status_code == 200
         terminal.press(CTRL_C)
@@ -116,7 +116,7 @@ def test_make_dev_renders_and_starts_again_when_the_core_or_the_skeleton_changes
     version = clone / "chassis/src/chassis/version.py"
     app = clone / "{{cookiecutter.project_slug}}/src/{{cookiecutter.__package}}/app.py"
     with at_terminal(["make", "dev", f"APP_PORT={port}"], clone, bare) as terminal:
-        terminal.wait_for("Ctrl-C stops it.")
+        terminal.wait_for("Press Ctrl-C to stop.")
         terminal.shown = ""
         version.write_text(re.sub(r'"[\d.]+"', '"99.0.0"', version.read_text()))
         terminal.wait_for("ready")

@@ -155,7 +155,7 @@ def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
     said_no = [f"{question}=none" for question, answers in OPTIONS.items() if "none" in answers]
     made = run(*command, *said_no, cwd=tmp_path).stdout
 
-    assert "Order Service is in order-service/: a service with its tests." in made
-    assert "Left out: a licence, CI, Kubernetes manifests, monitoring, the example." in made
+    assert "Generated Order Service in order-service/." in made
+    assert "Left out: a license, CI, Kubernetes manifests, monitoring, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
     assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout

@@ -107,7 +107,7 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     newest = template.commit("Novelty")
     said = service.make("update")
 
-    assert "Updated: " in said
+    assert "Updated " in said
     assert service.noted_commit() == newest
     fresh = bake(template, tmp_path / "fresh") / "chassis"
     assert files_of(service.folder / "chassis") == files_of(fresh)
@@ -162,12 +162,12 @@ def test_edited_core_is_named_merged_and_fails_the_checks(service: Service, temp
     said = service.make("update")
 
     assert "warning: your changes" in said
-    assert f"{CHASSIS}/problem.py: edited here" in said
+    assert f"{CHASSIS}/problem.py: changed here" in said
     merged = service.path(f"{CHASSIS}/problem.py").read_text()
     assert "# Better than ever." in merged
     assert merged.endswith("\n# Ours.\n")
     service.commit("Merged")
-    difference = "these files of chassis/ are not as the template has them: src/chassis/problem.py"
+    difference = "these files of chassis/ differ from the template: src/chassis/problem.py"
     assert difference in service.make("check", fails=True)
     service.make("chassis", f"FROM={template.folder.as_uri()}")
     assert "# Ours." not in service.path(f"{CHASSIS}/problem.py").read_text()
@@ -214,7 +214,7 @@ def test_file_that_both_have_begun_is_told(service: Service, template: Template)
 
 def test_update_wants_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
     service.add("README.md", "\nNot committed.\n")
-    assert "commit or stash your changes first" in service.make("update", fails=True)
+    assert "commit or stash them first" in service.make("update", fails=True)
 
     new = Service(bake(template, tmp_path / "new"))
     assert "git init" in new.make("update", fails=True)
@@ -239,7 +239,7 @@ def test_option_is_switched_on_later(service: Service) -> None:
     service.add("README.md", "\nOurs.\n")
     service.commit("A remark")
 
-    assert "Updated: " in service.make("update", "SET=license=MIT ci=gitlab")
+    assert "Updated " in service.make("update", "SET=license=MIT ci=gitlab")
 
     assert "MIT License" in service.path("LICENSE").read_text()
     assert 'license = "MIT"' in service.path("pyproject.toml").read_text()
@@ -260,7 +260,7 @@ def test_service_that_is_behind_is_told_without_a_network(template: Template, tm
     template.add("README.md", "\nMore.\n")
     template.commit("More")
 
-    assert run(*tell, cwd=service).stdout == "warning: the template has 1 newer commits; to merge them: make update\n"
+    assert run(*tell, cwd=service).stdout == "warning: the template has 1 newer commits; merge them: make update\n"
 
 
 def test_template_without_a_history_is_said(template: Template, tmp_path: Path) -> None:
@@ -269,5 +269,5 @@ def test_template_without_a_history_is_said(template: Template, tmp_path: Path) 
     made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
 
     assert made.returncode == 0
-    assert "can't follow its template by `make update`, since the template is no git repository" in made.stdout
+    assert "`make update` will not work: the template is not a git repository" in made.stdout
     assert not (tmp_path / "order-service/.cruft.json").exists()

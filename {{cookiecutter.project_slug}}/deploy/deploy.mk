@@ -1,16 +1,16 @@
-# Part of the Makefile as long as this folder is there.
+# The Makefile includes this file if the folder exists.
 OVERLAY ?= dev
 
 .PHONY: deploy
-deploy: ## deploy an overlay to the cluster of kubectl's context (OVERLAY, IMAGE, VERSION or DIGEST)
+deploy: ## deploy to the cluster of kubectl's current context (OVERLAY, IMAGE, VERSION, DIGEST)
 	@$(PYTHON) deploy/deploy.py deploy {{ cookiecutter.project_slug }} $(OVERLAY) $(ENGINE) $(IMAGE):$(VERSION) $(DIGEST)
 
 .PHONY: undeploy
-undeploy: ## take it out again (OVERLAY)
+undeploy: ## delete the deployment, but not its namespace (OVERLAY)
 	@$(PYTHON) deploy/deploy.py undeploy {{ cookiecutter.project_slug }} $(OVERLAY)
 
 .PHONY: kind
-kind: ## build, deploy and try it in a cluster on this machine, made with kind
+kind: ## build the image, deploy it to a local kind cluster, and test it
 	@$(PYTHON) deploy/deploy.py needs $(ENGINE) kind kubectl
 	@$(MAKE) --no-print-directory image VERSION=dev
 	@$(PYTHON) deploy/deploy.py kind {{ cookiecutter.project_slug }} $(ENGINE) $(IMAGE):dev

@@ -2,9 +2,9 @@
 
     python scripts/contexts.py
 
-The Dockerfile takes the core from chassis/ and the versions of the libraries from uv.lock. Where these are elsewhere,
-both are copied into .cache/image, and for each a line `<stage>=<folder>` is printed: `--build-context` replaces that
-stage of the Dockerfile by the folder. The lock file is written if there is none, and must be up to date.
+The Dockerfile copies the core from chassis/ and the library versions from uv.lock. If one of them is elsewhere, both
+are copied into .cache/image, and a line `<stage>=<folder>` is printed for each. `--build-context` then replaces that
+stage of the Dockerfile by the folder. The lock file is created if it is missing, and must be up to date.
 """
 
 import os
@@ -17,14 +17,14 @@ from pathlib import Path
 from vendor import CORE, copy, core_folder, replace, table
 
 FOLDER = Path(".cache/image")
-UV = os.environ.get("UV", "uv")  # `uv run` says where it is
+UV = os.environ.get("UV", "uv")  # `uv run` sets it to its own path
 
 
 def uv(*arguments: str) -> str:
-    """The output of uv; exits with its words if it fails."""
+    """The output of uv; exits with an error if it fails."""
     done = subprocess.run([UV, *arguments], check=False, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
-        sys.exit(f"error: uv {' '.join(arguments)} failed; the reason is above")
+        sys.exit(f"error: uv {' '.join(arguments)} failed; see its message above")
     return done.stdout
 
 
@@ -54,7 +54,7 @@ def contexts() -> dict[str, Path]:
         # asgi-chassis @ git+https://host/template@0123abcd#subdirectory=chassis
         found = re.search(rf"^{CORE} @ git\+(\S+)@([0-9a-f]+)#subdirectory=chassis$", uv(*export), re.MULTILINE)
         if found is None:
-            sys.exit("error: [tool.uv.sources] has no path, workspace or git repository with the core")
+            sys.exit(f"error: pyproject.toml has no source for {CORE}; add path, workspace or git to [tool.uv.sources]")
         copy(found[1], places["chassis"], found[2])
     return places
 

@@ -4,7 +4,7 @@
     python scripts/vendor.py verify
 
 The folder is the one that pyproject.toml takes `asgi-chassis` from. `copy` replaces it whole. It leaves out the core's
-tests and whatever tools have left behind, and lists the files with their checksums in SHA256SUMS, in the format of
+tests and the caches of tools, and lists the files with their checksums in SHA256SUMS, in the format of
 sha256sum(1). `verify` compares the folder with that list.
 """
 
@@ -25,7 +25,7 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*")
 
 
 def copy(template: str, destination: Path, revision: str | None = None) -> None:
-    """Replace `destination` by the core of the template at `revision`; exits with a sentence if there is none."""
+    """Replace `destination` by the core of the template at `revision`; exits with an error if there is none."""
     with ExitStack() as stack:
         folder = Path(template)
         if revision is not None or not folder.is_dir():
@@ -33,7 +33,7 @@ def copy(template: str, destination: Path, revision: str | None = None) -> None:
             clone(template, folder, revision)
         source = folder / "chassis"
         if not (source / "pyproject.toml").is_file():
-            sys.exit(f"error: {template} has no chassis/ with a pyproject.toml; is it the template's repository?")
+            sys.exit(f"error: {template} has no chassis/pyproject.toml; give the template's repository or folder")
         replace(destination, source)
 
 
@@ -41,7 +41,7 @@ def replace(destination: Path, source: Path) -> None:
     """Replace `destination` by a copy of the core in `source`."""
     if destination.exists():
         if not (destination / "pyproject.toml").is_file() and any(destination.iterdir()):
-            sys.exit(f"error: {destination} is not a copy of the core, so it was not replaced")
+            sys.exit(f"error: {destination} is not a copy of the core: it has no pyproject.toml; choose another folder")
         shutil.rmtree(destination)
     destination.mkdir(parents=True)
     for name in COPIED:
@@ -55,14 +55,15 @@ def replace(destination: Path, source: Path) -> None:
 
 
 def clone(repository: str, folder: Path, revision: str | None) -> None:
-    """Clone `repository` and check out `revision`; exits with git's words if that fails."""
+    """Clone `repository` and check out `revision`; exits with the message of git if that fails."""
     commands = [["git", "clone", "--quiet", "--", repository, str(folder)]]
     if revision is not None:
         commands.append(["git", "-C", str(folder), "checkout", "--quiet", revision, "--"])
     for command in commands:
         done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
         if done.returncode:
-            sys.exit(f"{done.stderr}error: could not fetch {repository}{f' at {revision}' if revision else ''}")
+            wanted = f"{repository}{f' at {revision}' if revision else ''}"
+            sys.exit(f"{done.stderr}error: could not fetch {wanted}; see the message of git above")
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -79,15 +80,15 @@ def is_copied(path: Path) -> bool:
 
 
 def verify(folder: Path) -> str | None:
-    """Which files differ from those that were copied, in one sentence; None if there are none."""
+    """The error if files differ from those that were copied; None if all are equal."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
-        return f"{folder / SUMS} is missing, so nobody can tell whether {folder}/ is as the template has it"
+        return f"{folder / SUMS} is missing, so {folder}/ cannot be compared with the template"
     expected = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
     actual = checksums(folder)
     changed = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
-    return f"these files of {folder}/ are not as the template has them: {', '.join(changed)}" if changed else None
+    return f"these files of {folder}/ differ from the template: {', '.join(changed)}" if changed else None
 
 
 def core_folder() -> Path | None:
@@ -119,30 +120,30 @@ def table(file: Path, *names: str) -> dict[str, Any]:
 
 
 def destination_of(options: list[str]) -> Path:
-    """The folder to replace: the one that is given, else the one in use; exits with a sentence if there is none."""
+    """The folder to replace: the option, else the folder in use; exits with an error if there is none."""
     folder = Path(options[0].removeprefix("--to=")) if options else core_folder()
     if folder is None:
-        sys.exit("error: pyproject.toml takes the core from a git repository; change its tag there: [tool.uv.sources]")
+        sys.exit("error: pyproject.toml takes the core from a git repository; change its tag in [tool.uv.sources]")
     return folder
 
 
 def main(arguments: list[str]) -> None:
-    """Run a command; exits with a sentence when it fails."""
+    """Run a command; exits with an error if it fails."""
     options = [argument for argument in arguments if argument.startswith("--to=")]
     match [argument for argument in arguments if argument not in options]:
         case ["copy", template, *revision] if len(revision) < 2:
             copy(template, destination_of(options), revision[0] if revision else None)
         case ["verify"]:
             folder = core_folder()
-            # A folder that nobody has copied has no list, such as the template's own beside the service.
+            # The template's own folder, beside the service, has no list: it is not a copy.
             copied = folder is not None and (folder == Path("chassis") or (folder / SUMS).exists())
             difference = verify(folder) if folder is not None and copied else None
             if difference is not None:
                 sys.exit(
-                    f"error: {difference}.\nUndo the change (git checkout -- {folder}), or copy the folder again "
-                    "(make chassis FROM=<the template's repository> TO=<the commit in .cruft.json>). "
-                    "Make changes in the template's repository: an update replaces this folder. "
-                    f"What an app needs to replace, it passes to App(...): see {folder}/README.md."
+                    f"error: {difference}.\nUndo the change: git checkout -- {folder}\n"
+                    "Or copy the folder again: make chassis FROM=<template repository> TO=<commit in .cruft.json>\n"
+                    "Change the core in the template's repository: each update replaces this folder. "
+                    f"To replace parts of the core, pass them to App(...): see {folder}/README.md."
                 )
         case _:
             sys.exit(f"error: expected one of these commands:\n{__doc__}")
