@@ -7,7 +7,6 @@ down by programs of those names.
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,46 +15,11 @@ import yaml
 
 from bakery import clean_environment, run
 from conftest import Bake, Start
+from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, PYTHON, Recorded, install, recorded
 from manifests import Manifest
 from running import needs
 
-DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = "ghcr.io/acme/order-service"
-
-# Renders for real, and writes down the rest: its arguments, and what it is given on standard input.
-KUBECTL = """#!{python}
-import json, os, subprocess, sys
-arguments = sys.argv[1:]
-if arguments[0] == "kustomize":
-    sys.exit(subprocess.run(["{kubectl}", *arguments]).returncode)
-if arguments[:2] == ["config", "current-context"]:
-    sys.exit(print("somewhere"))
-if "port-forward" in arguments:
-    print("Forwarding from 127.0.0.1:{port} -> 8000", "Forwarding from [::1]:1 -> 8000", sep="\\n")
-    print("Forwarding from 127.0.0.1:{admin} -> 9000", flush=True)
-    sys.stdin.read() if not sys.stdin.isatty() else None
-with open("{log}", "a") as log:
-    given = sys.stdin.read() if "--filename=-" in arguments else ""
-    print(json.dumps([arguments, given]), file=log)
-sys.exit(1 if "rollout" in arguments and os.path.exists("{log}.stuck") else 0)
-"""
-KIND = """#!{python}
-import json, sys
-if sys.argv[1:] == ["get", "clusters"]:
-    sys.exit(print("other"))
-with open("{log}", "a") as log:
-    print(json.dumps([["kind", *sys.argv[1:]], ""]), file=log)
-"""
-DOCKER = """#!{python}
-import json, sys
-if sys.argv[1:3] == ["image", "inspect"]:
-    sys.exit(print(json.dumps([{{"Id": "{digest}", "RepoDigests": {digests}}}])))
-with open("{log}", "a") as log:
-    print(json.dumps([["docker", *sys.argv[1:]], ""]), file=log)
-"""
-
-PYTHON = Path(sys.executable).resolve()
-Told = tuple[list[str], str]
 
 
 class Desk:
@@ -77,22 +41,16 @@ class Desk:
 
     def has(self, name: str, program: str, **values: object) -> None:
         """Put a program there."""
-        path = self.programs / name
-        values |= {"python": PYTHON, "kubectl": shutil.which("kubectl"), "log": self.log}
-        values |= {"port": self.ports[0], "admin": self.ports[1]}
-        path.write_text(program.format(**{"digest": DIGEST, "digests": "[]", **values}))
-        path.chmod(0o755)
+        install(self.programs, name, program, self.log, self.ports, **values)
 
     def make(self, *arguments: str) -> tuple[int, str]:
         """What make says, and how it ends."""
         done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs))
         return done.returncode, done.stdout
 
-    def told(self) -> list[Told]:
+    def told(self) -> list[Recorded]:
         """What the programs were told."""
-        if not self.log.exists():
-            return []
-        return [(arguments, given) for arguments, given in map(json.loads, self.log.read_text().splitlines())]
+        return recorded(self.log)
 
 
 @pytest.fixture

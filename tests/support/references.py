@@ -43,6 +43,10 @@ class Document:
         for token in self._tokens:
             yield from (child.content for child in token.children or [] if child.type == "code_inline")
 
+    def code_blocks(self) -> list[tuple[str, str]]:
+        """The language and the content of each code block, in order."""
+        return [(token.info.strip(), token.content) for token in self._tokens if token.type == "fence"]
+
     def blocks(self, language: str) -> list[str]:
         """The code blocks in a language."""
         return [token.content for token in self._tokens if token.type == "fence" and token.info.strip() == language]
