@@ -58,7 +58,7 @@ class Renaming(ast.NodeTransformer):
 
 
 class Page:
-    """A former app.py: what it imports, what is beside create_app, the statements in it, and what App(...) got."""
+    """A former app.py: imports, its other functions, the statements of create_app, and the arguments of App(...)."""
 
     def __init__(self, source: str) -> None:
         tree = ast.parse(source)
@@ -89,7 +89,7 @@ def addition(kind: str, item: ast.expr) -> str:
 
 
 def merge_app(base: str, ours: str, theirs: str) -> str:
-    """Return `theirs` with what `ours` has and `base` has not; raises ValueError if create_app has another shape."""
+    """Return `theirs` with the additions of `ours` to `base`; raises ValueError for an unknown argument of App."""
     before, after = Page(base), Page(ours)
     if added := after.arguments - before.arguments:
         raise ValueError(f"App({', '.join(sorted(added))}=...)")

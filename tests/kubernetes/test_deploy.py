@@ -22,7 +22,7 @@ from running import needs
 IMAGE = "ghcr.io/acme/order-service"
 
 
-class Desk:
+class Developer:
     """A fresh service, and programs on PATH that write down what they are told."""
 
     def __init__(self, project: Path, folder: Path) -> None:
@@ -54,8 +54,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(bake: Bake, tmp_path: Path) -> Desk:
-    return Desk(bake(), tmp_path)
+def developer(bake: Bake, tmp_path: Path) -> Developer:
+    return Developer(bake(), tmp_path)
 
 
 def documents(text: str) -> dict[str, Manifest]:
@@ -67,40 +67,58 @@ def image_of(text: str) -> str:
     return str(container["image"])
 
 
-def test_production_is_deployed_by_the_digest_that_was_pushed(desk: Desk) -> None:
-    desk.has("kubectl", KUBECTL)
-    desk.has("docker", DOCKER, digests=json.dumps([f"{IMAGE}-other@{DIGEST[::-1]}", f"{IMAGE}@{DIGEST}"]))
-    before = sorted(desk.project.rglob("*"))
+def test_production_is_deployed_by_the_digest_that_was_pushed(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("docker", DOCKER, digests=json.dumps([f"{IMAGE}-other@{DIGEST[::-1]}", f"{IMAGE}@{DIGEST}"]))
+    before = sorted(developer.project.rglob("*"))
 
-    status, said = desk.make("deploy", "OVERLAY=production")
+    status, said = developer.make("deploy", "OVERLAY=production")
 
     assert status == 0, said
     assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service of somewhere\n" in said
-    (applied, manifests), (waited, _) = desk.told()
+    (applied, manifests), (waited, _) = developer.told()
     assert applied == ["apply", "--filename=-"]
     assert image_of(manifests) == f"{IMAGE}@{DIGEST}"
     assert waited == ["--namespace=order-service", "rollout", "status", "deployment/order-service", "--timeout=300s"]
-    assert sorted(desk.project.rglob("*")) == before
+    assert sorted(developer.project.rglob("*")) == before
 
 
-def test_digest_may_be_given_and_another_registry_be_in_the_overlay(desk: Desk) -> None:
-    desk.has("kubectl", KUBECTL)
-    overlay = desk.project / "deploy/overlays/production/kustomization.yaml"
+def test_digest_may_be_given_and_another_registry_be_in_the_overlay(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
     overlay.write_text(overlay.read_text().replace(f"newName: {IMAGE}", "newName: registry.example.com:5000/a/b"))
 
-    status, said = desk.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
-    assert image_of(desk.told()[0][1]) == f"registry.example.com:5000/a/b@{DIGEST}"
+    assert image_of(developer.told()[0][1]) == f"registry.example.com:5000/a/b@{DIGEST}"
 
 
-def test_undeploy_leaves_the_namespace(desk: Desk) -> None:
-    desk.has("kubectl", KUBECTL)
+def test_overlay_is_deployed_to_a_namespace_that_exists(developer: Developer) -> None:
+    """By the steps of deploy/README.md."""
+    developer.has("kubectl", KUBECTL)
+    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
+    text = overlay.read_text()
+    overlay.write_text(
+        text.replace("namespace: order-service", "namespace: shared").replace("  - namespace.yaml\n", "")
+    )
 
-    status, said = desk.make("undeploy", "OVERLAY=production")
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
-    ((deleted, _),) = desk.told()
+    applied = documents(developer.told()[0][1])
+    assert "Namespace" not in applied
+    assert {one["metadata"]["namespace"] for one in applied.values()} == {"shared"}
+    assert f"Deploying {IMAGE}@{DIGEST} to namespace shared of somewhere\n" in said
+
+
+def test_undeploy_leaves_the_namespace(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+
+    status, said = developer.make("undeploy", "OVERLAY=production")
+
+    assert status == 0, said
+    ((deleted, _),) = developer.told()
     namespace, command, kinds, selector = deleted
     assert (namespace, command) == ("--namespace=order-service", "delete")
     assert selector == "--selector=app.kubernetes.io/instance=order-service"
@@ -109,28 +127,28 @@ def test_undeploy_leaves_the_namespace(desk: Desk) -> None:
     assert "kubectl delete namespace order-service" in said
 
 
-def test_everything_deployed_has_the_label_by_which_it_is_taken_out(desk: Desk) -> None:
-    desk.has("kubectl", KUBECTL)
+def test_everything_deployed_has_the_label_by_which_it_is_taken_out(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
     for overlay, instance in (("dev", "order-service-dev"), ("production", "order-service")):
-        status, said = desk.make("deploy", f"OVERLAY={overlay}", f"DIGEST={DIGEST}")
+        status, said = developer.make("deploy", f"OVERLAY={overlay}", f"DIGEST={DIGEST}")
         assert status == 0, said
-        manifests = documents(desk.told()[-2][1])
+        manifests = documents(developer.told()[-2][1])
         labels = {kind: one["metadata"]["labels"]["app.kubernetes.io/instance"] for kind, one in manifests.items()}
         assert labels == dict.fromkeys(manifests, instance)
 
 
-def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: Desk, start: Start) -> None:
-    service = start(desk.project, APP_ADMIN_PORT="0").ready()
-    desk.ports = (service.port, service.admin.base_url.port or 0)
-    desk.has("kubectl", KUBECTL)
-    desk.has("kind", KIND)
-    desk.has("docker", DOCKER)
+def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(developer: Developer, start: Start) -> None:
+    service = start(developer.project, APP_ADMIN_PORT="0").ready()
+    developer.ports = (service.port, service.admin.base_url.port or 0)
+    developer.has("kubectl", KUBECTL)
+    developer.has("kind", KIND)
+    developer.has("docker", DOCKER)
 
-    status, said = desk.make("kind", "ENGINE=docker")
+    status, said = developer.make("kind", "ENGINE=docker")
 
     assert status == 0, said
     tag = f"{IMAGE}:dev-0123456789ab"
-    told = [arguments for arguments, _ in desk.told()]
+    told = [arguments for arguments, _ in developer.told()]
     saved = told[3][2]
     assert told[0][:4] == ["docker", "build", "--tag", f"{IMAGE}:dev"]
     assert told[1] == ["kind", "create", "cluster", "--name=order-service", "--wait=120s"]
@@ -140,7 +158,7 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: D
         ["kind", "load", "image-archive", saved.removeprefix("--output="), "--name=order-service"],
     ]
     assert told[5] == ["--context=kind-order-service", "apply", "--filename=-"]
-    assert image_of(desk.told()[5][1]) == tag
+    assert image_of(developer.told()[5][1]) == tag
     assert "rollout" in told[6]
     assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics counts the request"
     assert service.access_lines(1, route="/orders")
@@ -178,28 +196,28 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(desk: D
     ],
 )
 def test_what_can_not_be_is_said_in_one_sentence(
-    desk: Desk, programs: tuple[str, ...], arguments: list[str], error: str
+    developer: Developer, programs: tuple[str, ...], arguments: list[str], error: str
 ) -> None:
     for name in programs:
-        desk.has(name, {"kubectl": KUBECTL, "kind": KIND, "docker": DOCKER}[name])
+        developer.has(name, {"kubectl": KUBECTL, "kind": KIND, "docker": DOCKER}[name])
 
-    status, said = desk.make(*arguments)
+    status, said = developer.make(*arguments)
 
     assert status != 0
     assert f"error: {error}\n" in said
     assert "Traceback" not in said
-    assert desk.told() == []
+    assert developer.told() == []
 
 
-def test_rollout_that_does_not_get_on_shows_the_pods(desk: Desk) -> None:
-    desk.has("kubectl", KUBECTL)
-    desk.log.with_name("told.stuck").touch()
+def test_rollout_that_does_not_get_on_shows_the_pods(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.log.with_name("told.stuck").touch()
 
-    status, said = desk.make("deploy")
+    status, said = developer.make("deploy")
 
     assert status != 0
     assert "error: the pods of order-service are not ready after 300 seconds; see their events and logs above\n" in said
-    looked = [arguments[1:3] for arguments, _ in desk.told()[2:]]
+    looked = [arguments[1:3] for arguments, _ in developer.told()[2:]]
     assert looked == [["get", "pods"], ["describe", "pods"], ["logs", "--tail=50"]]
 
 

@@ -14,7 +14,7 @@ from conftest import Bake
 
 EMPTY = "is empty; enter 1 to "
 UNSHOWN = "has line breaks or invisible characters; use one line, such as: "
-SHAPE = "is not lower case letters, digits and single hyphens, such as: order-service"
+SHAPE = "must be lower-case letters, digits and single hyphens, such as: order-service"
 PYTHON_WORD = "is a Python keyword; choose another name, such as: "
 STANDARD = "is a module of Python's standard library; choose another name, such as: "
 TAKEN = "is the name of a library or tool that the service uses; choose another name, such as: "

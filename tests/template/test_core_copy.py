@@ -303,10 +303,11 @@ def test_edited_added_and_missing_files_are_named(bake: Bake) -> None:
     done = run(*verify, cwd=project)
 
     assert done.returncode == 1
-    first, second = done.stdout.splitlines()
+    first, second, third, _ = done.stdout.splitlines()
     names = "src/chassis/app.py, src/chassis/health.py, src/chassis/own.py"
     assert first == f"error: these files of chassis/ differ from the template: {names}."
-    assert "git checkout -- chassis" in second
+    assert second == "Undo the change: git checkout -- chassis"
+    assert third.startswith("Or copy the folder again: make chassis FROM=")
 
 
 def test_folder_without_the_list_is_only_accepted_elsewhere(bake: Bake) -> None:

@@ -69,7 +69,7 @@ def test_handler_is_added_to_a_service_without_routes(bake: Bake) -> None:
         ("class", "is a Python keyword"),
         ("orders", "src/order_service/orders already exists"),
         ("app", "src/order_service/app.py already exists"),
-        ("catalogue", "app.py uses the name Catalogue already"),
+        ("catalogue", "app.py already uses the name Catalogue"),
     ],
 )
 def test_name_that_cannot_be_used_is_rejected_with_a_reason(bake: Bake, name: str, reason: str) -> None:
@@ -91,7 +91,7 @@ def test_name_that_cannot_be_used_is_rejected_with_a_reason(bake: Bake, name: st
         ("    return app\n", "    return with_more(app)\n", "no create_app(...) that ends with `return app`"),
         ("def create_app(", "def make_app(", "no create_app(...) that ends with `return app`"),
         ("    return app\n", "    return app((\n", "was never closed"),
-        ("/orders/{order_id}", "/invoices", "has a route /invoices already"),
+        ("/orders/{order_id}", "/invoices", "already has the route /invoices"),
     ],
 )
 def test_app_of_another_shape_is_extended_right_or_not_at_all(

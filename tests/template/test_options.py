@@ -130,7 +130,7 @@ def test_service_without_example_is_otherwise_the_same_and_a_handler_can_be_begu
     app = project / "src/order_service/app.py"
     whole = (installed / "src/order_service/app.py").read_text().splitlines()
     changed = [line for line in ndiff(whole, app.read_text().splitlines()) if line[0] in "+-" and line[1:].strip()]
-    allowed = r"[oO]rder|[cC]atalogue|store|add_problems|def create_app|\"\"\"Put the service together"
+    allowed = r"[oO]rder|[cC]atalogue|store|add_problems|def create_app|\"\"\"Create the service"
     assert [line for line in changed if not re.search(allowed, line)] == []
     assert len([line for line in changed if line[0] == "+"]) == 3
 

@@ -108,11 +108,11 @@ def test_deployment_of_the_readme_is_that_of_the_manifests(bake: Bake) -> None:
     version = tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
     assert f"docker push {dev.container['image'].rpartition(':')[0]}:{version}\n" in section
     commands = set(re.findall(r"^\$ make (\w+)", section, re.MULTILINE))
-    assert commands == {"kind", "image", "deploy"}
+    assert commands == {"kind", "image", "deploy", "undeploy"}
     assert f"namespace `{dev['Namespace']['metadata']['name']}`" in section
     assert f"namespace `{production['Namespace']['metadata']['name']}`" in section
     assert (
-        f"{memory['requests']['memory'][:-2]} MiB of memory are requested and {memory['limits']['memory'][:-2]}"
+        f"{memory['requests']['memory'][:-2]} MiB of memory, and may use up to {memory['limits']['memory'][:-2]} MiB"
         in section
     )
     assert (

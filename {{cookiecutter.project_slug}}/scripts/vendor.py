@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> None:
                     f"To replace parts of the core, pass them to App(...): see {folder}/README.md."
                 )
         case _:
-            sys.exit(f"error: expected one of these commands:\n{__doc__}")
+            sys.exit(f"error: expected one of these commands, got: {' '.join(arguments)}\n{__doc__}")
 
 
 if __name__ == "__main__":

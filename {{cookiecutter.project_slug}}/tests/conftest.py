@@ -1,4 +1,4 @@
-"""Fixtures for every test: the service with its client, its settings, and what it has logged."""
+"""Fixtures for all tests: the app, its settings, an HTTP client, and its logs, spans and metrics."""
 
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +11,8 @@ from chassis.testing import Records, connect, environment, record
 from {{ cookiecutter.__package }}.app import create_app
 from {{ cookiecutter.__package }}.settings import Settings
 
-# Values for your settings without a default, such as: {"database_url": "postgresql://localhost/test"}. A variable
-# TEST_APP_DATABASE_URL, in CI or a shell, replaces the value here.
+# Values for settings without a default, for example: {"database_url": "postgresql://localhost/test"}. The environment
+# variable TEST_APP_DATABASE_URL overrides the value here.
 SETTINGS: dict[str, str] = {}
 
 
@@ -24,26 +24,26 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def variables() -> Iterator[dict[str, str]]:
-    """The variables of the tests, in place of those of whoever runs them; the service as a process gets them too."""
+    """The environment variables for the tests. Replaces your `APP_*` variables, also for the service as a process."""
     with environment(SETTINGS) as variables:
         yield variables
 
 
 @pytest.fixture
 def settings(variables: dict[str, str]) -> Settings:
-    """The settings of the tests, and the defaults."""
+    """The settings for the tests: SETTINGS and the defaults."""
     return Settings.from_variables(variables)
 
 
 @pytest.fixture
 def app(settings: Settings) -> App:
-    """The service. A test module that replaces collaborators has a fixture of its own with this name."""
+    """The service. To replace collaborators, define a fixture with this name in your test module."""
     return create_app(settings)
 
 
 @pytest.fixture
 async def client(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, which has started. There is no socket; where a test needs one, use `serve(app)`."""
+    """A client of the started service, without a socket. For tests that need a socket, use `serve(app)`."""
     async with connect(app) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""The contract with the platform, tested on the service as a process. These tests belong to the template."""
+"""Tests of the service as a process: health, shutdown, errors, logs and metrics. The template maintains this file."""
 
 import json
 import os
@@ -35,23 +35,23 @@ class Process:
     events: list[Event] = field(default_factory=list)
 
     def read_until(self, wanted: Callable[[Event], bool]) -> Event:
-        """Read log lines up to the first one that is wanted; fails if the process ends before."""
+        """Read log lines until `wanted` returns true; fails if the process ends first."""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             self.events.append(json.loads(line))
             if wanted(self.events[-1]):
                 return self.events[-1]
-        raise AssertionError(f"the service ended; it logged {self.events}")
+        raise AssertionError(f"the service ended before the expected log line; it logged {self.events}")
 
     def stop(self) -> int:
-        """Stop it as the platform does, with SIGTERM; returns the exit status."""
+        """Send SIGTERM, as Kubernetes does; returns the exit status."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(30)
 
 
 @dataclass(frozen=True)
 class Service:
-    """A running service and a client of it."""
+    """A running service and a client."""
 
     process: Process
     client: httpx.Client
@@ -75,10 +75,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
             popen.kill()
 
 
-def test_service_is_alive_and_says_whether_it_is_ready(service: Service) -> None:
+def test_service_is_alive_and_reports_its_readiness(service: Service) -> None:
     assert service.client.get("/healthz").status_code == 200
     readiness = service.client.get("/readyz")
-    # 503 while a dependency that your checks require is not there.
+    # 503 if a required check fails, for example because your database is not running.
     assert readiness.status_code == {"ready": 200, "failing": 503}[readiness.json()["status"]]
 
 
@@ -88,10 +88,10 @@ def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None
     service.process.read_until(lambda event: event["event"] == "stopped")
 
 
-def test_error_is_a_problem_document_with_the_trace_id(service: Service) -> None:
+def test_error_response_is_a_problem_document_with_the_trace_id(service: Service) -> None:
     response = service.client.get("/no-such-path")
     problem = response.json()
-    assert response.is_client_error  # 404, or 401 if your middleware asks for credentials
+    assert response.is_client_error  # 404, or 401 if your middleware requires credentials
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["status"] == response.status_code
     assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
@@ -122,7 +122,7 @@ def test_openapi_document_names_the_service(settings: Settings) -> None:
     assert create_app(settings).openapi["info"]["title"] == PACKAGE.replace("_", "-")
 
 
-def test_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_invalid_setting_stops_the_start_with_an_error(tmp_path: Path) -> None:
     environment = os.environ | ENVIRONMENT | {"APP_PORT": "none"}
     command = [sys.executable, "-m", PACKAGE]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -130,16 +130,16 @@ def test_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: APP_PORT='none': ")
 
 
-def test_page_of_the_settings_is_up_to_date() -> None:
+def test_settings_page_is_up_to_date() -> None:
     assert (ROOT / "docs/settings.md").read_text() == settings_page(Settings), "docs/settings.md: run `make settings`"
 
 
-def test_settings_of_the_readme_are_those_of_the_code() -> None:
+def test_settings_in_the_readme_exist_in_the_code() -> None:
     rows = re.findall(r"^\| `APP_.*", README, re.MULTILINE)
     assert set(rows) <= set(settings_table(Settings))
 
 
-def test_paths_that_the_readme_names_exist() -> None:
+def test_paths_in_the_readme_exist() -> None:
     for name in re.findall(r"^[├└]── (\S+)", README, re.MULTILINE):
         if name != "chassis/":  # may be elsewhere: see "Share the core" in its README.md
             assert (ROOT / name).exists(), name

@@ -1,4 +1,4 @@
-"""Orders: the example. Copy this module beside a resource of your own, then delete it."""
+"""Tests of the example API. Copy this module for your own resource, then delete it."""
 
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
 
 @pytest.fixture
 def app(settings: Settings) -> App:
-    """The service with a store that holds two orders; `client` and `records` are of this one."""
+    """The service with a store for two orders. The fixtures `client` and `records` use this app."""
     return create_app(settings, store=OrderStore(max_orders=2))
 
 
@@ -28,7 +28,7 @@ async def test_new_order_is_priced_and_has_a_location(client: httpx.AsyncClient)
     assert response.headers["location"] == f"/orders/{order['id']}"
 
 
-async def test_order_is_read_and_deleted_at_its_location(client: httpx.AsyncClient) -> None:
+async def test_order_can_be_read_and_deleted_at_its_location(client: httpx.AsyncClient) -> None:
     created = await client.post("/orders", json=TEA)
     location = created.headers["location"]
     assert (await client.get(location)).json() == created.json()
@@ -42,7 +42,7 @@ async def test_orders_are_listed_newest_first(client: httpx.AsyncClient) -> None
     assert (await client.get("/orders?limit=1")).json() == [second]
 
 
-async def test_pages_of_orders_are_linked(client: httpx.AsyncClient) -> None:
+async def test_list_of_orders_links_to_the_next_page(client: httpx.AsyncClient) -> None:
     first, second = [(await client.post("/orders", json=TEA)).json() for _ in range(2)]
     page = await client.get("/orders?limit=1")
     assert page.json() == [second]
@@ -51,13 +51,13 @@ async def test_pages_of_orders_are_linked(client: httpx.AsyncClient) -> None:
     assert "next" not in following.links
 
 
-async def test_order_that_the_client_has_is_304(client: httpx.AsyncClient) -> None:
+async def test_unchanged_order_is_304(client: httpx.AsyncClient) -> None:
     location = (await client.post("/orders", json=TEA)).headers["location"]
     etag = (await client.get(location)).headers["etag"]
     assert (await client.get(location, headers={"if-none-match": etag})).status_code == 304
 
 
-async def test_order_that_is_sent_again_with_its_key_is_created_once(client: httpx.AsyncClient) -> None:
+async def test_retry_with_the_same_idempotency_key_creates_one_order(client: httpx.AsyncClient) -> None:
     key = {"idempotency-key": '"ab12"'}
     first, again = [await client.post("/orders", json=TEA, headers=key) for _ in range(2)]
     assert (again.status_code, again.json()) == (201, first.json())
@@ -98,12 +98,12 @@ async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
     assert (await client.get("/readyz")).json()["checks"]["order store"]["status"] == "pass"
 
 
-async def test_handler_is_called_without_a_request() -> None:
+async def test_handler_can_be_called_without_a_request() -> None:
     with pytest.raises(OrderNotFoundError):
         await OrderItem(OrderStore(max_orders=2)).delete(uuid4())
 
 
-async def test_new_order_is_confirmed_and_counted(client: httpx.AsyncClient, records: Records) -> None:
+async def test_new_order_is_logged_counted_and_traced(client: httpx.AsyncClient, records: Records) -> None:
     await client.post("/orders", json=TEA)
     (access_line,) = await records.access_lines()
     assert (access_line["route"], access_line["status"]) == ("/orders", 201)
@@ -113,6 +113,6 @@ async def test_new_order_is_confirmed_and_counted(client: httpx.AsyncClient, rec
     assert [span.name for span in records.spans] == ["POST /orders"]
 
 
-async def test_order_is_created_over_a_connection(app: App) -> None:
+async def test_order_is_created_over_a_real_connection(app: App) -> None:
     async with serve(app) as client:
         assert (await client.post("/orders", json=TEA)).status_code == 201

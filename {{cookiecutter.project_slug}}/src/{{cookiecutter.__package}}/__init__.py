@@ -1,1 +1,1 @@
-"""An HTTP service; `app.py` shows it on one page."""
+"""An HTTP service. Start reading in `app.py`."""

@@ -4,7 +4,7 @@ from chassis import run
 
 
 def main() -> None:
-    """Serve until a signal stops the process."""
+    """Run the service until a signal stops it."""
     run("{{ cookiecutter.__package }}.app:create_app")
 
 

@@ -11,7 +11,7 @@ from .settings import Settings
 
 {% if cookiecutter.example == "orders" %}
 def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue: Catalogue | None = None) -> App:
-    """Put the service together; tests replace its collaborators. It does no I/O: a server starts it."""
+    """Create the service. Tests can replace its collaborators. Does no I/O: the server starts the app."""
     store = store or OrderStore(max_orders=settings.max_orders)
     catalogue = catalogue or Catalogue()
 
@@ -23,8 +23,8 @@ def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue
     return app
 {% else %}
 def create_app(settings: Settings) -> App:
-    """Put the service together. It does no I/O: a server starts it."""
+    """Create the service. Does no I/O: the server starts the app."""
     app = App(settings)
-    app.add_problems({})  # such as: {InvoiceNotFoundError: 404}
+    app.add_problems({})  # for example: {InvoiceNotFoundError: 404}
     return app
 {% endif %}

@@ -1,4 +1,4 @@
-"""Your settings, beside those of the chassis. Each is an environment variable `APP_<NAME>`."""
+"""Your settings, in addition to those of the chassis. The environment variable `APP_<NAME>` sets each of them."""
 
 from chassis import ChassisSettings
 {% if cookiecutter.example == "orders" -%}

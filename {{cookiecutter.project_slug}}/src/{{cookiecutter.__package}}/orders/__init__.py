@@ -1,1 +1,1 @@
-"""Orders: the example. Copy this package for a resource of your own, then delete it."""
+"""The example API. Copy this package for your own resource, then delete it."""

@@ -2,14 +2,14 @@
 
 
 class UnknownProductError(Exception):
-    """The catalogue has no product of this name."""
+    """The catalogue has no product with this SKU."""
 
     def __init__(self, sku: str) -> None:
         super().__init__(f"There is no {sku!r} in the catalogue.")
 
 
 class Catalogue:
-    """Prices in memory; a real one would ask another service over the network."""
+    """Prices in memory. A real catalogue would call another service."""
 
     def __init__(self) -> None:
         self._cents = {"tea": 450, "coffee": 690, "cocoa": 820}

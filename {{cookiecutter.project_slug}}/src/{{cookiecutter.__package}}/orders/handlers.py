@@ -16,7 +16,7 @@ from .store import OrderNotFoundError, OrderStore, StoreFullError
 
 log = structlog.get_logger()
 
-# The status of each error that clients may see. Its message becomes the `detail` of the problem document.
+# The status for each error that clients may see. The message of the error becomes the `detail` of the response.
 PROBLEMS: dict[type[Exception], int] = {
     OrderNotFoundError: 404,
     UnknownProductError: 409,
@@ -39,7 +39,7 @@ class Orders(Handler):
         self, request: Request, limit: Limit = 20, cursor: Cursor[Position] | None = None
     ) -> Reply[list[Order]]:
         """List orders, the newest first."""
-        # One more than asked for tells whether there is a next page.
+        # Read one more order than requested, to know if there is a next page.
         orders = self._store.newest(limit + 1, before=cursor.position if cursor else None)
         return page(request, orders, limit=limit, position=lambda order: order.position)
 
@@ -49,7 +49,7 @@ class Orders(Handler):
     )
     async def post(self, body: NewOrder) -> Reply[Order]:
         """Create an order."""
-        # All prices are fetched at the same time. The first failure cancels the other calls.
+        # Fetch all prices at the same time. The first failure cancels the other calls.
         async with asyncio.TaskGroup() as group:
             prices = [group.create_task(self._catalogue.price_cents(line.sku)) for line in body.lines]
         total = sum(price.result() * line.quantity for price, line in zip(prices, body.lines, strict=True))
@@ -78,5 +78,5 @@ class OrderItem(Handler):
 
 
 async def confirm(order: Order) -> None:
-    """Tell the customer, in the background, after the response."""
+    """Confirm the order to the customer. Runs in the background, after the response."""
     log.info("order confirmed", order_id=str(order.id), total_cents=order.total_cents)

@@ -19,14 +19,14 @@ class OrderLine(BaseModel):
 
 
 class NewOrder(BaseModel):
-    """An order that a customer sends."""
+    """A request to create an order."""
 
     customer: str = Field(min_length=1, max_length=200, examples=["Ada"])
     lines: list[OrderLine] = Field(min_length=1, max_length=20)
 
 
 class Order(NewOrder):
-    """An order that was accepted."""
+    """A stored order."""
 
     id: UUID
     total_cents: int
@@ -34,5 +34,5 @@ class Order(NewOrder):
 
     @property
     def position(self) -> Position:
-        """Where it is among all orders."""
+        """The position of the order in lists: the time of creation, then the ID."""
         return self.created, self.id
