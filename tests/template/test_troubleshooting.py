@@ -3,7 +3,6 @@
 import re
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,11 +80,11 @@ def with_handler(project: Path, source: str, lines: str) -> Path:
 
 
 @pytest.fixture
-def failing(bake: Bake, start: Start) -> Iterator[Service]:
+def failing(bake: Bake, start: Start) -> Service:
     """A service with a handler that fails."""
     lines = 'from .failing import Failing\napp.add_route("/failing", Failing(), deadline_seconds=1)'
     project = with_handler(bake(), HANDLER, lines)
-    yield start(project, APP_MAX_TARGET_BYTES="500", APP_MAX_BODY_BYTES="1000", OTEL_BSP_SCHEDULE_DELAY="often").ready()
+    return start(project, APP_MAX_TARGET_BYTES="500", APP_MAX_BODY_BYTES="1000", OTEL_TRACES_SAMPLER="often").ready()
 
 
 def test_errors_of_requests_say_what_the_page_quotes(failing: Service) -> None:
@@ -109,7 +108,7 @@ def test_log_says_what_the_page_quotes(failing: Service) -> None:
     assert failing.event("unhandled exception", trace_id=trace_id)
     failing.http.get("/failing?how=blocks")
     failing.event(quoted("event loop is blocked"))
-    assert any("OTEL_BSP_SCHEDULE_DELAY" in line and quoted("is ignored: ") in line for line in failing.output)
+    assert any("OTEL_TRACES_SAMPLER" in line and quoted("is ignored: ") in line for line in failing.output)
 
 
 def test_client_that_leaves_is_499(failing: Service) -> None:
