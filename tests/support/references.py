@@ -92,6 +92,7 @@ class Document:
     def paths(self) -> set[str]:
         """The paths that code spans name, without those that the document's own blocks of code create."""
         created = set(re.findall(r"^# (\S+\.py)$", "\n".join(self.blocks("python")), re.MULTILINE))
+        created |= set(re.findall(r"Write `([^`]+)`", self.text))
         named = {span.rstrip("/") for span in self.spans() if PATH.fullmatch(span)}
         return {path for path in named if not any(path.endswith(name) for name in created)}
 

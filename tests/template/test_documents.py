@@ -1,0 +1,142 @@
+"""READMEs and guides are plain English, and everything that they refer to exists."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import prose
+from bakery import SOURCE, TEMPLATE, package_of
+from conftest import Bake
+from references import Document, targets_of, unknown_metrics
+from running import Service
+
+ENGLISH = [
+    *(TEMPLATE / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+    *sorted((TEMPLATE / "docs").glob("*.md")),
+    TEMPLATE / "chassis/README.md",
+    *sorted((TEMPLATE / "chassis/docs").glob("*.md")),
+]
+CORE = TEMPLATE / "chassis/src/chassis"
+# A document may name a file without its folder.
+NAMED = ("tests", "benchmarks", "chassis", SOURCE.name)
+FILE_NAMES = {path.name for folder in NAMED for path in (TEMPLATE / folder).rglob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def project(installed: Path) -> Path:
+    """The default service."""
+    return installed
+
+
+def documents_of(project: Path) -> list[Path]:
+    """The documents of a service; `chassis/` has those of the template."""
+    return [path for path in sorted(project.rglob("*.md")) if not {".venv", "chassis"} & set(path.parts)]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(TEMPLATE).as_posix()
+
+
+@pytest.mark.parametrize("path", ENGLISH, ids=name_of)
+def test_document_is_plain_english(path: Path) -> None:
+    assert [str(finding) for finding in prose.findings(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("path", ENGLISH, ids=name_of)
+def test_links_of_a_document_lead_somewhere(path: Path) -> None:
+    assert Document(path).dead_links() == []
+
+
+def test_documents_of_a_service_are_plain_english(project: Path) -> None:
+    found = {path.relative_to(project): prose.findings(path.read_text()) for path in documents_of(project)}
+
+    assert {name: list(map(str, findings)) for name, findings in found.items() if findings} == {}
+
+
+def test_links_of_a_service_lead_somewhere(project: Path) -> None:
+    dead = {path.relative_to(project): Document(path).dead_links() for path in documents_of(project)}
+
+    assert {name: links for name, links in dead.items() if links} == {}
+
+
+def test_links_of_a_service_with_other_answers_lead_somewhere(bake: Bake) -> None:
+    service = bake(deploy="none", monitoring="none", ci="none", example="none")
+
+    dead = {path.relative_to(service): Document(path).dead_links() for path in documents_of(service)}
+    assert {name: links for name, links in dead.items() if links} == {}
+
+
+def test_guides_link_to_nothing_outside_of_the_core() -> None:
+    core = TEMPLATE / "chassis"
+    for path in (core / "docs").glob("*.md"):
+        local = [link.partition("#")[0] for link in Document(path).links() if not re.match(r"[a-z]+:|#", link)]
+        assert [link for link in local if not (path.parent / link).resolve().is_relative_to(core)] == [], path.name
+
+
+def test_make_targets_of_documents_exist(project: Path) -> None:
+    of_service = targets_of(project / "Makefile", *project.glob("*/*.mk"))
+    of_template = targets_of(TEMPLATE / "Makefile")
+    unknown = {
+        path: Document(path).targets() - of_service - (of_template if "chassis/docs" not in str(path) else set())
+        for path in (*ENGLISH, *documents_of(project))
+    }
+    assert {path: names for path, names in unknown.items() if names} == {}
+
+
+def test_paths_of_documents_exist(project: Path) -> None:
+    missing = {
+        path: {name for name in Document(path).paths() if not exists(name, path, project)}
+        for path in (*ENGLISH, *documents_of(project))
+    }
+    assert {path: names for path, names in missing.items() if names} == {}
+
+
+def exists(name: str, document: Path, project: Path) -> bool:
+    package = project / "src" / package_of(project)
+    folders = (TEMPLATE, project, document.parent, TEMPLATE / "chassis", package, CORE)
+    return any((folder / name).exists() for folder in folders) or name in FILE_NAMES
+
+
+def test_settings_of_documents_exist(project: Path) -> None:
+    settings = set(re.findall(r"^\| `(APP_\w+)`", (project / "docs/settings.md").read_text(), re.MULTILINE))
+    special = set(re.findall(r"\bAPP_[A-Z_]*[A-Z]\b", sources()))
+    unknown = {
+        path: {name for name in Document(path).settings() - settings - special if not prefix(name, settings)}
+        for path in (*ENGLISH, *documents_of(project))
+    }
+    assert {path: names for path, names in unknown.items() if names} == {}
+
+
+def prefix(name: str, settings: set[str]) -> bool:
+    """`APP_MAX_…` and `APP_LOG_*` stand for several settings."""
+    return any(setting.startswith(f"{name}_") for setting in settings)
+
+
+def test_variables_of_opentelemetry_are_those_of_the_guide(project: Path) -> None:
+    # tests/template/test_guides_operations.py compares the guide with the code.
+    guide = Document(TEMPLATE / "chassis/docs/tracing.md").otel_variables()
+    unknown = {path: Document(path).otel_variables() - guide for path in (*ENGLISH, *documents_of(project))}
+
+    assert {path: names for path, names in unknown.items() if any(not prefix(name, guide) for name in names)} == {}
+
+
+def test_metrics_of_documents_exist(project: Path, service: Service) -> None:
+    exposed = set(re.findall(r"^# TYPE (\w+)", service.http.get("/metrics").text, re.MULTILINE))
+    constants = {
+        node.value
+        for path in CORE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"[a-z]+(?:_[a-z]+)+", node.value)
+    }
+    for path in (*ENGLISH, *documents_of(project)):
+        assert unknown_metrics(Document(path), exposed | constants) == set(), path
+
+
+def sources() -> str:
+    """The text of the core's and the skeleton's Python."""
+    paths = [*CORE.rglob("*.py"), *SOURCE.rglob("*.py")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
