@@ -40,9 +40,8 @@ class Books(Handler):
 
 
 class BookItem(Handler):
-    @documented(tags=["books"])
     async def get(self, number: int) -> Book:
-        return Book(title="Emma", number=number)
+        return Book(title="Emma", pages=1, number=number)
 
     async def delete(self, number: int) -> None:
         return None
@@ -95,6 +94,7 @@ class SoldOut(Handler):
 
 
 class Missing(Handler):
+    @documented(tags=["books"])
     async def get(self) -> None:
         raise Problem(404, "There is no such book.")
 
