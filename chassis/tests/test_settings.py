@@ -142,7 +142,9 @@ def test_secrets_directory_that_is_none_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("APP_SECRETS_DIR", "nowhere")
-    assert refusal(Settings, capsys) == ["error: APP_SECRETS_DIR='nowhere': not a directory"]
+    assert refusal(Settings, capsys) == [
+        "error: APP_SECRETS_DIR='nowhere': not a directory; create it, or set APP_SECRETS_DIR to another directory"
+    ]
 
 
 @pytest.mark.parametrize(
