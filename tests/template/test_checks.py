@@ -158,7 +158,9 @@ def test_floors_of_the_core_are_true(oldest: Path) -> None:
 
     # Costs, and the encoding of rare values, are those of today's libraries. Other frameworks are not installed.
     peers = ("test_mounted_tracing", "test_other_peoples_middleware", "test_other_servers", "test_security_headers")
-    names = ("test_cost", "test_otlp", *peers)
+    # Times of threads, signals and schedules do not depend on libraries.
+    timed = ("test_watchdog", "test_load", "test_log_writer", "test_schedules", "test_signals")
+    names = ("test_cost", "test_otlp", *peers, *timed)
     left_out = [f"--ignore=chassis/tests/{name}.py" for name in names]
     # A download whose client leaves had its file closed by the garbage collector then.
     left_out.append("--deselect=chassis/tests/test_download.py::test_download_ends_when_the_client_disconnects")
