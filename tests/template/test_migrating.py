@@ -196,7 +196,7 @@ def test_spellings_of_the_guide_are_those_that_ran() -> None:
         (TEMPLATE / "chassis/docs" / FASTAPI)
         .read_text()
         .partition("## Both spellings")[2]
-        .partition("\n\nSettings,")[0]
+        .partition("\n\nThese work")[0]
     )
     tests = Path(__file__).read_text()
     code = [

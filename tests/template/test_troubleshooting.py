@@ -36,8 +36,8 @@ def test_page_has_at_least_twenty_errors() -> None:
 
 @pytest.mark.parametrize("quote", sorted({*QUOTES} - NOT_OURS))
 def test_quoted_message_is_in_the_code(quote: str) -> None:
-    for part in quote.split("…"):
-        words = part.strip(" :,.()") if part != quote else part
+    for part in quote.removeprefix("error: ").split("…"):
+        words = part.strip(" :,.()")
         assert words in CODE, words
 
 
@@ -161,7 +161,7 @@ def test_edited_core_is_named(bake: Bake) -> None:
     (project / "chassis/src/chassis/version.py").write_text("__version__ = '9'\n")
     done = run("python3", "scripts/vendor.py", "verify", cwd=project)
     assert done.returncode == 1
-    assert quoted("are not as the template has them: ") in done.stdout
+    assert quoted("differ from the template: ") in done.stdout
 
 
 def test_missing_core_is_named(bake: Bake) -> None:
@@ -169,4 +169,35 @@ def test_missing_core_is_named(bake: Bake) -> None:
     shutil.rmtree(project / "chassis")
     done = run("make", "core", cwd=project)
     assert done.returncode != 0
-    assert quoted("is missing, the core of the service; ") in done.stdout
+    assert quoted("with the core of the service is missing; ") in done.stdout
+
+
+def test_missing_engine_is_named(bake: Bake) -> None:
+    done = run("make", "image", "ENGINE=no-such-engine", cwd=bake())
+    assert done.returncode != 0
+    assert f"no-such-engine {quoted('is not installed; install docker or podman, or set ENGINE=')}" in done.stdout
+
+
+@pytest.mark.parametrize("has_note", [True, False])
+def test_update_says_what_is_in_its_way(bake: Bake, has_note: bool) -> None:
+    project = bake()
+    (project / ".cruft.json").unlink(missing_ok=True)
+    if has_note:
+        (project / ".cruft.json").write_text("{}")
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    for command in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "The service")):
+        assert run("git", *command, cwd=project).returncode == 0
+    (project / "README.md").write_text("Changed.")
+    message = "git status shows uncommitted changes; " if has_note else ".cruft.json is missing; "
+    done = run("python3", "scripts/update.py", "update", cwd=project)
+    assert quoted(message) in done.stdout
+
+
+def test_thread_that_does_not_end_is_named(bake: Bake, start: Start) -> None:
+    source = HANDLER.replace("            time.sleep(1.5)", "            await asyncio.to_thread(time.sleep, 60)")
+    lines = 'from .failing import Failing\napp.add_route("/failing", Failing(), deadline_seconds=1)'
+    project = with_handler(bake(), source, lines)
+    service = start(project, APP_SHUTDOWN_SECONDS="0").ready()
+    assert service.http.get("/failing?how=blocks").status_code == 504
+    assert service.end() == 0
+    assert service.event(quoted("shutdown hangs; ending the process"))["threads"]
