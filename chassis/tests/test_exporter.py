@@ -119,7 +119,7 @@ async def test_spans_that_cannot_be_sent_are_bounded_and_their_loss_is_logged_on
     assert len(names(collector)) == 20
     assert exporter.dropped == {"queue_full": 20, "export_failed": 0, "not_encodable": 0}
     (said,) = [record.getMessage() for record in caplog.records if record.name.endswith("exporter")]
-    assert said.startswith("spans are dropped: 10 wait to be exported to ")
+    assert said.startswith("spans are dropped: the queue of 10 spans for ")
 
 
 async def test_headers_and_compression_are_as_asked(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

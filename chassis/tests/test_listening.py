@@ -330,8 +330,8 @@ async def test_unix_socket_of_a_successor_is_not_removed(sockets: Path) -> None:
     [
         ("nowhere/app.sock", "No such file or directory"),
         ("x" * 200, "AF_UNIX path too long"),
-        ("file", "the file exists, and is not a socket"),
-        ("folder", "the file exists, and is not a socket"),
+        ("file", "the file exists and is not a socket"),
+        ("folder", "the file exists and is not a socket"),
         ("file/app.sock", "Not a directory"),
     ],
 )

@@ -312,7 +312,7 @@ async def test_level_holds_for_asynchronous_calls() -> None:
 
 
 def test_level_that_is_unknown_is_named() -> None:
-    with observed() as seen, pytest.raises(ValueError, match="the log level 'loud' is unknown; use one of critical"):
+    with observed() as seen, pytest.raises(ValueError, match="invalid log level 'loud'; allowed are critical"):
         seen.telemetry.logs.set_level("loud")
 
 

@@ -331,7 +331,7 @@ async def test_malformed_request_after_an_ignored_upgrade_is_400(service: Servic
     upgrade = b"GET /sink HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
     for malformed, detail in (
         (b"nonsense\r\n\r\n", b"Malformed HTTP/1.1 request."),
-        (b"GET / HTTP/1.1\r\n\r\n", b"The Host header is missing."),
+        (b"GET / HTTP/1.1\r\n\r\n", b"The Host header is missing; HTTP/1.1 requires one."),
     ):
         response = await exchange(service.server.port, upgrade + malformed)
         assert statuses(response) == [200, 400]

@@ -199,7 +199,7 @@ async def test_exception_after_the_response_is_logged_without_an_app_around() ->
     with observed() as seen:
         async with listening(app) as listener:
             response = await exchange(listener.port, GET % b"/" + LAST % b"/")
-            await until(lambda: len(seen.events("ASGI application failed")) == 2)
+            await until(lambda: len(seen.events("asgi application failed")) == 2)
     assert response.count(b"HTTP/1.1 204 ") == 2
 
 

@@ -142,7 +142,9 @@ def test_invalid_secrets_directory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("APP_SECRETS_DIR", "nowhere")
-    assert rejection(Settings, capsys) == ["error: APP_SECRETS_DIR='nowhere': not a directory"]
+    assert rejection(Settings, capsys) == [
+        "error: APP_SECRETS_DIR='nowhere': not a directory; create it, or set APP_SECRETS_DIR to another directory"
+    ]
 
 
 @pytest.mark.parametrize(

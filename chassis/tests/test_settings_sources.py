@@ -54,27 +54,29 @@ def _needs_permissions(tmp_path: Path, secrets: Path, ordinary_user: Callable[..
 
 def test_file_that_is_not_utf_8_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (secrets / "app_api_key").write_bytes(b"hunter2\xff")
-    assert rejection(capsys) == ["error: secrets/app_api_key: not UTF-8 text"]
+    assert rejection(capsys) == ["error: secrets/app_api_key: not UTF-8 text; save it in UTF-8"]
 
 
 def test_file_with_a_nul_byte_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (secrets / "app_api_key").write_bytes(b"hunter2\0")
-    assert rejection(capsys) == ["error: secrets/app_api_key: has a NUL byte in it; it must be text"]
+    assert rejection(capsys) == ["error: secrets/app_api_key: contains a NUL byte; save it as UTF-8 text"]
 
 
 def test_directory_in_place_of_a_file_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (secrets / "app_port").mkdir()
-    assert rejection(capsys) == ["error: secrets/app_port: not a file"]
+    assert rejection(capsys) == ["error: secrets/app_port: not a regular file; put the value into a file of this name"]
 
 
 def test_pipe_in_place_of_a_file_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(secrets / "app_port")
-    assert rejection(capsys) == ["error: secrets/app_port: not a file"]
+    assert rejection(capsys) == ["error: secrets/app_port: not a regular file; put the value into a file of this name"]
 
 
 def test_link_to_a_missing_file_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (secrets / "app_port").symlink_to("nowhere")
-    assert rejection(capsys) == ["error: secrets/app_port: a symbolic link to a file that does not exist"]
+    assert rejection(capsys) == [
+        "error: secrets/app_port: a symbolic link to a file that does not exist; create that file, or remove the link"
+    ]
 
 
 def test_link_to_itself_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,7 @@ def test_link_to_itself_is_one_line(secrets: Path, capsys: pytest.CaptureFixture
 def test_endless_file_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (secrets / "app_api_key").open("wb") as file:
         file.truncate(2**30)
-    assert rejection(capsys) == ["error: secrets/app_api_key: larger than 1048576 bytes"]
+    assert rejection(capsys) == ["error: secrets/app_api_key: larger than the allowed 1048576 bytes"]
 
 
 def test_every_unreadable_file_has_its_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +100,9 @@ def test_every_unreadable_file_has_its_line(secrets: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("_needs_permissions")
 def test_file_without_permission_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("secrets/app_api_key").touch(0)
-    assert rejection(capsys) == ["error: secrets/app_api_key: cannot be read: Permission denied"]
+    assert rejection(capsys) == [
+        "error: secrets/app_api_key: cannot be read: Permission denied; allow this user to read it, or remove it"
+    ]
 
 
 @pytest.mark.usefixtures("_needs_permissions")
@@ -111,7 +115,9 @@ def test_directory_without_permission_is_one_line(capsys: pytest.CaptureFixture[
 def test_file_in_place_of_the_directory_is_one_line(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secrets.rmdir()
     secrets.touch()
-    assert rejection(capsys) == ["error: APP_SECRETS_DIR='secrets': not a directory"]
+    assert rejection(capsys) == [
+        "error: APP_SECRETS_DIR='secrets': not a directory; create it, or set APP_SECRETS_DIR to another directory"
+    ]
 
 
 def test_files_of_kubernetes_are_read_through_their_links(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +155,7 @@ def test_wrong_value_in_a_file_names_the_file(secrets: Path, capsys: pytest.Capt
         ("app_api_kye", "secrets/app_api_kye is not a setting of this service; did you mean app_api_key?"),
         ("APP_GRETING", "secrets/APP_GRETING is not a setting of this service; did you mean app_greeting?"),
         ("app_zzzzz", "secrets/app_zzzzz is not a setting of this service"),
-        ("api_key", "secrets/api_key is not read; did you mean app_api_key?"),
+        ("api_key", "secrets/api_key is ignored; did you mean app_api_key?"),
     ],
 )
 def test_misspelt_file_is_warned_of(name: str, line: str, secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +241,7 @@ def test_numbers_may_have_spaces_around_them(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_env_file_that_is_not_utf_8_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").write_text("APP_PORT=1\n", encoding="utf-16")
-    assert rejection(capsys) == ["error: .env: not UTF-8 text"]
+    assert rejection(capsys) == ["error: .env: not UTF-8 text; save it in UTF-8"]
 
 
 def test_env_file_may_begin_with_a_byte_order_mark() -> None:
@@ -253,18 +259,22 @@ def test_env_file_that_is_a_directory_is_a_warning(capsys: pytest.CaptureFixture
 def test_env_file_with_a_malformed_line_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").write_text(text)
     (line,) = rejection(capsys)
-    assert line == "error: .env, line 2: not NAME=value, or a quote without its end"
+    assert line == "error: .env, line 2: not NAME=value, or a quote is not closed"
 
 
 @pytest.mark.usefixtures("_needs_permissions")
 def test_env_file_without_permission_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").touch(0)
-    assert rejection(capsys) == ["error: .env: cannot be read: Permission denied"]
+    assert rejection(capsys) == [
+        "error: .env: cannot be read: Permission denied; allow this user to read it, or remove it"
+    ]
 
 
 def test_env_file_that_links_nowhere_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path(".env").symlink_to("nowhere")
-    assert rejection(capsys) == ["error: .env: a symbolic link to a file that does not exist"]
+    assert rejection(capsys) == [
+        "error: .env: a symbolic link to a file that does not exist; create that file, or remove the link"
+    ]
 
 
 def test_wrong_value_in_the_env_file_names_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_limit_of_open_files_is_raised_to_what_connections_need(installed: Path,
 def test_connections_leave_files_for_everything_else(installed: Path, python: Path, tmp_path: Path) -> None:
     with running(limited(tmp_path, python, 256, 256), installed, tmp_path, APP_ADMIN_PORT="0") as service:
         service.ready()
-        assert service.event("fewer connections than allowed")["max_connections"] == 128
+        assert service.event("max connections reduced to open file limit")["max_connections"] == 128
         with ExitStack() as stack:
             clients = [stack.enter_context(connect(service.port)) for _ in range(300)]
             answers = [answer_to(client) for client in clients]

@@ -13,9 +13,9 @@ from .values import members
 
 MAX_SHOWN = 200  # characters of a value
 NO_DESCRIPTION = "see docs/settings.md"
-# What pydantic says of text where a list or an object should be: it was not JSON.
+# The types of pydantic's errors for text in place of a list or an object. They mean that the text is not JSON.
 NEED_JSON = frozenset(
-    f"{kind}_type" for kind in ("dict", "list", "tuple", "set", "frozen_set", "model", "model_attributes", "dataclass")
+    f"{name}_type" for name in ("dict", "list", "tuple", "set", "frozen_set", "model", "model_attributes", "dataclass")
 )
 CREDENTIALS = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*(?=@)")
 
@@ -40,11 +40,11 @@ def _explain(detail: ErrorDetails, schema: Schema, given: Given) -> list[tuple[s
     end = f"; {_allowed(settings)}"
     if detail["type"] == "missing" and not rest:
         missing = schema.required_below(setting) or [setting]
-        return [(f"{one.variables[0]} is not set", "", f": {_allowed([*settings, one])}") for one in missing]
+        return [(f"{member.variables[0]} is not set", "", f": {_allowed([*settings, member])}") for member in missing]
     source, variable = _given_by(settings, given)
     if source is None or variable is None:
         return [(f"{setting.variables[0]}{_default_shown(setting, detail)}: ", detail["msg"], end)]
-    if len([kind for kind in members(setting.field.annotation) if kind is not NoneType]) > 1:
+    if len([member for member in members(setting.field.annotation) if member is not NoneType]) > 1:
         rest = rest[1:]  # the name of a member of the union
     below = [*setting.path[len(source.path) :], *rest]
     is_secret = source.is_secret or setting.is_secret
@@ -62,7 +62,7 @@ def _explain(detail: ErrorDetails, schema: Schema, given: Given) -> list[tuple[s
 
 
 def _given_by(settings: Sequence[Setting], given: Given) -> tuple[Setting | None, Variable | None]:
-    """The variable that a wrong value is from: its own, or that of an object around it."""
+    """The variable that holds a wrong value: the setting's own, or that of an object around it."""
     for setting in reversed(settings):
         if (variable := given.find(setting.variables)) is not None:
             return setting, variable

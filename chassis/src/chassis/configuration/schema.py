@@ -77,8 +77,8 @@ class Schema:
         return close[0] if close else None
 
     def at(self, place: Sequence[int | str]) -> tuple[list[Setting], tuple[int | str, ...]]:
-        """The settings along a place that pydantic names, the outermost first, and what is left of the place."""
-        found: list[Setting] = []
+        """The settings along a place that pydantic names, the outermost first, and the remaining parts of the place."""
+        settings: list[Setting] = []
         path: tuple[str, ...] = ()
         rest: list[int | str] = []
         for part in place:
@@ -88,17 +88,18 @@ class Schema:
                 rest.append(part)
             else:
                 path = setting.path
-                found.append(setting)
+                settings.append(setting)
                 rest = []
-        return found, tuple(rest)
+        return settings, tuple(rest)
 
     def required_below(self, setting: Setting) -> list[Setting]:
         """The members of a setting that have no default."""
         depth = len(setting.path)
         return [
-            one
-            for one in self.settings
-            if one.path[:depth] == setting.path and one.is_required and not one.has_members and one is not setting
+            member
+            for member in self.settings
+            if member.path[:depth] == setting.path and member.is_required
+            if not member.has_members and member is not setting
         ]
 
     def rows(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -119,7 +120,7 @@ class Schema:
         for name, field in model.model_fields.items():
             key, names = _names(name, field)
             # An alias at the top is the whole name of a variable.
-            spelled = names if field.validation_alias is not None and not path else [prefix + one for one in names]
+            spelled = names if field.validation_alias is not None and not path else [prefix + name for name in names]
             kinds = list(members(field.annotation))
             models = [
                 kind
@@ -131,7 +132,7 @@ class Schema:
             ]
             default = _default(name, field, outer_default)
             yield Setting(
-                tuple(one.upper() for one in spelled),
+                tuple(name.upper() for name in spelled),
                 (*path, key),
                 field,
                 default,

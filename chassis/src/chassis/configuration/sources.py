@@ -93,15 +93,15 @@ class VariablesSource(EnvSettingsSource):
 
 def _by_name(given: Iterable[tuple[str, str, str]], schema: Schema, warnings: list[str]) -> Source:
     """Variables by lower-case name, without empty ones. `APP_PORT` wins over `app_port`, whatever their order."""
-    found: dict[str, Variable] = {}
-    for name, text, place in sorted(given, key=lambda one: one[0]):
+    variables: dict[str, Variable] = {}
+    for name, text, place in sorted(given, key=lambda entry: entry[0]):
         key = name.lower()
         if text == "":
             continue
-        if (first := found.setdefault(key, Variable(name, text, place))).name != name and schema.knows(key):
+        if (first := variables.setdefault(key, Variable(name, text, place))).name != name and schema.knows(key):
             where = f" in {place}" if place else ""
             warnings.append(f"{first.name} and {name}{where} are the same setting; {first.name} is used")
-    return found
+    return variables
 
 
 def _env_files(settings: type[BaseSettings]) -> list[Path]:
@@ -127,7 +127,7 @@ def _read_env_file(path: Path, warnings: list[str]) -> list[tuple[str, str]]:
         if binding.error:
             statement = binding.original.string
             line = binding.original.line + statement[: len(statement) - len(statement.lstrip())].count("\n")
-            raise ConfigurationError(f"{path}, line {line}: not NAME=value, or a quote without its end")
+            raise ConfigurationError(f"{path}, line {line}: not NAME=value, or a quote is not closed")
     return [(name, value) for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None]
 
 
@@ -137,7 +137,9 @@ def _list_secrets(directory: Path, is_configured: bool, variable: str) -> list[s
     except (FileNotFoundError, NotADirectoryError) as error:
         if not is_configured:
             return None
-        raise ConfigurationError(f"{variable}={str(directory)!r}: not a directory") from error
+        raise ConfigurationError(
+            f"{variable}={str(directory)!r}: not a directory; create it, or set {variable} to another directory"
+        ) from error
     except OSError as error:
         raise ConfigurationError(
             f"{variable}={str(directory)!r}: the directory cannot be read: {error.strerror}; "
@@ -158,7 +160,7 @@ def _read_secret_files(directory: Path, names: list[str], schema: Schema, warnin
             except ConfigurationError as error:
                 errors += error.lines
         elif schema.knows(schema.prefix + name):
-            warnings.append(f"{path} is not read; did you mean {schema.prefix.lower()}{name}?")
+            warnings.append(f"{path} is ignored; did you mean {schema.prefix.lower()}{name}?")
         elif name.lower().startswith(schema.prefix.lower()):
             warnings.append(_unknown(schema, Variable(name, "", str(path))))
     if errors:
@@ -169,21 +171,27 @@ def _read_secret_files(directory: Path, names: list[str], schema: Schema, warnin
 def _read_text(path: Path, *, must_be_regular: bool = False) -> str:
     try:
         if must_be_regular and not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigurationError(f"{path}: not a file")  # a pipe would never end
+            raise ConfigurationError(
+                f"{path}: not a regular file; put the value into a file of this name"
+            )  # a pipe would never end
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise ConfigurationError(f"{path}: a symbolic link to a file that does not exist") from error
+        raise ConfigurationError(
+            f"{path}: a symbolic link to a file that does not exist; create that file, or remove the link"
+        ) from error
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path}: cannot be read: {error.strerror}; allow this user to read it, or remove it"
+        ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        raise ConfigurationError(f"{path}: larger than the allowed {MAX_FILE_BYTES} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8 text") from error
+        raise ConfigurationError(f"{path}: not UTF-8 text; save it in UTF-8") from error
     if "\0" in text:
-        raise ConfigurationError(f"{path}: has a NUL byte in it; it must be text")
+        raise ConfigurationError(f"{path}: contains a NUL byte; save it as UTF-8 text")
     return text
 
 

@@ -21,14 +21,14 @@ ANY_IPV4 = "0.0.0.0"  # noqa: S104 - listened on where the setting says so
 # The group of the process, such as that of a proxy on the same machine, may connect; others may not.
 UNIX_SOCKET_MODE = 0o660
 PROBE_SECONDS = 1.0
-# What a kernel without IPv6 says.
+# The errors of a kernel without IPv6.
 NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL})
 
 MakeSocket = Callable[[int, int], socket.socket]
 
 
 class Place(NamedTuple):
-    """An address of the machine, and the name that it was found by."""
+    """An address of the machine, and the name that resolved to it."""
 
     name: str
     family: int
@@ -39,8 +39,8 @@ def bind_tcp(host: str, port: int, make_socket: MakeSocket = socket.socket) -> l
     """Listen on `port` of every address that `host` names: addresses and names, comma separated.
 
     `::` is every address of both families, or every IPv4 address where the kernel has no IPv6; beside an IPv4 address
-    it is IPv6 alone. IPv6 addresses may have brackets and a scope id. A port of 0 is any free one, the same for all.
-    Raises `ListenError`, and leaves nothing bound then.
+    it is IPv6 alone. IPv6 addresses may have brackets and a scope id. Port 0 is any free port, the same for all
+    addresses. Raises `ListenError`, and then closes every socket.
     """
     hosts = [name.strip() for name in host.split(",") if name.strip()]
     hosts = [name[1:-1] if name.startswith("[") and name.endswith("]") else name for name in hosts]
@@ -55,7 +55,7 @@ def bind_tcp(host: str, port: int, make_socket: MakeSocket = socket.socket) -> l
             except OSError as error:
                 has_no_ipv6 = place.family == socket.AF_INET6 and error.errno in NO_IPV6
                 if has_no_ipv6 and is_dual:
-                    log.info("no IPv6 on this machine, listening on IPv4")
+                    log.info("listening on ipv4 only", reason="this machine has no IPv6")
                     return bind_tcp(ANY_IPV4, port, make_socket)
                 if has_no_ipv6 and any(other.family == socket.AF_INET for other in places):
                     continue  # `localhost` and `0.0.0.0,::` work there as well
@@ -75,7 +75,7 @@ def bind_unix(path: str) -> socket.socket:
     listens there, when the file is no socket, or when the path cannot be used.
     """
     if not hasattr(socket, "AF_UNIX"):
-        raise ListenError(f"unix:{path}: this system has no Unix sockets")
+        raise ListenError(f"unix:{path}: this system has no Unix sockets; listen on a port instead")
     sock = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
@@ -108,7 +108,7 @@ def address_of(sock: socket.socket) -> str:
 
 def _resolve(hosts: list[str], port: int) -> list[Place]:
     """Each address once."""
-    found: dict[tuple[object, ...], Place] = {}
+    places: dict[tuple[object, ...], Place] = {}
     for name in hosts:
         try:
             infos = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -117,8 +117,8 @@ def _resolve(hosts: list[str], port: int) -> list[Place]:
             raise ListenError(f"{name}: {reason}") from error
         for family, _, _, _, address in infos:
             if family in (socket.AF_INET, socket.AF_INET6):
-                found.setdefault(address, Place(name, family, address))
-    return list(found.values())
+                places.setdefault(address, Place(name, family, address))
+    return list(places.values())
 
 
 def _bind(place: Place, port: int, *, is_dual: bool, make_socket: MakeSocket) -> socket.socket:
@@ -147,7 +147,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ListenError(f"unix:{path}: the file exists, and is not a socket")
+        raise ListenError(f"unix:{path}: the file exists and is not a socket; remove it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:
@@ -158,4 +158,4 @@ def _remove_stale(path: str) -> None:
             return
         except TimeoutError:  # somebody listens, with a full queue
             pass
-    raise ListenError(f"unix:{path}: another process listens there")
+    raise ListenError(f"unix:{path}: another process listens there; stop it, or choose another path")

@@ -48,8 +48,8 @@ class Connection(Protocol):
 class RequestCycle:
     """Runs the application for one request, with the `receive` and `send` of ASGI.
 
-    The head of the response waits for the first part of the body, so that both leave in one write. A head
-    whose body takes longer leaves alone, a few turns of the event loop later (`PortState.send_heads`). Until then
+    The head of the response waits for the first part of the body, so that both are sent in one write. A head
+    whose body takes longer is sent alone, a few turns of the event loop later (`PortState.send_heads`). Until then
     another response can replace it (`RequestInfo.holds_head`).
     """
 
@@ -112,13 +112,15 @@ class RequestCycle:
         """Run the application; an exception that escapes it never reaches the event loop."""
         self._is_running = True
         try:
-            if self.disconnected:  # while the task waited to begin: run it nevertheless, or nobody would observe it
+            if (
+                self.disconnected
+            ):  # while the task waited to begin: run it nevertheless, so that it is logged and counted
                 self.disconnect()
             self.info.send = send = self.send
             await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
                 self._end_response(500)
-                log.error("ASGI application returned without completing its response")
+                log.error("asgi application returned without a complete response")
         except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
             self._on_exception(error)
         finally:
@@ -127,7 +129,8 @@ class RequestCycle:
             self.info.send = None  # a reference to itself, which the garbage collector would have to find
 
     def disconnect(self) -> None:
-        """The client left. An application that waits in `receive` gets `http.disconnect`; any other is cancelled.
+        """The client has disconnected. An application that waits in `receive` gets `http.disconnect`; any other is
+        cancelled.
 
         Once `send` has raised, the application is not cancelled as well: that would interrupt its cleanup.
         """
@@ -139,8 +142,8 @@ class RequestCycle:
     def _on_exception(self, error: BaseException) -> None:
         """Log an exception that the application let escape, and end its response.
 
-        A response that is complete has what it needs: what fails after it, such as a background task, leaves the
-        connection to the next request. A cancellation by the server, and the client's end, are no errors.
+        A failure after the complete response, such as in a background task, does not close the connection: the next
+        request can use it. A cancellation by the server, or a client that disconnects, is no error.
         """
         cancelled = isinstance(error, asyncio.CancelledError)
         is_stopping = cancelled and not self.disconnected and self.task.cancelling() > 0
@@ -150,7 +153,7 @@ class RequestCycle:
             return
         if self.disconnected and (cancelled or isinstance(error, ClientDisconnect)):
             return
-        log.error("ASGI application failed", exc_info=error)  # last, as a log processor of the service's owner may fail
+        log.error("asgi application failed", exc_info=error)  # last, as a log processor of the service's owner may fail
 
     def _end_response(self, status: int) -> None:
         """End a response that the application has not completed: `status`, if nothing of it is sent yet."""
@@ -320,7 +323,7 @@ class RequestCycle:
     def _write_body(self, body: bytes, more_body: bool) -> None:
         lines = self._head
         if not self._has_content:
-            pass  # whatever the application sends (RFC 9110, section 6.4.1)
+            pass  # dropped, whatever the application sends (RFC 9110, section 6.4.1)
         elif self._chunked:
             if body:
                 lines += (b"%x\r\n" % len(body), body, b"\r\n")
@@ -330,15 +333,19 @@ class RequestCycle:
             if self._content_left is not None:
                 self._content_left -= len(body)
                 if self._content_left < 0:
-                    raise RuntimeError("The response's content is longer than its Content-Length.")
+                    raise RuntimeError(
+                        f"The response's content is {-self._content_left} bytes longer than its Content-Length."
+                    )
                 if self._content_left and not more_body:
-                    raise RuntimeError("The response's content is shorter than its Content-Length.")
+                    raise RuntimeError(
+                        f"The response's content is {self._content_left} bytes shorter than its Content-Length."
+                    )
             lines.append(body)
         if len(body) < LARGE_BODY_BYTES or not self._has_content:
             if lines:
                 self._connection.transport.write(b"".join(lines))
         else:
-            self._connection.transport.writelines(lines)  # copying this much costs more than it saves
+            self._connection.transport.writelines(lines)  # not joined: see docs/performance.md in the template
         self.info.holds_head = False
         if more_body:
             self._head = []

@@ -21,7 +21,7 @@ class ForwardedMiddleware:
     trusted, since the permissions of the socket say who may connect.
 
     Each proxy appends to `X-Forwarded-For` the address that connects to it. So the client is the last address that is
-    no trusted proxy. Whatever is before it may be invented. With `*` it is the first one.
+    not a trusted proxy. Addresses before it may be forged. With `*` it is the first one.
 
     The prefix is the part of the path that a proxy has removed. It becomes ASGI's `root_path`, which links and
     `/openapi.json` begin with.

@@ -8,7 +8,9 @@ from structlog.typing import FilteringBoundLogger
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-MAX_REJECTED = 50  # connections beyond the limit that get a 503 at the same time; all others are closed at once
+# Connections beyond the limit that get a 503 at the same time. All others are closed at once.
+MAX_REJECTED = 50
+
 # Open files beside the clients' connections: rejected ones, ports, dependencies, the admin port's connections.
 OTHER_FILES = MAX_REJECTED + 78
 
@@ -67,5 +69,5 @@ def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
         return limits
     # With a very low limit, connections get half of the files.
     max_connections = max(soft - OTHER_FILES, soft // 2)
-    log.warning("fewer connections than allowed", max_connections=max_connections, open_files=soft)
+    log.warning("max connections reduced to open file limit", max_connections=max_connections, open_files=soft)
     return replace(limits, max_connections=max_connections)

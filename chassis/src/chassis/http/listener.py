@@ -71,7 +71,7 @@ class Listener:
             sock.close()
         if self._unix_socket is not None:
             path, identity = self._unix_socket
-            if _identity(path) == identity:  # else another process has one of this name by now
+            if _identity(path) == identity:  # otherwise another process has created a socket of this name
                 with suppress(OSError):
                     os.unlink(path)
         self._shut_down_connections()
@@ -101,9 +101,9 @@ class Listener:
         self._is_closed = True  # only now: a close that was interrupted is done again
 
     def release_in_child(self, null: int) -> None:
-        """In a forked child: let go of the sockets, which would keep the port in use and clients connected.
+        """In a forked child: close the sockets. Otherwise the port stays in use, and clients stay connected.
 
-        Their descriptors get another file, `null`, since whatever has them may close them later.
+        Their descriptors refer to `null` from then on, because the objects that own them may close them later.
         """
         sockets = [*self._sockets, *(entry.transport.get_extra_info("socket") for entry in self.state.connections)]
         for descriptor in (sock.fileno() for sock in sockets if sock is not None):
@@ -129,10 +129,10 @@ class Listener:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _release_in_child() -> None:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 connections (RFC 9112): requests in order, each with its response, until one of both sides closes.
+"""HTTP/1.1 connections (RFC 9112): requests in order, each with its response, until either side closes.
 
 The event loop schedules one task for each request and nothing else; an ordinary request touches no timer, and its
-response leaves in one write.
+response is sent in one write.
 """
 
 import asyncio
@@ -81,7 +81,13 @@ class HttpProtocol(asyncio.Protocol):
             self._timeouts.start_age()
         elif excess <= MAX_REJECTED:
             # Not left in the listen queue, where a load balancer could not see that it should choose another.
-            self.reject(Problem(503, "The service has too many connections.", headers={"retry-after": "1"}))
+            self.reject(
+                Problem(
+                    503,
+                    f"The service has reached its limit of {limits.max_connections} connections; retry later.",
+                    headers={"retry-after": "1"},
+                )
+            )
         else:
             # Clients may keep rejected connections open, and those are open files as well.
             self.transport.abort()
@@ -115,7 +121,7 @@ class HttpProtocol(asyncio.Protocol):
         self.flow.resume_writing()
         self._timeouts.write_due = NEVER
 
-    # What the reader finds.
+    # Requests, from the reader.
 
     def may_parse(self) -> bool:
         return not self._ignores_input and len(self.pipeline) < MAX_PIPELINED
@@ -132,7 +138,7 @@ class HttpProtocol(asyncio.Protocol):
         return cycle
 
     def on_websocket(self, scope: Scope, data: bytes) -> None:
-        """Leave the connection to the WebSocket protocol, or reject an invalid handshake."""
+        """Hand the connection to the WebSocket protocol, or reject an invalid handshake."""
         from .websocket import WebSocketProtocol, accept_handshake  # many services have no WebSockets
 
         self._ignores_input = True
@@ -256,7 +262,7 @@ class HttpProtocol(asyncio.Protocol):
         self.responding = None
         self.pipeline.clear()
 
-    # What the deadlines ask for.
+    # Deadlines that have passed.
 
     def on_head_timeout(self) -> None:
         seconds = self.port.limits.head_seconds
@@ -270,7 +276,14 @@ class HttpProtocol(asyncio.Protocol):
         self.finish()
 
     def on_body_timeout(self) -> None:
-        self.reject(Problem(408, "The request's body arrived too slowly.", headers={"connection": "close"}))
+        pace = self.port.limits.min_bytes_per_second
+        self.reject(
+            Problem(
+                408,
+                f"The request's body arrived at less than {pace} bytes per second.",
+                headers={"connection": "close"},
+            )
+        )
 
     def waits_for_application(self) -> bool:
         cycle = self._reader.cycle

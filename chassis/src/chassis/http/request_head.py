@@ -38,17 +38,17 @@ Headers = Sequence[tuple[bytes, bytes]]
 def check_host(host: bytes | None, version: str, *, has_authority: bool = False) -> None:
     """400 for a missing Host header, which HTTP/1.1 requires, or an invalid one.
 
-    An empty one is valid only where the target has an authority of its own, since an http URI must have a host
-    (RFC 9110, section 4.2.1, and RFC 9112, section 3.3).
+    An empty one is valid only if the target has an authority of its own (RFC 9112, section 3.3). An http URI must
+    have a host (RFC 9110, section 4.2.1).
     """
     if host is None:
         if version != "1.0":
-            raise Problem(400, "The Host header is missing.")
+            raise Problem(400, "The Host header is missing; HTTP/1.1 requires one.")
     elif not host:
         if version != "1.0" and not has_authority:
-            raise Problem(400, "The Host header is empty.")
+            raise Problem(400, "The Host header is empty; it must name a host.")
     elif not HOST.fullmatch(host):
-        raise Problem(400, "Invalid Host header.")
+        raise Problem(400, "Invalid Host header; allowed are a name or an address, with an optional port.")
 
 
 def check_version(version: str) -> None:
@@ -60,11 +60,13 @@ def check_version(version: str) -> None:
 def check_transfer_coding(codings: bytes, version: str) -> None:
     """400 or 501 for a Transfer-Encoding other than `chunked`; `codings` is its value, lists joined by commas."""
     if version == "1.0":
-        raise Problem(400, "HTTP/1.0 does not support Transfer-Encoding.")  # RFC 9112, section 6.1
+        raise Problem(
+            400, "HTTP/1.0 does not support Transfer-Encoding; send Content-Length, or use HTTP/1.1."
+        )  # RFC 9112, section 6.1
     codings = codings.lower()
     if codings == b"chunked":
         return
-    # Unless chunked is the last coding, nobody can tell where the body ends (RFC 9112, section 6.3).
+    # Unless chunked is the last coding, the end of the body is unknown (RFC 9112, section 6.3).
     status = 501 if codings.rpartition(b",")[2].strip() == b"chunked" else 400
     raise Problem(status, "The only supported Transfer-Encoding is chunked.")
 
@@ -93,7 +95,9 @@ def split_other_target(target: bytes, method: bytes) -> tuple[bytes, bytes, byte
     if absolute is None:
         raise Problem(400, "The request target must be a path or an http URL.")
     if not HOST.fullmatch(absolute[1]):
-        raise Problem(400, "Invalid host in the request target.")
+        raise Problem(
+            400, "Invalid host in the request target; allowed are a name or an address, with an optional port."
+        )
     return url.path or b"/", url.query or b"", absolute[1]
 
 

@@ -204,7 +204,7 @@ class RequestReader:
         if name in NOTED_FIELDS:
             if name == b"host":
                 if self._host is not None:
-                    raise Problem(400, "The request has more than one Host header.")
+                    raise Problem(400, "The request has more than one Host header; exactly one is allowed.")
                 self._host = self._info.host = value  # as `note` does
             else:
                 if name == b"transfer-encoding":
@@ -317,7 +317,7 @@ class RequestReader:
         self._wire_bytes = self._wire_bytes + self._segment_bytes if timeouts.body_due != NEVER else 0
         timeouts.start_body()
         if self._wire_bytes > self._limits.max_head_bytes + WIRE_BYTES_PER_BYTE * timeouts.body_bytes:
-            self._connection.reject(Problem(400, "The request's body has more framing than content."))
+            self._connection.reject(Problem(400, "The request's body has too many small chunks; send larger ones."))
 
     def _reject_malformed(self, error: httptools.HttpParserError, data: bytes) -> None:
         cause = error.__context__
@@ -325,7 +325,7 @@ class RequestReader:
             self._connection.reject(cause)
             return
         if cause is not None and not isinstance(cause, (ValueError, httptools.HttpParserError)):
-            log.error("a request could not be read", exc_info=cause)
+            log.error("request could not be parsed", exc_info=cause)
         unknown = self._unknown_method_of(error, data)
         if unknown is not None:
             self._unknown_method, self._target = unknown
@@ -350,7 +350,9 @@ class RequestReader:
         if not request_head.asks_for_websocket(method, self._headers) or not self._connection.port.accepts_websockets:
             return False
         if self.cycle is not None and not self.cycle.response_complete:
-            raise Problem(400, "A WebSocket cannot begin before the earlier requests have their responses.")
+            raise Problem(
+                400, "A WebSocket handshake must wait for the responses to earlier requests on its connection."
+            )
         return True
 
     def _upgrade(self, rest: memoryview) -> None:

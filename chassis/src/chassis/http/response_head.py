@@ -142,21 +142,25 @@ def encode_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     """Return the name in lower case and the field line; raises `RuntimeError` for what would break the message."""
     lower = field_names.get(name) or _checked_name(name)
     if not value.isalnum() and BAD_VALUE.search(value):
-        raise RuntimeError(f"Invalid value of the response header {lower.decode()}.")
+        raise RuntimeError(
+            f"Invalid value of the response header {lower.decode()}. Control characters are not allowed."
+        )
     return lower, b"%b: %b\r\n" % (lower, value)
 
 
 def _checked_name(name: bytes) -> bytes:
     if not name or BAD_NAME.search(name):
-        raise RuntimeError(f"Invalid name of a response header: {name!r}.")
+        raise RuntimeError(
+            f"Invalid name of a response header: {name!r}. Allowed are letters, digits and !#$%&'*+-.^_`|~"
+        )
     return field_names.add(bytes(name), bytes(name).lower(), size_bytes=len(name))
 
 
 def _checked_length(value: bytes, before: int | None) -> int:
     if not value.isdigit():
-        raise RuntimeError(f"Invalid Content-Length of a response: {value!r}.")
+        raise RuntimeError(f"Invalid Content-Length of a response: {value!r}. Allowed are whole numbers.")
     if before not in (None, int(value)):
-        raise RuntimeError(f"Two values of a response's Content-Length: {before} and {int(value)}.")
+        raise RuntimeError(f"A response has two values of Content-Length, {before} and {int(value)}. Send one.")
     return int(value)
 
 

@@ -27,8 +27,8 @@ LINGER_SECONDS = 2.0
 # Bytes parsed at a time. The rest waits for the application, because compressed bytes may become a thousand times more.
 PIECE_BYTES = 16_384
 HANDSHAKE_FIELDS = frozenset({b"connection", b"origin", b"upgrade"})
-# Of the response, these belong to the server; the application's would be a second one.
-OF_THE_HANDSHAKE = frozenset({b"connection", b"upgrade", b"sec-websocket-accept", b"sec-websocket-extensions"})
+# Fields of the 101 response that the server sets. Those of the application are dropped.
+SERVER_FIELDS = frozenset({b"connection", b"upgrade", b"sec-websocket-accept", b"sec-websocket-extensions"})
 
 library_log: logging.Logger = logging.getLogger("chassis.websocket")
 library_log.setLevel(logging.WARNING)  # the library has an info line for each connection; the access line is enough
@@ -169,7 +169,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._cycle.add_message({"type": "websocket.receive", "text": text})
 
     def _on_closing(self) -> None:
-        """Without a close frame of the client before, it broke the protocol, and the library has replied to that."""
+        """Report the end. If the client sent no close frame, it broke the protocol, and the library has sent one."""
         sent = self._protocol.close_sent
         self._cycle.disconnect(sent.code if sent else CloseCode.ABNORMAL_CLOSURE, sent.reason if sent else "")
 
@@ -182,7 +182,7 @@ class WebSocketProtocol(asyncio.Protocol):
             fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         for name, value in fields:
             lower, _line = encode_field(name, value)
-            if lower in OF_THE_HANDSHAKE or (lower == b"sec-websocket-protocol" and value is not fields[-1][1]):
+            if lower in SERVER_FIELDS or (lower == b"sec-websocket-protocol" and value is not fields[-1][1]):
                 continue
             if lower == b"date":
                 del self._response.headers["date"]  # the application's instead of ours

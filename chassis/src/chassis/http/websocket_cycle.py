@@ -39,7 +39,7 @@ class Connection(Protocol):
 
 
 class Stage(Enum):
-    """What the application has done."""
+    """The progress of the application."""
 
     CONNECTING = "the handshake waits for it"
     DENYING = "it sends an HTTP response instead of accepting"
@@ -70,14 +70,14 @@ class WebSocketCycle:
         try:
             await self._port.app(self._scope, self.receive, self.send)
             if self._stage is Stage.CONNECTING and self._disconnect is None:
-                log.error("ASGI application returned without accepting or closing the WebSocket")
+                log.error("asgi application returned without accepting or closing the websocket")
             self._end(500, NORMAL_CLOSURE)
         except ClientDisconnectedError:
             self._end(500, NORMAL_CLOSURE)
         except BaseException as error:
             is_stopping = isinstance(error, asyncio.CancelledError) and self.task.cancelling() > 0
             if not (is_stopping or self._scope[REQUEST_INFO].is_logged):
-                log.error("ASGI application failed", exc_info=error)
+                log.error("asgi application failed", exc_info=error)
             self._end(503 if is_stopping else 500, INTERNAL_ERROR)
         finally:
             self._port.tasks.discard(self.task)
@@ -140,7 +140,7 @@ class WebSocketCycle:
             raise RuntimeError(f"Unexpected ASGI message '{message['type']}' after the WebSocket was closed.")
         if self._disconnect is not None:
             if message["type"] == "websocket.close":
-                self._stage = Stage.CLOSED  # as the client was faster, nothing is left to do, and nothing is wrong
+                self._stage = Stage.CLOSED  # the client has closed first, which is no error
                 return
             raise ClientDisconnectedError
         match self._stage, message["type"]:

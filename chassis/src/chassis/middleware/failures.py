@@ -70,7 +70,7 @@ def deadline_problem(info: RequestInfo) -> Problem | None:
 
 
 def is_cancelled_from_outside() -> bool:
-    """Whether the current task has been told to end, by the server or by a middleware's time limit.
+    """Whether the server, or a timeout of a middleware, has cancelled the current task.
 
     Otherwise a `CancelledError` comes from a task that the handler awaited and somebody else cancelled: that is a
     failure of the handler like any other exception.
@@ -80,7 +80,7 @@ def is_cancelled_from_outside() -> bool:
 
 
 def is_disconnect(error: BaseException, info: RequestInfo) -> bool:
-    """Whether `error` only says that the client has gone, in whatever form the handler passed it on."""
+    """Whether `error` only means that the client has disconnected, also inside of an exception group."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_disconnect(inner, info) for inner in error.exceptions)
     return isinstance(error, ClientDisconnect) or (info.client_has_gone and isinstance(error, asyncio.CancelledError))
@@ -97,7 +97,7 @@ def _expected(error: BaseException, problems: Mapping[type[Exception], ProblemOf
             try:
                 return problem(error)
             except Exception:
-                log.exception("no problem could be made of an exception", error=type(error).__qualname__)
+                log.exception("exception could not be mapped to a problem", error=type(error).__qualname__)
                 return None
     return None
 

@@ -30,19 +30,19 @@ from .load_shedder import LoadShedder
 log: FilteringBoundLogger = structlog.get_logger()
 
 POLICY_VIOLATION, INTERNAL_ERROR = 1008, 1011  # RFC 6455, section 7.4.1
-MAX_REASON_BYTES = 123  # a control frame has room for no more (RFC 6455, section 5.5)
+MAX_REASON_BYTES = 123  # the most that a control frame can hold (RFC 6455, section 5.5)
 
 LimitsOf = Callable[[Scope], RouteLimits | None]
 
 
 class GuardMiddleware:
-    """Limits a request, and responds with a problem document to whatever the layers inside raise.
+    """Limits a request, and responds with a problem document to exceptions of the layers inside.
 
     `max_body_bytes` limits the request's body, whether its size is declared or not (413). `deadline_seconds` is the
-    time until the response starts, without the time in which the handler waits for the body: then the handler is
-    cancelled, its cleanup runs, and the client gets 504; a response that has started, such as a stream, may go on.
-    `timed_out` counts these requests. `load_shedder` rejects requests under overload (503). A request whose client
-    disconnects is cancelled by the server and has status 499.
+    time until the response starts, without the time in which the handler waits for the body. Then the handler is
+    cancelled, its cleanup runs, and the client gets 504. A response that has started, such as a stream, may continue.
+    `timed_out` counts the cancelled requests. `load_shedder` rejects requests under overload (503). A request whose
+    client disconnects is cancelled by the server and has status 499.
 
     `problems` is the status of each expected exception that is not an `HTTPException`, whose text becomes the detail,
     or a function that makes the problem.
@@ -107,7 +107,7 @@ class GuardMiddleware:
             if info.has_body:
                 receive = self._limit_body(info, receive, max_body_bytes)
             await self.app(scope, receive, sender)
-            # Other servers respond themselves to an application that does not; only ours tells of the client's end.
+            # Other servers respond for an application that does not. Only ours reports a client that disconnects.
             if not (sender.is_complete or info.client_has_gone or info.read_at is None):
                 raise RuntimeError("ASGI application returned without completing its response")
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - all of them get a response, or are raised
@@ -176,7 +176,7 @@ class GuardMiddleware:
             info = RequestInfo.of(scope)
             record_failure(error, info)
             info.is_logged = True
-            log.exception("unhandled exception in a websocket", path=scope["path"])
+            log.exception("unhandled exception in websocket", path=scope["path"])
             await _close(send, INTERNAL_ERROR)
 
 
@@ -192,4 +192,4 @@ def stopping() -> Problem:
 
     The cancellation is not ended with `Task.uncancel`: the response is the end of the request's task.
     """
-    return Problem(503, "The service is stopping.", headers={"retry-after": "1", "connection": "close"})
+    return Problem(503, "The service is stopping; retry later.", headers={"retry-after": "1", "connection": "close"})

@@ -39,13 +39,13 @@ class LoadShedder:
     `max_requests` bounds the requests in progress. It is for handlers that wait, and for owners who know the
     bottleneck: beyond the N connections of a pool, further requests only queue.
 
-    Handlers that compute need no number, whether they compute in one piece, in slices between awaits, or in a
-    thread. While the event loop is busy, requests wait to begin, so that those in progress get the CPU: a request
-    that waits can still be shed, and each further one in progress would delay all others. The next one begins when
-    the loop has completed a turn at once, that is, when nothing else was to do. So the fewest requests are in progress
-    that keep the CPU busy, also when they wait for something in between. `StandingQueue` decides when requests that
-    wait are shed. Nothing depends on the duration of handlers, so that quick and slow routes may be mixed; limits by
-    latency or by the number of requests do not allow that.
+    Handlers that compute need no number, whether they compute in one piece, in slices between awaits, or in a thread.
+    While the event loop is busy, requests wait to begin, so that those in progress get the CPU. A request that waits
+    can still be shed, and each further one in progress would delay all others. The next one begins when the loop has
+    completed a turn at once, that is, when it had nothing else to do. So the fewest requests are in progress that keep
+    the CPU busy, also when they wait for something in between. `StandingQueue` decides when requests that wait are
+    shed. Nothing depends on the duration of handlers, so that quick and slow routes may be mixed; limits by latency or
+    by the number of requests do not allow that.
 
     Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
     no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
@@ -118,7 +118,7 @@ class LoadShedder:
         self._left += 1
 
     def leaver(self) -> Callable[[], None]:
-        """What to call in place of `leave` for a request that has waited; call this as soon as it is admitted."""
+        """Return the function to call in place of `leave` for a request that has waited. Call this on its admission."""
         return partial(self._leave_after, self._turns)
 
     def _leave_after(self, turns: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ..response_sender import DefaultHeaders
 
-# OWASP REST Security Cheat Sheet, "Security Headers". Whoever terminates TLS sends Strict-Transport-Security.
+# OWASP REST Security Cheat Sheet, "Security Headers". The proxy that terminates TLS sends Strict-Transport-Security.
 DEFAULT_SECURITY_HEADERS: dict[str, str] = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",

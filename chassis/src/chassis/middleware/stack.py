@@ -32,12 +32,12 @@ def build_stack(
 ) -> ASGIApp:
     """`app` inside of telemetry, the guard, `middleware` (from the outermost to the innermost) and problem responses.
 
-    `middleware` sees every response, also the problem documents of the guard and of failed handlers. What it raises
-    itself becomes a problem document too. Without any, the guard writes all problem documents, which saves a layer.
+    `middleware` sees every response, also the problem documents of the guard and of failed handlers. Its own exceptions
+    become problem documents too. Without any middleware, the guard writes all problem documents.
 
     `middleware` finds `scope_app` in the scope, as `request.app`.
 
-    `problems` says what becomes of each expected exception that is not an `HTTPException`.
+    `problems` maps each expected exception that is not an `HTTPException` to its response.
 
     See `GuardMiddleware` for the limits and `limits_of`, and `TelemetryMiddleware` for `security_headers`,
     `log_success`, `traces` and `find_route`.

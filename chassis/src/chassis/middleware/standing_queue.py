@@ -1,4 +1,4 @@
-"""Tells a queue that stands from a burst: controlled delay (CoDel, RFC 8289)."""
+"""Distinguishes a standing queue from a burst: controlled delay (CoDel, RFC 8289)."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -22,15 +22,15 @@ class StandingQueue:
     """Decides whether the request that has waited longest is shed.
 
     A burst may queue, a standing queue may not. A request is late when it has waited for more than `queue_seconds`
-    while `QUEUE_REQUESTS` wait. Late requests are shed as soon as there has always been one while the process used
-    `BUSY_SECONDS` of CPU, and `LONG_QUEUE_REQUESTS` wait now or `LONG_BUSY_REQUESTS` have begun meanwhile; random
-    arrivals at less than the possible rate hardly ever come so far, however slow the handlers are. Only CPU time
-    counts: after other processes have delayed it, the service catches up with its backlog. Shedding does not begin
-    when hardly any requests arrive any more, and ends when none had to be shed for `CALM_SECONDS`.
+    while `QUEUE_REQUESTS` wait. Late requests are shed when both conditions hold. There has always been a late request
+    while the process used `BUSY_SECONDS` of CPU. And `LONG_QUEUE_REQUESTS` wait now or `LONG_BUSY_REQUESTS` have begun
+    meanwhile. Random arrivals below the possible rate rarely meet them, however slow the handlers are. Only CPU time
+    counts: after other processes have delayed it, the service catches up with its backlog. Shedding does not begin when
+    hardly any requests arrive any more, and ends when none had to be shed for `CALM_SECONDS`.
 
-    A queue bridges the gaps between arrivals, and these are shorter under more load. So both targets are multiplied
-    by the share of requests that could be admitted lately: at ten times the possible load a queue a tenth as long
-    keeps the CPU as busy, and admitted requests wait less.
+    A queue bridges the gaps between arrivals, and these are shorter under more load. So both targets are multiplied by
+    the share of recent requests that were admitted. At ten times the possible load, a queue a tenth as long keeps the
+    CPU as busy, and admitted requests wait less.
     """
 
     def __init__(self, queue_seconds: float, processor: Callable[[], float]) -> None:

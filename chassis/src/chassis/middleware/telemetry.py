@@ -24,15 +24,15 @@ log: FilteringBoundLogger = structlog.get_logger()
 class TelemetryMiddleware:
     """Outermost: observes every request and WebSocket, whatever happens inside.
 
-    A request ends when the server has taken the last part of its response. What the application does after that,
-    such as a background task, belongs to the request's trace, and its lines have the request's ids.
+    A request ends when the server has taken the last part of its response. Later work of the application, such as a
+    background task, belongs to the request's trace, and its lines have the request's ids.
 
     Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
     and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say. `find_route`
     names the route of a request that did not reach the router.
 
-    Each response gets `x-request-id`, and the security headers (`security_headers`: names and values that replace or
-    complete `DEFAULT_SECURITY_HEADERS`; an empty value leaves one out) where the response has no header of that name.
+    Each response gets `x-request-id`, and those security headers that it does not have itself. `security_headers` are
+    names and values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value removes a header.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class Environment:
         return default
 
     def plugin(self, group: str, name: str, *, variable: str, value: str) -> Callable[..., object] | None:
-        """What an installed package offers as `name` in a group of entry points.
+        """The object of an installed package that is called `name` in a group of entry points.
 
         Without one, the `value` of the variable that asks for it is ignored, and None is returned.
         """
@@ -102,8 +102,8 @@ def hidden(*names: str) -> Iterator[None]:
         os.environ.update(values)
 
 
-# Both modules read these variables at their import, and raise for a value that they cannot use. What they say is read
-# by `propagation` and `tracing`.
+# Both modules read these variables at their import, and raise for a value that they cannot use. `propagation`
+# and `tracing` read them.
 with hidden("OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"):
     import opentelemetry.sdk.trace  # noqa: F401
     from opentelemetry.propagate import inject

@@ -139,7 +139,7 @@ class OtlpExporter(RequestSpanProcessor):
             return
         scope = span.instrumentation_scope
         queue = self._queue((id(span.resource), scope), (span.resource, scope))
-        if self._has_room(queue):
+        if self._has_capacity(queue):
             try:
                 self._put(queue, encode_span(span))
             except Exception as error:  # noqa: BLE001 - whatever the span holds, its owner's code must go on
@@ -148,7 +148,7 @@ class OtlpExporter(RequestSpanProcessor):
     def on_request_end(self, span: RequestSpan) -> None:
         """Keep the span of a request until its batch is sent; never raises."""
         queue = self._queue(id(span.resource), (span.resource, SCOPE))
-        if self._has_room(queue):
+        if self._has_capacity(queue):
             try:
                 self._put(queue, encode_request_span(span))
             except Exception as error:  # noqa: BLE001 - whatever a handler has put into the span
@@ -157,7 +157,7 @@ class OtlpExporter(RequestSpanProcessor):
     def _drop_unencodable(self, name: str, error: Exception) -> None:
         self.dropped["not_encodable"] += 1
         if self.dropped["not_encodable"] == 1:
-            log.warning("spans are dropped: %r cannot be encoded: %r", name, error)
+            log.warning("span dropped: %r cannot be encoded: %r; further ones are only counted", name, error)
 
     def _queue(self, key: "QueueKey", source: Source) -> deque[bytes]:
         # The source keeps the resource alive, so that its id is not given to another one.
@@ -166,13 +166,17 @@ class OtlpExporter(RequestSpanProcessor):
             entry = self._queues.setdefault(key, (source, deque()))
         return entry[1]
 
-    def _has_room(self, queue: deque[bytes]) -> bool:
+    def _has_capacity(self, queue: deque[bytes]) -> bool:
         if len(queue) < self._max_queued:
             return True
         self.dropped["queue_full"] += 1
         if not self._dropping:
             self._dropping = True
-            log.warning("spans are dropped: %d wait to be exported to %s", len(queue), self._shown_url)
+            log.warning(
+                "spans are dropped: the queue of %d spans for %s is full; check that the collector responds",
+                len(queue),
+                self._shown_url,
+            )
         return False
 
     def _put(self, queue: deque[bytes], encoded: bytes) -> None:
@@ -226,13 +230,13 @@ class OtlpExporter(RequestSpanProcessor):
 
     def _next_batch(self) -> list[tuple[Source, list[bytes]]]:
         batch: list[tuple[Source, list[bytes]]] = []
-        left = self._batch_size
+        remaining = self._batch_size
         for source, queue in [*self._queues.values()]:
-            count = min(len(queue), left)
+            count = min(len(queue), remaining)
             if count:
                 # Other threads only append, so as many spans as are counted may be removed.
                 batch.append((source, [queue.popleft() for _ in range(count)]))
-                left -= count
+                remaining -= count
         return batch
 
     def _load(self) -> "httpx.Client":

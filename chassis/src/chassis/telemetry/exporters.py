@@ -54,7 +54,7 @@ def _batched(name: str, environment: Environment, *, variable: str, value: str) 
     try:
         exporter = make(**options)
         if not isinstance(exporter, SpanExporter):
-            raise TypeError(f"{type(exporter).__qualname__} is no SpanExporter")
+            raise TypeError(f"{type(exporter).__qualname__} is not a SpanExporter of opentelemetry.sdk")
         return BatchSpanProcessor(
             exporter,
             max_queue_size=limits.max_queued,

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from ..threads import in_thread
 
-GZIP_LEVEL = 1  # already a tenth of the size; others take several times as long for little more
+GZIP_LEVEL = 1  # see docs/performance.md in the template
 
 
 class Page(NamedTuple):
@@ -27,8 +27,8 @@ class Page(NamedTuple):
 class Exposition:
     """Encodes the metrics of a registry, one page at a time.
 
-    Requests that wait while a page is made share the next one, so that each gets values from after its arrival, and no
-    number of scrapers makes more than one thread busy. A client that leaves stops nothing.
+    Requests that wait while a page is made share the next one. So each gets values from after its arrival, and scrapers
+    never occupy more than one thread. A client that disconnects stops nothing.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -54,14 +54,14 @@ class Exposition:
 
     async def _make(self, key: tuple[str, bool], make: Callable[[], Page]) -> Page:
         async with self._turn:
-            del self._next[key]  # whoever comes from now on needs newer values
+            del self._next[key]  # later requests need newer values
             return await asyncio.wrap_future(in_thread(make, name="metrics"))
 
 
 @contextmanager
 def _without_garbage_collector() -> Iterator[None]:
-    """Collect no garbage meanwhile: a page makes objects without circles, but so many of them that the collector would
-    go through the whole heap, which stops every thread for a tenth of a second."""
+    """Collect no garbage meanwhile. A page makes many objects, and none in reference cycles. Their number would start a
+    full collection, which stops every thread. See docs/performance.md in the template."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -27,15 +27,14 @@ Write = Callable[["LineWriter", bytes | str], None]
 class LineWriter:
     """Writes lines to a file descriptor and never waits for its reader.
 
-    The lines of one turn of the event loop are written together: a `write` for each line makes logging expensive on
-    a pipe. When the pipe is full, up to `max_held_bytes` of lines are kept, and each turn with new lines writes as
-    much as there is room for; without new lines, a timer does. Further lines are dropped: `on_drop` is called for
-    each, and `on_recovery` with their number when the reader reads again.
+    The lines of one turn of the event loop are written together. When the pipe is full, up to `max_held_bytes` of lines
+    are kept. Each turn with new lines, or else a timer, writes as much as fits. Further lines are dropped: `on_drop` is
+    called for each, and `on_recovery` with their number when the reader reads again.
 
-    Where poll(2) reports room, a write of at most PIPE_BUF bytes does not block, and is not mixed with the output of
-    other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share, stays
-    blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)): each write wakes a reader that
-    sleeps, and that costs more than the write itself.
+    If poll(2) reports a pipe as writable, a write of at most PIPE_BUF bytes does not block. It is not mixed with the
+    output of other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share,
+    stays blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)). Few large writes are cheaper
+    than many small ones: see docs/performance.md in the template.
     """
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
@@ -43,7 +42,7 @@ class LineWriter:
         self.on_recovery: Callable[[int], object] = lambda dropped: None
         self._fd = fd
         self._max_held_bytes = max_held_bytes
-        self._room = _room_of(fd)
+        self._capacity = _capacity_of(fd)
         self.begin_empty()
         _writers.add(self)
 
@@ -52,7 +51,7 @@ class LineWriter:
         self.flush()
         with self._lock:
             before, self._fd = self._fd, fd
-            self._room = _room_of(fd)
+            self._capacity = _capacity_of(fd)
         return before
 
     def begin_empty(self) -> None:
@@ -97,7 +96,7 @@ class LineWriter:
     critical: ClassVar[Write] = write
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write the kept lines as far as there is room, and wait for room for at most `seconds`."""
+        """Write the kept lines as far as they fit, and wait for the reader for at most `seconds`."""
         deadline = time.monotonic() + seconds if seconds else 0.0
         dropped = 0
         with self._lock:
@@ -126,10 +125,10 @@ class LineWriter:
                     if not self._data:
                         return True
             wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
-            room = self._room(wait_ms)
-            if not room:
+            free_bytes = self._capacity(wait_ms)
+            if not free_bytes:
                 return False
-            end = self._written + room
+            end = self._written + free_bytes
             # Whole lines, unless one line alone is too long.
             part = self._data[self._written : self._data.rfind(b"\n", self._written, end) + 1 or end]
             try:
@@ -188,19 +187,19 @@ _writers: WeakSet[LineWriter] = WeakSet()
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_begin_empty_in_child)
 
-Room = Callable[[float], int]
-"""Waits that many milliseconds for room; returns how many bytes can be written without blocking."""
+Capacity = Callable[[float], int]
+"""Waits that many milliseconds for the reader; returns how many bytes can be written without blocking."""
 
 
-def _room_of(fd: int) -> Room:
-    return _file_room if _is(stat.S_ISREG, fd) else _pipe_room(fd) if _is(stat.S_ISFIFO, fd) else _room(fd)
+def _capacity_of(fd: int) -> Capacity:
+    return _file_capacity if _is(stat.S_ISREG, fd) else _pipe_capacity(fd) if _is(stat.S_ISFIFO, fd) else _capacity(fd)
 
 
-def _file_room(_milliseconds: float) -> int:
+def _file_capacity(_milliseconds: float) -> int:
     return sys.maxsize
 
 
-def _room(fd: int) -> Room:
+def _capacity(fd: int) -> Capacity:
     if sys.platform == "win32":
         return lambda milliseconds: PIPE_BUF
     poll = select.poll()
@@ -208,18 +207,18 @@ def _room(fd: int) -> Room:
     return lambda milliseconds: PIPE_BUF if poll.poll(milliseconds) else 0
 
 
-def _pipe_room(fd: int) -> Room:
-    some = _room(fd)
+def _pipe_capacity(fd: int) -> Capacity:
+    least = _capacity(fd)
     if sys.platform != "linux":
-        return some
+        return least
 
-    def room(milliseconds: float) -> int:
+    def capacity(milliseconds: float) -> int:
         try:
-            # The room in a pipe that is not empty is unknown, since its pages may be partly used.
+            # The free capacity of a pipe that is not empty is unknown, since its pages may be partly used.
             if ioctl(fd, FIONREAD, NOTHING_UNREAD) == NOTHING_UNREAD:
                 return fcntl(fd, F_GETPIPE_SZ)
         except OSError:
             pass  # closed; `write` will report it
-        return some(milliseconds)
+        return least(milliseconds)
 
-    return room
+    return capacity

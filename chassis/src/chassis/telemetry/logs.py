@@ -90,7 +90,7 @@ class Logs:
         """
         number = LEVELS.get(level.lower())
         if number is None:
-            raise ValueError(f"the log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
+            raise ValueError(f"invalid log level {level!r}; allowed are {', '.join(LEVELS)}")
         self._threshold.setLevel(number)
 
     @property

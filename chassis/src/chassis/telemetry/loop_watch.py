@@ -27,7 +27,7 @@ FRAMES = 4
 
 
 class LoopWatch:
-    """Observes the lag of the event loop, and logs one warning each time that something blocks it.
+    """Observes the lag of the event loop, and logs one warning each time that it is blocked.
 
     Code that blocks for `BLOCKED_SECONDS` delays every request and every probe, and nothing shows afterwards which
     code it was. So a thread looks at the stack of the loop's thread meanwhile. Requests pay nothing for it: `active`

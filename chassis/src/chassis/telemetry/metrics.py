@@ -126,9 +126,9 @@ class RequestMetrics(Collector):
             labels=("http_request_method", "url_scheme"),
         )
         counts = Counting((entry.method, entry.scope.get("scheme", "http")) for entry in list(self.active))
-        # What was seen before has a zero rather than a gap.
-        for seen in dict.fromkeys([*((key[0], key[3]) for key in list(self._series)), *counts]):
-            active.add_metric(seen, counts[seen])
+        # A series that existed before becomes zero, so that graphs have no gap.
+        for label_values in dict.fromkeys([*((key[0], key[3]) for key in list(self._series)), *counts]):
+            active.add_metric(label_values, counts[label_values])
         return (duration, request_size, response_size, active)
 
 
@@ -174,25 +174,25 @@ class Metrics:
         self.requests: RequestMetrics = RequestMetrics()
         self.registry.register(self.requests)
         self.timed_out_requests: Counter = Counter(
-            "http_server_timed_out_requests", "Requests that passed their deadline.", registry=self.registry
+            "http_server_timed_out_requests",
+            "Requests that did not respond before their deadline.",
+            registry=self.registry,
         )
         self.shed_requests: Counter = Counter(
             "http_server_shed_requests", "Requests rejected under overload.", ["reason"], registry=self.registry
         )
         self.max_requests: Gauge = Gauge(
             "http_server_max_requests",
-            "Requests allowed at the same time, 0 without a limit.",
+            "Maximum number of concurrent requests; 0 without a limit.",
             registry=self.registry,
         )
-        self.threads: Gauge = Gauge(
-            "handler_threads", "Threads in which `def` handlers run now.", registry=self.registry
-        )
+        self.threads: Gauge = Gauge("handler_threads", "Threads that run `def` handlers.", registry=self.registry)
         self.max_threads: Gauge = Gauge(
-            "handler_threads_max", "Most threads in which `def` handlers may run.", registry=self.registry
+            "handler_threads_max", "Maximum number of threads for `def` handlers.", registry=self.registry
         )
         self.dropped_log_lines: Counter = Counter(
             "log_lines_dropped",
-            "Log lines dropped because nobody read standard output.",
+            "Log lines dropped because standard output was not read fast enough.",
             registry=self.registry,
         )
         self.loop_lag: Histogram = Histogram(
@@ -218,7 +218,7 @@ class Metrics:
         )
         self.periodic_task_last_success: Gauge = Gauge(
             "periodic_task_last_success_timestamp_seconds",
-            "When a periodic task was last completed without an exception, since the epoch.",
+            "Unix timestamp of the last successful run of a periodic task.",
             ["task"],
             registry=self.registry,
         )
@@ -239,7 +239,7 @@ class Metrics:
         )
         build = Gauge(
             "build_info",
-            "Always 1; the labels tell which build is running.",
+            "Always 1; the labels identify the running build.",
             ["service", "version", "commit", "chassis_version"],
             registry=self.registry,
         )

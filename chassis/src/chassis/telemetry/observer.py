@@ -113,7 +113,7 @@ class Observer:
                 "route": route,
                 "path": observation.path,
                 "status": status,
-                "duration_ms": int(seconds * 1_000_000) / 1000,  # faster than `round`
+                "duration_ms": int(seconds * 1_000_000) / 1000,
                 "request_bytes": request_bytes,
                 "response_bytes": response_bytes,
                 "client": client[0] if client else None,

@@ -1,8 +1,8 @@
 """Spans as OTLP, encoded into protobuf's wire format directly.
 
-OpenTelemetry's own exporter builds a message object for each span, attribute and value, which costs tens of
-microseconds for each request. The messages here are few and never change (OTLP is stable since 1.0), and most of
-their bytes are the same from one request to the next, so they are cached.
+OpenTelemetry's own exporter builds a message object for each span, attribute and value. Here, bytes that are the same
+in many requests are cached. The messages are few and never change (OTLP is stable since 1.0). See docs/performance.md
+in the template.
 
 Follows opentelemetry-proto 1.x (trace/v1/trace.proto).
 """
@@ -60,7 +60,7 @@ def encode_span(span: ReadableSpan) -> bytes:
     """A Span message; raises `ValueError` for a span without a context."""
     context = span.context
     if context is None:
-        raise ValueError("a span without a context")
+        raise ValueError("the span has no context")
     ids = b"\x0a\x10" + context.trace_id.to_bytes(16) + b"\x12\x08" + context.span_id.to_bytes(8)
     attributes = encode_attributes(9, span.attributes) + encode_dropped(span)
     return _encode_span(span, ids, context.trace_state, attributes)
@@ -181,7 +181,7 @@ def encode_value(value: Any) -> bytes:
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         if not MIN_INT <= value <= MAX_INT:
-            raise ValueError("a whole number beyond 64 bits")
+            raise ValueError(f"a whole number of {value.bit_length()} bits; at most 64 bits are allowed")
         return b"\x18" + varint(int(value) & 0xFFFFFFFFFFFFFFFF)
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)

@@ -22,7 +22,7 @@ def make_resource(service: str, version: str, environment: Environment) -> Resou
     attributes |= {name: value for name, value in _attributes(environment).items() if value or name not in attributes}
     if name := environment.text("OTEL_SERVICE_NAME"):
         attributes["service.name"] = name
-    # The SDK reads both itself: an invalid entry would not discard the others, and it could not be told from here.
+    # Not read by the SDK, which would keep the other entries beside an invalid one, and would not report it here.
     with hidden(VARIABLE, "OTEL_SERVICE_NAME"):
         detected = Resource.create()
     # Not merged, because that would drop ours where a detector follows another version of the conventions.

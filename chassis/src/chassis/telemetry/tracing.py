@@ -42,11 +42,11 @@ PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 class Tracing:
     """Decides which requests are sampled, continues remote traces, and hands ended spans to the processors.
 
-    Configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT` or
-    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP, `OTEL_TRACES_EXPORTER` (a list of `otlp`,
-    `console`, `none`, and exporters of installed packages) chooses it by name, `OTEL_TRACES_SAMPLER` and
+    Configured by OpenTelemetry's own environment variables. `OTEL_EXPORTER_OTLP_ENDPOINT` or
+    `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` enables the export over HTTP. `OTEL_TRACES_EXPORTER` chooses exporters by name:
+    a list of `otlp`, `console`, `none`, and exporters of installed packages. `OTEL_TRACES_SAMPLER` and
     `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the traces that begin here (`parentbased_traceidratio`).
-    `OTEL_PROPAGATORS` chooses the formats of trace context. `OTEL_SDK_DISABLED` disables recording, and leaves the
+    `OTEL_PROPAGATORS` chooses the formats of trace context. `OTEL_SDK_DISABLED` disables recording, but not the
     propagation. A value that cannot be used is ignored, and a warning is logged by `install`.
     """
 
@@ -233,7 +233,7 @@ def _parent(traceparent: bytes) -> SpanContext:
 
 
 def _span_limits(environment: Environment) -> SpanLimits:
-    """`OTEL_ATTRIBUTE_*_LIMIT`, `OTEL_SPAN_*_LIMIT` and the like; the SDK would raise for an invalid one."""
+    """The limits in `OTEL_*_LIMIT`. They are read here, because the SDK would raise for an invalid one."""
 
     def limit(name: str, default: int) -> int:
         return environment.whole_number(f"OTEL_{name}_LIMIT", default=default)
