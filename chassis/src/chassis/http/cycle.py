@@ -112,25 +112,23 @@ class RequestCycle:
         """Run the application; an exception that escapes it never reaches the event loop."""
         self._is_running = True
         try:
-            if (
-                self.disconnected
-            ):  # while the task waited to begin: run it nevertheless, so that it is logged and counted
+            # The client disconnected before the task began. Run it nevertheless, so that it is logged and counted.
+            if self.disconnected:
                 self.disconnect()
             self.info.send = send = self.send
             await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
                 self._end_response(500)
                 log.error("asgi application returned without a complete response")
-        except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
+        except BaseException as error:  # noqa: BLE001 - no code awaits this task, so the error would be lost
             self._on_exception(error)
         finally:
             # Here, because a callback of the task would be one more thing that the event loop has to schedule.
             self._connection.port.tasks.discard(self.task)
-            self.info.send = None  # a reference to itself, which the garbage collector would have to find
+            self.info.send = None  # breaks a reference cycle
 
     def disconnect(self) -> None:
-        """The client has disconnected. An application that waits in `receive` gets `http.disconnect`; any other is
-        cancelled.
+        """The client has disconnected: an application in `receive` gets `http.disconnect`, any other is cancelled.
 
         Once `send` has raised, the application is not cancelled as well: that would interrupt its cleanup.
         """

@@ -83,7 +83,7 @@ class PortState:
         self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
         self.is_stopping: bool = False
-        """Whether the requests that are left have been cancelled at the end of the graceful shutdown."""
+        """Whether the remaining requests have been cancelled at the end of the graceful shutdown."""
         self.on_interrupt: Callable[[int], object] = on_interrupt
         """Called with the number of these requests before they are cancelled."""
         self._without_connections: asyncio.Event | None = None

@@ -80,7 +80,7 @@ class HttpProtocol(asyncio.Protocol):
             self._timeouts.start_head()
             self._timeouts.start_age()
         elif excess <= MAX_REJECTED:
-            # Not left in the listen queue, where a load balancer could not see that it should choose another.
+            # With a 503, a load balancer can choose another instance. The listen queue would hide the overload.
             self.reject(
                 Problem(
                     503,
@@ -205,7 +205,7 @@ class HttpProtocol(asyncio.Protocol):
             self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read on, also to notice that the client has gone, unless too many requests wait already."""
+        """Continue to read, also to notice that the client disconnects, unless too many requests wait already."""
         if self._reader.unread:
             self._reader.read_on()
         if len(self.pipeline) < MAX_PIPELINED:
@@ -256,7 +256,7 @@ class HttpProtocol(asyncio.Protocol):
             last_read.keep_alive = False
 
     def _close_parts(self) -> None:
-        """Drop what refers to the connection, or the garbage collector would have to find it."""
+        """Drop all references to the connection, so that no reference cycle is left to the garbage collector."""
         self._timeouts.close()
         self._reader.close()
         self.responding = None
@@ -276,11 +276,11 @@ class HttpProtocol(asyncio.Protocol):
         self.finish()
 
     def on_body_timeout(self) -> None:
-        pace = self.port.limits.min_bytes_per_second
+        min_pace = self.port.limits.min_bytes_per_second
         self.reject(
             Problem(
                 408,
-                f"The request's body arrived at less than {pace} bytes per second.",
+                f"The request's body arrived at less than {min_pace} bytes per second.",
                 headers={"connection": "close"},
             )
         )

@@ -1,4 +1,4 @@
-"""Checks of a request's head that httptools leaves to its user (RFC 9112, sections 3 and 6).
+"""Checks of a request's head that httptools does not make (RFC 9112, sections 3 and 6).
 
 A proxy in front and this service must never differ about where a request ends. Otherwise a client could hide one
 request in another (request smuggling). Each check raises a `Problem` and knows no connection.
@@ -60,9 +60,8 @@ def check_version(version: str) -> None:
 def check_transfer_coding(codings: bytes, version: str) -> None:
     """400 or 501 for a Transfer-Encoding other than `chunked`; `codings` is its value, lists joined by commas."""
     if version == "1.0":
-        raise Problem(
-            400, "HTTP/1.0 does not support Transfer-Encoding; send Content-Length, or use HTTP/1.1."
-        )  # RFC 9112, section 6.1
+        # RFC 9112, section 6.1
+        raise Problem(400, "HTTP/1.0 does not support Transfer-Encoding; send Content-Length, or use HTTP/1.1.")
     codings = codings.lower()
     if codings == b"chunked":
         return

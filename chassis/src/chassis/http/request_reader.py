@@ -177,7 +177,7 @@ class RequestReader:
         )
 
     def close(self) -> None:
-        """Drop what refers to the reader, or the garbage collector would have to find it."""
+        """Drop all references to the reader, so that no reference cycle is left to the garbage collector."""
         self.cycle = None
         self.discard()
         del self._parser, self._connection
@@ -199,7 +199,7 @@ class RequestReader:
         if not self.in_head:
             return  # a trailer, which must not become a header (RFC 9110, section 6.5.1)
         name = name.lower()
-        if self._has_spaces:  # white space behind a value is no part of it (RFC 9112, section 5.1)
+        if self._has_spaces:  # white space behind a value is not a part of it (RFC 9112, section 5.1)
             value = value.strip(b" \t")
         if name in NOTED_FIELDS:
             if name == b"host":

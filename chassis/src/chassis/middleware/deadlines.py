@@ -19,8 +19,8 @@ Due = tuple[float, ResponseSender, RequestInfo]
 class Deadlines:
     """One timer for all requests: they end in the order in which they began, since all have the same time.
 
-    The time in which a handler waits for the request's body does not count: a slow upload is no slow handler, and has
-    limits of its own. `timed_out` counts the requests that pass their deadline.
+    The time in which a handler waits for the request's body does not count: a slow upload is not a slow handler, and
+    has limits of its own. `timed_out` counts the requests that pass their deadline.
     """
 
     def __init__(self, seconds: float, timed_out: Counter | None = None) -> None:

@@ -72,8 +72,8 @@ def deadline_problem(info: RequestInfo) -> Problem | None:
 def is_cancelled_from_outside() -> bool:
     """Whether the server, or a timeout of a middleware, has cancelled the current task.
 
-    Otherwise a `CancelledError` comes from a task that the handler awaited and somebody else cancelled: that is a
-    failure of the handler like any other exception.
+    Otherwise a `CancelledError` comes from a task that the handler awaited and other code cancelled. That is a failure
+    of the handler like any other exception.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

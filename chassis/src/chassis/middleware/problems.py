@@ -19,7 +19,7 @@ class ProblemMiddleware:
     An unexpected exception is raised again after its response, as Starlette's `ServerErrorMiddleware` does, so that
     middleware that reports errors (Sentry) or rolls something back sees it too. Expected ones are not.
     It also sees the guard's: a request that the guard rejects comes here, and gets its response without a handler.
-    The guard itself responds where a client has gone, where the service stops, and to what the middleware raises.
+    The guard itself responds when a client disconnects, when the service stops, and to exceptions of the middleware.
     """
 
     def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], ProblemOf] | None = None) -> None:

@@ -77,7 +77,7 @@ class Environment:
             return None
         try:
             return cast("Callable[..., object]", entry_point.load())
-        except Exception as error:  # noqa: BLE001 - somebody else's code; without it the service still starts
+        except Exception as error:  # noqa: BLE001 - another package's code; without it the service still starts
             self.ignore(variable, value, f"it cannot be imported: {error!r}")
             return None
 

@@ -246,7 +246,7 @@ class OtlpExporter(RequestSpanProcessor):
         return self._client
 
     def _post(self, body: bytes) -> str | None:
-        """Send one batch; returns the reason of a failure, or None. Raises what is no failure of the network."""
+        """Send one batch; returns the reason of a failure, or None. Raises other exceptions than network failures."""
         import httpx
 
         client = self._load()

@@ -62,6 +62,6 @@ def _batched(name: str, environment: Environment, *, variable: str, value: str) 
             max_export_batch_size=limits.batch_size,
             export_timeout_millis=limits.export_milliseconds,
         )
-    except Exception as error:  # noqa: BLE001 - somebody else's code; without it the service still starts
+    except Exception as error:  # noqa: BLE001 - another package's code; without it the service still starts
         environment.ignore(variable, value, f"its exporter cannot be made: {error!r}")
         return None

@@ -43,7 +43,7 @@ class Observer:
         self._without_facts: set[ContextVar[Any]] = set()
         _observers.add(self)
         self.is_stopping: bool = False
-        """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
+        """Whether the server cancels the remaining requests at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
@@ -86,13 +86,13 @@ class Observer:
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
                 route = route_template(scope, observation.path, status, observation.find_route)
             request_bytes = observation.info.body_bytes
-            # The server leaves out the content of these.
+            # The server does not send the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
             facts = self._access_log.redact(context.facts) if context.facts else None
             if facts and context.sampled:
                 context.span.set_attributes(facts)
             error = observation.info.error
-            # 499 stands for no response at all, which is no status in metrics and spans.
+            # 499 means that there was no response, which has no status in metrics and spans.
             sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
             exemplar = end_span(observation, route, sent_status, error, self._redact_query) if context.sampled else None
             key = (method, route, sent_status, scope.get("scheme", "http"), error)

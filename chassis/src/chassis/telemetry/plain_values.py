@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-# Not every sequence: the items of a long range, or of an array, are not what somebody wants to log.
+# Not every sequence: the items of a long range, or of an array, are not worth a log line.
 LISTS = (list, tuple, set, frozenset, deque, KeysView, ValuesView, ItemsView)
 
 
 def plain(value: object) -> Any:
-    """A dictionary with text keys, a list, or text; what is inside of it is left as it is.
+    """A dictionary with text keys, a list, or text; its members are not changed.
 
     Mappings (such as the headers of a request), dataclasses, pydantic models, attrs classes and named tuples become
-    dictionaries. Fields that their class excludes from its `repr` are left out, and so are names with an underscore.
+    dictionaries. Fields that their class excludes from its `repr` are omitted, and so are names with an underscore.
     Raises what the value raises.
     """
     if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def text(value: object) -> str:
         whole = value if isinstance(value, str) else str(value)
         # By the class, since a subclass may have its own.
         return str.encode(whole, "utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - whatever it raises, the line must be written
+    except Exception:  # noqa: BLE001 - the line must be written
         return f"<{type(value).__qualname__} that cannot be shown>"
 
 

@@ -1,4 +1,4 @@
-"""Keeps secrets out of log lines, whatever they come from."""
+"""Keeps secrets out of log lines."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -51,7 +51,7 @@ class Redactor:
     `token_count` is not. Case, and the separators `-`, `_` and `.`, make no difference.
 
     It works on a copy that has only what JSON has: text keys, dictionaries, lists, text, numbers, booleans and None.
-    It never raises, whatever is in an event.
+    It never raises, for any event.
     """
 
     def __init__(self, keys: Collection[str] = ()) -> None:

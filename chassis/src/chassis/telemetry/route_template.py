@@ -53,7 +53,7 @@ def route_template(scope: Scope, path: str, status: int, find: FindRoute | None)
 def first_match(routes: object, scope: Scope) -> BaseRoute | None:
     """The first route for the path and the method of `scope`, else the first one for the path.
 
-    The routes of a mounted application may be of another kind than Starlette's, and are left out.
+    The routes of a mounted application may be of other types than Starlette's, and are ignored.
     """
     partial: BaseRoute | None = None
     for route in routes if isinstance(routes, Sequence) else ():

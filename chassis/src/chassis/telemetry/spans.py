@@ -238,7 +238,7 @@ def _bounded_attributes(attributes: Mapping[str, Any], dropped: int) -> BoundedA
 
 
 def _plain(value: Any) -> Any:
-    """An attribute's value as the SDK keeps it: anything that is no attribute value becomes its text."""
+    """An attribute's value as the SDK keeps it: any other object becomes its text."""
     if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, Sequence):

@@ -139,7 +139,7 @@ class Tracing:
             has_random_id = bool(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
         else:
             trace_id = ids[:32]
-            # "Sampled" without an exporter would send others looking for a parent span that nobody has.
+            # "Sampled" without an exporter would refer other services to a parent span that does not exist.
             sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
             trace_state = None
             has_random_id = True
