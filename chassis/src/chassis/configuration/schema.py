@@ -82,7 +82,7 @@ class Schema:
         path: tuple[str, ...] = ()
         rest: list[int | str] = []
         for part in place:
-            # A part that is none is the name of a member of a union, or a place inside of a value.
+            # A part that is not a setting is the name of a member of a union, or a place inside of a value.
             setting = self._by_path.get((*path, part)) if isinstance(part, str) else None
             if setting is None:
                 rest.append(part)
@@ -189,7 +189,7 @@ def _cell(setting: Setting) -> str:
 
 
 def _shown(value: object) -> str:
-    """A default as one would write it into a variable."""
+    """A default in the notation of a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Enum):

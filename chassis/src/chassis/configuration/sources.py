@@ -42,7 +42,7 @@ class ConfigurationError(SettingsError):
 
 @dataclass(frozen=True)
 class Given:
-    """Everything that is given, and what is strange about it."""
+    """All given variables, and the warnings about them."""
 
     sources: tuple[Source, ...]
     """The first one that has a variable wins."""

@@ -18,9 +18,9 @@ LISTS = (Collection, Iterable, MutableSequence, MutableSet, Sequence, Set)
 def decode(field: FieldInfo, text: str) -> Any:
     """The value that `text` means for a field: a list, an object, or the text itself.
 
-    A list, set or tuple of plain values is either separated by commas or, when it begins with `[`, JSON. Everything
-    else that is no plain value is JSON. Text that should be JSON and is not is returned as it is, so that pydantic
-    rejects it and names its place. The same goes for fields that decode by themselves: `NoDecode`, `Json`.
+    A list, set or tuple of plain values is either separated by commas or, when it begins with `[`, JSON. All
+    other values that are not plain are JSON. Text that should be JSON and is not is returned as it is, so that pydantic
+    rejects it and names its place. The same applies to fields that decode by themselves: `NoDecode`, `Json`.
     """
     if any(mark is NoDecode or type(mark) is Json for mark in field.metadata):
         return text

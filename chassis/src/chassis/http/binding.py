@@ -94,7 +94,7 @@ def bind_unix(path: str) -> socket.socket:
 
 
 def address_of(sock: socket.socket) -> str:
-    """The URL of a listening socket, for people: one that works from this machine where every address is meant."""
+    """The URL of a listening socket, for people; a local address if it listens on all of them."""
     address = sock.getsockname()
     if not isinstance(address, tuple):
         return f"unix:{address}"
@@ -107,7 +107,7 @@ def address_of(sock: socket.socket) -> str:
 
 
 def _resolve(hosts: list[str], port: int) -> list[Place]:
-    """Each address once."""
+    """Resolve the hosts; return each address once."""
     places: dict[tuple[object, ...], Place] = {}
     for name in hosts:
         try:
@@ -129,7 +129,7 @@ def _bind(place: Place, port: int, *, is_dual: bool, make_socket: MakeSocket) ->
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual else 1)
         host, _, *scope = place.address
         sock.bind((host, port, *scope))
-        sock.listen(BACKLOG)  # from here on clients wait, and are not rejected
+        sock.listen(BACKLOG)  # clients now wait in the queue and are not rejected
     except OSError:
         sock.close()
         raise

@@ -11,7 +11,7 @@ from .limits import ConnectionLimits
 from .rejection import send_rejection
 
 # Middleware that runs the application in a task of its own passes each message on in another turn. So many turns let
-# its responses leave in one write, too, and a failure in them still become a 500.
+# its responses be sent in one write, too, and a failure in them still become a 500.
 HELD_TURNS = 5
 
 

@@ -1,6 +1,6 @@
 """HTTP/1.1 connections (RFC 9112): requests in order, each with its response, until either side closes.
 
-The event loop schedules one task for each request and nothing else; an ordinary request touches no timer, and its
+The event loop schedules one task for each request and nothing else. An ordinary request sets no timer, and its
 response is sent in one write.
 """
 
@@ -27,7 +27,7 @@ MAX_PIPELINED = 100  # requests that wait on one connection; beyond it nothing m
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection: a reader, the request cycles in their order, the deadlines, and the end."""
+    """One connection: a reader, the request cycles in their order, the deadlines, and closing."""
 
     __slots__ = (
         "_ignores_input",
@@ -139,7 +139,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_websocket(self, scope: Scope, data: bytes) -> None:
         """Hand the connection to the WebSocket protocol, or reject an invalid handshake."""
-        from .websocket import WebSocketProtocol, accept_handshake  # many services have no WebSockets
+        from .websocket import (
+            WebSocketProtocol,
+            accept_handshake,
+        )  # imported on use, as many services have no WebSockets
 
         self._ignores_input = True
         self._timeouts.stop_reading()
@@ -216,7 +219,7 @@ class HttpProtocol(asyncio.Protocol):
         self.transport.write(encode_problem_response(status, self.port.date_line))
         self.finish()
 
-    # The end.
+    # Closing.
 
     def finish(self) -> None:
         """Close when the client has received what was written.

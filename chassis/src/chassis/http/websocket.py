@@ -39,7 +39,7 @@ def accept_handshake(scope: Scope) -> tuple[ServerProtocol, Response]:
     fields = [b"%b: %b\r\n" % field for field in scope["headers"] if _is_of_handshake(field[0])]
     request_line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode()
     protocol = ServerProtocol(
-        # Smaller windows than the default: 64 KiB of memory for a connection instead of 300 KiB.
+        # Smaller windows than the default, so that a connection needs less memory.
         extensions=[
             ServerPerMessageDeflateFactory(
                 server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
@@ -114,7 +114,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # From the client to the application.
 
     def resume_reading(self) -> None:
-        """The application has taken all messages; read on."""
+        """The application has taken all messages; continue to read."""
         self.flow.resume_reading()
         self._read_messages()
 
@@ -146,7 +146,7 @@ class WebSocketProtocol(asyncio.Protocol):
         elif frame.opcode is Opcode.PONG:
             if bytes(frame.data) == b"%d" % self._ping_number:
                 self._ping_is_unanswered = False
-        elif frame.opcode is not Opcode.PING:  # to pings the library responds
+        elif frame.opcode is not Opcode.PING:  # the library responds to pings
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
             if not frame.fin:
@@ -223,7 +223,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._close_in(seconds)
 
     def shut_down(self) -> None:
-        """Tell the client and the application that the service stops (1012, Service Restart)."""
+        """Inform the client and the application that the service stops (1012, Service Restart)."""
         if self._protocol.state is State.OPEN:
             self._cycle.disconnect(CloseCode.SERVICE_RESTART)
             self.close(CloseCode.SERVICE_RESTART, seconds=LINGER_SECONDS)

@@ -1,4 +1,4 @@
-"""The time in which responses have to start."""
+"""Deadlines for the start of responses."""
 
 import asyncio
 from time import monotonic
@@ -11,8 +11,8 @@ from ..response_sender import ResponseSender
 MIN_DELAY_SECONDS = 0.05
 
 
-# A request that has to respond: when it began, monotonic seconds; its response, and what is known of it. A plain tuple,
-# because one is made for each request.
+# A request that has to respond: when it began, monotonic seconds; its response, and its facts. A plain tuple:
+# see docs/performance.md in the template.
 Due = tuple[float, ResponseSender, RequestInfo]
 
 

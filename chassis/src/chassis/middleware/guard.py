@@ -1,4 +1,4 @@
-"""Limits that keep one request from harming the service, and a response to everything that is raised."""
+"""Limits that keep one request from harming the service, and problem responses to exceptions."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -35,7 +35,7 @@ def _processor(name: str, environment: Environment) -> SpanProcessor | None:
             grpc = _batched("otlp_proto_grpc", environment, variable=names_of("PROTOCOL")[1], value=protocol)
             if grpc is not None:
                 return grpc
-        # Imported here because an exporter costs more to load than the rest of the service.
+        # Imported only when used. See docs/performance.md in the template.
         from .exporter import OtlpExporter
 
         return OtlpExporter.from_environment(environment)

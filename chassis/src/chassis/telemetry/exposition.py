@@ -1,4 +1,4 @@
-"""The text of all metrics, made in a thread: with many series it takes seconds, and requests go on meanwhile."""
+"""The text of all metrics, encoded in a thread, so that requests continue meanwhile."""
 
 import asyncio
 import gc

@@ -25,7 +25,7 @@ NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
 
 class Observer:
-    """Observes all requests that ended in one turn of the event loop together, which takes half the time.
+    """Observes all requests that ended in one turn of the event loop together (docs/performance.md in the template).
 
     Processors of the access line that the service's owner has added may need the request's context variables. So
     with them each request is observed by itself, before its task ends.
@@ -57,14 +57,14 @@ class Observer:
             self.observe()
 
     def _find_facts(self, context: Context, ended: Observation) -> None:
-        """Note what structlog has bound, and which variables are others, so that they need not be looked at again."""
+        """Note what structlog has bound, and which variables are others, so that they are not examined again."""
         if any(variable.name.startswith(STRUCTLOG_KEY_PREFIX) for variable in context):
             ended.bound_facts = get_contextvars()
         elif len(self._without_facts) < MAX_VARIABLES:
             self._without_facts.update(context)
 
     def begin_empty(self) -> None:
-        """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
+        """Discard the requests that have ended, in a forked child: its parent observes them."""
         self._ended = []
 
     def observe(self) -> None:

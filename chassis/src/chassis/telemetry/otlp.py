@@ -172,7 +172,7 @@ def encode_pair(key: str, value: Any) -> bytes:
 
 
 def encode_value(value: Any) -> bytes:
-    """An AnyValue message; raises for whole numbers beyond 64 bits, and what is nested in itself."""
+    """An AnyValue message; raises for whole numbers beyond 64 bits, and for a value that contains itself."""
     if isinstance(value, str):
         return text(1, value, always=True)
     if value is None:

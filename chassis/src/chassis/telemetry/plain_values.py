@@ -1,4 +1,4 @@
-"""Any value of Python as what JSON has: objects become their fields, and the rest its text."""
+"""Converts any value of Python to the types of JSON: objects become their fields, other values their text."""
 
 import dataclasses
 from collections import deque
@@ -17,7 +17,7 @@ def plain(value: object) -> Any:
 
     Mappings (such as the headers of a request), dataclasses, pydantic models, attrs classes and named tuples become
     dictionaries. Fields that their class excludes from its `repr` are omitted, and so are names with an underscore.
-    Raises what the value raises.
+    Raises the exceptions of the value's own code.
     """
     if isinstance(value, Mapping):
         return {key_text(key): item for key, item in value.items()}
@@ -55,7 +55,7 @@ def _field_names(value: object) -> Iterable[str] | None:
 
 
 def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
-    # Not through `getattr` alone: an object of an ORM would ask its database for what it has not loaded.
+    # Not through `getattr` alone: an object of an ORM would ask its database for fields that are not loaded.
     extra = value.model_extra if isinstance(value, BaseModel) else None
     held = {**getattr(value, "__dict__", {}), **(extra or {})}
     found: dict[str, Any] = {}

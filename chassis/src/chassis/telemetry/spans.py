@@ -52,13 +52,13 @@ NO_ATTRIBUTES = SharedAttributes({})
 
 
 class RequestSpan(Span):
-    """The server span of one sampled request, leaner than the SDK's: no lock, and values are cleaned when exported.
+    """The server span of one sampled request, without the lock of the SDK's. Values are cleaned when they are exported.
 
     Handlers find it as the current span. `RequestSpanProcessor`s get it as it is; for all other processors and
     exporters, `readable` builds the SDK's object.
     """
 
-    # Most spans keep these; an attribute of the class costs nothing for each of them.
+    # The defaults of most spans are attributes of the class. See docs/performance.md in the template.
     kind: SpanKind = SpanKind.SERVER
     status: Status = UNSET
     end_time: int | None = None
