@@ -123,7 +123,7 @@ class RequestCycle:
         except BaseException as error:  # noqa: BLE001 - no code awaits this task, so the error would be lost
             self._on_exception(error)
         finally:
-            # Not in a callback of the task. See docs/performance.md in the template.
+            # Not in a callback of the task, which the event loop would have to schedule.
             self._connection.port.tasks.discard(self.task)
             self.info.send = None  # breaks a reference cycle
 
@@ -342,7 +342,7 @@ class RequestCycle:
             if lines:
                 self._connection.transport.write(b"".join(lines))
         else:
-            self._connection.transport.writelines(lines)  # not joined: see docs/performance.md in the template
+            self._connection.transport.writelines(lines)  # without a copy of a large body
         self.info.holds_head = False
         if more_body:
             self._head = []

@@ -11,8 +11,7 @@ from ..response_sender import ResponseSender
 MIN_DELAY_SECONDS = 0.05
 
 
-# A request that has to respond: when it began, monotonic seconds; its response, and its facts. A plain tuple:
-# see docs/performance.md in the template.
+# A request that has to respond: when it began, monotonic seconds; its response, and its facts. A plain tuple.
 Due = tuple[float, ResponseSender, RequestInfo]
 
 

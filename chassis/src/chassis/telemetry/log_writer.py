@@ -34,7 +34,7 @@ class LineWriter:
     If poll(2) reports a pipe as writable, a write of at most PIPE_BUF bytes does not block. It is not mixed with the
     output of other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share,
     stays blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)). Few large writes are cheaper
-    than many small ones: see docs/performance.md in the template.
+    than many small ones.
     """
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:

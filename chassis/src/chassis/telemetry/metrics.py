@@ -1,7 +1,6 @@
 """Prometheus metrics on a registry of their own, named by OpenTelemetry's semantic conventions.
 
 The requests' histograms are plain lists behind a collector, and prometheus-client does the exposition.
-See docs/performance.md in the template.
 """
 
 from bisect import bisect_left
