@@ -188,7 +188,7 @@ async def test_reader_that_was_late_catches_up_while_more_lines_come() -> None:
         for number in range(400, 420):
             while select.select([reader], [], [], 0)[0]:
                 data += os.read(reader, 65_536)
-            # There is free capacity, and each turn with a new line uses it; a timer alone would be too slow for many lines.
+            # Each turn with a new line uses the free capacity; a timer alone would be too slow for many lines.
             log.info("count", number=number, padding="x" * LINE_BYTES)
             await turn()
         while select.select([reader], [], [], 0)[0]:
