@@ -76,7 +76,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._is_text = False
         self._ignores_input = False
         self._ping_number = 0
-        self._ping_is_unanswered = False
+        self._awaits_pong = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -145,7 +145,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._cycle.disconnect(received.code, received.reason)
         elif frame.opcode is Opcode.PONG:
             if bytes(frame.data) == b"%d" % self._ping_number:
-                self._ping_is_unanswered = False
+                self._awaits_pong = False
         elif frame.opcode is not Opcode.PING:  # the library responds to pings
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
@@ -258,12 +258,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _ping(self) -> None:
         if self._protocol.state is not State.OPEN:
             return
-        if self._ping_is_unanswered and not self.flow.read_paused:  # else its pong may just not have been read
+        if self._awaits_pong and not self.flow.read_paused:  # else its pong may just not have been read
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             self._cycle.disconnect(CloseCode.ABNORMAL_CLOSURE)
-        elif not self._ping_is_unanswered:
+        elif not self._awaits_pong:
             self._ping_number += 1
-            self._ping_is_unanswered = True
+            self._awaits_pong = True
             self._protocol.send_ping(b"%d" % self._ping_number)
         self._flush()
         self._ping_timer = self._loop.call_later(self._port.ping_seconds, self._ping)

@@ -98,7 +98,7 @@ def shown(url: str) -> str:
 def headers(environment: Environment) -> dict[str, bytes]:
     """`OTEL_EXPORTER_OTLP_HEADERS`, such as `api-key=a%20b`, without those that HTTP does not allow."""
     name = next((name for name in names_of("HEADERS") if environment.text(name)), "")
-    found = {}
+    fields = {}
     for number, entry in enumerate(environment.text(name).split(","), 1):
         if not entry.strip():
             continue
@@ -109,12 +109,12 @@ def headers(environment: Environment) -> dict[str, bytes]:
         if not separator or not TOKEN.fullmatch(header):
             environment.ignore(name, f"(entry {number})", "headers are name=value, percent-encoded")
         elif CONTROL.search(value):
-            environment.ignore(name, f"{header}=…", "a header holds no line breaks and no other control characters")
+            environment.ignore(name, f"{header}=…", "line breaks and other control characters are not allowed")
         elif header in OWN_HEADERS:
             environment.ignore(name, f"{header}=…", "the exporter sets this header")
         else:
-            found[header] = value
-    return found
+            fields[header] = value
+    return fields
 
 
 def client_maker(environment: Environment, timeout_seconds: float) -> "Callable[[], httpx.Client]":
