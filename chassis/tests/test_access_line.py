@@ -29,7 +29,7 @@ class Item(Handler):
 
 
 class Stream(Handler):
-    """Sends its parts when it is told to."""
+    """Sends its parts when the test allows it."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -102,7 +102,7 @@ async def test_line_of_head_counts_no_bytes_that_are_not_sent(service: Service, 
         ("GET", "/openapi.json", 200, "/openapi.json"),
     ],
 )
-async def test_refused_request_has_its_line(service: Service, method: str, path: str, status: int, route: str) -> None:
+async def test_rejected_request_has_its_line(service: Service, method: str, path: str, status: int, route: str) -> None:
     await service.client.request(method, path, content=b"x")
     line = await service.access_line()
     assert (line["method"], line["status"], line["route"], line["level"]) == (method, status, route, "info")

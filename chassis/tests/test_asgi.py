@@ -1,4 +1,4 @@
-"""What ASGI promises to an application, on a port of its own."""
+"""The guarantees of ASGI to an application, on a port of its own."""
 
 import asyncio
 import itertools

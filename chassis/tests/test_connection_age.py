@@ -65,7 +65,7 @@ async def test_age_differs_between_connections() -> None:
     assert max(ages) - min(ages) > 1
 
 
-async def test_pipelined_requests_are_answered_and_the_last_response_says_close() -> None:
+async def test_pipelined_requests_get_responses_and_the_last_one_says_close() -> None:
     async with listening(app, limits=limits_of(max_requests_per_connection=2)) as listener:
         response = await exchange(listener.port, GET * 1500)
     assert response.count(b"HTTP/1.1 200 OK") == 1500

@@ -1,4 +1,4 @@
-"""How long an answer may take to begin."""
+"""The deadline for the start of a response."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ DEADLINE_SECONDS = 0.1
 
 
 class Slow(Handler):
-    """Never answers, but for `released`."""
+    """Never responds, but for `released`."""
 
     def __init__(self) -> None:
         self.cleaned = asyncio.Event()
@@ -57,7 +57,7 @@ class Stream(Handler):
 
 
 class Quick(Handler):
-    """Answers at once."""
+    """Responds at once."""
 
     async def get(self) -> str:
         return "quick"
@@ -95,7 +95,7 @@ async def test_thread_of_a_slow_handler_is_504(service: Service) -> None:
     assert (await service.client.delete("/slow")).status_code == 504
 
 
-async def test_handler_may_answer_its_cancellation_itself(service: Service) -> None:
+async def test_handler_may_respond_to_its_cancellation_itself(service: Service) -> None:
     assert (await service.client.patch("/slow")).status_code == 409
 
 

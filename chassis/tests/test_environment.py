@@ -340,7 +340,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def content(file: Path) -> str:
-    """What is in a file."""
+    """The content of a file."""
     return file.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What reaches the log when a process or a thread ends by an exception."""
+"""The log lines when a process or a thread ends by an exception."""
 
 import atexit
 import sys

@@ -34,7 +34,7 @@ class Item(Handler):
 
 
 class Collector:
-    """What an OpenTelemetry collector would have got."""
+    """The spans that an OpenTelemetry collector would have received."""
 
     def __init__(self) -> None:
         self.requests: list[ExportTraceServiceRequest] = []

@@ -26,7 +26,7 @@ from .support.service import Service, connect, serve, until
 
 
 class Collector:
-    """Answers with `statuses` one after the other, the last for ever, and keeps what it got."""
+    """Responds with `statuses` one after the other, the last for ever, and keeps what it got."""
 
     def __init__(self) -> None:
         self.statuses = [200]
@@ -289,7 +289,7 @@ async def test_header_that_cannot_be_sent_is_left_out_and_its_value_is_not_shown
 
 
 @pytest.mark.parametrize("name", ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"])
-async def test_certificate_that_cannot_be_read_is_told_at_the_start(
+async def test_certificate_that_cannot_be_read_is_reported_at_the_start(
     name: str, collector: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.pem").touch()

@@ -125,7 +125,7 @@ LINE_BYTES = 1000
 BUFFER_BYTES = 100_000
 
 
-async def test_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_missed() -> None:
+async def test_stopped_reader_blocks_nothing_and_gets_the_number_of_dropped_lines() -> None:
     reader, writer = os.pipe()
     with observed(fd=writer, buffer_bytes=BUFFER_BYTES) as seen:
         log = structlog.get_logger()
@@ -136,7 +136,7 @@ async def test_reader_that_has_stopped_holds_up_nobody_and_is_told_what_it_misse
         dropped = seen.telemetry.metrics.registry.get_sample_value("log_lines_dropped_total")
         assert dropped is not None
         kept = 400 - int(dropped)
-        # What a pipe of Linux takes, and the buffer.
+        # The capacity of a pipe of Linux, and the buffer.
         assert BUFFER_BYTES < kept * LINE_BYTES < 65_536 + BUFFER_BYTES
 
         lines = await asyncio.to_thread(read_lines, reader, kept + 1)
@@ -188,7 +188,7 @@ async def test_reader_that_was_late_catches_up_while_more_lines_come() -> None:
         for number in range(400, 420):
             while select.select([reader], [], [], 0)[0]:
                 data += os.read(reader, 65_536)
-            # There is room, and each turn with a new line uses it; a timer alone would be too slow for many lines.
+            # Each turn with a new line uses the free capacity; a timer alone would be too slow for many lines.
             log.info("count", number=number, padding="x" * LINE_BYTES)
             await turn()
         while select.select([reader], [], [], 0)[0]:

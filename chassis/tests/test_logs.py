@@ -373,6 +373,6 @@ def test_format_is_found_by_what_reads_it(terminal: bool, json: bool) -> None:
     os.close(writer)
 
 
-def test_unknown_level_is_refused() -> None:
+def test_unknown_level_is_rejected() -> None:
     with pytest.raises(KeyError):
         Logs(level="LOUD")

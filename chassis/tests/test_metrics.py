@@ -1,4 +1,4 @@
-"""What is counted, and how a scraper reads it."""
+"""The metrics, and how a scraper reads them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -117,7 +117,7 @@ async def test_active_requests_rise_and_fall(service: Service, route: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/r0/x", "/nowhere"])
-async def test_active_requests_fall_after_a_refusal(service: Service, path: str) -> None:
+async def test_active_requests_fall_after_a_rejection(service: Service, path: str) -> None:
     await service.client.put(path)
     await service.access_line()
     assert await service.sample("http_server_active_requests", http_request_method="PUT") == 0

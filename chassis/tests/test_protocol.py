@@ -197,7 +197,7 @@ class Waiting:
             self.messages.append(await receive())
 
 
-async def test_disconnect_comes_after_the_body_and_once_the_client_has_gone() -> None:
+async def test_disconnect_comes_after_the_body_and_once_the_client_has_disconnected() -> None:
     waiting = Waiting()
     async with serve(Mount("/wait", waiting)) as service:
         _, writer = await asyncio.open_connection("127.0.0.1", service.server.port)

@@ -67,7 +67,7 @@ def test_secret_is_redacted(seen: Observed, values: dict[str, Any], library: boo
 
 @dataclass
 class Login:
-    """What people log by mistake."""
+    """Values that people log by mistake."""
 
     user: str
     password: str

@@ -11,7 +11,7 @@ from .support.service import SAMPLED, TRACE_ID, Service, exchange, serve
 
 
 class Item(Handler):
-    """Answers."""
+    """Responds."""
 
     async def get(self) -> str:
         return "here"
@@ -68,6 +68,6 @@ async def test_id_of_ours_is_the_trace_id(service: Service) -> None:
     assert answer.headers["x-request-id"] == TRACE_ID
 
 
-async def test_id_is_told_once(service: Service) -> None:
+async def test_id_is_sent_once(service: Service) -> None:
     answer = await service.client.get("/none")
     assert len(answer.headers.get_list("x-request-id")) == 1

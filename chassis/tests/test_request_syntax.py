@@ -128,14 +128,14 @@ async def test_what_is_no_request_line_is_400(line: bytes) -> None:
     assert response.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
 
 
-async def test_options_about_the_server_are_answered() -> None:
+async def test_options_about_the_server_get_a_response() -> None:
     async with serve() as service:
         response = await exchange(service.server.port, b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert response.startswith(b"HTTP/1.1 204 No Content\r\n")
         assert b"\r\nallow: GET, " in response
 
 
-async def test_every_pipelined_request_of_a_large_segment_is_answered() -> None:
+async def test_every_pipelined_request_of_a_large_segment_gets_a_response() -> None:
     request = b"POST /%d HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc"
     sent = b"".join(request % number for number in range(3000))
     response, app = await asked(sent + LAST)

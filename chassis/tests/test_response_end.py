@@ -478,7 +478,7 @@ async def test_endless_stream_for_head_lets_others_run() -> None:
         assert (await service.access_line())["response_bytes"] == 0
 
 
-async def test_cleanup_of_an_application_that_was_told_of_the_disconnect_is_not_cancelled() -> None:
+async def test_cleanup_of_an_application_that_knows_of_the_disconnect_is_not_cancelled() -> None:
     client = socket.socket()
     cleaned = asyncio.Event()
 

@@ -24,7 +24,7 @@ EXPECTED = {
 
 
 class Items(Handler):
-    """Answers and fails."""
+    """Responds and fails."""
 
     async def get(self) -> Response:
         return PlainTextResponse("x", headers={"Cache-Control": "max-age=60"})
@@ -46,13 +46,13 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     ("method", "path"),
     [("GET", "/openapi.json"), ("GET", "/none"), ("POST", "/"), ("DELETE", "/"), ("GET", "/healthz")],
 )
-async def test_every_answer_has_them(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_every_response_has_them(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, path)
     assert EXPECTED.items() <= dict(answer.headers).items()
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_answer_may_have_its_own(client: httpx.AsyncClient, method: str) -> None:
+async def test_response_may_have_its_own(client: httpx.AsyncClient, method: str) -> None:
     answer = await client.request(method, "/")
     assert answer.headers.get_list("cache-control") == ["max-age=60"]
     assert answer.headers["x-frame-options"] == "DENY"

@@ -164,7 +164,7 @@ def test_misspelt_file_is_warned_of(name: str, line: str, secrets: Path, capsys:
     assert capsys.readouterr().err.splitlines() == [f"warning: {line}"]
 
 
-def test_other_files_are_left_alone(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_not_read(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (secrets / "tls.key").write_bytes(b"\xff")
     (secrets / "rhsm").mkdir()
     load_settings(Settings)

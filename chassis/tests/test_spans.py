@@ -300,7 +300,7 @@ async def test_span_and_its_resource_name_their_schema(service: Service) -> None
     assert span.resource.schema_url == span.instrumentation_scope.schema_url
 
 
-async def test_refusal_is_no_error_of_the_span(service: Service) -> None:
+async def test_rejection_is_not_an_error_of_the_span(service: Service) -> None:
     await service.client.patch("/items/7", headers=SAMPLED)
     span = await one_span(service)
     assert span.status.status_code is StatusCode.UNSET

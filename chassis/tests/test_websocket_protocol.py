@@ -143,7 +143,7 @@ async def test_fragments_are_one_message() -> None:
         assert await connection.recv() == "abc"
 
 
-async def test_ping_is_answered_between_fragments() -> None:
+async def test_ping_gets_a_pong_between_fragments() -> None:
     async with listening(accepting(echo), accepts_websockets=True) as listener:
         client = await Raw.open(listener)
         client.writer.write(frame(TEXT, b"a", fin=False) + frame(PING, b"1") + frame(CONTINUATION, b"b"))
@@ -171,7 +171,7 @@ async def test_messages_with_the_handshake_are_read_after_it() -> None:
         (struct.pack("!BBQI", 0x82, 0x80 | 127, 1 << 40, 0), 1009),
     ],
 )
-async def test_client_that_breaks_the_protocol_is_told_the_code(sent: bytes, code: int) -> None:
+async def test_client_that_breaks_the_protocol_gets_the_close_code(sent: bytes, code: int) -> None:
     received: list[Message] = []
 
     async def work(receive: Receive, send: Send) -> None:
@@ -433,7 +433,7 @@ async def test_endless_stream_ends_with_its_client() -> None:
         await until(lambda: outcome)
 
 
-async def test_client_that_does_not_answer_pings_is_disconnected() -> None:
+async def test_client_that_does_not_reply_to_pings_is_disconnected() -> None:
     received: list[Message] = []
 
     async def work(receive: Receive, send: Send) -> None:

@@ -1,1 +1,1 @@
-"""Settings: where their values come from, what they are called, and what is said when one is wrong."""
+"""Settings: their sources, their names, and the error messages for invalid values."""

@@ -82,7 +82,7 @@ class Schema:
         path: tuple[str, ...] = ()
         rest: list[int | str] = []
         for part in place:
-            # A part that is none is the name of a member of a union, or a place inside of a value.
+            # A part that is not a setting is the name of a member of a union, or a place inside of a value.
             setting = self._by_path.get((*path, part)) if isinstance(part, str) else None
             if setting is None:
                 rest.append(part)
@@ -121,14 +121,14 @@ class Schema:
             key, names = _names(name, field)
             # An alias at the top is the whole name of a variable.
             spelled = names if field.validation_alias is not None and not path else [prefix + name for name in names]
-            kinds = list(members(field.annotation))
+            types = list(members(field.annotation))
             models = [
-                kind
-                for kind in kinds
+                member
+                for member in types
                 if self._delimiter
-                and isinstance(kind, type)
-                and issubclass(kind, BaseModel)
-                and kind not in (*seen, model)
+                and isinstance(member, type)
+                and issubclass(member, BaseModel)
+                and member not in (*seen, model)
             ]
             default = _default(name, field, outer_default)
             yield Setting(
@@ -138,7 +138,7 @@ class Schema:
                 default,
                 field.is_required() and outer_default is None and not outer_is_optional,
                 bool(models),
-                any(is_object(kind) and kind not in models for kind in kinds),
+                any(is_object(member) and member not in models for member in types),
             )
             for inner in models:
                 yield from self._walk(
@@ -153,11 +153,11 @@ class Schema:
 
 def holds_secret(annotation: Any) -> bool:
     """Whether a value of this type is a secret or may have one inside: `list[SecretStr] | None`, or a model."""
-    for kind in members(annotation):
-        origin = get_origin(kind) or kind
+    for member in members(annotation):
+        origin = get_origin(member) or member
         if isinstance(origin, type) and issubclass(origin, (Secret, SecretStr, SecretBytes, BaseModel)):
             return True
-        if (is_list(kind) or is_object(kind)) and any(holds_secret(argument) for argument in get_args(kind)):
+        if (is_list(member) or is_object(member)) and any(holds_secret(argument) for argument in get_args(member)):
             return True
     return False
 
@@ -189,7 +189,7 @@ def _cell(setting: Setting) -> str:
 
 
 def _shown(value: object) -> str:
-    """A default as one would write it into a variable."""
+    """A default in the notation of a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Enum):

@@ -42,7 +42,7 @@ class ConfigurationError(SettingsError):
 
 @dataclass(frozen=True)
 class Given:
-    """Everything that is given, and what is strange about it."""
+    """All given variables, and the warnings about them."""
 
     sources: tuple[Source, ...]
     """The first one that has a variable wins."""
@@ -59,7 +59,7 @@ class Given:
 def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str) -> Given:
     """Read the environment, `.env` and the secret files. An empty value counts as not given.
 
-    Raises `ConfigurationError` for what cannot be read. No message has a value in it.
+    Raises `ConfigurationError` for a file or directory that cannot be read. No message contains a value.
     """
     warnings: list[str] = []
     environment = _by_name(((name, text, "") for name, text in os.environ.items()), schema, warnings)
@@ -80,19 +80,19 @@ def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str)
 
 
 class VariablesSource(EnvSettingsSource):
-    """Hands variables to pydantic-settings, wherever they come from."""
+    """Passes variables of any source to pydantic-settings."""
 
     def __init__(self, settings_cls: type[BaseSettings], source: Source) -> None:
         super().__init__(settings_cls, case_sensitive=False)
         self.env_vars: Mapping[str, str | None] = {name: variable.text for name, variable in source.items()}
 
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
-        """Decode the text of a field that is no plain value; `field` is None for a member of a plain `dict`."""
+        """Decode the text of a field that is not a plain value; `field` is None for a member of a plain `dict`."""
         return decode(field or FieldInfo(annotation=dict[str, Any] | str), value) if isinstance(value, str) else value
 
 
 def _by_name(given: Iterable[tuple[str, str, str]], schema: Schema, warnings: list[str]) -> Source:
-    """Variables by lower-case name, without empty ones. `APP_PORT` wins over `app_port`, whatever their order."""
+    """Variables by lower-case name, without empty ones. `APP_PORT` takes precedence over `app_port`, in any order."""
     variables: dict[str, Variable] = {}
     for name, text, place in sorted(given, key=lambda entry: entry[0]):
         key = name.lower()
@@ -116,7 +116,7 @@ def _read_env_file(path: Path, warnings: list[str]) -> list[tuple[str, str]]:
     if not os.path.lexists(path):
         return []
     if path.is_dir():
-        # A virtual environment of that name, or a mount of a file that is missing.
+        # This happens with a virtual environment of that name, or with a mount of a missing file.
         warnings.append(f"{path} is a directory, so no settings are read from it")
         return []
     text = _read_text(path)
@@ -171,9 +171,8 @@ def _read_secret_files(directory: Path, names: list[str], schema: Schema, warnin
 def _read_text(path: Path, *, must_be_regular: bool = False) -> str:
     try:
         if must_be_regular and not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigurationError(
-                f"{path}: not a regular file; put the value into a file of this name"
-            )  # a pipe would never end
+            # A pipe would never end.
+            raise ConfigurationError(f"{path}: not a regular file; put the value into a file of this name")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Addresses of clients and proxies, each spelled in one way."""
+"""Addresses of clients and proxies, each in one notation."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -7,7 +7,7 @@ MAPPED_BITS = 96
 
 
 def plain_host(host: str) -> str:
-    """An IPv4 client of a socket for both families without its IPv6 form: `192.0.2.1`, not `::ffff:192.0.2.1`."""
+    """The address of an IPv4 client on a dual-stack socket: `192.0.2.1`, not `::ffff:192.0.2.1`."""
     return host[len(MAPPED_PREFIX) :] if host.startswith(MAPPED_PREFIX) and "." in host else host
 
 

@@ -72,14 +72,14 @@ def bind_unix(path: str) -> socket.socket:
     """Listen on a Unix socket, for the owner and the group of the process.
 
     The file of a process that ended without removing it is replaced. Raises `ListenError` when another process
-    listens there, when the file is no socket, or when the path cannot be used.
+    listens there, when the file is not a socket, or when the path cannot be used.
     """
     if not hasattr(socket, "AF_UNIX"):
         raise ListenError(f"unix:{path}: this system has no Unix sockets; listen on a port instead")
     sock = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
-        # So that nobody else may connect before the mode is set. Nothing else runs yet that could make a file.
+        # Restricts the socket before its mode is set. No other code that creates files runs yet.
         umask = os.umask(0o777 & ~UNIX_SOCKET_MODE)
         try:
             sock.bind(path)
@@ -94,7 +94,7 @@ def bind_unix(path: str) -> socket.socket:
 
 
 def address_of(sock: socket.socket) -> str:
-    """The URL of a listening socket, for people: one that works from this machine where every address is meant."""
+    """The URL of a listening socket, for people; a local address if it listens on all of them."""
     address = sock.getsockname()
     if not isinstance(address, tuple):
         return f"unix:{address}"
@@ -107,7 +107,7 @@ def address_of(sock: socket.socket) -> str:
 
 
 def _resolve(hosts: list[str], port: int) -> list[Place]:
-    """Each address once."""
+    """Resolve the hosts; return each address once."""
     places: dict[tuple[object, ...], Place] = {}
     for name in hosts:
         try:
@@ -129,7 +129,7 @@ def _bind(place: Place, port: int, *, is_dual: bool, make_socket: MakeSocket) ->
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual else 1)
         host, _, *scope = place.address
         sock.bind((host, port, *scope))
-        sock.listen(BACKLOG)  # from here on clients wait, and are not rejected
+        sock.listen(BACKLOG)  # clients now wait in the queue and are not rejected
     except OSError:
         sock.close()
         raise
@@ -156,6 +156,6 @@ def _remove_stale(path: str) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return
-        except TimeoutError:  # somebody listens, with a full queue
+        except TimeoutError:  # a process listens, and its queue is full
             pass
     raise ListenError(f"unix:{path}: another process listens there; stop it, or choose another path")

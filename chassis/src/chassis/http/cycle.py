@@ -112,25 +112,23 @@ class RequestCycle:
         """Run the application; an exception that escapes it never reaches the event loop."""
         self._is_running = True
         try:
-            if (
-                self.disconnected
-            ):  # while the task waited to begin: run it nevertheless, so that it is logged and counted
+            # The client disconnected before the task began. Run it nevertheless, so that it is logged and counted.
+            if self.disconnected:
                 self.disconnect()
             self.info.send = send = self.send
             await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
                 self._end_response(500)
                 log.error("asgi application returned without a complete response")
-        except BaseException as error:  # noqa: BLE001 - nobody awaits this task, so the error would be lost
+        except BaseException as error:  # noqa: BLE001 - no code awaits this task, so the error would be lost
             self._on_exception(error)
         finally:
-            # Here, because a callback of the task would be one more thing that the event loop has to schedule.
+            # Not in a callback of the task, which the event loop would have to schedule.
             self._connection.port.tasks.discard(self.task)
-            self.info.send = None  # a reference to itself, which the garbage collector would have to find
+            self.info.send = None  # breaks a reference cycle
 
     def disconnect(self) -> None:
-        """The client has disconnected. An application that waits in `receive` gets `http.disconnect`; any other is
-        cancelled.
+        """The client has disconnected: an application in `receive` gets `http.disconnect`, any other is cancelled.
 
         Once `send` has raised, the application is not cancelled as well: that would interrupt its cleanup.
         """
@@ -178,7 +176,7 @@ class RequestCycle:
             self._body += body
         if len(self._body) > HIGH_WATER_BYTES:
             self._connection.flow.pause_reading()
-        if self._received is not None:  # as in `_wake`, without a call
+        if self._received is not None:  # as in `_wake`
             self._received.set()
 
     def end_body(self) -> None:
@@ -252,7 +250,6 @@ class RequestCycle:
                     self._start_response(message)
                     return DONE
                 raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{message_type}'.")
-            # Tests and subscriptions cost less than calls of `get`.
             body = message["body"] if "body" in message else b""  # noqa: SIM401
             more_body = "more_body" in message and message["more_body"]
             if more_body and self._connection.transport.is_closing():
@@ -278,8 +275,8 @@ class RequestCycle:
     def _start_response(self, message: Message) -> None:
         keep_alive = self.keep_alive
         if self._expects_continue and self.more_body:
-            # The client was not asked for the body. It may send the body or its next request, and nobody can tell one
-            # from the other.
+            # The client was not asked for the body. It may send the body or its next request, and the server
+            # cannot distinguish them.
             keep_alive = False
         elif keep_alive and (self._connection.port.is_draining or self._connection.is_expiring):
             keep_alive = self._connection.has_waiting_requests()
@@ -345,7 +342,7 @@ class RequestCycle:
             if lines:
                 self._connection.transport.write(b"".join(lines))
         else:
-            self._connection.transport.writelines(lines)  # not joined: see docs/performance.md in the template
+            self._connection.transport.writelines(lines)  # without a copy of a large body
         self.info.holds_head = False
         if more_body:
             self._head = []

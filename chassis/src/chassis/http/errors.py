@@ -4,7 +4,7 @@ from starlette.requests import ClientDisconnect
 
 
 class ClientDisconnectedError(OSError, ClientDisconnect):
-    """The application sends to a client that has gone (ASGI 2.4: `send` raises an `OSError`)."""
+    """The application sends to a client that has disconnected (ASGI 2.4: `send` raises an `OSError`)."""
 
 
 class ListenError(OSError):

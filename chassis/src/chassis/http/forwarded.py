@@ -71,7 +71,7 @@ class ForwardedMiddleware:
         client = None
         for hop in reversed(list(hops)):
             address = parse_address(hop)
-            if address is None:  # "unknown": nothing before it can be believed
+            if address is None:  # "unknown": addresses before it cannot be trusted
                 break
             client = address
             if not self._is_trusted(address):

@@ -1,4 +1,4 @@
-"""A port: its sockets, its connections, and how they end."""
+"""A port: its sockets, its connections, and its shutdown."""
 
 import asyncio
 import os
@@ -91,7 +91,7 @@ class Listener:
             for task in tasks:
                 task.cancel("the service is stopping")
             await asyncio.wait(tasks, timeout=LAST_RESPONSE_SECONDS)
-        # Clients that still send get a moment to read their last response. The event loop cannot end before they go.
+        # Clients that still send get a moment to read their last response. The event loop waits for them.
         if not await self._is_idle_within(LINGER_SECONDS):
             for connection in tuple(self.state.connections):
                 connection.transport.abort()

@@ -11,7 +11,7 @@ from .limits import ConnectionLimits
 from .rejection import send_rejection
 
 # Middleware that runs the application in a task of its own passes each message on in another turn. So many turns let
-# its responses leave in one write, too, and a failure in them still become a 500.
+# its responses be sent in one write, too, and a failure in them still become a 500.
 HELD_TURNS = 5
 
 
@@ -83,7 +83,7 @@ class PortState:
         self.is_draining: bool = False
         """Whether every response says `Connection: close`."""
         self.is_stopping: bool = False
-        """Whether the requests that are left have been cancelled at the end of the graceful shutdown."""
+        """Whether the remaining requests have been cancelled at the end of the graceful shutdown."""
         self.on_interrupt: Callable[[int], object] = on_interrupt
         """Called with the number of these requests before they are cancelled."""
         self._without_connections: asyncio.Event | None = None

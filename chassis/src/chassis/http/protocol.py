@@ -1,6 +1,6 @@
 """HTTP/1.1 connections (RFC 9112): requests in order, each with its response, until either side closes.
 
-The event loop schedules one task for each request and nothing else; an ordinary request touches no timer, and its
+The event loop schedules one task for each request and nothing else. An ordinary request sets no timer, and its
 response is sent in one write.
 """
 
@@ -27,7 +27,7 @@ MAX_PIPELINED = 100  # requests that wait on one connection; beyond it nothing m
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection: a reader, the request cycles in their order, the deadlines, and the end."""
+    """One connection: a reader, the request cycles in their order, the deadlines, and closing."""
 
     __slots__ = (
         "_ignores_input",
@@ -80,7 +80,7 @@ class HttpProtocol(asyncio.Protocol):
             self._timeouts.start_head()
             self._timeouts.start_age()
         elif excess <= MAX_REJECTED:
-            # Not left in the listen queue, where a load balancer could not see that it should choose another.
+            # With a 503, a load balancer can choose another instance. The listen queue would hide the overload.
             self.reject(
                 Problem(
                     503,
@@ -139,7 +139,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_websocket(self, scope: Scope, data: bytes) -> None:
         """Hand the connection to the WebSocket protocol, or reject an invalid handshake."""
-        from .websocket import WebSocketProtocol, accept_handshake  # many services have no WebSockets
+        from .websocket import (
+            WebSocketProtocol,
+            accept_handshake,
+        )  # imported on use, as many services have no WebSockets
 
         self._ignores_input = True
         self._timeouts.stop_reading()
@@ -205,7 +208,7 @@ class HttpProtocol(asyncio.Protocol):
             self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read on, also to notice that the client has gone, unless too many requests wait already."""
+        """Continue to read, also to notice that the client disconnects, unless too many requests wait already."""
         if self._reader.unread:
             self._reader.read_on()
         if len(self.pipeline) < MAX_PIPELINED:
@@ -216,7 +219,7 @@ class HttpProtocol(asyncio.Protocol):
         self.transport.write(encode_problem_response(status, self.port.date_line))
         self.finish()
 
-    # The end.
+    # Closing.
 
     def finish(self) -> None:
         """Close when the client has received what was written.
@@ -256,7 +259,7 @@ class HttpProtocol(asyncio.Protocol):
             last_read.keep_alive = False
 
     def _close_parts(self) -> None:
-        """Drop what refers to the connection, or the garbage collector would have to find it."""
+        """Drop all references to the connection, so that no reference cycle is left to the garbage collector."""
         self._timeouts.close()
         self._reader.close()
         self.responding = None
@@ -276,11 +279,11 @@ class HttpProtocol(asyncio.Protocol):
         self.finish()
 
     def on_body_timeout(self) -> None:
-        pace = self.port.limits.min_bytes_per_second
+        min_pace = self.port.limits.min_bytes_per_second
         self.reject(
             Problem(
                 408,
-                f"The request's body arrived at less than {pace} bytes per second.",
+                f"The request's body arrived at less than {min_pace} bytes per second.",
                 headers={"connection": "close"},
             )
         )

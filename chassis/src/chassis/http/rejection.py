@@ -48,7 +48,7 @@ def rejection_scope(
 
 
 def encode_problem_response(status: int, date_line: bytes) -> bytes:
-    """Return a whole response with a problem document, for when no application can give one."""
+    """Return a whole response with a problem document, for when no application can respond."""
     body = orjson.dumps({"type": "about:blank", "title": phrase(status), "status": status})
     headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
     head = encode_response_head(status, headers, date_line, keep_alive=False)

@@ -1,7 +1,7 @@
-"""Checks of a request's head that httptools leaves to its user (RFC 9112, sections 3 and 6).
+"""Checks of a request's head that httptools does not make (RFC 9112, sections 3 and 6).
 
 A proxy in front and this service must never differ about where a request ends. Otherwise a client could hide one
-request in another (request smuggling). Each check raises a `Problem` and knows no connection.
+request in another (request smuggling). Each check raises a `Problem`, and does not depend on a connection.
 """
 
 import re
@@ -19,7 +19,7 @@ HOST = re.compile(
     re.ASCII,
 )
 AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
-# A request line, as far as it must be known to tell an unknown method from garbage; at the start of what was received,
+# A request line, as far as it is needed to distinguish an unknown method from garbage; at the start of the data,
 # or behind another request.
 REQUEST_LINE = re.compile(rb"(?:\A|\n)[\r\n]*([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([^\x00-\x20\x7f]+) HTTP/1\.[01]\r?\n")
 # The methods that httptools reads (RFC 9110, section 9, RFC 5789, and the registry of WebDAV and others).
@@ -28,7 +28,7 @@ READ_METHODS = frozenset(
     b"OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SUBSCRIBE TRACE UNBIND UNLINK UNLOCK "
     b"UNSUBSCRIBE".split()
 )
-# httptools takes a space behind this value, but no tab.
+# httptools accepts a space behind this value, but no tab.
 CODING_WITH_TAB = re.compile(rb"(\ntransfer-encoding:[^\r\n]*[^\s])[ \t]*\t[ \t]*(?=\r\n)", re.IGNORECASE)
 VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -60,9 +60,8 @@ def check_version(version: str) -> None:
 def check_transfer_coding(codings: bytes, version: str) -> None:
     """400 or 501 for a Transfer-Encoding other than `chunked`; `codings` is its value, lists joined by commas."""
     if version == "1.0":
-        raise Problem(
-            400, "HTTP/1.0 does not support Transfer-Encoding; send Content-Length, or use HTTP/1.1."
-        )  # RFC 9112, section 6.1
+        # RFC 9112, section 6.1
+        raise Problem(400, "HTTP/1.0 does not support Transfer-Encoding; send Content-Length, or use HTTP/1.1.")
     codings = codings.lower()
     if codings == b"chunked":
         return

@@ -21,7 +21,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 # Bytes that are parsed at a time. One read of the event loop may hold thousands of pipelined requests; the rest of it
 # waits until those that were parsed have their responses.
 PIECE_BYTES = 16_384
-# A chunk of one byte takes six bytes. A body with much more framing than that is not sent for its content.
+# A chunk of one byte takes six bytes. A body with much more framing than that is an attack.
 WIRE_BYTES_PER_BYTE = 9
 
 
@@ -94,7 +94,7 @@ class RequestReader:
         self.unread: bytes = b""
         """Data that is not parsed yet, from `_unread_from` on."""
         self._unread_from = 0
-        # Of the data that was received last: its size, and whether it completed a head or a message.
+        # Of the latest data: its size, and whether it completed a head or a message.
         self._segment_bytes = 0
         self._made_progress = False
         # Of the head that is read: its bytes in earlier segments, and its parts.
@@ -118,7 +118,7 @@ class RequestReader:
         self.read_on()
 
     def read_on(self) -> None:
-        """Read more of what is queued."""
+        """Read more of the queued data."""
         while self.unread and self._connection.may_parse():
             start = self._unread_from
             self._unread_from = end = start + PIECE_BYTES
@@ -128,7 +128,7 @@ class RequestReader:
             self.read(piece)
 
     def discard(self) -> None:
-        """Forget what is queued."""
+        """Discard the queued data."""
         self.unread = b""
         self._unread_from = 0
 
@@ -177,7 +177,7 @@ class RequestReader:
         )
 
     def close(self) -> None:
-        """Drop what refers to the reader, or the garbage collector would have to find it."""
+        """Drop all references to the reader, so that no reference cycle is left to the garbage collector."""
         self.cycle = None
         self.discard()
         del self._parser, self._connection
@@ -199,7 +199,7 @@ class RequestReader:
         if not self.in_head:
             return  # a trailer, which must not become a header (RFC 9110, section 6.5.1)
         name = name.lower()
-        if self._has_spaces:  # white space behind a value is no part of it (RFC 9112, section 5.1)
+        if self._has_spaces:  # white space behind a value is not a part of it (RFC 9112, section 5.1)
             value = value.strip(b" \t")
         if name in NOTED_FIELDS:
             if name == b"host":

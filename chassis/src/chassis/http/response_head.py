@@ -109,10 +109,10 @@ def encode_json_head(
 def _frame(
     head: ResponseHead, fields: list[tuple[bytes, bytes]], status: int, is_head: bool, is_http_1_0: bool
 ) -> None:
-    """Frame what is not framed by a Content-Length alone (RFC 9112, section 6)."""
+    """Frame a message that needs more than its Content-Length (RFC 9112, section 6)."""
     for name, value in fields:
         if name == b"connection":
-            # The connection belongs to the server. The application may ask for its end.
+            # The connection belongs to the server. The application may ask to close it.
             head.keep_alive = head.keep_alive and b"close" not in value
         elif name == b"content-length":
             head.content_length = _checked_length(value, head.content_length)
@@ -139,7 +139,7 @@ def _frame(
 
 
 def encode_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """Return the name in lower case and the field line; raises `RuntimeError` for what would break the message."""
+    """Return the name in lower case and the field line; raises `RuntimeError` for invalid characters."""
     lower = field_names.get(name) or _checked_name(name)
     if not value.isalnum() and BAD_VALUE.search(value):
         raise RuntimeError(

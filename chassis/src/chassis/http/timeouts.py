@@ -111,7 +111,7 @@ class Timeouts:
         self.idle_due = self.head_due = self.body_due = NEVER
 
     def close(self) -> None:
-        """Stop the timer. The reference to the owner is dropped, or the garbage collector would have to find both."""
+        """Stop the timer, and drop the reference to the owner, which would be a reference cycle."""
         if self._timer is not None:
             self._timer.cancel()
         self.stop_reading()

@@ -39,7 +39,7 @@ def accept_handshake(scope: Scope) -> tuple[ServerProtocol, Response]:
     fields = [b"%b: %b\r\n" % field for field in scope["headers"] if _is_of_handshake(field[0])]
     request_line = f"{scope['method']} / HTTP/{scope['http_version']}\r\n".encode()
     protocol = ServerProtocol(
-        # Smaller windows than the default: 64 KiB of memory for a connection instead of 300 KiB.
+        # Smaller windows than the default, so that a connection needs less memory.
         extensions=[
             ServerPerMessageDeflateFactory(
                 server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
@@ -76,7 +76,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._is_text = False
         self._ignores_input = False
         self._ping_number = 0
-        self._ping_is_unanswered = False
+        self._awaits_pong = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -114,7 +114,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # From the client to the application.
 
     def resume_reading(self) -> None:
-        """The application has taken all messages; read on."""
+        """The application has taken all messages; continue to read."""
         self.flow.resume_reading()
         self._read_messages()
 
@@ -145,8 +145,8 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._cycle.disconnect(received.code, received.reason)
         elif frame.opcode is Opcode.PONG:
             if bytes(frame.data) == b"%d" % self._ping_number:
-                self._ping_is_unanswered = False
-        elif frame.opcode is not Opcode.PING:  # to pings the library responds
+                self._awaits_pong = False
+        elif frame.opcode is not Opcode.PING:  # the library responds to pings
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
             if not frame.fin:
@@ -223,7 +223,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._close_in(seconds)
 
     def shut_down(self) -> None:
-        """Tell the client and the application that the service stops (1012, Service Restart)."""
+        """Inform the client and the application that the service stops (1012, Service Restart)."""
         if self._protocol.state is State.OPEN:
             self._cycle.disconnect(CloseCode.SERVICE_RESTART)
             self.close(CloseCode.SERVICE_RESTART, seconds=LINGER_SECONDS)
@@ -258,12 +258,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _ping(self) -> None:
         if self._protocol.state is not State.OPEN:
             return
-        if self._ping_is_unanswered and not self.flow.read_paused:  # else its pong may just not have been read
+        if self._awaits_pong and not self.flow.read_paused:  # else its pong may just not have been read
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             self._cycle.disconnect(CloseCode.ABNORMAL_CLOSURE)
-        elif not self._ping_is_unanswered:
+        elif not self._awaits_pong:
             self._ping_number += 1
-            self._ping_is_unanswered = True
+            self._awaits_pong = True
             self._protocol.send_ping(b"%d" % self._ping_number)
         self._flush()
         self._ping_timer = self._loop.call_later(self._port.ping_seconds, self._ping)

@@ -1,4 +1,4 @@
-"""The time in which responses have to start."""
+"""Deadlines for the start of responses."""
 
 import asyncio
 from time import monotonic
@@ -11,16 +11,15 @@ from ..response_sender import ResponseSender
 MIN_DELAY_SECONDS = 0.05
 
 
-# A request that has to respond: when it began, monotonic seconds; its response, and what is known of it. A plain tuple,
-# because one is made for each request.
+# A request that has to respond: when it began, monotonic seconds; its response, and its facts. A plain tuple.
 Due = tuple[float, ResponseSender, RequestInfo]
 
 
 class Deadlines:
     """One timer for all requests: they end in the order in which they began, since all have the same time.
 
-    The time in which a handler waits for the request's body does not count: a slow upload is no slow handler, and has
-    limits of its own. `timed_out` counts the requests that pass their deadline.
+    The time in which a handler waits for the request's body does not count: a slow upload is not a slow handler, and
+    has limits of its own. `timed_out` counts the requests that pass their deadline.
     """
 
     def __init__(self, seconds: float, timed_out: Counter | None = None) -> None:

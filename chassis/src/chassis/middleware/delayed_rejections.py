@@ -12,10 +12,10 @@ TIMER_SECONDS = 0.01
 
 
 class DelayedRejections:
-    """Lets rejections go one after the other, `PER_SECOND`, but none later than after `MAX_SECONDS`.
+    """Releases rejections one after the other, `PER_SECOND`, each within `MAX_SECONDS`.
 
-    The first ones go at once, so that a load balancer can try another instance. A client that gets its rejection at
-    once and retries at once costs more CPU than its request would.
+    The first ones are released at once, so that a load balancer can try another instance. A client that
+    gets its rejection at once, and retries at once, costs more CPU than its request would.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The problem documents for what a handler or middleware raises."""
+"""The problem documents for exceptions of handlers and middleware."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ log: FilteringBoundLogger = structlog.get_logger()
 def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[Exception], ProblemOf]) -> HTTPException:
     """The response to `error`; an unexpected one is logged here, once, with its traceback, and noted in `info`.
 
-    `problems` says what becomes of each expected exception that is not an `HTTPException`.
+    `problems` maps each expected exception that is not an `HTTPException` to its response.
     """
     if info.timed_out_task is not None:
         deadline_problem(info)  # a handler may turn its cancellation into another exception; the cancellation ends too
-    # A task group fails with a group, even for one expected failure.
+    # A task group raises an exception group, even for one expected failure.
     leaves = list(_leaves(error)) if isinstance(error, ExceptionGroup) else [error]
     expected = [problem for leaf in leaves if (problem := _expected(leaf, problems)) is not None]
     if len(expected) == len(leaves):
@@ -72,8 +72,8 @@ def deadline_problem(info: RequestInfo) -> Problem | None:
 def is_cancelled_from_outside() -> bool:
     """Whether the server, or a timeout of a middleware, has cancelled the current task.
 
-    Otherwise a `CancelledError` comes from a task that the handler awaited and somebody else cancelled: that is a
-    failure of the handler like any other exception.
+    Otherwise a `CancelledError` comes from a task that the handler awaited and other code cancelled. That is a failure
+    of the handler like any other exception.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Limits that keep one request from harming the service, and a response to everything that is raised."""
+"""Limits that keep one request from harming the service, and problem responses to exceptions."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -103,7 +103,7 @@ class GuardMiddleware:
                     info.rejection = problem
                 else:
                     leave = load_shedder.leave if waits is None else load_shedder.leaver()
-                    sender.on_leave = leave  # work after the response holds no place
+                    sender.on_leave = leave  # work after the response is not counted
             if info.has_body:
                 receive = self._limit_body(info, receive, max_body_bytes)
             await self.app(scope, receive, sender)
@@ -120,7 +120,7 @@ class GuardMiddleware:
     async def _respond(
         self, error: BaseException, info: RequestInfo, sender: ResponseSender, task: asyncio.Task[object]
     ) -> None:
-        """Respond to an exception, or raise it where the response has begun to leave."""
+        """Respond to an exception, or raise it if the response has started."""
         if sender.is_complete and is_reported(error, info):
             if info.read_at is None:
                 raise error  # for what wraps the app behind another server, after the response, as Starlette does
@@ -128,7 +128,7 @@ class GuardMiddleware:
         if is_disconnect(error, info):
             if task.cancelling():
                 task.uncancel()
-            return  # nobody is left to respond to
+            return  # the client has disconnected
         if sender.status and not info.holds_head:
             raise error  # the response is incomplete: the server closes the connection
         problem: HTTPException | None = None

@@ -17,7 +17,7 @@ QUEUE_SECONDS = 0.02
 FREE_REQUESTS = 4
 TURN_SECONDS = 0.00025
 LATE_SECONDS = 0.005
-# How the CPU time of a request is found.
+# How the CPU time of a request is measured.
 EMPTY_TURN_SECONDS = 0.00005
 COST_PERIOD_SECONDS = 0.1
 FIRST_COST_SECONDS = 0.001
@@ -51,7 +51,7 @@ class LoadShedder:
     no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
     in progress.
 
-    A turn of the loop for each request would cost more than a quick request itself. So while all that begin together
+    A turn of the loop for each quick request would be expensive. So while all that begin together
     end in the same turn, as many begin together as end within `BATCH_SECONDS`.
 
     Many rejections are delayed (`DelayedRejections`).
@@ -183,7 +183,7 @@ class LoadShedder:
             self._standing.emptied()
 
     def _set_batch(self, turn: float) -> None:
-        """Compute how many may begin together, from what became of the last ones in a turn of that many seconds."""
+        """Compute how many may begin together, from the results of the last ones, in a turn of that many seconds."""
         if self._ended_in_turn < self._begun_in_turn:
             self._batch = 0
         elif not self._begun_in_turn:

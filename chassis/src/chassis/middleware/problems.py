@@ -13,13 +13,13 @@ from .failures import deadline_problem, is_cancelled_from_outside, is_disconnect
 
 
 class ProblemMiddleware:
-    """Innermost: responds with a problem document to what the router and the handlers raise.
+    """Innermost: responds with a problem document to exceptions of the router and the handlers.
 
     So the middleware between this and the guard (CORS, sessions, compression) sees these responses, like all others.
     An unexpected exception is raised again after its response, as Starlette's `ServerErrorMiddleware` does, so that
     middleware that reports errors (Sentry) or rolls something back sees it too. Expected ones are not.
-    It also sees the guard's: a request that the guard rejects comes here, and gets its response without a handler.
-    The guard itself responds where a client has gone, where the service stops, and to what the middleware raises.
+    A request that the guard rejects also gets its response here, without a handler.
+    The guard itself responds when a client disconnects, when the service stops, and to exceptions of the middleware.
     """
 
     def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], ProblemOf] | None = None) -> None:

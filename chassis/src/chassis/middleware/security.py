@@ -1,4 +1,4 @@
-"""Response headers that tell browsers to be careful with the responses of an API, and to leave pages alone."""
+"""Security headers for the responses of an API, with fewer of them for pages and files."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ DEFAULT_SECURITY_HEADERS: dict[str, str] = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-# Of these, pages and files get these alone: the others would leave a page blank, or a file out of every cache.
+# Pages and files get only these. The others would make a page blank, or keep a file out of every cache.
 FOR_FILES = frozenset({"x-content-type-options", "x-frame-options"})
 
 
 def security_headers(headers: Mapping[str, str] | None = None) -> DefaultHeaders:
-    """`DEFAULT_SECURITY_HEADERS`, changed by `headers`: further ones are added, and an empty value leaves one out.
+    """`DEFAULT_SECURITY_HEADERS`, changed by `headers`: further ones are added, and an empty value removes one.
 
     Content of an API (JSON, plain text, CSV, event streams, or none) gets all of them; pages and files get `FOR_FILES`
     and what is in `headers`. A response with an `ETag` or `Last-Modified` gets no `Cache-Control`.

@@ -22,14 +22,14 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 class TelemetryMiddleware:
-    """Outermost: observes every request and WebSocket, whatever happens inside.
+    """Outermost: observes every request and WebSocket, also those that fail.
 
     A request ends when the server has taken the last part of its response. Later work of the application, such as a
     background task, belongs to the request's trace, and its lines have the request's ids.
 
-    Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500
-    and above have one. Without `traces` no request makes a span, whatever the sampler and the caller say. `find_route`
-    names the route of a request that did not reach the router.
+    Each has an access line. Without `log_success`, which suits health and metrics endpoints, only responses of 500 and
+    above have one. Without `traces` no request makes a span, even if the sampler or the caller asks for one.
+    `find_route` names the route of a request that did not reach the router.
 
     Each response gets `x-request-id`, and those security headers that it does not have itself. `security_headers` are
     names and values that replace or complete `DEFAULT_SECURITY_HEADERS`; an empty value removes a header.
@@ -88,15 +88,15 @@ class TelemetryMiddleware:
         finally:
             otel_context.detach(token)
             if not sender.is_complete:
-                sender.on_complete = None  # a reference to itself, which the garbage collector would have to find
+                sender.on_complete = None  # breaks a reference cycle
                 end()
 
 
 def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:
     """Log an exception that escapes to the server, once, while the request's ids are known.
 
-    After a complete response it is no failure of the request. A cancellation by the server, at the end of a graceful
-    shutdown, is no failure either, and the server logs how many requests it cancels.
+    An exception after a complete response is not a failure of the request. Neither is a cancellation by the server at
+    the end of a graceful shutdown, and the server logs how many requests it cancels.
     """
     if not sender.is_complete or sender.status >= 500:
         record_failure(raised, info)

@@ -57,12 +57,12 @@ class Telemetry:
             atexit.register(self.observer.observe)
 
     def on_interrupt(self, count: int) -> None:
-        """So many requests are not complete at the end of the graceful shutdown, and are cancelled now."""
+        """Count requests that are cancelled at the end of the graceful shutdown."""
         self.metrics.interrupted_requests.inc(count)
         self.observer.is_stopping = True
 
     def begin_flush(self) -> None:
-        """Export the spans that have ended so far, in a thread, and do not wait for it: something may hang."""
+        """Export the spans that have ended so far, in a thread, and do not wait for it: an exporter may hang."""
         self.observer.observe()
         if self.tracing.exporting:
             threading.Thread(target=self.tracing.flush, name="telemetry-flush", daemon=True).start()

@@ -1,6 +1,6 @@
 """Spans and metrics of calls to other services, by the semantic conventions for HTTP clients.
 
-A call whose trace is not sampled makes no span: it hands on the context of its request.
+A call whose trace is not sampled makes no span: it passes on the context of its request.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """OpenTelemetry's environment variables, read as its specification says.
 
-An empty value is the same as none. A value that cannot be used is ignored with a warning, and the default is used, so
-that variables that many services share never keep one of them from starting. Follows "Environment Variable
+An empty value counts as not set. A value that cannot be used is ignored with a warning, and the default is used, so
+that variables that many services share never prevent one of them from starting. Follows "Environment Variable
 Specification" (Parsing empty value, Boolean, Numeric, Enum).
 """
 
@@ -21,7 +21,7 @@ MAX_NUMBER = 2**31 - 1  # the range that the specification requires
 
 
 class Environment:
-    """The variables, and what is wrong with them.
+    """The variables, and warnings about invalid values.
 
     Warnings are kept until `report`, because the variables are read before the logs are configured.
     """
@@ -77,7 +77,7 @@ class Environment:
             return None
         try:
             return cast("Callable[..., object]", entry_point.load())
-        except Exception as error:  # noqa: BLE001 - somebody else's code; without it the service still starts
+        except Exception as error:  # noqa: BLE001 - another package's code; without it the service still starts
             self.ignore(variable, value, f"it cannot be imported: {error!r}")
             return None
 

@@ -1,4 +1,4 @@
-"""`error.type` of the semantic conventions: what a request failed with, in spans and metrics."""
+"""`error.type` of the semantic conventions: the reason of a failed request, in spans and metrics."""
 
 
 class OtherError(Exception):

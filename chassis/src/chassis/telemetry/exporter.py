@@ -42,7 +42,7 @@ SECONDS = re.compile("[0-9]{1,9}")  # of Retry-After
 USER_AGENT = f"chassis/{__version__} OTel-OTLP-Exporter-Python/{SDK_VERSION}".encode()
 RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response codes"
 
-# Of a queue: the id of a resource, since hashing one of the SDK's takes long, and the instrumentation scope. The id
+# Of a queue: the id of a resource, and the instrumentation scope. The id
 # alone for the spans of requests.
 QueueKey = int | tuple[int, InstrumentationScope | None]
 
@@ -50,13 +50,12 @@ QueueKey = int | tuple[int, InstrumentationScope | None]
 class OtlpExporter(RequestSpanProcessor):
     """Queues ended spans, and posts them in batches in a thread of its own.
 
-    A span is encoded when it ends: queued bytes cost the garbage collector nothing. At most `max_queued` spans of an
+    A span is encoded when it ends, and its bytes are queued. At most `max_queued` spans of an
     instrumentation scope are queued. When the collector does not keep up, further ones are dropped, which is logged
     once. A temporary failure is retried until `timeout_seconds` are over. The first of several failures is logged,
     and the first success after them.
 
-    `make_client` is called in that thread after the start of the service: loading the client takes a fifth of the
-    start.
+    `make_client` is called in that thread after the start of the service, because loading the client delays it.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class OtlpExporter(RequestSpanProcessor):
         self._start()
 
     def begin_empty(self) -> None:
-        """Forget all spans, also in a forked child: those that it inherits are its parent's to send.
+        """Discard all spans, also in a forked child: its parent sends those that it inherits.
 
         A child has no thread for the export; its first span starts one.
         """
@@ -246,7 +245,7 @@ class OtlpExporter(RequestSpanProcessor):
         return self._client
 
     def _post(self, body: bytes) -> str | None:
-        """Send one batch; returns the reason of a failure, or None. Raises what is no failure of the network."""
+        """Send one batch; returns the reason of a failure, or None. Raises other exceptions than network failures."""
         import httpx
 
         client = self._load()

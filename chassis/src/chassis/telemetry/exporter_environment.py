@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://localhost:4318/v1/traces"
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
-# What the exporter and its client say themselves; another value would break every request.
+# The exporter and its client set these. Another value would break every request.
 OWN_HEADERS = frozenset({"connection", "content-encoding", "content-length", "content-type", "transfer-encoding"})
 
 
@@ -84,7 +84,7 @@ def _usable(url: str) -> SplitResult | None:
 
 
 def shown(url: str) -> str:
-    """A URL for a log: without credentials and query, which may be a secret."""
+    """A URL for a log: without credentials and query, which may hold a secret."""
     if "@" not in url and "?" not in url:
         return url
     try:
@@ -98,7 +98,7 @@ def shown(url: str) -> str:
 def headers(environment: Environment) -> dict[str, bytes]:
     """`OTEL_EXPORTER_OTLP_HEADERS`, such as `api-key=a%20b`, without those that HTTP does not allow."""
     name = next((name for name in names_of("HEADERS") if environment.text(name)), "")
-    found = {}
+    fields = {}
     for number, entry in enumerate(environment.text(name).split(","), 1):
         if not entry.strip():
             continue
@@ -109,12 +109,12 @@ def headers(environment: Environment) -> dict[str, bytes]:
         if not separator or not TOKEN.fullmatch(header):
             environment.ignore(name, f"(entry {number})", "headers are name=value, percent-encoded")
         elif CONTROL.search(value):
-            environment.ignore(name, f"{header}=…", "a header holds no line breaks and no other control characters")
+            environment.ignore(name, f"{header}=…", "line breaks and other control characters are not allowed")
         elif header in OWN_HEADERS:
             environment.ignore(name, f"{header}=…", "the exporter sets this header")
         else:
-            found[header] = value
-    return found
+            fields[header] = value
+    return fields
 
 
 def client_maker(environment: Environment, timeout_seconds: float) -> "Callable[[], httpx.Client]":
@@ -159,5 +159,5 @@ def _trusting(certificate: str = "") -> ssl.SSLContext:
 
 
 def _identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    # With an empty password, since otherwise the start would wait for one to be typed.
+    # With an empty password, because OpenSSL would otherwise prompt for one.
     context.load_cert_chain(certificate, key or None, password="")

@@ -35,7 +35,7 @@ def _processor(name: str, environment: Environment) -> SpanProcessor | None:
             grpc = _batched("otlp_proto_grpc", environment, variable=names_of("PROTOCOL")[1], value=protocol)
             if grpc is not None:
                 return grpc
-        # Imported here because an exporter costs more to load than the rest of the service.
+        # Imported only when used. See docs/performance.md in the template.
         from .exporter import OtlpExporter
 
         return OtlpExporter.from_environment(environment)
@@ -62,6 +62,6 @@ def _batched(name: str, environment: Environment, *, variable: str, value: str) 
             max_export_batch_size=limits.batch_size,
             export_timeout_millis=limits.export_milliseconds,
         )
-    except Exception as error:  # noqa: BLE001 - somebody else's code; without it the service still starts
+    except Exception as error:  # noqa: BLE001 - another package's code; without it the service still starts
         environment.ignore(variable, value, f"its exporter cannot be made: {error!r}")
         return None

@@ -1,4 +1,4 @@
-"""The text of all metrics, made in a thread: with many series it takes seconds, and requests go on meanwhile."""
+"""The text of all metrics, encoded in a thread, so that requests continue meanwhile."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from ..threads import in_thread
 
-GZIP_LEVEL = 1  # see docs/performance.md in the template
+GZIP_LEVEL = 1  # higher levels use more CPU and save little
 
 
 class Page(NamedTuple):
@@ -61,7 +61,7 @@ class Exposition:
 @contextmanager
 def _without_garbage_collector() -> Iterator[None]:
     """Collect no garbage meanwhile. A page makes many objects, and none in reference cycles. Their number would start a
-    full collection, which stops every thread. See docs/performance.md in the template."""
+    full collection, which stops every thread."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

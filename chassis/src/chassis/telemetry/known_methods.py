@@ -1,4 +1,4 @@
-"""The request methods that metrics and spans name; any other is folded into one (semantic conventions for HTTP)."""
+"""The request methods that metrics and spans name; all others become `_OTHER` (semantic conventions for HTTP)."""
 
 from .environment import Environment
 

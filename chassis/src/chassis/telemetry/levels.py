@@ -14,7 +14,7 @@ METHODS = {"debug": "debug", "info": "info", "msg": "info", "warning": "warning"
 
 
 def make_bound_logger(lowest_level: Callable[[], int]) -> type[FilteringBoundLogger]:
-    """The class of structlog's `make_filtering_bound_logger`, but for a level that is asked for with each call."""
+    """The class of structlog's `make_filtering_bound_logger`, but the level is read at each call."""
     everything = structlog.make_filtering_bound_logger(logging.NOTSET)
     little = structlog.make_filtering_bound_logger(logging.CRITICAL)
 

@@ -34,7 +34,7 @@ class LineWriter:
     If poll(2) reports a pipe as writable, a write of at most PIPE_BUF bytes does not block. It is not mixed with the
     output of other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share,
     stays blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)). Few large writes are cheaper
-    than many small ones: see docs/performance.md in the template.
+    than many small ones.
     """
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
@@ -55,14 +55,14 @@ class LineWriter:
         return before
 
     def begin_empty(self) -> None:
-        """Forget all lines, also in a forked child: those that it inherits are its parent's to write."""
+        """Discard all lines, also in a forked child: its parent writes those that it inherits."""
         self._lines: list[bytes] = []
         self._data = b""  # lines that are being written, up to `_written`
         self._written = 0
         self._flush_is_due = False
         self._is_full = False
         self._retry_is_due = False
-        # The lines since the pipe is full, in one piece: orjson's results, if they are kept, waste kilobytes each.
+        # The lines since the pipe is full, copied into one buffer: kept results of orjson would waste memory.
         self._held = bytearray()
         self._dropped = 0  # since the pipe is full
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -142,7 +142,7 @@ class Logs:
 
 
 class AccessLogger:
-    """Takes a finished event instead of a dozen keyword arguments, as a logger of structlog would."""
+    """Takes a complete event; a logger of structlog would take each fact as a keyword."""
 
     def __init__(
         self, writer: LineWriter, processors: Sequence[Processor], render: Renderer, redactor: Redactor
@@ -190,7 +190,7 @@ def _json_renderer(redactor: Redactor) -> Renderer:
     def render(event: EventDict, *, is_redacted: bool = False) -> bytes:
         try:
             line = orjson.dumps(event, default=plain, option=JSON_OPTIONS)
-            # Only a line with a word such as `token` is worth the search for its value.
+            # Only a line with a word such as `token` is searched for its value.
             if is_redacted or not redactor.concerns(line):
                 return line
         except orjson.JSONEncodeError:

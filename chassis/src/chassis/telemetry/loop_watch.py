@@ -29,9 +29,9 @@ FRAMES = 4
 class LoopWatch:
     """Observes the lag of the event loop, and logs one warning each time that it is blocked.
 
-    Code that blocks for `BLOCKED_SECONDS` delays every request and every probe, and nothing shows afterwards which
-    code it was. So a thread looks at the stack of the loop's thread meanwhile. Requests pay nothing for it: `active`
-    are the observations that exist anyway.
+    Code that blocks for `BLOCKED_SECONDS` delays every request and every probe, and leaves no trace of the
+    code. So a thread reads the stack of the loop's thread meanwhile. `active` are the observations of the requests in
+    progress.
     """
 
     def __init__(self, lag: Histogram, active: Collection[Observation]) -> None:
@@ -111,7 +111,7 @@ def _facts(observation: Observation | None) -> dict[str, Any]:
 
 
 def calls_of(frame: FrameType | None) -> list[str]:
-    """The innermost calls, the innermost first."""
+    """The last calls of a stack, the innermost first."""
     calls: list[str] = []
     while frame is not None and len(calls) < FRAMES:
         file = PurePath(frame.f_code.co_filename)

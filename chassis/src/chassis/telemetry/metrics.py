@@ -1,7 +1,6 @@
 """Prometheus metrics on a registry of their own, named by OpenTelemetry's semantic conventions.
 
-The requests' histograms are plain lists behind a collector: a few list operations for each request,
-and prometheus-client still does the exposition.
+The requests' histograms are plain lists behind a collector, and prometheus-client does the exposition.
 """
 
 from bisect import bisect_left

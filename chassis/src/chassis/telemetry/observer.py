@@ -25,7 +25,7 @@ NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
 
 class Observer:
-    """Observes all requests that ended in one turn of the event loop together, which takes half the time.
+    """Observes all requests that ended in one turn of the event loop together (docs/performance.md in the template).
 
     Processors of the access line that the service's owner has added may need the request's context variables. So
     with them each request is observed by itself, before its task ends.
@@ -43,7 +43,7 @@ class Observer:
         self._without_facts: set[ContextVar[Any]] = set()
         _observers.add(self)
         self.is_stopping: bool = False
-        """Whether the server cancels the requests that are left at the end of a graceful shutdown."""
+        """Whether the server cancels the remaining requests at the end of a graceful shutdown."""
 
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
@@ -57,14 +57,14 @@ class Observer:
             self.observe()
 
     def _find_facts(self, context: Context, ended: Observation) -> None:
-        """Note what structlog has bound, and which variables are others, so that they need not be looked at again."""
+        """Note what structlog has bound, and which variables are others, so that they are not examined again."""
         if any(variable.name.startswith(STRUCTLOG_KEY_PREFIX) for variable in context):
             ended.bound_facts = get_contextvars()
         elif len(self._without_facts) < MAX_VARIABLES:
             self._without_facts.update(context)
 
     def begin_empty(self) -> None:
-        """Forget the requests that have ended, in a forked child: they are its parent's to observe."""
+        """Discard the requests that have ended, in a forked child: its parent observes them."""
         self._ended = []
 
     def observe(self) -> None:
@@ -86,13 +86,13 @@ class Observer:
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
                 route = route_template(scope, observation.path, status, observation.find_route)
             request_bytes = observation.info.body_bytes
-            # The server leaves out the content of these.
+            # The server does not send the content of these.
             response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
             facts = self._access_log.redact(context.facts) if context.facts else None
             if facts and context.sampled:
                 context.span.set_attributes(facts)
             error = observation.info.error
-            # 499 stands for no response at all, which is no status in metrics and spans.
+            # 499 means that there was no response, which has no status in metrics and spans.
             sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
             exemplar = end_span(observation, route, sent_status, error, self._redact_query) if context.sampled else None
             key = (method, route, sent_status, scope.get("scheme", "http"), error)

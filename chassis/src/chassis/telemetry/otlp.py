@@ -172,7 +172,7 @@ def encode_pair(key: str, value: Any) -> bytes:
 
 
 def encode_value(value: Any) -> bytes:
-    """An AnyValue message; raises for whole numbers beyond 64 bits, and what is nested in itself."""
+    """An AnyValue message; raises for whole numbers beyond 64 bits, and for a value that contains itself."""
     if isinstance(value, str):
         return text(1, value, always=True)
     if value is None:
@@ -195,12 +195,12 @@ def encode_value(value: Any) -> bytes:
 
 
 def text(number: int, value: str, *, always: bool = False) -> bytes:
-    """A string field; protobuf leaves an empty one out, unless it is the chosen member of a `oneof` (`always`)."""
+    """A string field; protobuf omits an empty one, unless it is the chosen member of a `oneof` (`always`)."""
     return field(number, value.encode("utf-8", "backslashreplace")) if value or always else b""
 
 
 def count(number: int, value: int) -> bytes:
-    """A whole number, such as of what was dropped; protobuf leaves out a zero."""
+    """A whole number, such as the number of dropped attributes; protobuf omits a zero."""
     return varint(number << 3) + varint(value) if value else b""
 
 

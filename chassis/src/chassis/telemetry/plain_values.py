@@ -1,4 +1,4 @@
-"""Any value of Python as what JSON has: objects become their fields, and the rest its text."""
+"""Converts any value of Python to the types of JSON: objects become their fields, other values their text."""
 
 import dataclasses
 from collections import deque
@@ -8,16 +8,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-# Not every sequence: the items of a long range, or of an array, are not what somebody wants to log.
+# Not every sequence: the items of a long range, or of an array, are not worth a log line.
 LISTS = (list, tuple, set, frozenset, deque, KeysView, ValuesView, ItemsView)
 
 
 def plain(value: object) -> Any:
-    """A dictionary with text keys, a list, or text; what is inside of it is left as it is.
+    """A dictionary with text keys, a list, or text; its members are not changed.
 
     Mappings (such as the headers of a request), dataclasses, pydantic models, attrs classes and named tuples become
-    dictionaries. Fields that their class excludes from its `repr` are left out, and so are names with an underscore.
-    Raises what the value raises.
+    dictionaries. Fields that their class excludes from its `repr` are omitted, and so are names with an underscore.
+    Raises the exceptions of the value's own code.
     """
     if isinstance(value, Mapping):
         return {key_text(key): item for key, item in value.items()}
@@ -39,7 +39,7 @@ def text(value: object) -> str:
         whole = value if isinstance(value, str) else str(value)
         # By the class, since a subclass may have its own.
         return str.encode(whole, "utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - whatever it raises, the line must be written
+    except Exception:  # noqa: BLE001 - the line must be written
         return f"<{type(value).__qualname__} that cannot be shown>"
 
 
@@ -55,7 +55,7 @@ def _field_names(value: object) -> Iterable[str] | None:
 
 
 def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
-    # Not through `getattr` alone: an object of an ORM would ask its database for what it has not loaded.
+    # Not through `getattr` alone: an object of an ORM would ask its database for fields that are not loaded.
     extra = value.model_extra if isinstance(value, BaseModel) else None
     held = {**getattr(value, "__dict__", {}), **(extra or {})}
     found: dict[str, Any] = {}

@@ -44,11 +44,11 @@ def _propagator(name: str, environment: Environment) -> TextMapPropagator | None
         return None
     try:
         made = make()
-    except Exception as error:  # noqa: BLE001 - somebody else's code; without it the service still starts
+    except Exception as error:  # noqa: BLE001 - another package's code; without it the service still starts
         environment.ignore(VARIABLE, name, f"it cannot be made: {error!r}")
         return None
     if not isinstance(made, TextMapPropagator):
-        environment.ignore(VARIABLE, name, "it is no propagator")
+        environment.ignore(VARIABLE, name, "it is not a propagator of opentelemetry")
         return None
     return made
 
@@ -72,12 +72,12 @@ def extract_with(
         carrier["traceparent"] = [info.traceparent.decode("latin-1")]
     try:
         return propagator.extract(carrier, empty, AnyCaseGetter())
-    except Exception:  # noqa: BLE001 - somebody else's code, and the client's input; the request must not fail of it
+    except Exception:  # noqa: BLE001 - another package's code, and the client's input; the request must not fail of it
         return empty
 
 
 class AnyCaseGetter(Getter[Carrier]):
-    """Finds headers whatever the case in which a propagator writes their names."""
+    """Finds headers by name, in upper or lower case."""
 
     def get(self, carrier: Carrier, key: str) -> list[str] | None:
         """All values of a header."""

@@ -30,7 +30,7 @@ class QueryRedactor:
     """Replaces the values of secret keys; case, percent-encoding, and `_` instead of `-` make no difference."""
 
     def __init__(self, is_secret: Callable[[str], bool]) -> None:
-        """`is_secret` tells which keys are secret beside `SECRET_QUERY_KEYS`."""
+        """`is_secret` selects keys that are secret in addition to `SECRET_QUERY_KEYS`."""
         self._is_secret = is_secret
 
     def __call__(self, query: bytes) -> str:

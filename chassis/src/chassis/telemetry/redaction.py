@@ -1,4 +1,4 @@
-"""Keeps secrets out of log lines, whatever they come from."""
+"""Keeps secrets out of log lines."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -45,13 +45,13 @@ ASCII_RUN = re.compile(r"[a-z0-9-]+")
 
 
 class Redactor:
-    """Replaces the values of secret keys, however deep: in mappings, objects with fields, lists, pairs and text.
+    """Replaces the values of secret keys, at any depth: in mappings, objects with fields, lists, pairs and text.
 
     A key is secret if its last words are one of `keys`: with `token`, `access_token` and `X-Auth-Token` are, and
     `token_count` is not. Case, and the separators `-`, `_` and `.`, make no difference.
 
     It works on a copy that has only what JSON has: text keys, dictionaries, lists, text, numbers, booleans and None.
-    It never raises, whatever is in an event.
+    It never raises, for any event.
     """
 
     def __init__(self, keys: Collection[str] = ()) -> None:
@@ -62,7 +62,7 @@ class Redactor:
         self._mentions = _mention(folded).search
 
     def concerns(self, line: bytes) -> bool:
-        """Whether a rendered line may have a secret in it; much quicker than to redact its event."""
+        """Whether a rendered line may have a secret in it. A line without one needs no redaction."""
         return self._mentions(line.lower()) is not None
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

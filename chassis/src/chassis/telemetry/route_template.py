@@ -1,6 +1,6 @@
 """The template of the route that a request matched, as metrics, spans and access lines name it.
 
-It never holds a part of what the client sent: each value would be a label of its own.
+It never contains values that the client sent: each would make a label of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def route_template(scope: Scope, path: str, status: int, find: FindRoute | None)
     """The template of the route, with the templates of its mounts; `UNMATCHED` for all that match nothing.
 
     A request that did not reach the router, because the owner's middleware responded to it, is looked up by its
-    `path`. One with 503 is not: shedding load has to stay cheap.
+    `path`. One with 503 is not: load shedding must not search routes.
     """
     matched: str | None = getattr(scope.get("route"), "path_format", None)
     root: str = scope.get("root_path", "")
@@ -53,7 +53,7 @@ def route_template(scope: Scope, path: str, status: int, find: FindRoute | None)
 def first_match(routes: object, scope: Scope) -> BaseRoute | None:
     """The first route for the path and the method of `scope`, else the first one for the path.
 
-    The routes of a mounted application may be of another kind than Starlette's, and are left out.
+    The routes of a mounted application may be of other types than Starlette's, and are ignored.
     """
     partial: BaseRoute | None = None
     for route in routes if isinstance(routes, Sequence) else ():

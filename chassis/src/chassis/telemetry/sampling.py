@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanContext
 from .environment import Environment
 
 VARIABLE, ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
-# Without OTEL_TRACES_SAMPLER. The specification's default, all traces, would cost each request and each collector much.
+# Without OTEL_TRACES_SAMPLER. The specification's default records all traces, a high load for services and collectors.
 DEFAULT_RATIO = 0.01
 # By name, the share of traces that are recorded; None where OTEL_TRACES_SAMPLER_ARG sets it.
 SAMPLERS: dict[str, float | None] = {

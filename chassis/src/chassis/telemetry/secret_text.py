@@ -7,7 +7,7 @@ REDACTED = "[redacted]"
 
 # The values of these fields have spaces, commas and quotes in them, so the rest of the line is one.
 LINE_KEYS = ("authorization", "cookie", "cookies")
-# The two lines of a traceback that show code. It holds no values, and people need it.
+# The two lines of a traceback that show code. It holds no values, and it helps to find the error.
 SOURCE = re.compile(r'^[ |+]*File "[^"\n]+", line \d+.*\n.*', re.MULTILINE)
 QUOTE = re.compile(r"""[bBrRuU]{0,2}(\\*)(["'])""")
 NAMED_BRACKET = re.compile(r"<?[\w.]*(?=[\[{(])")

@@ -110,10 +110,10 @@ def attributes_of(key: AttributesKey) -> dict[str, Any]:
 def server_of(host: str) -> tuple[str, int | None]:
     """The address and the port of a Host field, as far as it has them (RFC 3986, section 3.2).
 
-    The brackets around an IPv6 address are no part of the address, and case means nothing. Our server rejects an
+    The brackets around an IPv6 address are not part of the address, and case means nothing. Our server rejects an
     invalid field; behind another server any text may come here.
     """
-    _, _, host = host.rpartition("@")  # credentials, which have no business here
+    _, _, host = host.rpartition("@")  # credentials, which must not be recorded
     host = host.strip().lower()
     if host.startswith("["):
         address, _, rest = host[1:].partition("]")

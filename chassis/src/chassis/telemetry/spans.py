@@ -52,13 +52,13 @@ NO_ATTRIBUTES = SharedAttributes({})
 
 
 class RequestSpan(Span):
-    """The server span of one sampled request, leaner than the SDK's: no lock, and values are cleaned when exported.
+    """The server span of one sampled request, without the lock of the SDK's. Values are cleaned when they are exported.
 
     Handlers find it as the current span. `RequestSpanProcessor`s get it as it is; for all other processors and
     exporters, `readable` builds the SDK's object.
     """
 
-    # Most spans keep these; an attribute of the class costs nothing for each of them.
+    # The defaults of most spans are attributes of the class. See docs/performance.md in the template.
     kind: SpanKind = SpanKind.SERVER
     status: Status = UNSET
     end_time: int | None = None
@@ -238,7 +238,7 @@ def _bounded_attributes(attributes: Mapping[str, Any], dropped: int) -> BoundedA
 
 
 def _plain(value: Any) -> Any:
-    """An attribute's value as the SDK keeps it: anything that is no attribute value becomes its text."""
+    """An attribute's value as the SDK keeps it: any other object becomes its text."""
     if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, Sequence):

@@ -1,4 +1,4 @@
-"""Keeps other people's instrumentation from making spans of the exporter's own requests."""
+"""Prevents instrumentation of other packages from making spans of the exporter's own requests."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -111,7 +111,7 @@ class Tracing:
 
         `headers` are all of the request, which only formats other than the W3C's need.
         """
-        # One random number for both ids; that either is all zeros is less likely than a broken machine.
+        # One random number for both ids. That an id is all zeros, and invalid, is too unlikely to check.
         random = getrandbits(192)
         ids = random.to_bytes(24).hex()
         if self._propagator is not None:
@@ -131,7 +131,7 @@ class Tracing:
     def _continue(
         self, info: RequestInfo, method: str, ids: str, parent: SpanContext, values: Context | None
     ) -> RequestContext:
-        """The context of a request that brings trace context (`parent`) or baggage (in `values`)."""
+        """The context of a request that has trace context (`parent`) or baggage (in `values`)."""
         if parent.is_valid:
             trace_id = f"{parent.trace_id:032x}"
             sampled = self._sampling.samples_child(parent)
@@ -139,7 +139,7 @@ class Tracing:
             has_random_id = bool(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
         else:
             trace_id = ids[:32]
-            # "Sampled" without an exporter would send others looking for a parent span that nobody has.
+            # "Sampled" without an exporter would refer other services to a parent span that does not exist.
             sampled = self.exporting and self._sampling.samples_root(int(trace_id, 16))
             trace_state = None
             has_random_id = True
@@ -182,7 +182,7 @@ class Tracing:
         return span
 
     def announce(self, span: RequestSpan, context: Context) -> None:
-        """Tell every processor that a span has begun in `context`."""
+        """Notify every processor that a span has begun in `context`."""
         for processor in self._sdk_processors:
             # Declared as the SDK's class; processors that set attributes at the start need only the API's methods.
             try:
