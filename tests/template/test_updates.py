@@ -131,7 +131,7 @@ def test_deleted_example_stays_deleted(service: Service, template: Template) -> 
     service.git("rm", "-r", "--quiet", EXAMPLE)
     service.commit("No orders")
     template.edit(ORDERS, '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
-    template.edit("Makefile", "# `make` explains the targets.", "# `make` alone explains the targets.")
+    template.edit("Makefile", "# `make` lists the targets.", "# `make` alone lists the targets.")
     template.commit("Better orders")
 
     service.make("update")
@@ -161,7 +161,7 @@ def test_edited_core_is_named_merged_and_fails_the_checks(service: Service, temp
 
     said = service.make("update")
 
-    assert "warning: your changes" in said
+    assert "warning: these changes may conflict" in said
     assert f"{CHASSIS}/problem.py: changed here" in said
     merged = service.path(f"{CHASSIS}/problem.py").read_text()
     assert "# Better than ever." in merged
@@ -181,7 +181,7 @@ def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -
     template.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.3"')
     template.commit("Newer, too")
 
-    assert "pyproject.toml: choose between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
+    assert "pyproject.toml: edit the lines between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
 
 
 def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
@@ -191,9 +191,9 @@ def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: 
     template.commit("Other words, too")
 
     for _ in range(2):
-        assert "README.md: choose between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
+        assert "README.md: edit the lines between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
     service.git("add", "README.md")  # as it is, with its markers
-    assert "README.md: choose" in service.make("update", fails=True)
+    assert "README.md: edit the lines" in service.make("update", fails=True)
 
     conflict = re.compile(r"<<<<<<< .*?\n(.*?)=======\n.*?>>>>>>> .*?\n", re.DOTALL)
     service.path("README.md").write_text(conflict.sub(r"\1", service.path("README.md").read_text()))
@@ -219,7 +219,7 @@ def test_update_wants_a_clean_tree_and_a_history(service: Service, template: Tem
     new = Service(bake(template, tmp_path / "new"))
     assert "git init" in new.make("update", fails=True)
     new.path(".cruft.json").unlink()
-    assert "no .cruft.json" in new.make("update", fails=True)
+    assert ".cruft.json is missing" in new.make("update", fails=True)
 
 
 def test_update_to_a_tag(service: Service, template: Template) -> None:

@@ -165,7 +165,10 @@ def test_update_keeps_the_work_of_the_owner(
 def test_script_before_the_update_says_so_and_changes_nothing(service: Repository) -> None:
     done = run(sys.executable, TEMPLATE / "scripts/upgrade.py", cwd=service.folder)
 
-    assert done.stdout == "error: there is no chassis/ here; run `make update` in the service first\n"
+    assert (
+        done.stdout
+        == f"error: {service.folder} has no chassis/pyproject.toml; run `make update` in the service first\n"
+    )
     assert service.git("status", "--porcelain") == ""
 
 
