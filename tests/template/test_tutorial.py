@@ -142,3 +142,10 @@ def test_tutorial_works_as_it_stands(reader: Reader) -> None:
     assert ["docker", "build"] in calls
     assert ["kind", "create"] in calls
     assert any(arguments[1:2] == ["apply"] for arguments in calls)
+
+
+def test_reader_stops_each_service_before_the_next_takes_its_port() -> None:
+    text = (TEMPLATE / "docs/tutorial.md").read_text()
+    _, *between, _ = re.split(r"^\$ .*make (?:run|observe)$", text, flags=re.MULTILINE)
+    assert between
+    assert [part for part in between if "Ctrl-C" not in part] == []
