@@ -14,7 +14,7 @@ CONTEXT = r"""
 """
 
 
-# The files of each answer. Files of other answers are removed.
+# The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
     "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
@@ -23,7 +23,7 @@ CHOICES = {
     },
     "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
 }
-# The name of each part that the answer "none" leaves out.
+# The name of each part that the choice "none" leaves out.
 LEFT_OUT = {
     "license": "a license",
     "ci": "CI",
@@ -34,7 +34,7 @@ LEFT_OUT = {
 
 
 def choose(context: dict[str, Any]) -> list[str]:
-    """Remove the files of answers that were not given; returns the names of the parts that are left out."""
+    """Remove the files of choices that were not made; returns the names of the parts that are left out."""
     for question, files in CHOICES.items():
         for answer, paths in files.items():
             if answer != context[question]:
@@ -47,7 +47,7 @@ def choose(context: dict[str, Any]) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with its content. It may be removed already because of another answer."""
+    """Remove a file, or a folder with its content. It may be removed already because of another choice."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,11 +1,11 @@
-"""Rejects answers that would make a broken service. Each error names the answer and gives an example."""
+"""Rejects values that would make a broken service. Each error names the question, the value and an example."""
 
 import json
 import keyword
 import re
 import sys
 
-# Each answer is one line of JSON inside a raw string. `tojson` escapes quotation marks and line ends, so that no answer
+# Each value is one line of JSON inside a raw string. `tojson` escapes quotation marks and line ends, so that no value
 # can end the string.
 ANSWERS = r"""
 {{ cookiecutter.project_name | tojson }}
@@ -39,7 +39,7 @@ DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 
 
 def refusal(project_name: str, slug: str, description: str, owner: str, package: str) -> str | None:
-    """The reason to reject these answers, or None."""
+    """The reason to reject these values, or None."""
     for question, answer, most, example in (
         ("project_name", project_name, 80, "Order Service"),
         ("description", description, 200, "Takes orders over HTTP."),

@@ -1,4 +1,4 @@
-"""What the tests share: baked projects, one environment for all of them, and running services."""
+"""Fixtures that the tests share: baked projects, one environment for all of them, and running services."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What every test has: one event loop as in production, and an environment without settings."""
+"""Fixtures of every test: one event loop as in production, and an environment without settings."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings() -> Iterator[None]:
-    """Whoever runs the tests may have settings; the tests must not."""
+    """The environment of the person who runs the tests may have settings; the tests must not see them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.upper().startswith(("APP_", "OTEL_")):

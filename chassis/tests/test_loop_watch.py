@@ -48,7 +48,7 @@ async def service() -> AsyncIterator[Service]:
 
 
 async def test_handler_that_blocks_is_warned_of_once_with_its_route(service: Service) -> None:
-    # In the same process as the client, so the answer comes when the loop is free again.
+    # In the same process as the client, so the response comes when the loop is free again.
     answer = await service.client.get("/blocking/1.2")
     assert answer.status_code == 200
     await until(lambda: service.seen.events("request"))

@@ -77,7 +77,7 @@ class Transaction:
 
 @pytest.fixture
 def events() -> Iterator[list[dict[str, Any]]]:
-    """What Sentry's SDK would send."""
+    """The events that Sentry's SDK would send."""
     sent: list[dict[str, Any]] = []
 
     class Kept(Transport):

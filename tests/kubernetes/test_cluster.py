@@ -297,7 +297,7 @@ def without_probes(pod: Pod) -> list[str]:
 
 
 def answered_late(pod: Pod) -> bool:
-    """Whether requests were answered after the signal."""
+    """Whether requests had a response after the signal."""
     names = without_probes(pod)
     return "request" in names[names.index("draining") :]
 
@@ -369,7 +369,7 @@ def test_pod_that_takes_too_much_memory_is_killed_and_serves_again(running_clust
     pods, ingress = running_cluster
     greedy, *others = pods.pods
 
-    with suppress(httpx.TransportError):  # it may still have time to answer
+    with suppress(httpx.TransportError):  # it may still have time to respond
         httpx.post(f"http://{greedy.address}:8000/told", trust_env=False)
     wait_until(lambda: greedy.restarts == 1 and greedy.ready, "it is restarted")
     wait_until(lambda: greedy.address in ingress.ready(), "it is back")

@@ -1,7 +1,6 @@
-"""`make deploy`, `undeploy`, `kind`: what they would send to a cluster, and what they say when it can't be.
+"""`make deploy`, `undeploy`, `kind`: the calls that they would send to a cluster, and their errors.
 
-There is no cluster here. kubectl renders for real; what it, kind and docker would be told to do to a cluster is written
-down by programs of those names.
+There is no cluster here. kubectl renders for real. Programs named kubectl, kind and docker record all other calls.
 """
 
 import json
@@ -23,7 +22,7 @@ IMAGE = "ghcr.io/acme/order-service"
 
 
 class Developer:
-    """A fresh service, and programs on PATH that write down what they are told."""
+    """A fresh service, and programs on PATH that record their arguments."""
 
     def __init__(self, project: Path, folder: Path) -> None:
         needs("kubectl")
@@ -44,12 +43,12 @@ class Developer:
         install(self.programs, name, program, self.log, self.ports, **values)
 
     def make(self, *arguments: str) -> tuple[int, str]:
-        """What make says, and how it ends."""
+        """The exit status of make, and its output."""
         done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs))
         return done.returncode, done.stdout
 
     def told(self) -> list[Recorded]:
-        """What the programs were told."""
+        """The recorded calls."""
         return recorded(self.log)
 
 

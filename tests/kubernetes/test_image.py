@@ -1,4 +1,4 @@
-"""The container image: built by `make image` from a fresh service, looked into, and run as in a cluster."""
+"""The container image: built by `make image` from a fresh service, inspected, and run as in a cluster."""
 
 import re
 import shutil
@@ -58,7 +58,7 @@ def podman(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def image(podman: Podman, project: Path) -> str:
-    """What `make image` makes of a fresh service."""
+    """The image that `make image` builds from a fresh service."""
     assert not (project / "uv.lock").exists()
     return make_image(podman, project, TAG)
 
@@ -73,7 +73,7 @@ def make_image(podman: Podman, project: Path, tag: str, flags: str = "") -> str:
 
 
 def inside(podman: Podman, image: str, script: str, *flags: str) -> str:
-    """What a shell says inside."""
+    """The output of a shell inside."""
     return podman.out("run", "--rm", "--read-only", "--entrypoint=/bin/sh", *flags, image, "-c", script).strip()
 
 
@@ -126,7 +126,7 @@ def test_nothing_that_installs_or_builds_is_inside(podman: Podman, image: str) -
 
 
 def test_nothing_can_be_written_to_even_where_the_root_is_not_read_only(podman: Podman, image: str) -> None:
-    # What the kernel and the system offer to everybody lies outside.
+    # Files that the kernel and the system offer to everybody are left out.
     outside = ["/dev", "/proc", "/sys", "/tmp", "/var/tmp", "/run/lock"]  # noqa: S108
     pruned = " -o ".join(f"-path {path}" for path in outside)
     script = f"id -u; find / \\( {pruned} \\) -prune -o ! -type l -writable -print 2>/dev/null; true"

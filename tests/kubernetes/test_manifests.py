@@ -22,7 +22,7 @@ NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
 CUSTOM = yaml.safe_load((Path(__file__).parent / "custom_resources.yaml").read_text())
 LONGEST = {"project_slug": "a" * 20 + "-" + "b" * 19}
 CHECKOV = "checkov==3.3.30"
-# What checkov would have otherwise, and why it is as it is.
+# Checks of checkov that are skipped, with reasons.
 NOT_FOR_US = {
     "CKV_K8S_11": "no CPU limit: it holds up requests while the node is idle; see resources in deployment.yaml",
 }
@@ -48,7 +48,7 @@ def manifests(request: pytest.FixtureRequest, deploy: dict[str, Manifests]) -> M
 
 @pytest.fixture(scope="module")
 def production(deploy: dict[str, Manifests]) -> Manifests:
-    """What most tests look at."""
+    """The manifests that most tests read."""
     return deploy["production, all"]
 
 
@@ -228,10 +228,10 @@ def test_probes_ask_the_right_questions_in_time(production: Manifests, facts: di
 
     assert startup["httpGet"]["path"] == liveness["httpGet"]["path"] == "/healthz"
     assert readiness["httpGet"]["path"] == "/readyz"
-    # A check may fail by itself before the kubelet loses its patience.
+    # A check may fail by itself before the kubelet's timeout.
     assert readiness["timeoutSeconds"] > facts["check_seconds"]
     assert readiness["periodSeconds"] >= facts["defaults"]["APP_READINESS_CACHE_SECONDS"]
-    # What serves badly is taken out long before what is stuck is killed.
+    # A pod that fails is removed from the endpoints long before a pod that hangs is killed.
     assert readiness["periodSeconds"] * readiness["failureThreshold"] < (
         liveness["periodSeconds"] * liveness["failureThreshold"]
     )
@@ -428,7 +428,7 @@ def test_alerts_fire_when_they_should(production: Manifests, tmp_path: Path) -> 
 
 
 def expected(manifests: Manifests, name: str) -> list[dict[str, Any]]:
-    """How an alert looks that is told."""
+    """An alert that fires."""
     rules = [rule for group in manifests["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
     (rule,) = (one for one in rules if one.get("alert") == name)
     of = {} if name == "Absent" else {"job": "order-service", "namespace": "a"}

@@ -1,4 +1,4 @@
-"""Hostile answers are refused in one sentence, or rendered harmlessly."""
+"""Hostile values for the template's questions are rejected in one sentence, or rendered harmlessly."""
 
 import subprocess
 import sys
@@ -213,7 +213,7 @@ def is_refused(slug: str) -> bool:
 
 
 def assert_shown(project: Path, question: str, text: str) -> None:
-    """The answer stands in TOML verbatim, and in the README as plain text."""
+    """The value is in TOML verbatim, and in the README as plain text."""
     document = tomllib.loads((project / "pyproject.toml").read_text())
     if question == "description":
         assert document["project"]["description"] == text

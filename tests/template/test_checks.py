@@ -12,7 +12,7 @@ from guides import write_settings_page
 
 pytestmark = pytest.mark.long
 
-# What the core's tests import beside what a service has.
+# Packages that the core's tests import and a service lacks.
 FOR_TESTS_OF_THE_CORE = {
     "hypothesis",
     "openapi-spec-validator",
@@ -36,7 +36,7 @@ def test_default_service_passes_its_own_checks(installed: Path) -> None:
 
 
 def tracked(project: Path) -> list[str]:
-    """What people edit and the core, and no cache."""
+    """The files that people edit, and the core, without caches."""
     ours = [path for path in files_of(project) if path.startswith(("chassis/", "src/", "tests/", ".github/"))]
     return [path for path in ours if "__pycache__" not in path]
 

@@ -18,6 +18,7 @@ ENGLISH = [
     TEMPLATE / "chassis/README.md",
     *sorted((TEMPLATE / "chassis/docs").glob("*.md")),
 ]
+PYTHON = ("chassis", "hooks", "scripts", "tests", "benchmarks", "docs")
 CORE = TEMPLATE / "chassis/src/chassis"
 # A document may name a file without its folder.
 NAMED = ("tests", "benchmarks", "chassis", SOURCE.name)
@@ -42,6 +43,24 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", ENGLISH, ids=name_of)
 def test_document_is_plain_english(path: Path) -> None:
     assert [str(finding) for finding in prose.findings(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("folder", PYTHON)
+def test_docstrings_and_comments_are_plain_english(folder: str) -> None:
+    assert findings_in_python(TEMPLATE / folder) == {}
+
+
+def test_docstrings_and_comments_of_a_service_are_plain_english(project: Path) -> None:
+    assert findings_in_python(project) == {}
+
+
+def findings_in_python(folder: Path) -> dict[str, list[str]]:
+    """The findings in each module; prose.py itself has the words that it looks for."""
+    paths = [path for path in folder.rglob("*.py") if not {".work", ".venv", "prose.py"} & set(path.parts)]
+    found = {path: prose.findings_of_python(path.read_text(encoding="utf-8")) for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): list(map(str, sentences)) for path, sentences in found.items() if sentences
+    }
 
 
 @pytest.mark.parametrize("path", ENGLISH, ids=name_of)

@@ -51,7 +51,7 @@ class Terminal:
     def _read(self) -> bool:
         try:
             content = os.read(self._terminal, 65536)
-        except OSError:  # Linux says so when nobody writes any more
+        except OSError:  # Linux reports this when no process writes any more
             return False
         self.shown += content.decode(errors="replace")
         return bool(content)

@@ -63,7 +63,7 @@ def test_spellings_of_http_server_are_those_that_ran() -> None:
 
 
 def requests_of_the_guide(service: Service) -> list[tuple[int, object]]:
-    """What clients get for the same requests, whatever serves them: the status, and the content or the error."""
+    """The responses to the same requests, from the old and the new code: status, and content or error."""
     http, editor = service.http, {"x-user": "ada"}
     number = len(http.get("/books", params={"limit": 100}).json())
     results: list[tuple[int, object]] = []
@@ -142,7 +142,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def comparable(response: httpx.Response) -> tuple[int, object, str | None, str | None]:
-    """What must be the same: of an error its status, and its text where there is one."""
+    """The part that must be equal: of an error its status, and its text if it has one."""
     content: object = response.content
     if response.is_error:
         detail = response.json()["detail"]

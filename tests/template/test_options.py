@@ -25,7 +25,7 @@ OPTIONS = {
     "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
-# Each pair of answers stands in one of these rows at least, the defaults in the first.
+# Each pair of options is in at least one of these rows, the defaults in the first.
 ROWS = [
     ("none", "private", "github", "kubernetes", "included", "orders"),
     ("none", "public", "gitlab", "none", "none", "none"),
@@ -37,7 +37,7 @@ ROWS = [
     ("Apache-2.0", "public", "gitlab", "kubernetes", "included", "orders"),
     ("Apache-2.0", "private", "none", "none", "none", "orders"),
 ]
-# What is there for this answer and for no other of the question.
+# Files that exist for this option and for no other of its question.
 FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},

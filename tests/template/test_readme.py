@@ -1,4 +1,4 @@
-"""What the generated README says is what happens."""
+"""The statements of the generated README are true."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is rendered: these files, with nothing left over, whatever the answers."""
+"""Exactly these files are rendered, for all values of the template's questions."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from conftest import Bake
 
 # Values of GitHub's expressions and f-strings are no Jinja of ours.
 JINJA = re.compile(r"(?<!\$)\{\{|\{%|\{#|\bcookiecutter\.")
-# Whole lines, and nothing but which answer was given.
+# Whole lines, which compare the value of a question and do nothing else.
 CONDITION = re.compile(r'\{% (if cookiecutter\.\w+ == "\w+"|else|endif) -?%\}')
 
 

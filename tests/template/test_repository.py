@@ -1,4 +1,4 @@
-"""What the repository says of itself."""
+"""Statements of the repository about itself."""
 
 import re
 

@@ -36,7 +36,7 @@ class Service(Repository):
 
 
 def bake(template: Template, out: Path) -> Path:
-    """What the template renders now, as people render it."""
+    """A service that is rendered from the present template."""
     address = f"git+{template.folder.as_uri()}"
     made = run("cookiecutter", "--no-input", "-o", out, address, cwd=out.parent, HOME=str(out.parent))
     assert made.returncode == 0, made.stdout
@@ -84,7 +84,7 @@ def test_cruft_itself_writes_the_same_note(service: Service, template: Template,
     assert ours == theirs
     assert ours_known.pop("_template")
     assert ours_known.items() <= theirs_known.items()
-    # What cruft notes besides is derived, and left out when it renders again.
+    # Other values in cruft's note are derived, and left out when it renders again.
     assert all(name.startswith("_") for name in theirs_known.keys() - ours_known.keys())
 
 

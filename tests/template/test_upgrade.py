@@ -1,7 +1,7 @@
 """A service of the first edition, whose core was a package inside its own, arrives at the present layout.
 
-Real histories: it is generated from that commit of this repository, its owner works on it, and it is updated by its
-own script of that time, to what is in the working tree now. What remains to do is done as CHANGELOG.md says.
+The histories are real. The service is generated from that commit of this repository, and its owner works on it. Its own
+script of that time updates it to the working tree. The remaining steps are those of CHANGELOG.md.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The ways to a service: plain, by its answers again, from a local path, from a git URL, asked one by one."""
+"""The ways to a service: by default, by replay, from a local path, from a git URL, by a prompt for each question."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What Windows would do to a rendering: line ends that git converts, and names that its file systems don't take."""
+"""A rendering on Windows: git converts line ends, and file systems reject some names."""
 
 import fnmatch
 import json

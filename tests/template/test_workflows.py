@@ -1,4 +1,4 @@
-"""What runs at GitHub, for the template and for a service: valid, least privileged, pinned, and the same commands."""
+"""Workflows of the template and of a service: valid, least privileged, pinned, and the same commands."""
 
 import re
 from pathlib import Path

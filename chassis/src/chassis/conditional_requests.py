@@ -98,7 +98,7 @@ def precondition_status(
     """The status that the preconditions of a request lead to; None if its method is to be performed.
 
     Follows the order of RFC 9110, section 13.2.2. Without `etag` and `last_modified`, the resource does not exist. An
-    invalid date is ignored. Invalid entity tags are ignored in a GET or HEAD; for any other method they raise a
+    invalid date is ignored. Invalid entity tags are ignored in a GET or HEAD. For any other method they raise a
     `Problem` of 400, because ignoring them could overwrite data that the client wants to protect.
     """
     is_safe = method in SAFE_METHODS

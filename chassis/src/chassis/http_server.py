@@ -156,7 +156,7 @@ class RequestSocket:
         return chunk
 
     def unread(self, rest: bytes) -> None:
-        """Return bytes to the front of the request, because the caller had no room for them."""
+        """Return bytes to the front of the request, because the caller's buffer was full."""
         self._unread = rest
 
     def _call(self, work: Callable[[], Awaitable[Result]]) -> Result:

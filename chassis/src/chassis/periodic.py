@@ -30,8 +30,8 @@ MIN_LONGEST_RETRY_SECONDS, MAX_LONGEST_RETRY_SECONDS = 60.0, 900.0
 MAX_JITTER_SECONDS = 30.0
 MAX_SLEEP_SECONDS = 300.0  # wake up regularly, to notice changes of the wall clock
 LEASE_SECONDS = 30.0
-# The clocks of instances differ by less than this. Closer to the next tick, an instance does not take over: by another
-# clock, the lease may be for that tick already.
+# The clocks of instances differ by less than this. Closer to the next tick, an instance does not acquire the lease: by
+# another clock, the lease may be for that tick already.
 CLOCK_SKEW_SECONDS = 10.0
 
 Work = Callable[[], object]
@@ -78,8 +78,8 @@ class PeriodicTask:
     used, unless the interval is shorter than the delay.
 
     A lease is acquired for 30 seconds and renewed during the run. The run is cancelled if the lease cannot be renewed.
-    After a success the lease is kept until the next tick. Other instances try to acquire it every 30 seconds, and take
-    over if it is free.
+    After a success the lease is kept until the next tick. Other instances try to acquire it every 30 seconds, and
+    continue the work if it is free.
     """
 
     def __init__(

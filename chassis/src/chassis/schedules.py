@@ -47,7 +47,7 @@ class Schedule(Protocol):
         ...
 
     def take_over(self, moment: float) -> None:
-        """Note that this instance takes over the work from another one at `moment`."""
+        """Note that this instance continues the work of another one at `moment`."""
         ...
 
 

@@ -8,7 +8,7 @@ from .service import until
 
 
 class ManualClock(Clock):
-    """Both clocks of the machine; they go on when the test says so."""
+    """Both clocks of the machine; they advance when the test advances them."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now

@@ -84,7 +84,7 @@ class Endless(Handler):
 
 @asynccontextmanager
 async def resource() -> AsyncIterator[None]:
-    """Hangs at its end, if the environment says so."""
+    """Hangs at its end, if an environment variable asks for it."""
     yield
     log.info("leaving")
     match os.environ.get("HANGS"):

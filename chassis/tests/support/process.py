@@ -71,7 +71,7 @@ class Process:
 
     @property
     def events(self) -> list[str]:
-        """What the lines say, in order."""
+        """The events of the lines, in order."""
         return [line["event"] for line in self.lines]
 
 

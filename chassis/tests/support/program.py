@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class Waiting(Handler):
-    """Answers when the end has begun, or never."""
+    """Responds when the shutdown has begun, or never."""
 
     async def get(self, request: Request) -> str:
         log.info("waiting")

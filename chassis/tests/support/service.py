@@ -40,7 +40,7 @@ UNSAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"}
 
 
 async def until(condition: Callable[[], Found], seconds: float = 5.0) -> Found:
-    """What `condition` returns, as soon as it is true; fails when it isn't within `seconds`."""
+    """The result of `condition`, as soon as it is true; fails when it isn't within `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
             if found := condition():
