@@ -11,15 +11,13 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
-from chassis.settings import settings_table
-from chassis.settings_page import OWN, settings_page
+from chassis.settings_page import OWN, settings_page, with_present_rows
 
 SKELETON = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
 EXAMPLE = SKELETON / "src/{{cookiecutter.__package}}/settings.py"
 FIELD = re.compile(
     r'^    max_orders: int = Field\((?P<default>[\d_]+), ge=1, description="(?P<meaning>.*)"\)$', re.MULTILINE
 )
-ROW = re.compile(r"^\| `(APP_\w+)` \|.*$", re.MULTILINE)
 
 
 def page() -> str:
@@ -38,15 +36,11 @@ def page() -> str:
     return f"{before}{condition}\n{title}{own}\n{{% endif -%}}\n## {after}"
 
 
-def with_present_rows(readme: str) -> str:
-    """The README with the rows of its settings as the code has them."""
-    rows = {row.split("`")[1]: row for row in settings_table(ChassisSettings)}
-    return ROW.sub(lambda row: rows.get(row[1], row[0]), readme)
-
-
 if __name__ == "__main__":
     path = SKELETON / "docs/settings.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(page(), encoding="utf-8", newline="\n")
     readme = SKELETON / "README.md"
-    readme.write_text(with_present_rows(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    readme.write_text(
+        with_present_rows(readme.read_text(encoding="utf-8"), ChassisSettings), encoding="utf-8", newline="\n"
+    )

@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from chassis import ChassisSettings, load_settings
 from chassis.settings import settings_table
+from chassis.settings_page import TOPICS, main, settings_page
 
 
 class Color(StrEnum):
@@ -316,3 +317,36 @@ def test_table_shows_nested_settings_and_those_without_a_default() -> None:
         "| `APP_COLOR` | `red` | A color. |",
         "| `APP_DEBUG` | `false` | Debugging. |",
     ]
+
+
+def test_every_setting_of_the_chassis_has_one_topic() -> None:
+    topics = [name for names in TOPICS.values() for name in names]
+    assert sorted(topics) == sorted(ChassisSettings.model_fields)
+
+
+def test_page_begins_with_the_settings_of_the_service_and_links_to_opentelemetry() -> None:
+    class Documented(ChassisSettings):
+        port: int = Field(9000, description="The port.")
+        color: Color = Field(Color.RED, description="A color.")
+
+    page = settings_page(Documented)
+    own, _, chassis = page.partition("\n## Ports and addresses\n")
+    assert "\n## This service\n" in own
+    assert "| `APP_COLOR` | `red` | A color. |" in own
+    assert "| `APP_PORT` | `9000` | The port. |" in chassis
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in chassis
+
+
+def test_rows_of_another_document_are_replaced(tmp_path: Path) -> None:
+    page, readme = tmp_path / "docs/settings.md", tmp_path / "README.md"
+    readme.write_text("| `APP_PORT` | `1` | Old. |\n| `APP_NONE` | | Unknown. |\n", encoding="utf-8")
+    main(["chassis.settings:ChassisSettings", str(page), str(readme)])
+
+    assert page.read_text(encoding="utf-8") == settings_page(ChassisSettings)
+    (port,) = (row for row in settings_table(ChassisSettings) if row.startswith("| `APP_PORT` |"))
+    assert readme.read_text(encoding="utf-8") == f"{port}\n| `APP_NONE` | | Unknown. |\n"
+
+
+def test_wrong_arguments_of_the_page_are_an_error() -> None:
+    with pytest.raises(SystemExit, match="expected arguments"):
+        main(["chassis.settings"])

@@ -93,7 +93,8 @@ class Document:
         """The paths that code spans name, without those that the document's own blocks of code create."""
         created = set(re.findall(r"^# (\S+\.py)$", "\n".join(self.blocks("python")), re.MULTILINE))
         created |= set(re.findall(r"Write `([^`]+)`", self.text))
-        named = {span.rstrip("/") for span in self.spans() if PATH.fullmatch(span)}
+        # A folder such as benchmarks/.work is made by a command.
+        named = {span.rstrip("/") for span in self.spans() if PATH.fullmatch(span) and "/." not in span}
         return {path for path in named if not any(path.endswith(name) for name in created)}
 
     def settings(self) -> set[str]:

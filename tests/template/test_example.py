@@ -24,7 +24,7 @@ def test_branch_has_the_files_of_the_service_and_a_commit_for_each_change(bake: 
     run("git", "init", "--quiet", "--bare", repository, cwd=tmp_path)
 
     publish(service, repository, "aaaa")
-    assert "already" in publish(service, repository, "bbbb")
+    assert "up to date" in publish(service, repository, "bbbb")
     (service / "README.md").unlink()
     publish(service, repository, "cccc")
 

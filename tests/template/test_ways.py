@@ -71,7 +71,11 @@ def test_questions_are_few_and_readable(tmp_path: Path, bake: Bake) -> None:
     asked = cookiecutter(out, TEMPLATE, answers="Invoice Service\n\nWrites invoices.\nacme\n3\n" + "\n" * 10)
 
     assert asked.count("[") >= 5
-    for words in ("What is the service called?", "Name of its folder and package", "Who owns it?"):
+    for words in (
+        "Name of the service",
+        "Name of its folder, package and image",
+        "Owner (GitHub user or organization)",
+    ):
         assert words in " ".join(asked.split())
     answers = {"project_name": "Invoice Service", "description": "Writes invoices.", "python_version": "3.13"}
     assert_same(out / "invoice-service", bake(**answers))

@@ -131,12 +131,13 @@ def test_invalid_setting_stops_the_start_with_an_error(tmp_path: Path) -> None:
 
 
 def test_settings_page_is_up_to_date() -> None:
-    assert (ROOT / "docs/settings.md").read_text() == settings_page(Settings), "docs/settings.md: run `make settings`"
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(Settings), "docs/settings.md differs from the settings; run `make settings`"
 
 
 def test_settings_in_the_readme_exist_in_the_code() -> None:
     rows = re.findall(r"^\| `APP_.*", README, re.MULTILINE)
-    assert set(rows) <= set(settings_table(Settings))
+    assert set(rows) <= set(settings_table(Settings)), "README.md differs from the settings; run `make settings`"
 
 
 def test_paths_in_the_readme_exist() -> None:

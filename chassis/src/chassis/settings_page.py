@@ -3,6 +3,7 @@
 python -m chassis.settings_page package.settings:Settings docs/settings.md
 """
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,7 @@ INTRODUCTION = f"""\
 - **Changes** need a restart: settings are read once, at the start.
 """
 OWN = "This service"
+ROW = re.compile(r"^\| `(?P<name>\w+)` \|.*$", re.MULTILINE)
 HEADER = ("| variable | default | meaning |", "|---|---|---|")
 
 
@@ -72,14 +74,26 @@ The service reads OpenTelemetry's own variables. `OTEL_EXPORTER_OTLP_ENDPOINT` s
 """
 
 
+def with_present_rows(document: str, settings: type[ChassisSettings]) -> str:
+    """A document whose rows of settings have the defaults and meanings of the class; other rows stay."""
+    rows = {row.split("`")[1]: row for _, row in Schema(settings).rows()}
+    return ROW.sub(lambda match: rows.get(match["name"], match[0]), document)
+
+
 def main(arguments: list[str]) -> None:
-    """Write the page of a settings class to a file; exits with a message if the arguments are wrong."""
-    if len(arguments) != 2 or ":" not in arguments[0]:
-        sys.exit("error: expected two arguments: python -m chassis.settings_page package.settings:Settings FILE")
+    """Write the page to the first file, and the rows that the other documents have; exits on wrong arguments."""
+    if len(arguments) < 2 or ":" not in arguments[0]:
+        sys.exit(
+            "error: expected arguments: python -m chassis.settings_page package.settings:Settings PAGE [DOCUMENT...]"
+        )
     module, _, name = arguments[0].partition(":")
-    path = Path(arguments[1])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(settings_page(getattr(import_module(module), name)), encoding="utf-8", newline="\n")
+    settings = getattr(import_module(module), name)
+    page, *documents = map(Path, arguments[1:])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(settings_page(settings), encoding="utf-8", newline="\n")
+    for path in documents:
+        text = with_present_rows(path.read_text(encoding="utf-8"), settings)
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
