@@ -34,6 +34,14 @@ TAKEN = frozenset(
 )
 # Modules of the standard library, also of Python versions other than the one that runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())
+# Namespaces of a cluster and of usual installations. The service is deployed to a namespace of its name, so it would
+# change theirs.
+NAMESPACES = frozenset(
+    "argocd calico-system cert-manager default envoy-gateway-system external-secrets flux-system gatekeeper-system "
+    "gmp-system ingress ingress-nginx istio-ingress istio-system keda knative-serving linkerd local-path-storage "
+    "metallb-system monitoring observability prometheus rook-ceph tigera-operator traefik vault velero".split()
+)
+SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*")
 # Windows reserves these names for devices, in every folder.
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 
@@ -63,6 +71,8 @@ def refusal(project_name: str, slug: str, description: str, owner: str, package:
         return f"project_slug {slug!r} is a module of Python's standard library; {another}"
     if slug in TAKEN or slug.startswith("opentelemetry"):
         return f"project_slug {slug!r} is the name of a library or tool that the service uses; {another}"
+    if slug in NAMESPACES or SYSTEM.fullmatch(slug):
+        return f"project_slug {slug!r} is a namespace of Kubernetes or of a common installation; {another}"
     if DEVICES.fullmatch(slug):
         return f"project_slug {slug!r} is a reserved device name on Windows; {another}"
     if not re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):

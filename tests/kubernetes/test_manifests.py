@@ -189,6 +189,7 @@ def test_settings_are_settings_of_the_service(manifests: Manifests, facts: dict[
         "OTEL_RESOURCE_ATTRIBUTES",
         "POD_NAME",
         "POD_NAMESPACE",
+        "APP_SECRETS_DIR",
     }
 
 
@@ -205,7 +206,7 @@ def test_ports_are_those_of_the_settings(manifests: Manifests) -> None:
 
 
 def test_service_starts_with_these_settings_and_answers_the_probes(
-    deploy: dict[str, Manifests], start: Start, installed: Path
+    deploy: dict[str, Manifests], start: Start, installed: Path, tmp_path: Path
 ) -> None:
     for overlay in OVERLAYS:
         manifests = deploy[overlay]
@@ -213,7 +214,7 @@ def test_service_starts_with_these_settings_and_answers_the_probes(
         given = {one["name"]: one.get("value", pod.get(one["name"], "")) for one in manifests.container["env"]}
         for name, value in pod.items():
             given = {key: text.replace(f"$({name})", value) for key, text in given.items()}
-        free = {"APP_PORT": "0", "APP_ADMIN_PORT": "0", "APP_DRAIN_SECONDS": "0"}
+        free = {"APP_PORT": "0", "APP_ADMIN_PORT": "0", "APP_DRAIN_SECONDS": "0", "APP_SECRETS_DIR": str(tmp_path)}
         service = start(installed, **{**manifests.settings, **given, **free}).ready()
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = manifests.container[probe]["httpGet"]
@@ -332,12 +333,15 @@ def test_changed_setting_is_a_new_config_map_and_so_a_rollout(bake: Bake) -> Non
     assert used == [[{"configMapRef": {"name": name}}] for name in names]
 
 
-def test_secrets_are_by_reference_and_where_the_service_looks(manifests: Manifests, facts: dict[str, Any]) -> None:
+def test_secrets_are_by_reference_and_where_the_service_looks(manifests: Manifests) -> None:
     (secret,) = (one for one in manifests.pod["volumes"] if "secret" in one)
     (mount,) = (one for one in manifests.container["volumeMounts"] if one["name"] == secret["name"])
 
     assert "Secret" not in {one["kind"] for one in manifests.all}
-    assert mount == {"name": secret["name"], "mountPath": facts["secrets"], "readOnly": True}
+    (folder,) = (one["value"] for one in manifests.container["env"] if one["name"] == "APP_SECRETS_DIR")
+    assert mount == {"name": secret["name"], "mountPath": folder, "readOnly": True}
+    # A token of Kubernetes, EKS or Azure is mounted below it, which a read-only volume does not allow.
+    assert not re.match("(/var)?/run(/|$)", folder)
     assert secret["secret"]["optional"] is True
     assert secret["secret"]["defaultMode"] == 0o440
     assert not re.search("(?i)password|token|secret|key", " ".join(manifests.settings))

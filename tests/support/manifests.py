@@ -79,13 +79,11 @@ class Manifests:
 
 FACTS = """
 import json, chassis.health as health, chassis.server as server
-from chassis.settings import DEFAULT_SECRETS_DIR
 from {package}.settings import Settings
 print(json.dumps({{
     "defaults": {{f"APP_{{name.upper()}}": field.default for name, field in Settings.model_fields.items()}},
     "check_seconds": health.Check("one", print).timeout,
     "end_seconds": server.END_SECONDS,
-    "secrets": DEFAULT_SECRETS_DIR,
 }}))
 """
 
