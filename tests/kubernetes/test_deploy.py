@@ -96,11 +96,8 @@ def test_digest_may_be_given_and_another_registry_be_in_the_overlay(developer: D
 def test_overlay_is_deployed_to_a_namespace_that_exists(developer: Developer) -> None:
     """By the steps of deploy/README.md."""
     developer.has("kubectl", KUBECTL)
-    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
-    text = overlay.read_text()
-    overlay.write_text(
-        text.replace("namespace: order-service", "namespace: shared").replace("  - namespace.yaml\n", "")
-    )
+    change_overlay(developer, "namespace: order-service", "namespace: shared")
+    change_overlay(developer, "  - ../../components/namespace\n", "")
 
     status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
@@ -109,6 +106,28 @@ def test_overlay_is_deployed_to_a_namespace_that_exists(developer: Developer) ->
     assert "Namespace" not in applied
     assert {one["metadata"]["namespace"] for one in applied.values()} == {"shared"}
     assert f"Deploying {IMAGE}@{DIGEST} to namespace shared of somewhere\n" in said
+
+
+def test_overlay_without_a_namespace_is_deployed_to_that_of_the_context(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    change_overlay(developer, "namespace: order-service\n", "")
+    change_overlay(developer, "  - ../../components/namespace\n", "")
+
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    (_, manifests), (waited, _) = developer.told()
+    assert [one["metadata"].get("namespace") for one in documents(manifests).values()] == [None] * 7
+    assert f"Deploying {IMAGE}@{DIGEST} to namespace team-b of somewhere\n" in said
+    assert waited[0] == "--namespace=team-b"
+
+
+def change_overlay(developer: Developer, old: str, new: str) -> None:
+    """Edit the overlay for production."""
+    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
+    text = overlay.read_text()
+    assert text.count(old) == 1
+    overlay.write_text(text.replace(old, new))
 
 
 def test_undeploy_leaves_the_namespace(developer: Developer) -> None:

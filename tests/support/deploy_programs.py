@@ -15,6 +15,8 @@ if arguments[0] == "kustomize":
     sys.exit(subprocess.run(["{kubectl}", *arguments]).returncode)
 if arguments[:2] == ["config", "current-context"]:
     sys.exit(print("somewhere"))
+if arguments[:2] == ["config", "view"]:
+    sys.exit(print("team-b", end=""))
 if "port-forward" in arguments:
     print("Forwarding from 127.0.0.1:{port} -> 8000", "Forwarding from [::1]:1 -> 8000", sep="\\n")
     print("Forwarding from 127.0.0.1:{admin} -> 9000", flush=True)

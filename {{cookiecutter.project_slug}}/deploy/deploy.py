@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -87,10 +88,13 @@ class Manifests:
         """The image of the pods."""
         return self._first(r"^ +(?:- )?image: (\S+)$")
 
-    @property
+    @cached_property
     def namespace(self) -> str:
-        """The namespace of all objects."""
-        return self._first(r"^  namespace: (\S+)$")
+        """The namespace of all objects; that of kubectl's context if the overlay names none."""
+        if found := re.search(r"^  namespace: (\S+)$", self.text, re.MULTILINE):
+            return found[1]
+        context = output_of("kubectl", "config", "view", "--minify", "--output=jsonpath={..namespace}")
+        return context.strip() or "default"
 
     @property
     def instance(self) -> str:
