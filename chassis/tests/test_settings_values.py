@@ -350,3 +350,14 @@ def test_rows_of_another_document_are_replaced(tmp_path: Path) -> None:
 def test_wrong_arguments_of_the_page_are_an_error() -> None:
     with pytest.raises(SystemExit, match="expected arguments"):
         main(["chassis.settings"])
+
+
+def test_settings_with_conflict_markers_are_an_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conflicted.py").write_text("<<<<<<< ours\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"conflicted\.py, line 1: invalid syntax; correct it, then run: make settings"
+    ):
+        main(["conflicted:Settings", str(tmp_path / "settings.md")])

@@ -181,7 +181,7 @@ def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -
     template.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.3"')
     template.commit("Newer, too")
 
-    assert "pyproject.toml: edit the lines between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
+    assert "pyproject.toml: combine the lines between <<<<<<< (yours) and >>>>>>>" in service.make("update", fails=True)
 
 
 def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
@@ -191,9 +191,12 @@ def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: 
     template.commit("Other words, too")
 
     for _ in range(2):
-        assert "README.md: edit the lines between <<<<<<< and >>>>>>>" in service.make("update", fails=True)
+        assert "README.md: combine the lines between <<<<<<< (yours) and >>>>>>>" in service.make("update", fails=True)
     service.git("add", "README.md")  # as it is, with its markers
-    assert "README.md: edit the lines" in service.make("update", fails=True)
+    assert "README.md: combine the lines" in service.make("update", fails=True)
+    assert "README.md: combine the lines" in service.make("check", fails=True)
+    # So that `git commit` has it, as it has the files that git has merged.
+    assert ".cruft.json" in service.git("diff", "--cached", "--name-only").splitlines()
 
     conflict = re.compile(r"<<<<<<< .*?\n(.*?)=======\n.*?>>>>>>> .*?\n", re.DOTALL)
     service.path("README.md").write_text(conflict.sub(r"\1", service.path("README.md").read_text()))

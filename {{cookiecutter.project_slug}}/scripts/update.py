@@ -1,22 +1,25 @@
 """Merges the changes of the template since this service was generated or last updated.
 
     python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
+    python scripts/update.py check
     python scripts/update.py tell
 
 cruft renders the template at the old and at the new commit, and applies the difference as a three-way merge, so that
 your changes stay. It leaves conflict markers or `.rej` files and still exits with 0. `update` lists these conflicts
-and fails until you resolve them. `tell` reports newer commits of the template, if a copy of it is on this machine.
+and fails until you resolve them, and so does `check`. `tell` reports newer commits of the template, if a copy of it is
+on this machine.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 NOTE = Path(".cruft.json")
 # The core belongs to the template: changes there get a warning.
 CORE = "chassis/"
+SETTINGS = "docs/settings.md"
 
 
 def output_of(*command: str | Path) -> str:
@@ -25,8 +28,11 @@ def output_of(*command: str | Path) -> str:
 
 
 def succeeds(*command: str) -> bool:
-    """Whether a command exits with 0."""
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    """Whether a command is installed, and exits with 0."""
+    try:
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def cruft(*arguments: str) -> str:
@@ -45,8 +51,14 @@ def left_to_do() -> dict[str, str]:
     marked = ["git", "grep", "--untracked", "--name-only", "-E", "^(<{7}|>{7}) "]
     unmerged += subprocess.run(marked, check=False, capture_output=True, encoding="utf-8").stdout.splitlines()
     rejected = output_of("git", "ls-files", "--others", "--cached", "--", "*.rej").splitlines()
-    left = dict.fromkeys(sorted(unmerged), "edit the lines between <<<<<<< and >>>>>>>, then: git add")
-    return left | dict.fromkeys(sorted(rejected), "apply its changes by hand, then delete it")
+    left = dict.fromkeys(sorted(unmerged), "combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add")
+    left |= dict.fromkeys(sorted(rejected), "apply its changes by hand, then delete it")
+    if SETTINGS in left:
+        # It is generated from settings.py, so it comes last.
+        left = {path: remark for path, remark in left.items() if path != SETTINGS} | {
+            SETTINGS: "resolve the others, then: make settings; git add"
+        }
+    return left
 
 
 def edited() -> set[str]:
@@ -79,16 +91,28 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
 
     left = left_to_do()
     if "pyproject.toml" in left:  # cruft reads its settings there, and would fail on conflict markers
-        sys.exit(listed("error: the update has conflicts; resolve them, then run `make check`:", left))
+        stop(left)
     # A file without your changes must now equal the template's. Otherwise a hunk of the patch was lost.
     renamed = output_of("git", "diff", "HEAD", "--relative", "--find-renames", "--name-status", "--diff-filter=R")
     ours |= {new for _, old, new in (line.split("\t") for line in renamed.splitlines()) if old in ours}
     lost = sorted(edited() - ours - left.keys())
     left |= dict.fromkeys(lost, "differs from the template; compare: uvx cruft diff")
     if left:
-        sys.exit(listed("error: the update has conflicts; resolve them, then run `make check`:", left))
+        stop(left)
     count = len(output_of("git", "status", "--porcelain", ".").splitlines())
     print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit")
+
+
+def stop(left: dict[str, str]) -> NoReturn:
+    """Exit with the list of conflicts. The note is staged, as git stages the files that it has merged."""
+    succeeds("git", "add", "--", str(NOTE))
+    sys.exit(listed("error: the update has conflicts; resolve them, then run `make check` and `git commit`:", left))
+
+
+def check() -> None:
+    """Exit with the list of conflicts, if there are any; does nothing outside of a git repository."""
+    if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
+        sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
 
 
 def listed(heading: str, remarks: dict[str, str]) -> str:
@@ -115,6 +139,8 @@ def tell() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["check"]:
+            check()
         case ["tell"]:
             tell()
         case ["update", *words] if len(revision := [word for word in words if "=" not in word]) < 2:

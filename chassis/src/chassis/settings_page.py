@@ -87,7 +87,10 @@ def main(arguments: list[str]) -> None:
             "error: expected arguments: python -m chassis.settings_page package.settings:Settings PAGE [DOCUMENT...]"
         )
     module, _, name = arguments[0].partition(":")
-    settings = getattr(import_module(module), name)
+    try:
+        settings = getattr(import_module(module), name)
+    except SyntaxError as error:
+        sys.exit(f"error: {error.filename}, line {error.lineno}: {error.msg}; correct it, then run: make settings")
     page, *documents = map(Path, arguments[1:])
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(settings_page(settings), encoding="utf-8", newline="\n")
