@@ -121,7 +121,7 @@ async def test_line_of_a_stream_is_written_at_its_true_end(service: Service) -> 
     assert line["duration_ms"] >= 20
 
 
-async def test_line_of_a_stream_that_nobody_reads_to_its_end(service: Service) -> None:
+async def test_line_of_a_stream_that_is_not_read_to_its_end(service: Service) -> None:
     async with service.client.stream("GET", "/stream") as answer:
         assert await anext(answer.aiter_raw()) == b"12345"
     line = await service.access_line()

@@ -308,7 +308,7 @@ async def test_unix_socket_that_a_killed_process_left_is_replaced(sockets: Path)
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_unix_socket_that_somebody_listens_on_is_an_error(sockets: Path) -> None:
+async def test_unix_socket_in_use_is_an_error(sockets: Path) -> None:
     path = sockets / "app.sock"
     async with serve_unix(path) as (_, client):
         with pytest.raises(ListenError, match="another process listens there"):

@@ -235,7 +235,7 @@ REQUESTS = 2000
 
 
 @pytest.mark.parametrize("buffer_bytes", [65_536, 8_388_608])
-async def test_service_goes_on_while_nobody_reads_its_log(buffer_bytes: int) -> None:
+async def test_service_responds_while_its_log_is_not_read(buffer_bytes: int) -> None:
     async with run("-m", PROGRAM, APP_LOG_BUFFER_BYTES=str(buffer_bytes), APP_DRAIN_SECONDS="0") as process:
         client = await process.client()
         # From here on nobody reads but asyncio, which stops at some kilobytes.

@@ -100,7 +100,7 @@ def test_labels_say_what_was_built(podman: Podman, image: str, project: Path) ->
     }
 
 
-def test_command_user_and_signal_are_what_kubernetes_wants(podman: Podman, image: str) -> None:
+def test_command_user_and_signal_are_those_of_kubernetes(podman: Podman, image: str) -> None:
     config = podman.inspect(image)["Config"]
 
     assert config["User"] == "10001:10001"
@@ -150,7 +150,7 @@ def test_serves_with_nothing_writable_and_ends_in_order(podman: Podman, image: s
     assert [*service.errors] == []
 
 
-def test_wrong_setting_is_told_and_ends_with_2(podman: Podman, image: str) -> None:
+def test_wrong_setting_is_named_and_the_exit_status_is_2(podman: Podman, image: str) -> None:
     with in_container(podman, image, APP_LOG_LEVEL="LOUD") as service:
         assert service.process.wait(20) == 2
         assert "APP_LOG_LEVEL" in "".join(service.errors.all())
@@ -197,7 +197,7 @@ def test_image_is_small(podman: Podman, image: str, project: Path) -> None:
     assert sizes[0] - sizes[1] < 85
 
 
-def test_first_answer_comes_soon(podman: Podman, image: str) -> None:
+def test_first_response_comes_soon(podman: Podman, image: str) -> None:
     with in_container(podman, image) as service:
         began = time.monotonic()
         service.ready()
@@ -233,7 +233,7 @@ def test_change_of_the_service_leaves_the_dependencies_where_they_are(
     assert [one == other for one, other in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
 
 
-def test_lock_that_is_behind_is_refused(podman: Podman, image: str, project: Path, tmp_path: Path) -> None:
+def test_outdated_lock_file_is_rejected(podman: Podman, image: str, project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "behind"
     shutil.copytree(project, copy)
     text = (copy / "pyproject.toml").read_text()
@@ -273,7 +273,7 @@ def test_every_dependency_has_a_wheel_for_both_architectures(image: str, project
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
-def test_base_has_the_python_that_is_asked_for(bake: Bake, version: str) -> None:
+def test_base_has_the_chosen_python(bake: Bake, version: str) -> None:
     found = re.fullmatch(r"docker\.io/library/python:3\.(\d+)-slim-trixie", base_of(bake(python_version=version)))
 
     assert found

@@ -95,7 +95,7 @@ def test_custom_resources_have_the_published_shape(production: Manifests, kind: 
 
 
 @pytest.mark.parametrize("answers", [OTHER, LONGEST], ids=["others", "longest"])
-def test_other_answers_give_names_that_kubernetes_takes(bake: Bake, answers: dict[str, str]) -> None:
+def test_other_values_give_names_that_are_valid_in_kubernetes(bake: Bake, answers: dict[str, str]) -> None:
     project = bake(**answers)
     for overlay in OVERLAYS:
         take_in_components(project, overlay)
@@ -205,7 +205,7 @@ def test_ports_are_those_of_the_settings(manifests: Manifests) -> None:
     assert "type" not in manifests["Service"]["spec"]
 
 
-def test_service_starts_with_these_settings_and_answers_the_probes(
+def test_service_starts_with_these_settings_and_responds_to_the_probes(
     deploy: dict[str, Manifests], start: Start, installed: Path, tmp_path: Path
 ) -> None:
     for overlay in OVERLAYS:
@@ -264,7 +264,7 @@ def test_update_takes_no_pod_away_before_another_is_ready(production: Manifests)
     }
 
 
-def test_selectors_find_the_pods_and_nobody_elses(manifests: Manifests) -> None:
+def test_selectors_select_the_pods_of_the_service_alone(manifests: Manifests) -> None:
     spec = manifests["Deployment"]["spec"]
     name = {"app.kubernetes.io/name": "order-service"}
     selectors = [

@@ -104,7 +104,7 @@ def test_configuration_is_accepted(monitoring: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_every_query_of_the_dashboard_has_an_answer(monitoring: Path, prometheus: httpx.Client) -> None:
+def test_every_query_of_the_dashboard_has_a_result(monitoring: Path, prometheus: httpx.Client) -> None:
     board = json.loads((monitoring / "grafana/service.json").read_text())
     queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     queries = [query.replace("$__rate_interval", "1m").replace("$job", JOB) for query in queries]

@@ -268,7 +268,7 @@ def test_handler_that_blocks_the_loop_is_named(flaky: Service) -> None:
     assert len([event for event in flaky.events() if event["event"] == "event loop is blocked"]) == 1
 
 
-def test_clock_that_jumps_disturbs_nobody(installed: Path, start: Start, tmp_path: Path) -> None:
+def test_jump_of_the_clock_has_no_effect(installed: Path, start: Start, tmp_path: Path) -> None:
     needs("faketime")
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     clock = tmp_path / "clock"

@@ -177,7 +177,9 @@ def test_rolling_restarts_lose_nothing(
     assert under_way["POST"] >= 1
 
 
-def test_what_outlasts_the_shutdown_is_told_503_through_the_balancer(slow: Path, start: Start, tmp_path: Path) -> None:
+def test_request_that_outlasts_the_shutdown_gets_503_through_the_load_balancer(
+    slow: Path, start: Start, tmp_path: Path
+) -> None:
     service = start(slow, APP_DRAIN_SECONDS="1", APP_SHUTDOWN_SECONDS="1", APP_MAX_BODY_BYTES=str(2**30)).ready()
 
     def body() -> Iterator[bytes]:

@@ -141,7 +141,7 @@ class SampleItem(Handler):
 '''
 
 
-def test_default_service_answers_as_its_document_says(start: Start, installed: Path, tmp_path: Path) -> None:
+def test_default_service_responds_as_its_document_says(start: Start, installed: Path, tmp_path: Path) -> None:
     service = start(installed).ready()
 
     # The response to an idempotency key is that of the first request, also when its order has been deleted since.
@@ -157,7 +157,7 @@ def test_default_service_answers_as_its_document_says(start: Start, installed: P
     assert statuses["GET", "/orders/{order_id}", 200] > 20
 
 
-def test_handler_of_every_type_answers_as_its_document_says(bake: Bake, start: Start, tmp_path: Path) -> None:
+def test_handler_of_every_type_responds_as_its_document_says(bake: Bake, start: Start, tmp_path: Path) -> None:
     project = bake()
     routes = """
     app.add_route("/samples", Samples())

@@ -54,7 +54,7 @@ def operation(page: Page, method: str, path: str) -> None:
     ).click()
 
 
-def test_operation_is_tried_out_and_answers(page: Page, complaints: list[str], tmp_path: Path) -> None:
+def test_operation_is_tried_and_responds(page: Page, complaints: list[str], tmp_path: Path) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("order-service")
     operation(page, "POST", "/orders")
     form = page.locator("form:visible")
@@ -73,7 +73,7 @@ def test_operation_is_tried_out_and_answers(page: Page, complaints: list[str], t
     assert complaints == []
 
 
-def test_wrong_value_is_answered_with_a_problem(page: Page, complaints: list[str]) -> None:
+def test_wrong_value_gets_a_problem(page: Page, complaints: list[str]) -> None:
     operation(page, "GET", "/orders/{order_id}")
     form = page.locator("form:visible")
     form.locator("input").fill("not an id")

@@ -100,7 +100,7 @@ each_case = pytest.mark.parametrize(("number", "case"), [*enumerate(CASES)], ids
 
 
 @each_case
-def test_service_answers_each_request_once(straight: list[Told], number: int, case: Case) -> None:
+def test_service_responds_to_each_request_once(straight: list[Told], number: int, case: Case) -> None:
     told = straight[number]
     assert told.statuses == case.answers
     assert b"(reset)" not in told.wire
@@ -144,7 +144,7 @@ def test_service_sees_no_request_that_the_front_did_not_see(behind: Behind) -> N
 
 
 @each_case
-def test_front_gets_no_answer_but_its_own(behind: Behind, number: int, case: Case) -> None:
+def test_proxy_gets_no_response_but_its_own(behind: Behind, number: int, case: Case) -> None:
     for told in behind.told[number :: len(CASES)]:
         requests = case.text.count(" HTTP/") + case.text.count("/asked\n")
         assert len(told.statuses) <= max(1, requests)

@@ -120,7 +120,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("question", "answer", "reason"), REFUSED)
-def test_answer_is_refused_in_one_sentence(
+def test_value_is_rejected_in_one_sentence(
     bake: Bake, tmp_path: Path, capfd: pytest.CaptureFixture[str], question: str, answer: str, reason: str
 ) -> None:
     with pytest.raises(CookiecutterException):
@@ -138,7 +138,7 @@ def left_behind(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and ".cookiecutter" not in str(path)]
 
 
-def test_python_that_is_not_offered_is_refused(bake: Bake, tmp_path: Path) -> None:
+def test_python_that_is_not_offered_is_rejected(bake: Bake, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"2\.7 provided for choice variable python_version, but the choices are"):
         bake(python_version="2.7")
 
@@ -150,7 +150,7 @@ def test_name_without_letters_falls_back_to_a_good_slug(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("question", ["project_name", "description"])
-def test_answer_is_rendered_harmlessly(bake: Bake, python: Path, question: str) -> None:
+def test_value_is_rendered_harmlessly(bake: Bake, python: Path, question: str) -> None:
     """All in one go, since each takes a process for the import."""
     for number, text in enumerate(HARMLESS):
         project = bake(project_slug=f"harmless-{number}", **{question: text})
@@ -186,7 +186,7 @@ def test_slug_that_is_accepted_can_be_imported(bake: Bake, python: Path, slug: s
     assert_imports(project, python)
 
 
-def test_everything_installed_beside_the_service_is_refused_as_a_slug(python: Path) -> None:
+def test_everything_installed_beside_the_service_is_rejected_as_a_slug(python: Path) -> None:
     """Direct dependencies: what they bring with them may change any day."""
     script = (
         "import importlib.metadata as m, re\n"
@@ -201,7 +201,7 @@ def test_everything_installed_beside_the_service_is_refused_as_a_slug(python: Pa
     assert {name for name in names if not is_refused(name)} == set()
 
 
-def test_scripts_of_the_service_are_refused_as_a_slug(bake: Bake) -> None:
+def test_scripts_of_the_service_are_rejected_as_a_slug(bake: Bake) -> None:
     # mypy would find two modules of one name.
     scripts = {path.stem for path in bake().rglob("*.py") if path.parent.name in ("deploy", "scripts")}
     assert scripts

@@ -80,7 +80,7 @@ def test_links_of_a_service_lead_somewhere(project: Path) -> None:
     assert {name: links for name, links in dead.items() if links} == {}
 
 
-def test_links_of_a_service_with_other_answers_lead_somewhere(bake: Bake) -> None:
+def test_links_of_a_service_with_other_options_lead_somewhere(bake: Bake) -> None:
     service = bake(deploy="none", monitoring="none", ci="none", example="none")
 
     dead = {path.relative_to(service): Document(path).dead_links() for path in documents_of(service)}

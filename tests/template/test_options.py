@@ -58,7 +58,7 @@ WORDS = {
 }
 
 
-def test_rows_have_every_pair_of_answers() -> None:
+def test_rows_have_every_pair_of_options() -> None:
     questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
     choices = {name: tuple(value) for name, value in questions.items() if isinstance(value, list) and name[0] != "_"}
     assert {name: value for name, value in choices.items() if name != "python_version"} == OPTIONS
@@ -109,7 +109,7 @@ def test_rendered_service_passes_its_checks_and_runs(
 
 
 @pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])
-def test_metadata_say_what_was_answered(bake: Bake, license: str, package: str) -> None:  # noqa: A002 - the question's name
+def test_metadata_have_the_given_values(bake: Bake, license: str, package: str) -> None:  # noqa: A002 - the question's name
     project = bake(license=license, package=package, owner="acme")
 
     metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
@@ -150,7 +150,7 @@ def test_gitlab_runs_the_same_command(bake: Bake) -> None:
     assert (job["image"], job["script"]) == ("python:3.12", ["make check"])
 
 
-def test_summary_tells_what_is_left_out(tmp_path: Path) -> None:
+def test_summary_names_what_is_left_out(tmp_path: Path) -> None:
     command: list[str | Path] = ["cookiecutter", "--no-input", "-o", tmp_path, TEMPLATE]
     said_no = [f"{question}=none" for question, answers in OPTIONS.items() if "none" in answers]
     made = run(*command, *said_no, cwd=tmp_path).stdout

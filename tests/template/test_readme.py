@@ -86,7 +86,7 @@ def test_request_of_the_readme_creates_an_order(service: Service, installed: Pat
     assert answer.status_code == 201
 
 
-def test_endpoints_of_the_readme_answer(service: Service, installed: Path) -> None:
+def test_endpoints_of_the_readme_respond(service: Service, installed: Path) -> None:
     section = (installed / "README.md").read_text().partition("## Operate it")[2].partition("\n## ")[0]
     paths = re.findall(r"`GET (/\S+)`", section)
 

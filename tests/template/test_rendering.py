@@ -41,7 +41,7 @@ def test_skeleton_has_no_caches_and_no_builds() -> None:
     assert [path for path in files_of(SOURCE) if re.search(r"__pycache__|\.pyc$|^dist/|^build/|egg-info", path)] == []
 
 
-def test_files_have_the_same_names_for_other_answers(bake: Bake) -> None:
+def test_files_have_the_same_names_for_other_values(bake: Bake) -> None:
     ours = [path.replace("order_service", "size_7_co") for path in files_of(bake())]
 
     assert files_of(bake(**OTHER)) == sorted(ours)
@@ -79,7 +79,7 @@ def python_of(folder: Path) -> list[str]:
     return [path for path in files_of(folder) if path.endswith(".py")]
 
 
-def test_source_is_the_same_bytes_for_any_answers(bake: Bake) -> None:
+def test_source_is_the_same_bytes_for_all_values(bake: Bake) -> None:
     ours, theirs = bake(), bake(**OTHER)
     for folder in ("chassis", "src/{}", ".github"):
         one, other = (project / folder.format(package_of(project)) for project in (ours, theirs))
@@ -93,7 +93,7 @@ def test_source_is_the_same_bytes_for_any_answers(bake: Bake) -> None:
         assert differing == []
 
 
-def test_toml_holds_the_answers_verbatim(bake: Bake) -> None:
+def test_toml_has_the_values_verbatim(bake: Bake) -> None:
     document = tomllib.loads((bake(**OTHER) / "pyproject.toml").read_text())
 
     assert document["project"]["name"] == OTHER["project_slug"]

@@ -184,7 +184,7 @@ def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -
     assert "pyproject.toml: combine the lines between <<<<<<< (yours) and >>>>>>>" in service.make("update", fails=True)
 
 
-def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: Template) -> None:
+def test_update_with_a_conflict_fails_until_it_is_resolved(service: Service, template: Template) -> None:
     service.edit("README.md", "\n## Run it\n", "\n## Start it\n")
     service.commit("Other words")
     template.edit("README.md", "\n## Run it\n", "\n## Run it on your machine\n")
@@ -204,7 +204,7 @@ def test_conflict_fails_until_nothing_is_left_to_do(service: Service, template: 
     assert "up to date" in service.make("update")
 
 
-def test_file_that_both_have_begun_is_told(service: Service, template: Template) -> None:
+def test_file_that_both_have_created_is_listed(service: Service, template: Template) -> None:
     for one, text in ((service, "ours\n"), (template, "theirs\n")):
         one.path("SECURITY.md").write_text(text)
         one.commit("Security")
@@ -215,7 +215,7 @@ def test_file_that_both_have_begun_is_told(service: Service, template: Template)
     assert "ours\n" in service.path("SECURITY.md").read_text()
 
 
-def test_update_wants_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
+def test_update_needs_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
     service.add("README.md", "\nNot committed.\n")
     assert "commit or stash them first" in service.make("update", fails=True)
 
@@ -253,7 +253,7 @@ def test_option_is_switched_on_later(service: Service) -> None:
     assert "up to date" in service.make("update")
 
 
-def test_service_that_is_behind_is_told_without_a_network(template: Template, tmp_path: Path) -> None:
+def test_outdated_service_gets_a_warning_without_a_network(template: Template, tmp_path: Path) -> None:
     made = run("cookiecutter", "--no-input", template.folder, cwd=tmp_path)
     assert made.returncode == 0, made.stdout
     service = tmp_path / "order-service"
