@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import pty
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -326,6 +327,15 @@ def test_control_characters_cannot_forge_a_line(seen: Observed) -> None:
     structlog.get_logger().info('x"}\n{"event":"forged"}\x1b[2J')
     assert only(seen)["event"] == 'x"}\n{"event":"forged"}\x1b[2J'
     assert b"\x1b" not in seen.output
+
+
+def test_control_characters_beyond_ascii_are_escaped(seen: Observed) -> None:
+    text = "\x7f\x80\x9b31m\x9f £é€"
+    structlog.get_logger().info(text, token=f"secret{text}", **{text: text})
+    (line,) = seen.lines
+    assert (line["event"], line[text]) == (text, text)
+    assert not re.search(r"[\x7f-\x9f]", seen.output.decode())
+    assert "£é€" in seen.output.decode()
 
 
 def test_processors_of_yours_see_every_event() -> None:

@@ -22,7 +22,7 @@ def source_text() -> str:
     """Everything that writes messages; a literal that goes on in the next line is in one piece."""
     folders = [TEMPLATE / "chassis/src", SOURCE / "scripts", SOURCE / "deploy", SOURCE / "monitoring"]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".mk"}]
-    files += [SOURCE / "Makefile", *(TEMPLATE / "hooks").glob("*.py")]
+    files += [SOURCE / "Makefile", SOURCE / "tests/test_contract.py", *(TEMPLATE / "hooks").glob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return re.sub(r'"\s*\n\s*f?"', "", text)
 

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,6 +28,8 @@ LAST_FLUSH_SECONDS = 1.0
 # sends with the whole URL, including the query.
 QUIET = ("uvicorn.error", "httpx")
 JSON_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
+# DEL and the C1 controls in UTF-8. orjson does not escape them, and some terminals obey them.
+CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
 
 class Renderer(Protocol):
@@ -191,13 +194,21 @@ def _json_renderer(redactor: Redactor) -> Renderer:
         try:
             line = orjson.dumps(event, default=plain, option=JSON_OPTIONS)
             # Only a line with a word such as `token` is searched for its value.
-            if is_redacted or not redactor.concerns(line):
-                return line
+            if not is_redacted and redactor.concerns(line):
+                line = orjson.dumps(redactor.redact(event))
         except orjson.JSONEncodeError:
-            pass  # keys that aren't text, lone surrogates, integers over 64 bits, circles, objects that raise
-        return orjson.dumps(redactor.redact(event))
+            # Keys that aren't text, lone surrogates, integers over 64 bits, circles, objects that raise.
+            line = orjson.dumps(redactor.redact(event))
+        if b"\xc2" in line or b"\x7f" in line:
+            line = CONTROLS.sub(_escape, line)
+        return line
 
     return render
+
+
+def _escape(control: re.Match[bytes]) -> bytes:
+    """A control character as JSON escapes it."""
+    return b"\\u%04x" % ord(control[0].decode())
 
 
 def lead_with_essentials(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
