@@ -17,7 +17,7 @@ CONTEXT = r"""
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
-    "deploy": {"kubernetes": ["deploy", ".github/workflows/kind.yml"]},
+    "deploy": {"kustomize": ["deploy", ".github/workflows/kind.yml"]},
     "monitoring": {
         "included": ["monitoring", "deploy/components/pod-monitor", "deploy/components/prometheus-rule"],
     },

@@ -12,6 +12,7 @@ ANSWERS = r"""
 {{ cookiecutter.project_slug | tojson }}
 {{ cookiecutter.description | tojson }}
 {{ cookiecutter.owner | tojson }}
+{{ cookiecutter.registry | tojson }}
 {{ cookiecutter.__package | tojson }}
 """
 
@@ -23,14 +24,14 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 # or be hidden by it.
 TAKEN = frozenset(
     "activate annotated-types anyio asgi-chassis ast-serialize attr attrs certifi charset-normalizer chassis click "
-    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling "
-    "httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications "
-    "lazy-object-proxy librt multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator "
-    "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client protobuf py pydantic "
-    "pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv python-multipart "
-    "python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools site six src starlette "
-    "structlog stubgen stubtest test tests typing-extensions typing-inspection update urllib3 uv uvicorn uvloop "
-    "vendor venv watchfiles websockets wheel yaml".split()
+    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling httpcore "
+    "httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind lazy-object-proxy librt "
+    "multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator openapi-spec-validator orjson packaging "
+    "pathable pathspec pip pluggy prometheus-client protobuf push py pydantic pydantic-core pydantic-settings "
+    "pygmentize pygments pytest pytest-cov python python-dotenv python-multipart python3 pyyaml referencing requests "
+    "rfc3339-validator rpds rpds-py ruff setuptools site six src starlette structlog stubgen stubtest test tests "
+    "typing-extensions typing-inspection update urllib3 uv uvicorn uvloop vendor venv watchfiles websockets wheel "
+    "yaml".split()
 )
 # Modules of the standard library, also of Python versions other than the one that runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())
@@ -46,7 +47,11 @@ SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*")
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 
 
-def refusal(project_name: str, slug: str, description: str, owner: str, package: str) -> str | None:
+# host[:port][/path…], as in https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
+REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+
+
+def refusal(project_name: str, slug: str, description: str, owner: str, registry: str, package: str) -> str | None:
     """The reason to reject these values, or None."""
     for question, answer, most, example in (
         ("project_name", project_name, 80, "Order Service"),
@@ -77,6 +82,11 @@ def refusal(project_name: str, slug: str, description: str, owner: str, package:
         return f"project_slug {slug!r} is a reserved device name on Windows; {another}"
     if not re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):
         return f"owner {owner!r} is not a GitHub name; use at most 39 letters, digits and hyphens, such as: acme"
+    if not REGISTRY.fullmatch(registry) or len(registry) > 128:
+        return (
+            f"registry {registry!r} must be a host and a path in lower-case letters, without https:// and without the "
+            f"name of the service, such as: ghcr.io/{owner.lower()}"
+        )
     return None
 
 

@@ -131,6 +131,11 @@ def test_warnings_are_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytes
         ({"OTEL_RESOURCE_ATTRIBUTES": " team = a%2Cb%3D%C3%BC , x=y=z,"}, {"team": "a,b=ü", "x": "y=z"}),
         ({"OTEL_RESOURCE_ATTRIBUTES": "empty="}, {"empty": ""}),
         ({"OTEL_RESOURCE_ATTRIBUTES": "a%20b=c"}, {"a b": "c"}),
+        (
+            {"POD_NAME": "a", "POD_NAMESPACE": "b", "POD_UID": "c", "NODE_NAME": "d", "OTEL_RESOURCE_ATTRIBUTES": "e="},
+            {"k8s.pod.name": "a", "k8s.namespace.name": "b", "k8s.pod.uid": "c", "k8s.node.name": "d", "e": ""},
+        ),
+        ({"POD_NAME": "a-1", "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=b"}, {"k8s.pod.name": "b"}),
     ],
 )
 def test_resource_of_the_environment_has_priority(

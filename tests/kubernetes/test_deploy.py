@@ -1,20 +1,20 @@
-"""`make deploy`, `undeploy`, `kind`: the calls that they would send to a cluster, and their errors.
+"""`make push`, `deploy`, `undeploy`, `kind`: the calls that they would send, and their errors.
 
 There is no cluster here. kubectl renders for real. Programs named kubectl, kind and docker record all other calls.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from bakery import clean_environment, run
 from conftest import Bake, Start
-from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, PYTHON, Recorded, install, recorded
+from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, PYTHON, Recorded, install, put_objects, recorded
 from manifests import Manifest
 from running import needs
 
@@ -42,10 +42,24 @@ class Developer:
         """Put a program there."""
         install(self.programs, name, program, self.log, self.ports, **values)
 
-    def make(self, *arguments: str) -> tuple[int, str]:
+    def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """The exit status of make, and its output."""
-        done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs))
+        done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs), **variables)
         return done.returncode, done.stdout
+
+    def overlay(self, *changes: tuple[str, str]) -> None:
+        """Edit the overlay for production."""
+        overlay = self.project / "deploy/overlays/production/kustomization.yaml"
+        text = overlay.read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        overlay.write_text(text)
+
+    def applied(self) -> list[Manifest]:
+        """The documents of the last `kubectl apply`."""
+        text = [given for arguments, given in self.told() if "apply" in arguments][-1]
+        return list(yaml.safe_load_all(text))
 
     def told(self) -> list[Recorded]:
         """The recorded calls."""
@@ -57,126 +71,297 @@ def developer(bake: Bake, tmp_path: Path) -> Developer:
     return Developer(bake(), tmp_path)
 
 
-def documents(text: str) -> dict[str, Manifest]:
-    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+def deployment(documents: list[Manifest], name: str = "order-service") -> Manifest:
+    (found,) = (one for one in documents if one["kind"] == "Deployment" and one["metadata"]["name"] == name)
+    return found
 
 
-def image_of(text: str) -> str:
-    (container,) = documents(text)["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return str(container["image"])
+def image_of(documents: list[Manifest], name: str = "order-service", container: str = "service") -> str:
+    pod = deployment(documents, name)["spec"]["template"]["spec"]
+    (found,) = (one["image"] for one in pod["containers"] if one["name"] == container)
+    return str(found)
 
 
-def test_production_is_deployed_by_the_digest_that_was_pushed(developer: Developer) -> None:
+def version_of(documents: list[Manifest]) -> str | None:
+    labels: dict[str, str] = deployment(documents)["spec"]["template"]["metadata"]["labels"]
+    return labels.get("app.kubernetes.io/version")
+
+
+def test_push_notes_the_digest_of_the_registry_and_deploy_uses_it(developer: Developer) -> None:
     developer.has("kubectl", KUBECTL)
-    developer.has("docker", DOCKER, digests=json.dumps([f"{IMAGE}-other@{DIGEST[::-1]}", f"{IMAGE}@{DIGEST}"]))
-    before = sorted(developer.project.rglob("*"))
+    developer.has("docker", DOCKER)
 
+    status, said = developer.make("push")
+    assert status == 0, said
+    assert said.splitlines()[-1] == f"{IMAGE}@{DIGEST}"
+    before = sorted(one for one in developer.project.rglob("*") if ".cache" not in one.parts)
     status, said = developer.make("deploy", "OVERLAY=production")
 
     assert status == 0, said
     assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service of somewhere\n" in said
-    (applied, manifests), (waited, _) = developer.told()
-    assert applied == ["apply", "--filename=-"]
-    assert image_of(manifests) == f"{IMAGE}@{DIGEST}"
-    assert waited == ["--namespace=order-service", "rollout", "status", "deployment/order-service", "--timeout=300s"]
-    assert sorted(developer.project.rglob("*")) == before
+    assert image_of(developer.applied()) == f"{IMAGE}@{DIGEST}"
+    assert version_of(developer.applied()) == "0.1.0"
+    (pushed, _), (applied, _), (waited, _) = developer.told()
+    assert pushed == ["docker", "push", f"{IMAGE}:0.1.0"]
+    assert applied == ["--namespace=order-service", "apply", "--filename=-"]
+    assert waited == ["--namespace=order-service", "rollout", "status", "deployment/order-service"]
+    assert sorted(one for one in developer.project.rglob("*") if ".cache" not in one.parts) == before
 
 
-def test_digest_may_be_given_and_another_registry_be_in_the_overlay(developer: Developer) -> None:
+def test_image_version_and_digest_are_those_that_were_given(developer: Developer) -> None:
+    """A digest belongs to the image that it was given with, and a version is known only if it was given."""
     developer.has("kubectl", KUBECTL)
-    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
-    overlay.write_text(overlay.read_text().replace(f"newName: {IMAGE}", "newName: registry.example.com:5000/a/b"))
+    other = "registry.example.com:5000/a/b"
+    for given, image, version in (
+        ([], IMAGE, None),
+        ([f"IMAGE={other}"], other, None),
+        ([f"IMAGE={other}", "VERSION=1.0+build"], other, "1.0_build"),
+    ):
+        status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}", *given)
+        assert status == 0, said
+        assert image_of(developer.applied()) == f"{image}@{DIGEST}"
+        assert version_of(developer.applied()) == version
+
+
+def test_digest_of_one_image_is_not_used_for_another(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("docker", DOCKER)
+    assert developer.make("push")[0] == 0
+
+    for given in (["VERSION=2.0.0"], ["IMAGE=registry.example.com/a"]):
+        status, said = developer.make("deploy", *given)
+        assert status != 0
+        assert " was not pushed from here; push it: make image push IMAGE=" in said
+    assert len(developer.told()) == 1
+
+
+def test_image_of_the_overlay_counts_unless_another_is_given(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    pinned = "sha256:" + "7" * 64
+    name = "registry.example.com:5000/a/b"
+    developer.overlay(
+        (
+            "configMapGenerator:",
+            f"images: [{{name: order-service, newName: {name}, digest: {pinned}}}]\nconfigMapGenerator:",
+        )
+    )
+
+    for given, image in (
+        ([], f"{name}@{pinned}"),
+        ([f"DIGEST={DIGEST}"], f"{name}@{DIGEST}"),
+        ([f"DIGEST={DIGEST}", f"IMAGE={IMAGE}"], f"{IMAGE}@{DIGEST}"),
+    ):
+        status, said = developer.make("deploy", "OVERLAY=production", *given)
+        assert status == 0, said
+        assert image_of(developer.applied()) == image
+
+
+# Before the Deployment of the service in the sorted output of kustomize, and with a sidecar before its container.
+WORKERS = """
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: a-cache
+  labels: {app.kubernetes.io/component: cache}
+spec:
+  selector: {matchLabels: {app: a-cache}}
+  template:
+    metadata: {labels: {app: a-cache}}
+    spec: {containers: [{name: service, image: "valkey:8"}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: a-worker
+  labels: {app.kubernetes.io/component: worker}
+spec:
+  selector: {matchLabels: {app: a-worker}}
+  template:
+    metadata: {labels: {app: a-worker}}
+    spec: {containers: [{name: worker, image: order-service}]}
+"""
+SIDECAR = """patches:
+  - patch: |
+      - {op: add, path: /spec/template/spec/containers/0, value: {name: proxy, image: "envoy:1.30"}}
+    target: {kind: Deployment, name: order-service}
+configMapGenerator:"""
+
+
+def test_only_the_image_of_the_service_is_replaced(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    (developer.project / "deploy/overlays/production/workers.yaml").write_text(WORKERS)
+    developer.overlay(
+        ("resources: [../../base]", "resources: [workers.yaml, ../../base]"), ("configMapGenerator:", SIDECAR)
+    )
 
     status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
-    assert image_of(developer.told()[0][1]) == f"registry.example.com:5000/a/b@{DIGEST}"
+    documents = developer.applied()
+    assert image_of(documents) == f"{IMAGE}@{DIGEST}"
+    assert image_of(documents, container="proxy") == "envoy:1.30"
+    assert image_of(documents, "a-cache") == "valkey:8"
+    # The same image, so the same version.
+    assert image_of(documents, "a-worker", "worker") == f"{IMAGE}@{DIGEST}"
+
+
+def test_second_instance_in_a_namespace_has_a_prefix(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.overlay(
+        ("namespace: order-service", "namespace: shared\nnamePrefix: eu-"), ("instance: order-service", "instance: eu")
+    )
+
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    assert developer.told()[-1][0][-1] == "deployment/eu-order-service"
+    selects = deployment(developer.applied(), "eu-order-service")["spec"]["selector"]["matchLabels"]
+    assert selects["app.kubernetes.io/instance"] == "eu"
 
 
 def test_overlay_is_deployed_to_a_namespace_that_exists(developer: Developer) -> None:
     """By the steps of deploy/README.md."""
     developer.has("kubectl", KUBECTL)
-    change_overlay(developer, "namespace: order-service", "namespace: shared")
-    change_overlay(developer, "  - ../../components/namespace\n", "")
+    developer.overlay(("namespace: order-service", "namespace: shared"), ("  - ../../components/namespace\n", ""))
 
     status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
-    applied = documents(developer.told()[0][1])
-    assert "Namespace" not in applied
-    assert {one["metadata"]["namespace"] for one in applied.values()} == {"shared"}
+    assert "Namespace" not in {one["kind"] for one in developer.applied()}
+    assert {one["metadata"]["namespace"] for one in developer.applied()} == {"shared"}
     assert f"Deploying {IMAGE}@{DIGEST} to namespace shared of somewhere\n" in said
 
 
 def test_overlay_without_a_namespace_is_deployed_to_that_of_the_context(developer: Developer) -> None:
     developer.has("kubectl", KUBECTL)
-    change_overlay(developer, "namespace: order-service\n", "")
-    change_overlay(developer, "  - ../../components/namespace\n", "")
+    developer.overlay(("namespace: order-service\n", ""), ("  - ../../components/namespace\n", ""))
 
     status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
-    (_, manifests), (waited, _) = developer.told()
-    assert [one["metadata"].get("namespace") for one in documents(manifests).values()] == [None] * 7
-    assert f"Deploying {IMAGE}@{DIGEST} to namespace team-b of somewhere\n" in said
-    assert waited[0] == "--namespace=team-b"
+    assert [one["metadata"].get("namespace") for one in developer.applied()] == [None] * 7
+    assert f"Deploying {IMAGE}@{DIGEST} to somewhere\n" in said
+    assert not [one for arguments, _ in developer.told() for one in arguments if "namespace" in one]
 
 
-def change_overlay(developer: Developer, old: str, new: str) -> None:
-    """Edit the overlay for production."""
-    overlay = developer.project / "deploy/overlays/production/kustomization.yaml"
-    text = overlay.read_text()
-    assert text.count(old) == 1
-    overlay.write_text(text.replace(old, new))
+def test_pod_of_the_cluster_needs_no_context(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL, context="")
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}", KUBERNETES_SERVICE_HOST="10.96.0.1")
+
+    assert status == 0, said
+    assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service-dev of the cluster of this pod\n" in said
 
 
-def test_undeploy_leaves_the_namespace(developer: Developer) -> None:
+def labelled(kind: str, name: str, version: str = "v1", **meta: Any) -> Manifest:
+    """An object that `kubectl apply` made."""
+    annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "annotations": annotations, **meta}}
+
+
+def test_objects_of_earlier_deployments_are_removed_after_the_rollout(developer: Developer) -> None:
+    """ConfigMaps that a rollback needs are kept, and so are objects that something else made."""
     developer.has("kubectl", KUBECTL)
+    set_of_pods = labelled("ReplicaSet", "order-service-1", "apps/v1", ownerReferences=[{"kind": "Deployment"}])
+    set_of_pods["spec"] = {"envFrom": [{"configMapRef": {"name": "order-service-before"}}]}
+    put_objects(
+        developer.log,
+        set_of_pods,
+        labelled("ConfigMap", "order-service-before"),
+        labelled("ConfigMap", "order-service-long-ago"),
+        labelled("Ingress", "order-service", "networking.k8s.io/v1"),
+        labelled("Service", "order-service"),
+        labelled("Secret", "order-service"),
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "made-by-an-operator"}},
+    )
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    calls = [arguments[1:] for arguments, _ in developer.told()]
+    assert calls[1][0] == "rollout"
+    assert calls[2:] == [
+        ["delete", "configmap", "order-service-long-ago"],
+        ["delete", "ingress.networking.k8s.io", "order-service"],
+    ]
+
+
+def test_kinds_that_may_not_be_listed_are_kept(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL, forbidden="replicasets.apps")
+    put_objects(developer.log, labelled("ConfigMap", "order-service-before"), labelled("Service", "old"))
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    assert "warning: some kinds cannot be listed, see above; their objects are kept\n" in said
+    assert [arguments[1:] for arguments, _ in developer.told()][2:] == [["delete", "service", "old"]]
+
+
+def test_another_selector_is_reported_before_anything_is_applied(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    running = labelled("Deployment", "order-service", "apps/v1")
+    running["spec"] = {"selector": {"matchLabels": {"app.kubernetes.io/name": "order-service"}}}
+    put_objects(developer.log, running)
+
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    assert "kubectl --namespace=order-service delete deployment order-service --cascade=orphan\n" in said
+    assert developer.told() == []
+
+
+def test_undeploy_leaves_the_namespace_and_the_secret(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    put_objects(
+        developer.log,
+        labelled("Deployment", "order-service", "apps/v1"),
+        labelled("ConfigMap", "order-service-before"),
+        labelled("Secret", "order-service"),
+    )
 
     status, said = developer.make("undeploy", "OVERLAY=production")
 
     assert status == 0, said
-    ((deleted, _),) = developer.told()
-    namespace, command, kinds, selector = deleted
-    assert (namespace, command) == ("--namespace=order-service", "delete")
-    assert selector == "--selector=app.kubernetes.io/instance=order-service"
-    assert {"deployment", "service", "configmap", "networkpolicy"} <= set(kinds.split(",")) - {"namespace"}
-    assert "namespace" not in kinds.split(",")
+    assert [arguments for arguments, _ in developer.told()] == [
+        ["--namespace=order-service", "delete", "deployment.apps", "order-service"],
+        ["--namespace=order-service", "delete", "configmap", "order-service-before"],
+    ]
     assert "kubectl delete namespace order-service" in said
 
 
-def test_everything_deployed_has_the_label_by_which_it_is_taken_out(developer: Developer) -> None:
+def test_everything_deployed_has_the_label_by_which_it_is_removed(developer: Developer) -> None:
     developer.has("kubectl", KUBECTL)
     for overlay, instance in (("dev", "order-service-dev"), ("production", "order-service")):
         status, said = developer.make("deploy", f"OVERLAY={overlay}", f"DIGEST={DIGEST}")
         assert status == 0, said
-        manifests = documents(developer.told()[-2][1])
-        labels = {kind: one["metadata"]["labels"]["app.kubernetes.io/instance"] for kind, one in manifests.items()}
-        assert labels == dict.fromkeys(manifests, instance)
+        labels = {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in developer.applied()}
+        assert labels == {instance}
 
 
-def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(developer: Developer, start: Start) -> None:
+def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, start: Start) -> None:
     service = start(developer.project, APP_ADMIN_PORT="0").ready()
     developer.ports = (service.port, service.admin.base_url.port or 0)
     developer.has("kubectl", KUBECTL)
     developer.has("kind", KIND)
     developer.has("docker", DOCKER)
 
-    status, said = developer.make("kind", "ENGINE=docker")
+    # The addresses are on this machine, so no proxy is asked.
+    status, said = developer.make("kind", "ENGINE=docker", http_proxy="http://127.0.0.1:1")
 
     assert status == 0, said
-    tag = f"{IMAGE}:dev-0123456789ab"
+    image = "docker.io/library/order-service:dev"
+    tag = f"{image}-0123456789ab"
     told = [arguments for arguments, _ in developer.told()]
     saved = told[3][2]
-    assert told[0][:4] == ["docker", "build", "--tag", f"{IMAGE}:dev"]
+    assert told[0][:4] == ["docker", "build", "--tag", image]
     assert told[1] == ["kind", "create", "cluster", "--name=order-service", "--wait=120s"]
     assert told[2:5] == [
-        ["docker", "tag", f"{IMAGE}:dev", tag],
+        ["docker", "tag", image, tag],
         ["docker", "save", saved, tag],
         ["kind", "load", "image-archive", saved.removeprefix("--output="), "--name=order-service"],
     ]
-    assert told[5] == ["--context=kind-order-service", "apply", "--filename=-"]
-    assert image_of(developer.told()[5][1]) == tag
+    assert told[5] == ["--context=kind-order-service", "--namespace=order-service-dev", "apply", "--filename=-"]
+    assert image_of(developer.applied()) == tag
     assert "rollout" in told[6]
     assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics counts the request"
     assert service.access_lines(1, route="/orders")
@@ -188,6 +373,7 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(develop
     [
         ((), ["deploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
         ((), ["undeploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
+        ((), ["push"], "docker is not installed; install docker or podman, or set ENGINE=<program>"),
         ((), ["kind"], "docker is not installed; install it first"),
         (
             ("docker",),
@@ -200,20 +386,27 @@ def test_kind_brings_an_image_of_this_machine_into_a_cluster_and_asks_it(develop
             ["deploy", "OVERLAY=staging"],
             "overlay 'staging' does not exist; set OVERLAY to one of: dev, production",
         ),
-        (("kubectl",), ["deploy", "OVERLAY=production"], "docker is not installed; install it first"),
         (
-            ("kubectl", "docker"),
-            ["deploy", "OVERLAY=production", "VERSION=1.2.3"],
-            f"image {IMAGE}:1.2.3 was not pushed yet; push it: docker push {IMAGE}:1.2.3, or set DIGEST=sha256:…",
+            ("kubectl",),
+            ["deploy"],
+            (
+                f"{IMAGE}:0.1.0 was not pushed from here; push it: make image push IMAGE={IMAGE} VERSION=0.1.0, "
+                "or set DIGEST=sha256:…"
+            ),
         ),
         (
             ("kubectl",),
             ["deploy", "DIGEST=latest"],
-            "DIGEST 'latest' is invalid; it must be sha256: and 64 hexadecimal digits, such as: sha256:6b86…",
+            "DIGEST 'latest' is invalid; it must be sha256: and 64 hexadecimal digits",
+        ),
+        (
+            ("kubectl",),
+            ["deploy", f"DIGEST={DIGEST}", "IMAGE=registry.example.com:5000/a:1"],
+            "IMAGE 'registry.example.com:5000/a:1' has a tag or a digest; set VERSION or DIGEST instead",
         ),
     ],
 )
-def test_what_can_not_be_is_said_in_one_sentence(
+def test_each_error_is_one_sentence(
     developer: Developer, programs: tuple[str, ...], arguments: list[str], error: str
 ) -> None:
     for name in programs:
@@ -227,14 +420,47 @@ def test_what_can_not_be_is_said_in_one_sentence(
     assert developer.told() == []
 
 
-def test_rollout_that_does_not_get_on_shows_the_pods(developer: Developer) -> None:
-    developer.has("kubectl", KUBECTL)
-    developer.log.with_name("told.stuck").touch()
+def test_kubectl_without_a_context_is_reported(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL, context="")
 
-    status, said = developer.make("deploy")
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
 
     assert status != 0
-    assert "error: the pods of order-service are not ready after 300 seconds; see their events and logs above\n" in said
+    assert "error: kubectl has no current context; select a cluster: kubectl config use-context <name>\n" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("component: server", "component: web", "must have one Deployment with the labels app.kubernetes.io/name: "),
+        (
+            "- name: service\n",
+            "- name: main\n",
+            " and a container named `service`, as in base/deployment.yaml; it has 0",
+        ),
+    ],
+)
+def test_manifests_without_the_service_are_rejected(developer: Developer, old: str, new: str, error: str) -> None:
+    developer.has("kubectl", KUBECTL)
+    manifest = developer.project / "deploy/base/deployment.yaml"
+    manifest.write_text(manifest.read_text().replace(old, new))
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    assert error in said
+    assert developer.told() == []
+
+
+def test_rollout_without_progress_shows_the_pods(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.log.with_name("told.stuck").touch()
+    put_objects(developer.log, labelled("Ingress", "old", "networking.k8s.io/v1"))
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    assert "error: the new pods of deployment/order-service are not ready; see their events and logs above\n" in said
     looked = [arguments[1:3] for arguments, _ in developer.told()[2:]]
     assert looked == [["get", "pods"], ["describe", "pods"], ["logs", "--tail=50"]]
 
@@ -242,7 +468,7 @@ def test_rollout_that_does_not_get_on_shows_the_pods(developer: Developer) -> No
 @pytest.fixture
 def smoke(installed: Path) -> Callable[..., tuple[int, str]]:
     def ask(*addresses: str) -> tuple[int, str]:
-        done = run("python3", "deploy/deploy.py", "smoke", *addresses, cwd=installed, NO_PROXY="127.0.0.1")
+        done = run("python3", "deploy/kind.py", "smoke", *addresses, cwd=installed, NO_PROXY="127.0.0.1")
         return done.returncode, done.stdout
 
     return ask

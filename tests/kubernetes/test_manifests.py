@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from packaging.version import Version
 
 from bakery import OTHER, TEMPLATE, render, run
 from conftest import Bake, Start
-from manifests import OVERLAYS, Manifests, facts_of, kustomize, megabytes, take_in_components
+from manifests import DIGEST, OVERLAYS, Manifests, add_components, add_image, facts_of, kustomize, megabytes
 from running import needs
 
 # The three newest versions of Kubernetes that are known.
@@ -34,8 +35,9 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
     built = {}
     for overlay in OVERLAYS:
         project = render(tmp_path_factory.mktemp(overlay), {})
+        add_image(project, overlay)
         built[overlay] = Manifests(kustomize(project / "deploy/overlays" / overlay))
-        take_in_components(project, overlay)
+        add_components(project, overlay)
         built[f"{overlay}, all"] = Manifests(kustomize(project / "deploy/overlays" / overlay))
     return built
 
@@ -98,7 +100,7 @@ def test_custom_resources_have_the_published_shape(production: Manifests, kind: 
 def test_other_values_give_names_that_are_valid_in_kubernetes(bake: Bake, answers: dict[str, str]) -> None:
     project = bake(**answers)
     for overlay in OVERLAYS:
-        take_in_components(project, overlay)
+        add_components(project, overlay)
         manifests = Manifests(kustomize(project / "deploy/overlays" / overlay))
         names = {one["metadata"]["name"] for one in manifests.all} | {manifests.container["name"]}
         values = {value for one in manifests.all for value in one["metadata"].get("labels", {}).values()}
@@ -186,7 +188,7 @@ def test_settings_are_settings_of_the_service(manifests: Manifests, facts: dict[
     assert ours <= set(facts["defaults"])
     assert {name for name in manifests.settings if name not in ours} | extra <= {
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_RESOURCE_ATTRIBUTES",
+        "NODE_NAME",
         "POD_NAME",
         "POD_NAMESPACE",
         "APP_SECRETS_DIR",
@@ -210,10 +212,7 @@ def test_service_starts_with_these_settings_and_responds_to_the_probes(
 ) -> None:
     for overlay in OVERLAYS:
         manifests = deploy[overlay]
-        pod = {"POD_NAME": "one", "POD_NAMESPACE": "some"}
-        given = {one["name"]: one.get("value", pod.get(one["name"], "")) for one in manifests.container["env"]}
-        for name, value in pod.items():
-            given = {key: text.replace(f"$({name})", value) for key, text in given.items()}
+        given = {one["name"]: one.get("value", "one") for one in manifests.container["env"]}
         free = {"APP_PORT": "0", "APP_ADMIN_PORT": "0", "APP_DRAIN_SECONDS": "0", "APP_SECRETS_DIR": str(tmp_path)}
         service = start(installed, **{**manifests.settings, **given, **free}).ready()
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -266,36 +265,89 @@ def test_update_takes_no_pod_away_before_another_is_ready(production: Manifests)
 
 def test_selectors_select_the_pods_of_the_service_alone(manifests: Manifests) -> None:
     spec = manifests["Deployment"]["spec"]
-    name = {"app.kubernetes.io/name": "order-service"}
+    instance = manifests["Deployment"]["metadata"]["labels"]["app.kubernetes.io/instance"]
+    server = {"app.kubernetes.io/name": "order-service", "app.kubernetes.io/component": "server"}
+    name = {**server, "app.kubernetes.io/instance": instance}
     selectors = [
         spec["selector"]["matchLabels"],
         manifests["Service"]["spec"]["selector"],
         manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
         manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
-        *(one["labelSelector"]["matchLabels"] for one in manifests.pod["topologySpreadConstraints"]),
-        *(one["spec"]["selector"]["matchLabels"] for one in manifests.all if one["kind"] == "PodMonitor"),
     ]
-    others = [
-        peer["podSelector"]["matchLabels"]
-        for rule in manifests["NetworkPolicy"]["spec"]["egress"]
-        for peer in rule["to"]
-        if "podSelector" in peer
-    ]
+    spread = [one["labelSelector"]["matchLabels"] for one in manifests.pod["topologySpreadConstraints"]]
+    monitored = [one["spec"]["selector"]["matchLabels"] for one in manifests.all if one["kind"] == "PodMonitor"]
 
     assert selectors == [name] * len(selectors)
+    assert spread == [server] * 2
+    assert all(one["app.kubernetes.io/instance"] == instance for one in monitored)
     assert name.items() <= spec["template"]["metadata"]["labels"].items()
-    assert others == [{"k8s-app": "kube-dns"}]
 
 
-def test_labels_are_the_recommended_ones(production: Manifests, installed: Path) -> None:
-    version = re.search(r'^version = "(.*)"$', (installed / "pyproject.toml").read_text(), re.MULTILINE)
+# Another workload of the service in the same overlay, as deploy/README.md describes.
+WORKER = """
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: worker
+  labels: {app.kubernetes.io/component: worker}
+spec:
+  selector: {matchLabels: {app.kubernetes.io/name: order-service, app.kubernetes.io/component: worker}}
+  template:
+    metadata: {labels: {app.kubernetes.io/name: order-service, app.kubernetes.io/component: worker}}
+    spec: {containers: [{name: worker, image: order-service}]}
+"""
+
+
+def test_second_workload_and_second_instance_are_selected_by_nobody_else(bake: Bake) -> None:
+    project = bake()
+    overlay = project / "deploy/overlays/production"
+    (overlay / "worker.yaml").write_text(WORKER)
+    path = overlay / "kustomization.yaml"
+    text = path.read_text().replace("resources: [../../base]", "namePrefix: eu-\nresources: [../../base, worker.yaml]")
+    path.write_text(text.replace("instance: order-service", "instance: eu"))
+    rendered = [one for one in yaml.safe_load_all(kustomize(overlay)) if one["kind"] != "Namespace"]
+    pods = {
+        one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"]
+        for one in rendered
+        if one["kind"] == "Deployment"
+    }
+    selects = {
+        one["kind"]: one["spec"].get("selector", one["spec"].get("podSelector"))
+        for one in rendered
+        if one["kind"] in {"Service", "PodDisruptionBudget", "NetworkPolicy"}
+    }
+
+    assert set(pods) == {"eu-order-service", "eu-worker"}
+    assert pods["eu-worker"]["app.kubernetes.io/component"] == "worker"
+    assert len(selects) == 3
+    for selector in selects.values():
+        labels = selector.get("matchLabels", selector)
+        assert labels["app.kubernetes.io/instance"] == "eu"
+        assert [name for name, has in pods.items() if labels.items() <= has.items()] == ["eu-order-service"]
+    (scaled,) = (one["spec"]["scaleTargetRef"]["name"] for one in rendered if one["kind"] == "HorizontalPodAutoscaler")
+    assert scaled == "eu-order-service"
+
+
+def test_openshift_chooses_user_and_group(bake: Bake) -> None:
+    project = bake()
+    path = project / "deploy/overlays/production/kustomization.yaml"
+    path.write_text(path.read_text().replace("#  - ../../components/openshift", "  - ../../components/openshift"))
+    security = Manifests(kustomize(path.parent)).pod["securityContext"]
+
+    assert security == {
+        "runAsNonRoot": True,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_labels_are_the_recommended_ones(production: Manifests) -> None:
     labels = production["Deployment"]["spec"]["template"]["metadata"]["labels"]
 
-    assert version
+    # `make deploy` adds the version.
     assert labels == {
         "app.kubernetes.io/name": "order-service",
         "app.kubernetes.io/instance": "order-service",
-        "app.kubernetes.io/version": version[1],
         "app.kubernetes.io/component": "server",
         "app.kubernetes.io/managed-by": "kustomize",
     }
@@ -310,11 +362,13 @@ def test_network_policy_lets_in_and_out_what_it_should(production: Manifests) ->
     gateways = spec["ingress"][0]["from"][0]["namespaceSelector"]["matchExpressions"][0]["values"]
 
     assert spec["policyTypes"] == ["Ingress", "Egress"]
-    assert ports_in == [["http"], ["admin"]]
+    # Numbers: some network plugins reject a policy with names.
+    assert ports_in == [[production.ports["http"]], [production.ports[monitor["port"]]]]
     assert monitor["port"] == "admin"
     assert all(rule["from"] for rule in spec["ingress"])
     assert endpoint
-    assert set(out) == {53, int(endpoint[2])}
+    assert set(out) == {53, 5353, int(endpoint[2])}
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in out[53]
     assert out[int(endpoint[2])][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": endpoint[1]}
     assert production["HTTPRoute"]["spec"]["parentRefs"][0]["namespace"] in gateways
     assert production["Ingress"]["spec"]["ingressClassName"] in gateways
@@ -355,11 +409,37 @@ def test_nothing_but_tmp_can_be_written(manifests: Manifests) -> None:
     assert empty["sizeLimit"]
 
 
-def test_production_names_its_image_by_digest(deploy: dict[str, Manifests]) -> None:
-    image = "ghcr.io/acme/order-service"
+def test_name_of_the_image_stands_in_one_place(bake: Bake) -> None:
+    project = bake(registry="registry.acme.test:5000/team")
+    found = [
+        str(path.relative_to(project))
+        for path in project.rglob("*")
+        if path.is_file() and "registry.acme.test" in path.read_text(errors="replace")
+    ]
+    said = run("make", "--no-print-directory", "image-name", cwd=project)
 
-    assert re.fullmatch(rf"{image}@sha256:[0-9a-f]{{64}}", deploy["production"].container["image"])
-    assert deploy["dev"].container["image"] == f"{image}:dev"
+    assert sorted(found) == [".cruft.json", "Makefile"]
+    assert said.stdout == "registry.acme.test:5000/team/order-service\n"
+    for overlay in OVERLAYS:
+        assert Manifests(kustomize(project / "deploy/overlays" / overlay)).container["image"] == "order-service"
+        add_image(project, overlay)
+        image = Manifests(kustomize(project / "deploy/overlays" / overlay)).container["image"]
+        assert image == f"ghcr.io/acme/order-service@{DIGEST}"
+
+
+def test_gitlab_has_a_registry_of_its_own(bake: Bake) -> None:
+    said = run("make", "--no-print-directory", "image-name", cwd=bake(ci="gitlab", owner="Some-One"))
+
+    assert said.stdout == "registry.gitlab.com/some-one/order-service\n"
+
+
+def test_proxies_in_the_cluster_are_trusted(deploy: dict[str, Manifests]) -> None:
+    """Otherwise, redirects have the scheme http, and the client is the proxy."""
+    for overlay in OVERLAYS:
+        assert "APP_TRUSTED_PROXIES" not in deploy[overlay].settings
+        trusted = deploy[f"{overlay}, all"].settings["APP_TRUSTED_PROXIES"].split(",")
+        assert any(ip_address("10.1.2.3") in ip_network(one) for one in trusted)
+        assert not any(one.is_global for one in map(ip_network, trusted))
 
 
 def test_memory_is_what_was_measured_and_cpu_has_no_limit(production: Manifests) -> None:
@@ -374,10 +454,11 @@ def test_memory_is_what_was_measured_and_cpu_has_no_limit(production: Manifests)
     assert "cpu" in requests
 
 
-def test_route_waits_longer_than_the_services_deadline(production: Manifests, facts: dict[str, Any]) -> None:
+def test_route_does_not_end_streams(production: Manifests) -> None:
     (rule,) = production["HTTPRoute"]["spec"]["rules"]
 
-    assert float(rule["timeouts"]["request"].removesuffix("s")) > facts["defaults"]["APP_DEADLINE_SECONDS"]
+    # https://gateway-api.sigs.k8s.io/geps/gep-2257/: a zero disables the timeout.
+    assert rule["timeouts"] == {"request": "0s"}
     assert rule["backendRefs"] == [{"name": "order-service", "port": production["Service"]["spec"]["ports"][0]["port"]}]
 
 

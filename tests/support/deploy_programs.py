@@ -1,22 +1,47 @@
-"""Programs named kubectl, kind and docker that record their arguments, for tests without a cluster."""
+"""Programs named kubectl, kind and docker that record their arguments, for tests without a cluster or an engine.
+
+Their output is that of the real programs: kubectl 1.32, and docker 28 with the image store of containerd.
+"""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
-# Renders for real. Anything else is recorded: the arguments and the standard input.
+# Renders and converts for real. Anything else is recorded: the arguments and the standard input.
 KUBECTL = """#!{python}
 import json, os, subprocess, sys
 arguments = sys.argv[1:]
-if arguments[0] == "kustomize":
+bare = [one for one in arguments if not one.startswith(("--context=", "--namespace="))]
+if bare[0] == "kustomize" or bare[:2] == ["label", "--local"]:
     sys.exit(subprocess.run(["{kubectl}", *arguments]).returncode)
-if arguments[:2] == ["config", "current-context"]:
-    sys.exit(print("somewhere"))
-if arguments[:2] == ["config", "view"]:
-    sys.exit(print("team-b", end=""))
+if bare[:2] == ["config", "current-context"]:
+    if "{context}":
+        sys.exit(print("{context}"))
+    sys.exit("error: current-context is not set")
+if bare[0] == "api-resources":
+    sys.exit(print(open("{log}.resources").read(), end=""))
+if bare[0] == "get" and "--output=json" in bare:
+    kinds = bare[1].split(",")
+    if "--ignore-not-found" in bare:
+        kinds = ["deployments.apps"]
+    name = bare[1].partition("/")[2]
+    found = []
+    for one in json.load(open("{log}.objects")) if os.path.exists("{log}.objects") else []:
+        group = one["apiVersion"].rpartition("/")[0]
+        kind = one["kind"].lower()
+        plural = kind[:-1] + "ies" if kind.endswith("y") else kind + "es" if kind.endswith("s") else kind + "s"
+        if ".".join(filter(None, [plural, group])) in kinds and name in ("", one["metadata"]["name"]):
+            found.append(one)
+    if "--ignore-not-found" in bare:
+        sys.exit(print(json.dumps(found[0])) if found else 0)
+    print(json.dumps(dict(apiVersion="v1", kind="List", items=found)))
+    if "{forbidden}" in kinds:
+        sys.exit("Error from server (Forbidden): {forbidden} is forbidden")
+    sys.exit(0)
 if "port-forward" in arguments:
     print("Forwarding from 127.0.0.1:{port} -> 8000", "Forwarding from [::1]:1 -> 8000", sep="\\n")
     print("Forwarding from 127.0.0.1:{admin} -> 9000", flush=True)
@@ -26,6 +51,20 @@ with open("{log}", "a") as log:
     print(json.dumps([arguments, given]), file=log)
 sys.exit(1 if "rollout" in arguments and os.path.exists("{log}.stuck") else 0)
 """
+RESOURCES = """\
+bindings                                       v1                             true    Binding
+configmaps                 cm                  v1                             true    ConfigMap
+persistentvolumeclaims     pvc                 v1                             true    PersistentVolumeClaim
+secrets                                        v1                             true    Secret
+serviceaccounts            sa                  v1                             true    ServiceAccount
+services                   svc                 v1                             true    Service
+deployments                deploy              apps/v1                        true    Deployment
+replicasets                rs                  apps/v1                        true    ReplicaSet
+horizontalpodautoscalers   hpa                 autoscaling/v2                 true    HorizontalPodAutoscaler
+ingresses                  ing                 networking.k8s.io/v1           true    Ingress
+networkpolicies            netpol              networking.k8s.io/v1           true    NetworkPolicy
+poddisruptionbudgets       pdb                 policy/v1                      true    PodDisruptionBudget
+"""
 KIND = """#!{python}
 import json, sys
 if sys.argv[1:] == ["get", "clusters"]:
@@ -33,12 +72,23 @@ if sys.argv[1:] == ["get", "clusters"]:
 with open("{log}", "a") as log:
     print(json.dumps([["kind", *sys.argv[1:]], ""]), file=log)
 """
+# `push` prints the digest of the manifest that was pushed. That of the local image index is another.
 DOCKER = """#!{python}
 import json, sys
 if sys.argv[1:3] == ["image", "inspect"]:
-    sys.exit(print(json.dumps([{{"Id": "{digest}", "RepoDigests": {digests}}}])))
+    sys.exit(print("{digest}"))
+if sys.argv[1:] == ["push", "--help"]:
+    sys.exit(print("Usage:  docker push [OPTIONS] NAME[:TAG]"))
 with open("{log}", "a") as log:
     print(json.dumps([["docker", *sys.argv[1:]], ""]), file=log)
+if sys.argv[1] == "push":
+    tag = sys.argv[-1].rpartition(":")[2]
+    print("The push refers to repository [" + sys.argv[-1].rpartition(":")[0] + "]")
+    print("4f4fb700ef54: Layer already exists")
+    print(tag + ": digest: {digest} size: 855")
+    print("\\ni Info → Not all multiplatform-content is present and only the available "
+          "single-platform image was pushed")
+    print("         sha256:" + "f" * 64 + " -> {digest}")
 """
 
 PYTHON = Path(sys.executable).resolve()
@@ -48,9 +98,15 @@ Recorded = tuple[list[str], str]
 def install(folder: Path, name: str, program: str, log: Path, ports: tuple[int, int], **values: object) -> None:
     """Write a program into a folder. `ports` are those of the service and of its admin port, for port-forward."""
     path = folder / name
-    values = {"digest": DIGEST, "digests": "[]", "kubectl": shutil.which("kubectl"), **values}
-    path.write_text(program.format(python=PYTHON, log=log, port=ports[0], admin=ports[1], **values))
+    log.with_name(f"{log.name}.resources").write_text(RESOURCES)
+    given = {"digest": DIGEST, "kubectl": shutil.which("kubectl"), "context": "somewhere", "forbidden": "none"}
+    path.write_text(program.format(python=PYTHON, log=log, port=ports[0], admin=ports[1], **{**given, **values}))
     path.chmod(0o755)
+
+
+def put_objects(log: Path, *objects: dict[str, Any]) -> None:
+    """Put objects into the cluster."""
+    log.with_name(f"{log.name}.objects").write_text(json.dumps(objects))
 
 
 def recorded(log: Path) -> list[Recorded]:

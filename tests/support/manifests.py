@@ -25,12 +25,23 @@ def kustomize(folder: Path) -> str:
     return built.stdout
 
 
-def take_in_components(project: Path, overlay: str) -> None:
-    """All components for this overlay, as people would take them in."""
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def add_image(project: Path, overlay: str) -> None:
+    """Commit the image to this overlay, as its comment says."""
+    path = project / "deploy/overlays" / overlay / "kustomization.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["images"] = [{"name": "order-service", "newName": "ghcr.io/acme/order-service", "digest": DIGEST}]
+    path.write_text(yaml.safe_dump(document))
+
+
+def add_components(project: Path, overlay: str) -> None:
+    """Add all components that fit together to this overlay, as people would."""
     path = project / "deploy/overlays" / overlay / "kustomization.yaml"
     components = sorted(one.name for one in (project / "deploy/components").iterdir())
     document = yaml.safe_load(path.read_text())
-    document["components"] = [f"../../components/{one}" for one in components]
+    document["components"] = [f"../../components/{one}" for one in components if one != "openshift"]
     path.write_text(yaml.safe_dump(document))
 
 

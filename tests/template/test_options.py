@@ -21,27 +21,27 @@ OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
-    "deploy": ("kubernetes", "none"),
+    "deploy": ("kustomize", "none"),
     "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
 # Each pair of options is in at least one of these rows, the defaults in the first.
 ROWS = [
-    ("none", "private", "github", "kubernetes", "included", "orders"),
+    ("none", "private", "github", "kustomize", "included", "orders"),
     ("none", "public", "gitlab", "none", "none", "none"),
     ("none", "private", "none", "none", "included", "orders"),
     ("MIT", "public", "github", "none", "included", "none"),
-    ("MIT", "private", "gitlab", "kubernetes", "none", "orders"),
-    ("MIT", "public", "none", "kubernetes", "included", "none"),
+    ("MIT", "private", "gitlab", "kustomize", "none", "orders"),
+    ("MIT", "public", "none", "kustomize", "included", "none"),
     ("Apache-2.0", "private", "github", "none", "none", "none"),
-    ("Apache-2.0", "public", "gitlab", "kubernetes", "included", "orders"),
+    ("Apache-2.0", "public", "gitlab", "kustomize", "included", "orders"),
     ("Apache-2.0", "private", "none", "none", "none", "orders"),
 ]
 # Files that exist for this option and for no other of its question.
 FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
-    ("deploy", "kubernetes"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
+    ("deploy", "kustomize"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
     ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "monitoring/README.md"},
     ("example", "orders"): {"src/order_service/orders/handlers.py", "tests/test_orders.py"},
     ("license", "MIT"): {"LICENSE"},
@@ -52,7 +52,7 @@ WORDS_OF_DEPLOYMENT = r"deploy/|make (deploy|undeploy|kind)|kustomiz|kubectl"
 WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
-    ("deploy", "kubernetes"): WORDS_OF_DEPLOYMENT,
+    ("deploy", "kustomize"): WORDS_OF_DEPLOYMENT,
     ("monitoring", "included"): r"monitoring/|grafana|make observe|pod-monitor|prometheus-rule|podmonitor",
     ("example", "orders"): r"\.orders\b|OrderStore|:8000/orders",
 }

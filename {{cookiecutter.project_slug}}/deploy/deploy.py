@@ -1,39 +1,28 @@
-"""Deploys the service to a cluster, deletes it, and tests it. `make` calls this script.
+"""Deploys the service with kustomize, and removes it. `make` calls this script.
 
-    python deploy/deploy.py deploy <service> <overlay> [<engine> <image> [<digest>]]
-    python deploy/deploy.py undeploy <service> <overlay>
-    python deploy/deploy.py kind <service> <engine> <image>
-    python deploy/deploy.py smoke <address> <admin address>
-    python deploy/deploy.py needs <program> ...
-
-It changes no file of the working tree. The digest of the image is added by a temporary overlay. kubectl uses the
+It changes no file of the repository: a kustomization in .cache/deploy adds the image to the overlay. kubectl uses the
 cluster of its current context, whose name is printed first.
 """
 
+import argparse
 import json
+import os
 import re
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-OVERLAYS = Path(__file__).parent / "overlays"
-NO_DIGEST = "@sha256:" + "0" * 64  # a placeholder: the digest in a new overlay for production
-ROLLOUT_SECONDS = 300
-RESPONSE_SECONDS = 30
-PORTS = (8000, 9000)
-WHERE = {
-    "kind": "see https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
-    "kubectl": "see https://kubernetes.io/docs/tasks/tools/",
-}
+FOLDER = Path(__file__).parent
+OVERLAYS = FOLDER / "overlays"
+CACHE = FOLDER.parent / ".cache"
+# Written by `make push`: lines such as ghcr.io/acme/order-service:0.1.0@sha256:…
+PUSHED = CACHE / "pushed"
+LABEL = "app.kubernetes.io"
+# Never removed: they hold data, or other services use them.
+KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
+Document = dict[str, Any]
 
 
 def fail(reason: str) -> NoReturn:
@@ -41,223 +30,271 @@ def fail(reason: str) -> NoReturn:
     sys.exit(f"error: {reason}")
 
 
-def needs(*programs: str) -> None:
-    """Exit with an error if one of these programs is not installed."""
-    for program in programs:
-        if which(program) is None:
-            fail(f"{Path(program).name} is not installed; {WHERE.get(program, 'install it first')}")
-
-
 def output_of(*command: str | Path) -> str:
     """The output of a command; exits with an error if it fails."""
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        fail(f"{Path(command[0]).name} {command[1]} failed; see its message above")
+        fail(f"{command[0]} {command[1]} failed; see its message above")
     return done.stdout
 
 
-def run(*command: str | Path, stdin: str | None = None) -> None:
-    """Run a command and show its output; exits with an error if it fails."""
-    if subprocess.run(command, check=False, input=stdin, text=True).returncode:
-        fail(f"{Path(command[0]).name} {command[1]} failed; see its message above")
-
-
 class Manifests:
-    """The rendered manifests of an overlay, optionally with another image."""
+    """The documents that kustomize renders from a folder."""
 
-    def __init__(self, overlay: str, change: dict[str, str] | None = None) -> None:
-        if not (OVERLAYS / overlay / "kustomization.yaml").is_file():
-            found = ", ".join(sorted(one.parent.name for one in OVERLAYS.glob("[a-z]*/kustomization.yaml")))
-            fail(f"overlay {overlay!r} does not exist; set OVERLAY to one of: {found}")
-        self._overlay = overlay
-        self.text = output_of("kubectl", "kustomize", OVERLAYS / overlay)
-        if change:
-            name = re.split(r"@|:(?!.*/)", self.image)[0]
-            # A folder beside the overlays, because kustomize takes no absolute path. JSON is YAML.
-            with TemporaryDirectory(prefix=".deploy-", dir=OVERLAYS) as folder:
-                made = {"resources": [f"../{overlay}"], "images": [{"name": name, "newName": name, **change}]}
-                (Path(folder) / "kustomization.yaml").write_text(json.dumps(made), encoding="utf-8")
-                self.text = output_of("kubectl", "kustomize", folder)
+    def __init__(self, service: str, folder: Path) -> None:
+        self._service = service
+        self._folder = folder
+        self.text = output_of("kubectl", "kustomize", folder)
+        self.documents = as_json(self.text)
+        self.server = self._server()
 
-    def with_image(self, **change: str) -> "Manifests":
-        """The same with another `newName`, `newTag` or `digest`."""
-        return Manifests(self._overlay, change)
+    def _server(self) -> Document:
+        """The Deployment of the service. Others, such as workers, have another `component`."""
+        wanted = {f"{LABEL}/name": self._service, f"{LABEL}/component": "server"}
+        found = [
+            one
+            for one in self.documents
+            if one["kind"] == "Deployment"
+            and wanted.items() <= (one["metadata"].get("labels") or {}).items()
+            and any(container["name"] == "service" for container in containers(one))
+        ]
+        if len(found) != 1:
+            labels = " and ".join(f"{name}: {value}" for name, value in wanted.items())
+            fail(
+                f"{self._folder} must have one Deployment with the labels {labels} and a container named `service`, "
+                f"as in base/deployment.yaml; it has {len(found)}"
+            )
+        return found[0]
 
     @property
     def image(self) -> str:
-        """The image of the pods."""
-        return self._first(r"^ +(?:- )?image: (\S+)$")
-
-    @cached_property
-    def namespace(self) -> str:
-        """The namespace of all objects; that of kubectl's context if the overlay names none."""
-        if found := re.search(r"^  namespace: (\S+)$", self.text, re.MULTILINE):
-            return found[1]
-        context = output_of("kubectl", "config", "view", "--minify", "--output=jsonpath={..namespace}")
-        return context.strip() or "default"
+        """The image of the service."""
+        (image,) = (one["image"] for one in containers(self.server) if one["name"] == "service")
+        return str(image)
 
     @property
-    def instance(self) -> str:
-        """The value of the label that all objects of this overlay have, and no others."""
-        return self._first(r"^    app.kubernetes.io/instance: (\S+)$")
+    def name(self) -> str:
+        """The name of the Deployment."""
+        return str(self.server["metadata"]["name"])
 
     @property
-    def kinds(self) -> list[str]:
-        """The kinds of all objects."""
-        return sorted(set(re.findall(r"^kind: (\w+)$", self.text, re.MULTILINE)))
+    def namespace(self) -> str | None:
+        """The namespace that the overlay sets. Without one, kubectl uses that of its context."""
+        return self.server["metadata"].get("namespace")
 
-    def _first(self, pattern: str) -> str:
-        found = re.search(pattern, self.text, re.MULTILINE)
-        if found is None:
-            fail(f"overlay {self._overlay!r} has no line that matches {pattern!r}; compare it with overlays/dev")
-        return found[1]
+    @property
+    def selector(self) -> str:
+        """Selects all objects of this overlay, and no others."""
+        label = f"{LABEL}/instance"
+        instance = self.server["metadata"]["labels"].get(label)
+        if instance is None:
+            fail(f"{self._folder} does not set the label {label}; add it to `labels`, as in overlays/dev")
+        return f"--selector={label}={instance}"
+
+    def with_image(self, name: str, *, version: str | None = None, **image: str) -> "Manifests":
+        """The same documents with another image, given by `digest` or `newTag`, and another version label."""
+        target = CACHE / "deploy"
+        target.mkdir(parents=True, exist_ok=True)
+        changed: Document = {
+            "resources": [os.path.relpath(self._folder, target)],
+            "images": [{"name": without_tag(self.image), "newName": name, **image}],
+        }
+        if version is not None:
+            # A label has fewer characters than a version: 1.0+build becomes 1.0_build.
+            value = re.sub(r"[^\w.-]", "_", version)[:63].strip("_.-")
+            changed["labels"] = [{"pairs": {f"{LABEL}/version": value}, "includeTemplates": True}]
+        (target / "kustomization.yaml").write_text(json.dumps(changed, indent=2), encoding="utf-8")  # JSON is YAML
+        return Manifests(self._service, target)
 
 
-def inspected(engine: str, image: str) -> dict[str, Any]:
-    """The details of an image, from the container engine."""
-    done = subprocess.run([engine, "image", "inspect", image], check=False, capture_output=True, text=True)
+def as_json(text: str) -> list[Document]:
+    """Documents of YAML. kubectl reads them, so that no YAML library is needed: it removes a label that none has."""
+    command = ["kubectl", "label", "--local", "--filename=-", "--output=json", "none-"]
+    done = subprocess.run(command, check=False, input=text, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        fail(f"image {image} does not exist; build it first: make image")
-    (found,) = json.loads(done.stdout)
-    return dict(found)
+        fail("kubectl cannot read the manifests; see its message above")
+    documents, rest = [], done.stdout.lstrip()
+    while rest:
+        document, end = json.JSONDecoder().raw_decode(rest)
+        documents.append(document)
+        rest = rest[end:].lstrip()
+    return documents
 
 
-def pushed_digest(engine: str, image: str) -> str:
-    """The digest of the image in the registry."""
-    needs(engine)
-    name = re.split(r":(?!.*/)", image)[0]
-    for digest in inspected(engine, image).get("RepoDigests") or []:
-        if digest.startswith(f"{name}@"):
-            return str(digest.partition("@")[2])
-    fail(f"image {image} was not pushed yet; push it: {Path(engine).name} push {image}, or set DIGEST=sha256:…")
+def containers(workload: Document) -> list[Document]:
+    """The containers of a Deployment."""
+    found: list[Document] = workload["spec"]["template"]["spec"]["containers"]
+    return found
 
 
-def apply(service: str, manifests: Manifests, *context: str) -> None:
-    """Apply the manifests, and wait until the new pods are ready."""
-    run("kubectl", *context, "apply", "--filename=-", stdin=manifests.text)
-    kubectl = ["kubectl", *context, f"--namespace={manifests.namespace}"]
-    rollout = [*kubectl, "rollout", "status", f"deployment/{service}", f"--timeout={ROLLOUT_SECONDS}s"]
-    if subprocess.run(rollout, check=False).returncode:
-        pods = f"--selector=app.kubernetes.io/instance={manifests.instance}"
+def without_tag(image: str) -> str:
+    """The name of an image: registry.example.com:5000/order-service:1.2@sha256:… without tag and digest."""
+    return re.split(r"@|:(?!.*/)", image)[0]
+
+
+class Cluster:
+    """kubectl, with the namespace of an overlay."""
+
+    def __init__(self, manifests: Manifests, context: str | None) -> None:
+        self._manifests = manifests
+        self._where = [f"--context={context}"] if context else []
+        if manifests.namespace:
+            self._where.append(f"--namespace={manifests.namespace}")
+        name = context or self._current_context()
+        self.name = f"namespace {manifests.namespace} of {name}" if manifests.namespace else name
+
+    @staticmethod
+    def _current_context() -> str:
+        done = subprocess.run(["kubectl", "config", "current-context"], check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            fail("kubectl has no current context; select a cluster: kubectl config use-context <name>")
+        return "the cluster of this pod"
+
+    def call(self, *arguments: str, check: bool = True, given: str | None = None) -> bool:
+        """Call kubectl, and show its output; whether it succeeded. With `check`, exits with an error instead."""
+        done = subprocess.run(["kubectl", *self._where, *arguments], check=False, input=given, text=True)
+        if done.returncode and check:
+            fail(f"kubectl {arguments[0]} failed; see its message above")
+        return done.returncode == 0
+
+    def read(self, *arguments: str) -> str:
+        """The output of kubectl; exits with an error if it fails."""
+        return output_of("kubectl", *self._where, *arguments)
+
+    def objects(self, kinds: list[str]) -> tuple[list[Document], bool]:
+        """The objects of the overlay's instance that have one of these kinds, and whether all kinds could be listed."""
+        command = ["kubectl", *self._where, "get", ",".join(kinds), self._manifests.selector, "--output=json"]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+        items: list[Document] = json.loads(done.stdout)["items"] if done.stdout.strip() else []
+        return items, done.returncode == 0
+
+    def kinds(self) -> list[str]:
+        """The kinds that this folder has manifests of, and that the cluster serves."""
+        known = {"ConfigMap"}
+        for path in FOLDER.glob("**/*.yaml"):
+            known |= set(re.findall(r"^kind: (\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+        served = []
+        for line in filter(None, self.read("api-resources", "--namespaced", "--no-headers").splitlines()):
+            # NAME, optional SHORTNAMES, APIVERSION, NAMESPACED, KIND
+            name, *_, version, _, kind = line.split()
+            group = version.rpartition("/")[0]
+            if kind in known - KEPT:
+                served.append(f"{name}.{group}" if group else name)
+        return served
+
+    def remove(self, keep: list[Document]) -> None:
+        """Delete the objects of this instance that `kubectl apply` made, but not those in `keep`."""
+        kept = {(one["kind"], one["metadata"]["name"]) for one in keep}
+        # `rollout undo` needs the ConfigMaps of earlier ReplicaSets.
+        users, known = self.objects(["replicasets.apps", "pods"]) if keep else ([], True)
+        used = json.dumps(users)
+        found, complete = self.objects(self.kinds())
+        if not complete or not known:
+            print("warning: some kinds cannot be listed, see above; their objects are kept", flush=True)
+        for one in found:
+            kind, meta = one["kind"], one["metadata"]
+            applied = "kubectl.kubernetes.io/last-applied-configuration" in meta.get("annotations", {})
+            in_use = kind == "ConfigMap" and (not known or f'"{meta["name"]}"' in used)
+            if applied and not meta.get("ownerReferences") and (kind, meta["name"]) not in kept and not in_use:
+                group = one["apiVersion"].rpartition("/")[0]
+                self.call("delete", f"{kind.lower()}.{group}" if group else kind.lower(), meta["name"])
+
+
+def overlay_folder(overlay: str) -> Path:
+    """The folder of an overlay."""
+    if which("kubectl") is None:
+        fail("kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/")
+    if not (OVERLAYS / overlay / "kustomization.yaml").is_file():
+        found = ", ".join(sorted(one.parent.name for one in OVERLAYS.glob("[a-z]*/kustomization.yaml")))
+        fail(f"overlay {overlay!r} does not exist; set OVERLAY to one of: {found}")
+    return OVERLAYS / overlay
+
+
+def pushed_digest(image: str) -> str:
+    """The digest that `make push` got from the registry."""
+    lines = PUSHED.read_text(encoding="utf-8").split() if PUSHED.is_file() else []
+    digests = [line.rpartition("@")[2] for line in lines if line.rpartition("@")[0] == image]
+    if not digests:
+        name, _, version = image.rpartition(":")
+        fail(
+            f"{image} was not pushed from here; push it: make image push IMAGE={name} VERSION={version}, "
+            "or set DIGEST=sha256:…"
+        )
+    return digests[-1]
+
+
+def with_wanted_image(manifests: Manifests, given: argparse.Namespace) -> Manifests:
+    """The manifests with the image that the caller asks for."""
+    asked = given.asked.split()
+    # The overlay's own registry counts more than the default of the Makefile.
+    own = without_tag(manifests.image)
+    name = own if "/" in own and "IMAGE" not in asked else given.image
+    if name != without_tag(name):
+        fail(f"IMAGE {name!r} has a tag or a digest; set VERSION or DIGEST instead")
+    if given.tag:
+        return manifests.with_image(name, newTag=given.tag, version=given.tag)
+    if given.digest:
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", given.digest):
+            fail(f"DIGEST {given.digest!r} is invalid; it must be sha256: and 64 hexadecimal digits")
+        # The digest may be that of an older image, so its version is known only if it was given too.
+        return manifests.with_image(name, digest=given.digest, version=given.version if "VERSION" in asked else None)
+    if "@sha256:" in manifests.image and not asked:
+        return manifests
+    digest = pushed_digest(f"{name}:{given.version}")
+    return manifests.with_image(name, digest=digest, version=given.version)
+
+
+def deploy(given: argparse.Namespace) -> None:
+    """Apply an overlay, wait until the new pods are ready, and remove objects of earlier deployments."""
+    manifests = with_wanted_image(Manifests(given.service, overlay_folder(given.overlay)), given)
+    cluster = Cluster(manifests, given.context)
+    print(f"Deploying {manifests.image} to {cluster.name}", flush=True)
+    deployment = f"deployment/{manifests.name}"
+    check_selector(cluster, manifests)
+    cluster.call("apply", "--filename=-", given=manifests.text)
+    # Waits for `progressDeadlineSeconds` of the Deployment at most.
+    if not cluster.call("rollout", "status", deployment, check=False):
         for look in (["get", "pods", "--output=wide"], ["describe", "pods"], ["logs", "--tail=50", "--prefix"]):
-            subprocess.run([*kubectl, *look, pods], check=False)
-        fail(f"the pods of {service} are not ready after {ROLLOUT_SECONDS} seconds; see their events and logs above")
+            cluster.call(*look, manifests.selector, check=False)
+        fail(f"the new pods of {deployment} are not ready; see their events and logs above")
+    cluster.remove(keep=manifests.documents)
 
 
-def deploy(service: str, overlay: str, engine: str = "", image: str = "", digest: str = "") -> None:
-    """Deploy an overlay; replaces a placeholder digest by the digest of `image`."""
-    needs("kubectl")
-    manifests = Manifests(overlay)
-    if not digest and manifests.image.endswith(NO_DIGEST):
-        digest = pushed_digest(engine, image)
-    if digest:
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-            fail(f"DIGEST {digest!r} is invalid; it must be sha256: and 64 hexadecimal digits, such as: sha256:6b86…")
-        manifests = manifests.with_image(digest=digest)
-    context = output_of("kubectl", "config", "current-context").strip()
-    print(f"Deploying {manifests.image} to namespace {manifests.namespace} of {context}", flush=True)
-    apply(service, manifests)
+def check_selector(cluster: Cluster, manifests: Manifests) -> None:
+    """Exit before anything is applied if the selector of the Deployment would change, which Kubernetes rejects."""
+    current = cluster.read("get", f"deployment/{manifests.name}", "--ignore-not-found", "--output=json")
+    if current.strip() and json.loads(current)["spec"]["selector"] != manifests.server["spec"]["selector"]:
+        where = f" --namespace={manifests.namespace}" if manifests.namespace else ""
+        fail(
+            f"the selector of deployment/{manifests.name} is another one in the cluster, and cannot be changed; delete "
+            f"the Deployment without its pods, and deploy again; the pods keep running until then: "
+            f"kubectl{where} delete deployment {manifests.name} --cascade=orphan"
+        )
 
 
-def undeploy(service: str, overlay: str) -> None:
-    """Delete all objects of an overlay but the namespace, which may contain objects of others."""
-    needs("kubectl")
-    manifests = Manifests(overlay)
-    context = output_of("kubectl", "config", "current-context").strip()
-    print(f"Deleting {service} from namespace {manifests.namespace} of {context}", flush=True)
-    kinds = ",".join(kind.lower() for kind in manifests.kinds if kind != "Namespace")
-    selector = f"--selector=app.kubernetes.io/instance={manifests.instance}"
-    run("kubectl", f"--namespace={manifests.namespace}", "delete", kinds, selector)
-    print(f"The namespace was kept. To delete it with everything in it: kubectl delete namespace {manifests.namespace}")
-
-
-def kind(service: str, engine: str, image: str) -> None:
-    """Deploy the overlay `dev` with a local image to a kind cluster, and test it."""
-    needs(engine, "kind", "kubectl")
-    if service not in output_of("kind", "get", "clusters").split():
-        run("kind", "create", "cluster", f"--name={service}", "--wait=120s")
-    # A tag with the ID of the image, so that only a changed image starts a rollout.
-    tag = "dev-" + str(inspected(engine, image)["Id"]).removeprefix("sha256:")[:12]
-    name = re.split(r":(?!.*/)", image)[0]
-    run(engine, "tag", image, f"{name}:{tag}")
-    with TemporaryDirectory() as folder:
-        archive = Path(folder) / "image.tar"  # kind loads archives of docker and podman
-        run(engine, "save", f"--output={archive}", f"{name}:{tag}")
-        run("kind", "load", "image-archive", archive, f"--name={service}")
-    context = f"--context=kind-{service}"
-    manifests = Manifests("dev").with_image(newName=name, newTag=tag)
-    apply(service, manifests, context)
-    with forwarded("kubectl", context, f"--namespace={manifests.namespace}", service) as (address, admin):
-        smoke(address, admin)
-    print("To reach it at http://127.0.0.1:8000:")
-    print(f"kubectl {context} --namespace={manifests.namespace} port-forward service/{service} 8000:80")
-
-
-@contextmanager
-def forwarded(*kubectl_and_service: str) -> Iterator[tuple[str, str]]:
-    """Local addresses that are forwarded to the two ports of a pod."""
-    *kubectl, service = kubectl_and_service
-    command = [*kubectl, "port-forward", f"deployment/{service}", *(f":{port}" for port in PORTS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            found: dict[int, str] = {}
-            for line in process.stdout or ():
-                if ends := re.match(r"Forwarding from (127\.0\.0\.1:\d+) -> (\d+)", line):
-                    found[int(ends[2])] = f"http://{ends[1]}"
-                if len(found) == len(PORTS):
-                    break
-            else:
-                fail("kubectl port-forward failed; see its message above")
-            yield found[PORTS[0]], found[PORTS[1]]
-        finally:
-            process.terminate()
-
-
-def asked(address: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body; waits until the address accepts connections."""
-    until = time.monotonic() + RESPONSE_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=RESPONSE_SECONDS) as response:  # noqa: S310 - always http
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return response.status, headers, response.read()
-        except urllib.error.HTTPError as error:
-            return error.code, {name.lower(): value for name, value in error.headers.items()}, error.read()
-        except OSError as error:
-            if time.monotonic() > until:
-                fail(f"{address} did not respond within {RESPONSE_SECONDS} seconds: {error}; is the service running?")
-            time.sleep(0.2)
-
-
-def smoke(address: str, admin: str) -> None:
-    """Test health, readiness, the OpenAPI document, one request and its metric."""
-
-    def expect(what: str, *, holds: bool, said: object) -> None:
-        print(f"{'ok  ' if holds else 'FAIL'}  {what}", flush=True)
-        if not holds:
-            fail(f"expected: {what}; got: {said!r}; read the logs of the pod")
-
-    for path in ("/healthz", "/readyz"):
-        status, _, body = asked(admin + path)
-        expect(f"{path} responds with 200", holds=status == 200, said=(status, body))
-    status, _, body = asked(f"{admin}/info")
-    expect("/info names the service", holds=status == 200 and b'"version"' in body, said=(status, body))
-    status, _, body = asked(f"{address}/openapi.json")
-    expect("/openapi.json responds with 200", holds=status == 200, said=(status, body))
-    paths = [path for path, methods in json.loads(body)["paths"].items() if "get" in methods and "{" not in path]
-    path = paths[0] if paths else "/openapi.json"
-    status, headers, body = asked(address + path)
-    expect(f"GET {path} responds without a server error", holds=status < 500, said=(status, body))
-    expect("the response has a request ID", holds=bool(headers.get("x-request-id")), said=headers)
-    _, _, metrics = asked(f"{admin}/metrics")
-    series = rf'^http_server_request_duration_seconds_count{{.*http_route="{re.escape(path)}"'
-    counted = re.search(series, metrics.decode(), re.MULTILINE)
-    expect("/metrics counts the request", holds=counted is not None, said=f"no series for {path}")
+def undeploy(given: argparse.Namespace) -> None:
+    """Delete all objects of an overlay, but not its namespace, its Secrets and its volumes."""
+    manifests = Manifests(given.service, overlay_folder(given.overlay))
+    cluster = Cluster(manifests, given.context)
+    print(f"Deleting {manifests.name} from {cluster.name}", flush=True)
+    cluster.remove(keep=[])
+    if manifests.namespace:
+        namespace = manifests.namespace
+        print(f"The namespace was kept. To delete it with everything in it: kubectl delete namespace {namespace}")
 
 
 if __name__ == "__main__":
-    commands: list[Callable[..., None]] = [deploy, undeploy, kind, smoke, needs]
-    named = {command.__name__: command for command in commands}
-    if len(sys.argv) < 2 or sys.argv[1] not in named:
-        sys.exit(__doc__)
-    named[sys.argv[1]](*sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["deploy", "undeploy"])
+    parser.add_argument("service", help="name of the service")
+    parser.add_argument("overlay", help="name of a folder in overlays/")
+    parser.add_argument("--context", help="context of kubectl (default: its current context)")
+    parser.add_argument("--image", default="", help="name of the image, without tag")
+    parser.add_argument("--version", default="", help="tag of the image")
+    parser.add_argument("--digest", default="", help="digest of the image")
+    parser.add_argument("--asked", default="", help="which of IMAGE and VERSION are not the default")
+    parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
+    arguments = parser.parse_args()
+    {"deploy": deploy, "undeploy": undeploy}[arguments.command](arguments)

@@ -10,15 +10,24 @@ from .environment import Environment, hidden
 # The version of the semantic conventions that names of attributes follow.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 VARIABLE = "OTEL_RESOURCE_ATTRIBUTES"
+# Variables that manifests set from the fields of a pod, by the names that the OpenTelemetry Operator uses.
+OF_THE_POD = {
+    "POD_NAME": "k8s.pod.name",
+    "POD_NAMESPACE": "k8s.namespace.name",
+    "POD_UID": "k8s.pod.uid",
+    "NODE_NAME": "k8s.node.name",
+}
 INVALID_ENCODING = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def make_resource(service: str, version: str, environment: Environment) -> Resource:
     """The service's resource; the environment has priority over `service` and `version`, as the Resource SDK says.
 
-    `OTEL_SERVICE_NAME` has priority over `service.name` in `OTEL_RESOURCE_ATTRIBUTES`.
+    `OTEL_SERVICE_NAME` has priority over `service.name` in `OTEL_RESOURCE_ATTRIBUTES`. The pod, its namespace and its
+    node are added where the variables `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `NODE_NAME` name them.
     """
     attributes = {"service.name": service, "service.version": version}
+    attributes |= {name: value for variable, name in OF_THE_POD.items() if (value := environment.text(variable))}
     attributes |= {name: value for name, value in _attributes(environment).items() if value or name not in attributes}
     if name := environment.text("OTEL_SERVICE_NAME"):
         attributes["service.name"] = name
