@@ -310,6 +310,17 @@ def test_another_selector_is_reported_before_anything_is_applied(developer: Deve
     assert developer.told() == []
 
 
+def test_diff_compares_the_image_that_would_be_deployed(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+
+    status, said = developer.make("diff", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    ((compared, manifests),) = developer.told()
+    assert compared == ["--namespace=order-service", "diff", "--filename=-"]
+    assert image_of(list(yaml.safe_load_all(manifests))) == f"{IMAGE}@{DIGEST}"
+
+
 def test_undeploy_leaves_the_namespace_and_the_secret(developer: Developer) -> None:
     developer.has("kubectl", KUBECTL)
     put_objects(

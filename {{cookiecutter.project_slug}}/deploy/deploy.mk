@@ -6,10 +6,15 @@ LOCAL_IMAGE := docker.io/library/{{ cookiecutter.project_slug }}
 # Which of these the caller has set. Otherwise, an image that the overlay names counts more.
 ASKED = $(foreach name,IMAGE VERSION,$(if $(filter file,$(origin $(name))),,$(name)))
 
+WANTED = {{ cookiecutter.project_slug }} '$(OVERLAY)' --image='$(IMAGE)' --version='$(VERSION)' --digest='$(DIGEST)' --asked='$(ASKED)'
+
 .PHONY: deploy
 deploy: $(UV) ## deploy to the cluster of kubectl's current context (OVERLAY, IMAGE, VERSION, DIGEST)
-	@$(DEPLOY) deploy {{ cookiecutter.project_slug }} '$(OVERLAY)' --image='$(IMAGE)' --version='$(VERSION)' \
-		--digest='$(DIGEST)' --asked='$(ASKED)'
+	@$(DEPLOY) deploy $(WANTED)
+
+.PHONY: diff
+diff: $(UV) ## show what a deployment would change in the cluster (OVERLAY, IMAGE, VERSION, DIGEST)
+	@$(DEPLOY) diff $(WANTED)
 
 .PHONY: undeploy
 undeploy: $(UV) ## delete the deployment, but not its namespace (OVERLAY)

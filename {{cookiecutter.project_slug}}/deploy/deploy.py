@@ -80,7 +80,8 @@ class Manifests:
     @property
     def namespace(self) -> str | None:
         """The namespace that the overlay sets. Without one, kubectl uses that of its context."""
-        return self.server["metadata"].get("namespace")
+        namespace: str | None = self.server["metadata"].get("namespace")
+        return namespace
 
     @property
     def selector(self) -> str:
@@ -152,12 +153,12 @@ class Cluster:
             fail("kubectl has no current context; select a cluster: kubectl config use-context <name>")
         return "the cluster of this pod"
 
-    def call(self, *arguments: str, check: bool = True, given: str | None = None) -> bool:
-        """Call kubectl, and show its output; whether it succeeded. With `check`, exits with an error instead."""
+    def call(self, *arguments: str, check: bool = True, given: str | None = None) -> int:
+        """Call kubectl, and show its output; returns its exit status. With `check`, exits with an error if it fails."""
         done = subprocess.run(["kubectl", *self._where, *arguments], check=False, input=given, text=True)
         if done.returncode and check:
             fail(f"kubectl {arguments[0]} failed; see its message above")
-        return done.returncode == 0
+        return done.returncode
 
     def read(self, *arguments: str) -> str:
         """The output of kubectl; exits with an error if it fails."""
@@ -255,11 +256,21 @@ def deploy(given: argparse.Namespace) -> None:
     check_selector(cluster, manifests)
     cluster.call("apply", "--filename=-", given=manifests.text)
     # Waits for `progressDeadlineSeconds` of the Deployment at most.
-    if not cluster.call("rollout", "status", deployment, check=False):
+    if cluster.call("rollout", "status", deployment, check=False):
         for look in (["get", "pods", "--output=wide"], ["describe", "pods"], ["logs", "--tail=50", "--prefix"]):
             cluster.call(*look, manifests.selector, check=False)
         fail(f"the new pods of {deployment} are not ready; see their events and logs above")
     cluster.remove(keep=manifests.documents)
+
+
+def diff(given: argparse.Namespace) -> None:
+    """Show what a deployment would change in the cluster."""
+    manifests = with_wanted_image(Manifests(given.service, overlay_folder(given.overlay)), given)
+    cluster = Cluster(manifests, given.context)
+    print(f"Comparing {manifests.image} with {cluster.name}", flush=True)
+    # Exit status 1 says that there are differences, and a higher one that it failed.
+    if cluster.call("diff", "--filename=-", check=False, given=manifests.text) > 1:
+        fail("kubectl diff failed; see its message above")
 
 
 def check_selector(cluster: Cluster, manifests: Manifests) -> None:
@@ -287,7 +298,7 @@ def undeploy(given: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["deploy", "undeploy"])
+    parser.add_argument("command", choices=["deploy", "diff", "undeploy"])
     parser.add_argument("service", help="name of the service")
     parser.add_argument("overlay", help="name of a folder in overlays/")
     parser.add_argument("--context", help="context of kubectl (default: its current context)")
@@ -297,4 +308,4 @@ if __name__ == "__main__":
     parser.add_argument("--asked", default="", help="which of IMAGE and VERSION are not the default")
     parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
     arguments = parser.parse_args()
-    {"deploy": deploy, "undeploy": undeploy}[arguments.command](arguments)
+    {"deploy": deploy, "diff": diff, "undeploy": undeploy}[arguments.command](arguments)

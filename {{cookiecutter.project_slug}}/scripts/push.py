@@ -2,8 +2,8 @@
 
     python scripts/push.py <engine> <image>:<version>
 
-`make deploy` reads the note, `.cache/pushed`. The digest must be that of the registry. Container engines also have a
-digest of the local image, which differs: the registry stores compressed layers.
+A deployment uses the digest that this script notes in `.cache/pushed`. The digest must be that of the registry.
+Container engines also have a digest of the local image, which differs: the registry stores compressed layers.
 """
 
 import re
