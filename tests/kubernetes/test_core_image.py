@@ -37,8 +37,9 @@ def service(way: str, folder: Path) -> Path:
 
 
 def make_image(podman: Podman, project: Path, tag: str) -> str:
-    given = ["ENGINE=podman", f"IMAGE=localhost/{tag}", "VERSION=1", "REVISION=1", f"BUILD_FLAGS={REPRODUCIBLE}"]
-    made = podman.run("make", "image", *given, cwd=project, building=True)
+    flags = " ".join([REPRODUCIBLE, *podman.secret_flags])
+    given = ["ENGINE=podman", f"IMAGE=localhost/{tag}", "VERSION=1", "REVISION=1", f"BUILD_FLAGS={flags}"]
+    made = podman.run("make", "image", *given, cwd=project)
     assert made.returncode == 0, made.stdout
     return f"localhost/{tag}:1"
 
@@ -98,7 +99,8 @@ def test_vendored_service_is_built_without_make(podman: Podman, images: dict[str
     project = service("vendored", tmp_path)
     assert run("uv", "lock", cwd=project).returncode == 0
 
-    built = podman.run("podman", "build", *REPRODUCIBLE.split(), "--tag=plain", ".", cwd=project, building=True)
+    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, "--build-arg=REVISION=1"]
+    built = podman.run("podman", "build", *flags, "--tag=plain", ".", cwd=project)
 
     assert built.returncode == 0, built.stdout
     layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/plain", images["vendored"])]
@@ -108,11 +110,11 @@ def test_vendored_service_is_built_without_make(podman: Podman, images: dict[str
 def test_flags_of_the_guide_build_without_make(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
     project = service("workspace", tmp_path)
     guide = (project / "../../libs/chassis/docs/sharing-the-core.md").read_text()
-    (flags,) = re.findall(r"^\$ docker build (.*) \.$", guide, re.MULTILINE)
+    (of_the_guide,) = re.findall(r"^\$ docker build (.*) \.$", guide, re.MULTILINE)
     assert run("make", "contexts", cwd=project).returncode == 0
 
-    command = ("podman", "build", *REPRODUCIBLE.split(), *flags.split(), "--tag=flags", ".")
-    built = podman.run(*command, cwd=project, building=True)
+    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, "--build-arg=REVISION=1", *of_the_guide.split()]
+    built = podman.run("podman", "build", *flags, "--tag=flags", ".", cwd=project)
 
     assert built.returncode == 0, built.stdout
     layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/flags", images["workspace"])]

@@ -12,7 +12,7 @@ import pytest
 
 from bakery import render, run
 from conftest import Bake
-from containers import Podman, in_container
+from containers import Podman, Registry, in_container
 
 pytestmark = pytest.mark.long
 
@@ -57,6 +57,14 @@ def podman(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry on this machine."""
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    yield registry
+    registry.close()
+
+
+@pytest.fixture(scope="module")
 def image(podman: Podman, project: Path) -> str:
     """The image that `make image` builds from a fresh service."""
     assert not (project / "uv.lock").exists()
@@ -66,8 +74,8 @@ def image(podman: Podman, project: Path) -> str:
 def make_image(podman: Podman, project: Path, tag: str, flags: str = "") -> str:
     name, _, version = tag.partition(":")
     given = ["ENGINE=podman", f"IMAGE={name}", f"VERSION={version}"] if tag != TAG else ["ENGINE=podman"]
-    flags = f"BUILD_FLAGS={REPRODUCIBLE} {flags}"
-    made = podman.run("make", "image", *given, flags, cwd=project, building=True)
+    flags = f"BUILD_FLAGS={' '.join([REPRODUCIBLE, *podman.secret_flags, flags])}"
+    made = podman.run("make", "image", *given, flags, cwd=project)
     assert made.returncode == 0, made.stdout
     return tag
 
@@ -177,7 +185,7 @@ def test_layers_hold_nothing_of_the_machine_and_no_secret(
     podman: Podman, image: str, project: Path, tmp_path: Path
 ) -> None:
     known = len(layers(podman, base_of(project)))
-    secrets = [MARK.encode(), *(path.read_bytes() for path in podman.mounted)]
+    secrets = [MARK.encode(), *filter(None, (path.read_bytes() for path in podman.secrets.values()))]
     ours, configuration = podman.layers_above(known, image, tmp_path)
 
     assert b"app/service" in configuration
@@ -211,7 +219,8 @@ def test_same_commit_gives_the_same_bytes_elsewhere_and_later(
     podman: Podman, image: str, project: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "elsewhere"
-    shutil.copytree(project, copy, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(".venv", "id_rsa"))
+    shutil.copytree(project, copy, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(".venv"))
+    (copy / "notes").write_text(MARK)
     for path in (copy / "src").rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)  # a strict umask
     again = make_image(podman, copy, "localhost/again:0.1.0", "--no-cache")
@@ -233,12 +242,55 @@ def test_change_of_the_service_leaves_the_dependencies_where_they_are(
     assert [one == other for one, other in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
 
 
+def test_another_commit_of_the_same_files_is_named_in_the_image(podman: Podman, image: str, project: Path) -> None:
+    """podman takes ENV and LABEL from its cache, although their arguments have changed."""
+    flags = f"BUILD_FLAGS={' '.join([REPRODUCIBLE, *podman.secret_flags])}"
+    named = ["ENGINE=podman", "IMAGE=localhost/other", "VERSION=2", "REVISION=abc"]
+    made = podman.run("make", "image", *named, flags, cwd=project)
+    assert made.returncode == 0, made.stdout
+    config = podman.inspect("localhost/other:2")["Config"]
+
+    assert image
+    assert "APP_COMMIT=abc" in config["Env"]
+    assert config["Labels"]["org.opencontainers.image.revision"] == "abc"
+    assert config["Labels"]["org.opencontainers.image.version"] == "2"
+
+
+def test_push_notes_the_digest_that_the_registry_has(
+    podman: Podman, image: str, project: Path, registry: Registry
+) -> None:
+    """podman's own digest is that of the local manifest, which no registry has."""
+    name = f"{registry.host}/order-service"
+    podman.out("tag", image, f"{name}:1.0.0")
+    insecure = podman.insecure(registry.host)
+    pushed = podman.run("make", "push", "ENGINE=podman", f"IMAGE={name}", "VERSION=1.0.0", cwd=project, more=insecure)
+    assert pushed.returncode == 0, pushed.stdout
+    noted = (project / ".cache/pushed").read_text()
+    digest = noted.strip().rpartition("@")[2]
+    local = [one.rpartition("@")[2] for one in podman.inspect(f"{name}:1.0.0")["RepoDigests"]]
+
+    assert pushed.stdout.splitlines()[-1] == f"{name}@{digest}"
+    assert noted == f"{name}:1.0.0@{digest}\n"
+    assert digest == registry.digest("order-service", "1.0.0")
+    assert registry.has("order-service", digest)
+    assert [one for one in local if one != digest], "podman has no digest of its own any more"
+
+
+def test_push_of_an_image_that_is_not_built_is_one_sentence(podman: Podman, project: Path, registry: Registry) -> None:
+    named = ["ENGINE=podman", f"IMAGE={registry.host}/order-service", "VERSION=9"]
+    pushed = podman.run("make", "push", *named, cwd=project)
+
+    assert pushed.returncode != 0
+    assert "error: podman push failed; see its message above; is the image built (make image)?\n" in pushed.stdout
+    assert "Traceback" not in pushed.stdout
+
+
 def test_outdated_lock_file_is_rejected(podman: Podman, image: str, project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "behind"
     shutil.copytree(project, copy)
     text = (copy / "pyproject.toml").read_text()
     (copy / "pyproject.toml").write_text(text.replace('"structlog>=25.1",', '"structlog>=25.1",\n    "tomli-w>=1",'))
-    built = podman.run("podman", "build", "--pull=never", ".", cwd=copy, building=True)
+    built = podman.run("podman", "build", "--pull=never", *podman.secret_flags, ".", cwd=copy)
 
     assert image
     assert built.returncode != 0

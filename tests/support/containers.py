@@ -4,19 +4,22 @@ import configparser
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 import pytest
 from filelock import FileLock
 
 from bakery import HOME, clean_environment
+from cluster import wait_until
 from running import Lines, Service, needs
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or HOME / ".cache") / "cookiecutter-chassis"
@@ -53,12 +56,11 @@ class Podman:
             "CONTAINERS_STORAGE_CONF": str(
                 self._storage("own", self._state / "storage", shared=[CACHE / "containers"])
             ),
-            "CONTAINERS_CONF": str(self._configuration("run", [])),
+            "CONTAINERS_CONF": str(self._configuration()),
             "BUILDAH_ISOLATION": "chroot",
         }
-        volumes = index_volumes(folder)
-        self.mounted = [Path(one.partition(":")[0]) for one in volumes]
-        self._build_variables = {"CONTAINERS_CONF": str(self._configuration("build", volumes))}
+        self.secrets = index_secrets(folder)
+        """Files that a build needs to reach this machine's package index, by the names of the Dockerfile's secrets."""
 
     def _storage(self, name: str, folder: Path, *, shared: list[Path]) -> Path:
         path = self._folder / f"storage-{name}.conf"
@@ -68,24 +70,28 @@ class Podman:
         )
         return path
 
-    def _configuration(self, name: str, volumes: list[str]) -> Path:
+    @property
+    def secret_flags(self) -> list[str]:
+        """The flags of `podman build` for the secrets."""
+        return [f"--secret=id={name},src={path}" for name, path in self.secrets.items()]
+
+    def _configuration(self) -> Path:
         runtime = next((one for one in ("runc", "crun") if shutil.which(one)), "runc")
-        path = self._folder / f"{name}.conf"
+        path = self._folder / "containers.conf"
         path.write_text(
             "[containers]\n"
             'netns = "host"\n'
             'default_ulimits = ["nofile=1024:20000", "nproc=1000:1000"]\n'
-            f"volumes = {json.dumps(volumes)}\n"
             # Locks of its own: those in shared memory are numbered for one storage, and ours would be taken by others'.
             f'[engine]\nruntime = "{runtime}"\nlock_type = "file"\ntmp_dir = "{self._state}/locks"\n'
         )
         return path
 
     def command(
-        self, *command: str | Path, building: bool = False, storage: Path | None = None
+        self, *command: str | Path, storage: Path | None = None, more: Mapping[str, str] | None = None
     ) -> tuple[list[str], dict[str, str]]:
         """A command as root that finds this storage, and its environment."""
-        own = {**self._variables, **(self._build_variables if building else {})}
+        own = {**self._variables, **(more or {})}
         if storage is not None:
             own["CONTAINERS_STORAGE_CONF"] = str(storage)
         variables = clean_environment(HOME, **own)
@@ -95,11 +101,21 @@ class Podman:
         variables["UV_CACHE_DIR"] = str(CACHE / "uv")  # what root writes there nobody else could
         return ["sudo", "-n", "env", *(f"{name}={value}" for name, value in variables.items()), *given], variables
 
+    def insecure(self, host: str) -> dict[str, str]:
+        """The variables that allow a registry without TLS."""
+        path = self._folder / "registries.conf"
+        path.write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+        return {"CONTAINERS_REGISTRIES_CONF": str(path)}
+
     def run(
-        self, *command: str | Path, cwd: Path | None = None, building: bool = False, storage: Path | None = None
+        self,
+        *command: str | Path,
+        cwd: Path | None = None,
+        storage: Path | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as root to its end; its output is one text."""
-        given, variables = self.command(*command, building=building, storage=storage)
+        given, variables = self.command(*command, storage=storage, more=more)
         return subprocess.run(
             given,
             cwd=cwd or self._folder,
@@ -165,6 +181,50 @@ class Podman:
         self.run("rm", "-rf", self._state)
 
 
+class Registry:
+    """Debian's docker-registry, as a process, with a folder for its content."""
+
+    def __init__(self, folder: Path) -> None:
+        needs("docker-registry")
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self.host = f"127.0.0.1:{one.getsockname()[1]}"
+        configuration = folder / "registry.json"  # JSON is YAML
+        content = {
+            "version": 0.1,
+            "storage": {"filesystem": {"rootdirectory": str(folder / "content")}},
+            "http": {"addr": self.host},
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+        }
+        configuration.write_text(json.dumps(content))
+        self._process = subprocess.Popen(["docker-registry", "serve", configuration], stderr=subprocess.DEVNULL)
+        wait_until(self._responds, "the registry responds")
+
+    def _responds(self) -> bool:
+        try:
+            return httpx.get(f"http://{self.host}/v2/", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _manifest(self, name: str, reference: str) -> httpx.Response:
+        accepted = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+        address = f"http://{self.host}/v2/{name}/manifests/{reference}"
+        return httpx.head(address, headers={"Accept": accepted}, trust_env=False)
+
+    def digest(self, name: str, tag: str) -> str:
+        """The digest that the registry gives for a tag."""
+        return self._manifest(name, tag).headers["Docker-Content-Digest"]
+
+    def has(self, name: str, digest: str) -> bool:
+        """Whether an image can be pulled by this digest."""
+        return self._manifest(name, digest).status_code == 200
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.kill()
+        self._process.wait()
+
+
 class Container(Service):
     """A service that runs in a container as in a cluster: read-only, with a number for a user."""
 
@@ -211,21 +271,21 @@ def opened(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]
     return content
 
 
-def index_volumes(folder: Path) -> list[str]:
-    """Files that a build needs to reach this machine's package index: mounted meanwhile, and in no layer."""
+def index_secrets(folder: Path) -> dict[str, Path]:
+    """Files that a build needs to reach this machine's package index."""
     pip = configparser.ConfigParser(interpolation=None)
     pip.read(["/etc/pip.conf", HOME / ".config/pip/pip.conf", HOME / ".pip/pip.conf"])
     kept = {"index-url", "proxy", "timeout", "trusted-host"}
     settings = {name: value for name, value in pip["global"].items() if name in kept} if "global" in pip else {}
     settings |= {one: os.environ[key] for one in kept if (key := f"PIP_{one.upper().replace('-', '_')}") in os.environ}
-    uv = ["system-certs = true"]
+    uv = []
     if index := os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL"):
         uv.append(f"index = [{{ url = {json.dumps(index)}, default = true }}]")
 
-    volumes = []
+    secrets = {"pip": folder / "pip.conf", "uv": folder / "uv.toml"}
     if certificates := os.environ.get("SSL_CERT_FILE"):
         settings["cert"] = "/etc/ssl/certs/ca-certificates.crt"
-        volumes.append(f"{Path(certificates).resolve()}:{settings['cert']}:ro")
-    (folder / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
-    (folder / "uv.toml").write_text("\n".join([*uv, ""]))
-    return [*volumes, f"{folder}/pip.conf:/etc/pip.conf:ro", f"{folder}/uv.toml:/etc/uv/uv.toml:ro"]
+        secrets["ca"] = Path(certificates).resolve()
+    secrets["pip"].write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    secrets["uv"].write_text("\n".join([*uv, ""]))
+    return secrets
