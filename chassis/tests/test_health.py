@@ -82,6 +82,29 @@ async def test_failing_check_is_503_without_the_error_text() -> None:
     assert "postgres" not in response.text
 
 
+async def test_metric_of_readiness_has_the_last_results_and_runs_no_check() -> None:
+    database, mail = Probe(), Probe()
+    database.error = mail.error = RuntimeError()
+    checks = [Check("database", database), Check("mail", mail, required=False)]
+    async with serve(checks=checks, readiness_cache_seconds=0) as service:
+        assert await service.sample("service_ready") == 1
+        assert database.asked == 0
+        await service.client.get("/readyz")
+        assert await service.sample("service_ready") == 0
+        database.error = None
+        await service.client.get("/readyz")
+        assert await service.sample("service_ready") == 1
+        assert await service.sample("readiness_check_passed", check="database") == 1
+        assert await service.sample("readiness_check_passed", check="mail") == 0
+        assert database.asked == 2
+
+
+async def test_metric_of_readiness_is_0_while_the_service_drains() -> None:
+    async with serve() as service:
+        service.app.begin_draining()
+        assert await service.sample("service_ready") == 0
+
+
 async def test_check_that_is_not_required_is_only_shown() -> None:
     probe = Probe()
     probe.error = RuntimeError()

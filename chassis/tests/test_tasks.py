@@ -52,6 +52,15 @@ async def test_failure_is_logged_with_traceback_and_counted(service: Service) ->
     assert await service.sample("background_tasks_failed_total", task="failing") == 1
 
 
+async def test_failures_of_a_task_are_counted_from_0_so_that_the_first_one_is_an_increase(service: Service) -> None:
+    gate = asyncio.Event()
+    service.app.tasks.start(gate.wait(), name="patient")
+    assert await service.sample("background_tasks", task="patient") == 1
+    page = (await service.client.get("/metrics")).text
+    gate.set()
+    assert 'background_tasks_failed_total{task="patient"} 0.0' in page
+
+
 async def test_failure_of_one_task_does_not_affect_the_others() -> None:
     gate, ended = asyncio.Event(), asyncio.Event()
 

@@ -30,7 +30,14 @@ from .tasks import BackgroundTask, Tasks
 from .telemetry import Telemetry
 from .telemetry.loop_watch import LoopWatch
 from .threads import Threads
-from .wiring import distribution_of, installed_version, make_load_shedder, make_telemetry, make_threads
+from .wiring import (
+    distribution_of,
+    installed_version,
+    make_health,
+    make_load_shedder,
+    make_telemetry,
+    make_threads,
+)
 
 FLUSH_SECONDS = 5.0
 
@@ -80,7 +87,7 @@ class App(RouteTable):
         self.draining: asyncio.Event = asyncio.Event()
         """Set when graceful shutdown begins, at SIGTERM: end streams, and stop taking work from queues."""
         self.tasks: Tasks = Tasks(self.telemetry)
-        self.health: Health = Health(cache_seconds=settings.readiness_cache_seconds)
+        self.health: Health = make_health(settings, self.telemetry)
         self.threads: Threads = make_threads(settings, self.telemetry)
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
@@ -175,7 +182,11 @@ class App(RouteTable):
     def add_check(self, name: str, probe: Callable[[], object], *, timeout: float = 1.0, required: bool = True) -> None:
         """Add a readiness check of a dependency; see `Check`. `timeout` is in seconds."""
         self._must_not_be_built()
-        self.health.add(Check(name, probe, timeout=timeout, required=required))
+        self._add_check(Check(name, probe, timeout=timeout, required=required))
+
+    def _add_check(self, check: Check) -> None:
+        self.health.add(check)
+        self.telemetry.metrics.checks.labels(check.name).set_function(lambda: self.health.has_passed(check.name))
 
     def add_resource(self, resource: Resource) -> Resource:
         """Open an async context manager, such as a database pool, at the start, and close it after the last request.
@@ -206,7 +217,7 @@ class App(RouteTable):
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
         self._background.append(task)
         if required:
-            self.health.add(Check(f"background task {name}", task.check))
+            self._add_check(Check(f"background task {name}", task.check))
 
     def every(
         self, seconds: float, work: Work, *, first_after: float = 0.0, **options: Unpack[PeriodicOptions]
@@ -233,7 +244,7 @@ class App(RouteTable):
             raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
         self.add_background_task(task.name, task.run, ends_when_draining=True)
         if options.get("required"):
-            self.health.add(Check(f"periodic task {task.name}", task.check))
+            self._add_check(Check(f"periodic task {task.name}", task.check))
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""

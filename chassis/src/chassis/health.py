@@ -73,6 +73,18 @@ class Health:
             raise ValueError(f"two checks have the name {check.name!r}; give one of them another name")
         self._checks.append(check)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `report` would say so, by the last result of each check. It runs no check, and never waits."""
+        return self.state is State.READY and all(
+            self.has_passed(check.name) for check in self._checks if check.required
+        )
+
+    def has_passed(self, name: str) -> bool:
+        """Whether the last run of a check has passed. A check that has not run yet counts as passed."""
+        outcome = self._outcomes.get(name)
+        return outcome is None or outcome.status == "pass"
+
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether the service is ready, and the document that explains it."""
         await asyncio.gather(*(self._update(check) for check in self._checks))

@@ -5,6 +5,7 @@ from importlib import metadata
 
 from structlog.typing import Processor
 
+from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
 from .settings import ChassisSettings
@@ -30,6 +31,13 @@ def make_telemetry(
     )
     tracing = Tracing(service, version=version, redactor=logs.redactor)
     return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
+
+
+def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
+    """The health of the service, with the metric of its readiness."""
+    health = Health(cache_seconds=settings.readiness_cache_seconds)
+    telemetry.metrics.ready.set_function(lambda: health.is_ready)
+    return health
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:

@@ -172,6 +172,15 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.requests: RequestMetrics = RequestMetrics()
         self.registry.register(self.requests)
+        self.ready: Gauge = Gauge(
+            "service_ready", "1 if the service is ready, by the last results of its checks.", registry=self.registry
+        )
+        self.checks: Gauge = Gauge(
+            "readiness_check_passed",
+            "1 if the last run of a readiness check has passed.",
+            ["check"],
+            registry=self.registry,
+        )
         self.timed_out_requests: Counter = Counter(
             "http_server_timed_out_requests",
             "Requests that did not respond before their deadline.",
