@@ -17,9 +17,15 @@ CONTEXT = r"""
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
-    "deploy": {"kustomize": ["deploy", ".github/workflows/kind.yml"]},
+    # The component prometheus-rule contains the rules where there is one.
+    "deploy": {"kustomize": ["deploy", ".github/workflows/kind.yml"], "none": ["monitoring/rules.yaml"]},
     "monitoring": {
-        "included": ["monitoring", "deploy/components/pod-monitor", "deploy/components/prometheus-rule"],
+        "included": [
+            "monitoring",
+            "docs/runbook.md",
+            "deploy/components/pod-monitor",
+            "deploy/components/prometheus-rule",
+        ],
     },
     "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
 }

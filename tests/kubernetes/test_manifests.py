@@ -1,7 +1,6 @@
 """The Kubernetes manifests: accepted by schemas and by the strictest admission, and true to the code."""
 
 import re
-import subprocess
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from packaging.version import Version
 from bakery import OTHER, TEMPLATE, render, run
 from conftest import Bake, Start
 from manifests import DIGEST, OVERLAYS, Manifests, add_components, add_image, facts_of, kustomize, megabytes
-from running import needs
 
 # The three newest versions of Kubernetes that are known.
 NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
@@ -460,67 +458,3 @@ def test_route_does_not_end_streams(production: Manifests) -> None:
     # https://gateway-api.sigs.k8s.io/geps/gep-2257/: a zero disables the timeout.
     assert rule["timeouts"] == {"request": "0s"}
     assert rule["backendRefs"] == [{"name": "order-service", "port": production["Service"]["spec"]["ports"][0]["port"]}]
-
-
-def test_promtool_accepts_the_rules(production: Manifests, tmp_path: Path) -> None:
-    checked = promtool("check", "rules", "rules.yaml", rules=production, folder=tmp_path)
-
-    assert checked.returncode == 0, checked.stdout
-    assert "SUCCESS: 9 rules found" in checked.stdout
-
-
-def test_rules_speak_of_metrics_that_the_service_has(production: Manifests, start: Start, installed: Path) -> None:
-    service = start(installed).ready()
-    service.http.get("/orders")
-    metrics = service.admin.get("/metrics").text
-    rules = [rule for group in production["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
-    recorded = {rule["record"] for rule in rules if "record" in rule}
-    used = {name for rule in rules for name in re.findall(r"([a-z][\w:]+)\{", rule["expr"])} - recorded - {"up"}
-
-    assert used
-    assert {name for name in used if f"# TYPE {re.sub('_(bucket|count)$', '', name)} " not in metrics} == set()
-
-
-def test_alerts_fire_when_they_should(production: Manifests, tmp_path: Path) -> None:
-    series = (
-        'http_server_request_duration_seconds_{}{{job="order-service",namespace="a",http_response_status_code="{}"{}}}'
-    )
-    bucket = 'event_loop_lag_seconds_bucket{{job="order-service",namespace="a",le="{}"}}'
-    fine = {"up": "1+0x30", "failed": "0+1x30", "lag": "0+600x30", "tasks": "0+0x30"}
-    bad = {"up": "0+0x30", "failed": "0+60x30", "lag": "0+0x30", "tasks": "_x15 1x15"}
-    tests = []
-    for values, firing in ((fine, []), (bad, ["Absent", "ErrorRatioHigh", "EventLoopBlocked", "BackgroundTasksFail"])):
-        given = {
-            'up{job="order-service",namespace="a"}': values["up"],
-            series.format("count", 200, ""): "0+600x30",
-            series.format("count", 500, ""): values["failed"],
-            bucket.format("0.05"): values["lag"],
-            bucket.format("0.5"): "0+600x30",
-            bucket.format("+Inf"): "0+600x30",
-            'background_tasks_failed_total{job="order-service",namespace="a"}': values["tasks"],
-        }
-        alerts = [
-            {"alertname": name, "eval_time": "25m", "exp_alerts": expected(production, name) if name in firing else []}
-            for name in ("Absent", "ErrorRatioHigh", "EventLoopBlocked", "BackgroundTasksFail", "LatencyHigh")
-        ]
-        inputs = [{"series": name, "values": one} for name, one in given.items()]
-        tests.append({"interval": "1m", "input_series": inputs, "alert_rule_test": alerts})
-    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
-    checked = promtool("test", "rules", "tests.yaml", rules=production, folder=tmp_path)
-
-    assert checked.returncode == 0, checked.stdout
-
-
-def expected(manifests: Manifests, name: str) -> list[dict[str, Any]]:
-    """An alert that fires."""
-    rules = [rule for group in manifests["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
-    (rule,) = (one for one in rules if one.get("alert") == name)
-    of = {} if name == "Absent" else {"job": "order-service", "namespace": "a"}
-    return [{"exp_labels": {**rule["labels"], **of}, "exp_annotations": rule["annotations"]}]
-
-
-def promtool(*arguments: str, rules: Manifests, folder: Path) -> subprocess.CompletedProcess[str]:
-    needs("promtool")
-    (folder / "rules.yaml").write_text(yaml.safe_dump(rules["PrometheusRule"]["spec"]))
-    return run("promtool", *arguments, cwd=folder)
