@@ -93,6 +93,10 @@ bench-bake: install ## measure the time to generate a service, and to its first 
 settings: install ## generate docs/settings.md of the skeleton from the settings
 	@$(RUN) python scripts/settings_page.py
 
+.PHONY: dashboard
+dashboard: install ## generate the Grafana dashboard of the skeleton
+	@$(RUN) python scripts/dashboard.py
+
 .PHONY: recording
 recording: install ## record the terminal session of the README, docs/terminal.svg
 	@$(RUN) --with rich python docs/record.py

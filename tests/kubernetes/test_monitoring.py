@@ -2,21 +2,27 @@
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard as SchemaOfDashboard
 
-from bakery import run
+from bakery import OTHER, SOURCE, TEMPLATE, run
 from collector import Collector
 from conftest import Bake, Start
 from prometheus import data, eventually, scraping
-from running import Service, needs
+from running import Service, needs, running
 
 JOB = "order-service"
+Board = dict[str, Any]
 
 
 @pytest.fixture
@@ -76,20 +82,21 @@ def test_service_starts_with_the_settings_of_the_local_stack(
     assert run(*asked, cwd=installed).returncode != 0
 
 
-@pytest.fixture
-def prometheus(
-    monitoring: Path, start: Start, installed: Path, collector: Collector, tmp_path: Path
-) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def prometheus(installed: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus with the configuration of the local stack, but another address and a shorter interval."""
     needs("prometheus")
-    service = start(installed, APP_ADMIN_PORT="0", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint).ready()
-    config = (monitoring / "prometheus.yaml").read_text()
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = (installed / "monitoring/prometheus.yaml").read_text()
     assert "service:9000" in config
-    config = config.replace("service:9000", f"127.0.0.1:{service.admin.base_url.port}").replace("5s", "1s")
-    with scraping(config, tmp_path) as client:
-        eventually(lambda: (data(client, "/query", query=f'up{{job="{JOB}"}} == 1') or {}).get("result"))
-        use(service)
-        yield client
+    with Collector() as collector:
+        settings = {"APP_ADMIN_PORT": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
+        with running(python, installed, folder, **settings) as service:
+            port = service.ready().admin.base_url.port
+            with scraping(config.replace("service:9000", f"127.0.0.1:{port}").replace("5s", "1s"), folder) as client:
+                eventually(lambda: (data(client, "/query", query=f'up{{job="{JOB}"}} == 1') or {}).get("result"))
+                use(service)
+                yield client
 
 
 def use(service: Service) -> None:
@@ -104,16 +111,89 @@ def test_configuration_is_accepted(monitoring: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_every_query_of_the_dashboard_has_a_result(monitoring: Path, prometheus: httpx.Client) -> None:
-    board = json.loads((monitoring / "grafana/service.json").read_text())
-    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    queries = [query.replace("$__rate_interval", "1m").replace("$job", JOB) for query in queries]
-    # No request failed or was shed, and there is no limit.
-    silent = re.compile(r'"5\.\.|max_requests|shed_requests|tasks_failed')
+@pytest.fixture
+def board(monitoring: Path) -> Board:
+    """The dashboard of the default service."""
+    document: Board = json.loads((monitoring / "grafana/service.json").read_text())
+    return document
 
-    assert len(queries) > 15
+
+def queries_of(board: Board) -> list[str]:
+    """Its queries, as Grafana sends them with the default choices."""
+    targets = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    choices = {"$__rate_interval": "1m", "$job": JOB, "$namespace": ".*"}
+    return [reduce(lambda query, name: query.replace(name, choices[name]), choices, target) for target in targets]
+
+
+def test_dashboard_is_the_one_of_its_generator() -> None:
+    generated = runpy.run_path(str(TEMPLATE / "scripts/dashboard.py"))["generate"]()
+
+    assert (SOURCE / "monitoring/grafana/service.json").read_text(encoding="utf-8") == generated, "run `make dashboard`"
+
+
+def test_dashboard_has_the_fields_and_values_of_grafanas_schema(board: Board) -> None:
+    read = SchemaOfDashboard.from_json(deepcopy(board))
+
+    assert json.loads(json.dumps(read, cls=JSONEncoder)) == board
+
+
+def test_dashboard_has_a_title_and_a_uid_of_its_own(bake: Bake) -> None:
+    project = bake(**OTHER)
+    board = json.loads((project / "monitoring/grafana/service.json").read_text())
+
+    assert (board["title"], board["uid"]) == (OTHER["project_name"], OTHER["project_slug"])
+    assert len(board["uid"]) <= 40
+    assert "id" not in board
+
+
+def test_dashboard_has_a_row_for_each_subject(board: Board) -> None:
+    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+
+    subjects = [
+        "Traffic",
+        "Errors",
+        "Latency",
+        "Saturation",
+        "Event loop",
+        "Shedding",
+        "Dependencies",
+        "Background work",
+    ]
+    assert rows == ["Overview", *subjects]
+
+
+def test_dashboard_can_be_used_with_any_data_source_and_namespace(board: Board) -> None:
+    variables = {one["name"]: one for one in board["templating"]["list"]}
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    graphs = [panel for panel in board["panels"] if panel["type"] != "row"]
+
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    assert [variables[name]["datasource"] for name in ("namespace", "job")] == [chosen] * 2
+    # Matches also series without the label, as in the local stack.
+    assert (variables["namespace"]["includeAll"], variables["namespace"]["allValue"]) == (True, ".*")
+    used = [part["datasource"] for panel in graphs for part in (panel, *panel["targets"])]
+    assert used == [chosen] * len(used)
+    selected = [re.findall(r"\{(?!\{)(.*?)\}", target["expr"]) for panel in graphs for target in panel["targets"]]
+    assert all(one.startswith('job="$job",namespace=~"$namespace"') for found in selected for one in found)
+
+
+def test_every_query_of_the_dashboard_has_a_result(board: Board, prometheus: httpx.Client) -> None:
+    queries = queries_of(board)
+    # No request has failed, there is no limit, no call of another service, and no periodic task.
+    silent = re.compile(r'"5\.\.|max_requests|http_client|periodic_task')
+
+    assert len(queries) > 35
     empty = [query for query in queries if not answered(prometheus, query, silent=bool(silent.search(query)))]
     assert empty == []
+
+
+def test_choices_of_the_dashboard_are_found(board: Board, prometheus: httpx.Client) -> None:
+    (query,) = (one["query"]["query"] for one in board["templating"]["list"] if one["name"] == "job")
+    found = re.fullmatch(r"label_values\((.*), (\w+)\)", query.replace("$namespace", ".*"))
+
+    assert found
+    series = data(prometheus, "/series", **{"match[]": found[1]})
+    assert [one[found[2]] for one in series] == [JOB]
 
 
 def answered(prometheus: httpx.Client, query: str, *, silent: bool) -> bool:
@@ -122,32 +202,74 @@ def answered(prometheus: httpx.Client, query: str, *, silent: bool) -> bool:
     return silent or bool(eventually(lambda: data(prometheus, "/query", query=query)["result"]))
 
 
-def test_metrics_of_the_dashboard_are_the_services(monitoring: Path, prometheus: httpx.Client) -> None:
-    used = set(re.findall(r"([a-z_]+)\{job", (monitoring / "grafana/service.json").read_text()))
+def test_metrics_of_the_dashboard_are_the_services(board: Board, prometheus: httpx.Client) -> None:
+    used = {name for query in queries_of(board) for name in re.findall(r"([a-z_]+)\{job", query)}
     metadata = data(prometheus, "/targets/metadata", match_target=f'{{job="{JOB}"}}')
     known = {one["metric"] for one in metadata}
 
-    assert {re.sub("_(bucket|count|total)$", "", name) for name in used} <= {
+    assert {re.sub("_(bucket|count|sum|total)$", "", name) for name in used} <= {
         re.sub("_total$", "", name) for name in known
     }
 
 
-def test_panels_and_sources_fit_together(monitoring: Path) -> None:
-    board = json.loads((monitoring / "grafana/service.json").read_text())
+def test_panels_do_not_overlap(board: Board) -> None:
+    panels = board["panels"]
+    cells = [
+        (column, row)
+        for place in (panel["gridPos"] for panel in panels)
+        for column in range(place["x"], place["x"] + place["w"])
+        for row in range(place["y"], place["y"] + place["h"])
+    ]
+
+    assert len(set(cells)) == len(cells)
+    assert max(column for column, _ in cells) < 24
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_exemplars_lead_to_the_traces_of_the_local_stack(monitoring: Path) -> None:
     sources = yaml.safe_load((monitoring / "grafana/datasources.yaml").read_text())["datasources"]
     known = {one["uid"]: one["type"] for one in sources}
-    panels = board["panels"]
-
-    used = [one["datasource"] for panel in panels for one in (panel, *panel["targets"])]
-    assert all(known[one["uid"]] == one["type"] for one in used)
     links = [
         link["datasourceUid"]
         for one in sources
         for link in one.get("jsonData", {}).get("exemplarTraceIdDestinations", [])
     ]
+
+    assert known == {"prometheus": "prometheus", "jaeger": "jaeger"}
     assert [known[link] for link in links] == ["jaeger"]
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
-    assert len(set(places)) == len({panel["id"] for panel in panels}) == len(panels)
+
+
+@pytest.mark.parametrize("kind", ["pod-monitor", "prometheus-rule"])
+def test_label_for_kube_prometheus_stack_only_needs_to_be_uncommented(monitoring: Path, kind: str) -> None:
+    (path,) = (
+        one for one in (monitoring.parent / "deploy/components" / kind).glob("*.yaml") if one.stem != "kustomization"
+    )
+    text = path.read_text()
+    labels = yaml.safe_load(text)["metadata"]["labels"]
+    uncommented = yaml.safe_load(text.replace("# release: ", "release: "))["metadata"]["labels"]
+
+    assert labels == {"app.kubernetes.io/name": JOB}
+    assert uncommented == {**labels, "release": "kube-prometheus-stack"}
+
+
+def test_command_of_the_readme_shows_what_an_operator_selects(monitoring: Path, tmp_path: Path) -> None:
+    needs("kubectl")
+    (expression,) = re.findall("get prometheuses .* -o (jsonpath='.*')", (monitoring / "README.md").read_text())
+    labels = {"matchLabels": {"release": "stack"}}
+    spec = {"podMonitorSelector": labels, "podMonitorNamespaceSelector": {}, "ruleSelector": labels}
+    made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": "one"}, "spec": spec}
+    listed = {"apiVersion": "v1", "kind": "List", "items": [made]}
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump(listed))
+
+    # Without a server, kubectl prints objects of a file one by one.
+    local = expression.replace("{range .items[*]}", "").replace("{end}", "").removeprefix("jsonpath=").strip("'")
+    shown = run(
+        "kubectl", "annotate", "--local", "-f", "list.yaml", "a=b", "-o", f"jsonpath={local}", cwd=tmp_path
+    ).stdout
+    assert shown == (
+        'one\n  pod monitors: {"matchLabels":{"release":"stack"}} in namespaces: {}\n'
+        '  rules: {"matchLabels":{"release":"stack"}} in namespaces: \n'
+    )
 
 
 def test_observe_names_the_missing_program(bake: Bake) -> None:
