@@ -55,7 +55,17 @@ def percentiles(metric: str, labels: str = OF) -> list[Query]:
 def graph(title: str, unit: str, *queries: Query, exemplars: bool = False, description: str = "") -> timeseries.Panel:
     """A panel with lines, half as wide as the page."""
     legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
-    panel = timeseries.Panel().id(next(ids)).title(title).datasource(SOURCE).unit(unit).min(0).span(12).height(8)
+    panel = (
+        timeseries.Panel()
+        .id(next(ids))
+        .title(title)
+        .datasource(SOURCE)
+        .unit(unit)
+        .min(0)
+        .span(12)
+        .height(8)
+        .fill_opacity(10)
+    )
     panel.legend(legend.show_legend(True)).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
     if description:
         panel.description(description)

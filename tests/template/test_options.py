@@ -42,7 +42,7 @@ FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
     ("deploy", "kustomize"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
-    ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "monitoring/README.md"},
+    ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "docs/runbook.md"},
     ("example", "orders"): {"src/order_service/orders/handlers.py", "tests/test_orders.py"},
     ("license", "MIT"): {"LICENSE"},
     ("license", "Apache-2.0"): {"LICENSE"},
