@@ -75,7 +75,7 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `report` would say so, by the last result of each check. It runs no check, and never waits."""
+        """Whether the service is ready, by the last result of each check. It runs no check, and never waits."""
         return self.state is State.READY and all(
             self.has_passed(check.name) for check in self._checks if check.required
         )

@@ -63,7 +63,9 @@ class Tasks:
         task = asyncio.create_task(contained(work), name=name)
         self._tasks[task] = until_stopped
         self._metrics.background_tasks.labels(name).inc()
-        self._metrics.failed_background_tasks.labels(name)  # 0 from now on: `increase` counts no series that begins at 1
+        self._metrics.failed_background_tasks.labels(
+            name
+        )  # 0 from now on: `increase` counts no series that begins at 1
         task.add_done_callback(self._done)
         task.add_done_callback(lambda _: work.close())  # if the task was cancelled before it began
 
