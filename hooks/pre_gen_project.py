@@ -43,6 +43,8 @@ NAMESPACES = frozenset(
     "metallb-system monitoring observability prometheus rook-ceph tigera-operator traefik vault velero".split()
 )
 SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*")
+# YAML 1.1 reads these words as other values than text, so that the manifests would have no name.
+VALUES_OF_YAML = frozenset("true false yes no on off y n null".split())
 # Windows reserves these names for devices, in every folder.
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 
@@ -78,6 +80,8 @@ def refusal(project_name: str, slug: str, description: str, owner: str, registry
         return f"project_slug {slug!r} is the name of a library or tool that the service uses; {another}"
     if slug in NAMESPACES or SYSTEM.fullmatch(slug):
         return f"project_slug {slug!r} is a namespace of Kubernetes or of a common installation; {another}"
+    if slug in VALUES_OF_YAML:
+        return f"project_slug {slug!r} is not a text in YAML; {another}"
     if DEVICES.fullmatch(slug):
         return f"project_slug {slug!r} is a reserved device name on Windows; {another}"
     if not re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):

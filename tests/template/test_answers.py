@@ -19,6 +19,7 @@ PYTHON_WORD = "is a Python keyword; choose another name, such as: "
 STANDARD = "is a module of Python's standard library; choose another name, such as: "
 TAKEN = "is the name of a library or tool that the service uses; choose another name, such as: "
 DEVICE = "is a reserved device name on Windows; choose another name, such as: "
+YAML = "is not a text in YAML; choose another name, such as: "
 NAMESPACE = "is a namespace of Kubernetes or of a common installation; choose another name, such as: "
 OWNER = "is not a GitHub name; use at most 39 letters, digits and hyphens, such as: acme"
 
@@ -60,6 +61,7 @@ REFUSED_SLUGS = {
         "update",
     ],
     NAMESPACE: ["default", "kube-system", "kube-orders", "monitoring", "ingress-nginx", "openshift-orders"],
+    YAML: ["true", "no", "on", "null"],
     DEVICE: ["con", "nul", "prn", "aux", "com1", "lpt9"],
 }
 REFUSED = [
