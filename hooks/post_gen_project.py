@@ -17,14 +17,21 @@ CONTEXT = r"""
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
-    # The component prometheus-rule contains the rules where there is one.
-    "deploy": {"kustomize": ["deploy", ".github/workflows/kind.yml"], "none": ["monitoring/rules.yaml"]},
+    "deploy": {
+        "kustomize": ["deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
+        "helm": ["deploy/chart", "deploy/helm.py", "deploy/values-dev.yaml", "deploy/values-production.yaml"],
+        # The manifests contain the rules where there are manifests.
+        "none": ["monitoring/rules.yaml"],
+    },
     "monitoring": {
         "included": [
             "monitoring",
             "docs/runbook.md",
             "deploy/components/pod-monitor",
             "deploy/components/prometheus-rule",
+            "deploy/chart/rules.yaml",
+            "deploy/chart/templates/podmonitor.yaml",
+            "deploy/chart/templates/prometheusrule.yaml",
         ],
     },
     "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
@@ -46,6 +53,9 @@ def choose(context: dict[str, Any]) -> list[str]:
             if answer != context[question]:
                 for path in paths:
                     remove(Path(path.format(package=context["__package"])))
+    if context["deploy"] == "none":
+        remove(Path("deploy"))
+        remove(Path(".github/workflows/kind.yml"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))

@@ -24,14 +24,14 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 # or be hidden by it.
 TAKEN = frozenset(
     "activate annotated-types anyio asgi-chassis ast-serialize attr attrs certifi charset-normalizer chassis click "
-    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling httpcore "
-    "httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind lazy-object-proxy librt "
-    "multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator openapi-spec-validator orjson packaging "
-    "pathable pathspec pip pluggy prometheus-client protobuf push py pydantic pydantic-core pydantic-settings "
-    "pygmentize pygments pytest pytest-cov python python-dotenv python-multipart python3 pyyaml referencing requests "
-    "rfc3339-validator rpds rpds-py ruff setuptools site six src starlette structlog stubgen stubtest test tests "
-    "typing-extensions typing-inspection update urllib3 uv uvicorn uvloop vendor venv watchfiles websockets wheel "
-    "yaml".split()
+    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling helm "
+    "httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind "
+    "lazy-object-proxy librt multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator "
+    "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client protobuf push py pydantic "
+    "pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv python-multipart "
+    "python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools shared site six src starlette "
+    "structlog stubgen stubtest test tests typing-extensions typing-inspection update urllib3 uv uvicorn uvloop "
+    "vendor venv watchfiles websockets wheel yaml".split()
 )
 # Modules of the standard library, also of Python versions other than the one that runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())
@@ -47,8 +47,6 @@ SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*")
 VALUES_OF_YAML = frozenset("true false yes no on off y n null".split())
 # Windows reserves these names for devices, in every folder.
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
-
-
 # host[:port][/path…], as in https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
 REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 

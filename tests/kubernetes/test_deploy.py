@@ -4,7 +4,6 @@ There is no cluster here. kubectl renders for real. Programs named kubectl, kind
 """
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,58 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bakery import clean_environment, run
+from bakery import run
 from conftest import Bake, Start
-from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, PYTHON, Recorded, install, put_objects, recorded
+from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, Developer, put_objects
 from manifests import Manifest
-from running import needs
 
 IMAGE = "ghcr.io/acme/order-service"
-
-
-class Developer:
-    """A fresh service, and programs on PATH that record their arguments."""
-
-    def __init__(self, project: Path, folder: Path) -> None:
-        needs("kubectl")
-        self.project = project
-        self.programs = folder / "bin"
-        self.programs.mkdir()
-        self.log = folder / "told"
-        # And nothing else.
-        (self.programs / "python3").symlink_to(PYTHON)
-        for name in ("make", "uv", "git", "awk", "sed", "mkdir", "sh"):
-            found = shutil.which(name, path=clean_environment(folder)["PATH"])
-            assert found, name
-            (self.programs / name).symlink_to(found)
-        self.ports = (0, 0)
-
-    def has(self, name: str, program: str, **values: object) -> None:
-        """Put a program there."""
-        install(self.programs, name, program, self.log, self.ports, **values)
-
-    def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        """The exit status of make, and its output."""
-        done = run("make", "--no-print-directory", *arguments, cwd=self.project, PATH=str(self.programs), **variables)
-        return done.returncode, done.stdout
-
-    def overlay(self, *changes: tuple[str, str]) -> None:
-        """Edit the overlay for production."""
-        overlay = self.project / "deploy/overlays/production/kustomization.yaml"
-        text = overlay.read_text()
-        for old, new in changes:
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        overlay.write_text(text)
-
-    def applied(self) -> list[Manifest]:
-        """The documents of the last `kubectl apply`."""
-        text = [given for arguments, given in self.told() if "apply" in arguments][-1]
-        return list(yaml.safe_load_all(text))
-
-    def told(self) -> list[Recorded]:
-        """The recorded calls."""
-        return recorded(self.log)
 
 
 @pytest.fixture

@@ -14,11 +14,10 @@ from packaging.version import Version
 
 from bakery import OTHER, TEMPLATE, render, run
 from conftest import Bake, Start
-from manifests import DIGEST, OVERLAYS, Manifests, add_components, add_image, facts_of, kustomize, megabytes
+from manifests import CUSTOM, DIGEST, OVERLAYS, Manifests, add_components, add_image, facts_of, kustomize, megabytes
 
 # The three newest versions of Kubernetes that are known.
 NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
-CUSTOM = yaml.safe_load((Path(__file__).parent / "custom_resources.yaml").read_text())
 LONGEST = {"project_slug": "a" * 20 + "-" + "b" * 19}
 CHECKOV = "checkov==3.3.30"
 # Checks of checkov that are skipped, with reasons.

@@ -13,6 +13,8 @@ from running import needs
 
 Manifest = dict[str, Any]
 OVERLAYS = ("dev", "production")
+# The published schemas of custom resources, by their kind.
+CUSTOM = yaml.safe_load((Path(__file__).parents[1] / "kubernetes/custom_resources.yaml").read_text())
 
 
 def kustomize(folder: Path) -> str:

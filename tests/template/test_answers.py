@@ -82,6 +82,19 @@ REFUSED = [
         ("owner", owner, OWNER)
         for owner in ("", "a b", "-acme", "acme-", "a/b", "a" * 40, "acme\n", "$(id)", "@acme", 'a"""b', "ácme")
     ],
+    *[
+        ("registry", registry, "must be a host and a path in lower-case letters, without https:// and without the name")
+        for registry in (
+            "",
+            "https://ghcr.io/acme",
+            "ghcr.io/Acme",
+            "ghcr.io/acme/",
+            "ghcr.io/a b",
+            "$(id)",
+            "a:tag",
+            "a@b",
+        )
+    ],
     ("__package", "json", "cannot be set; set project_slug instead, such as: order-service"),
     ("__package", "../../canary", "cannot be set; set project_slug instead, such as: order-service"),
 ]
@@ -203,15 +216,16 @@ def test_everything_installed_beside_the_service_is_rejected_as_a_slug(python: P
     assert {name for name in names if not is_refused(name)} == set()
 
 
-def test_scripts_of_the_service_are_rejected_as_a_slug(bake: Bake) -> None:
+def test_scripts_of_the_service_are_rejected_as_a_slug() -> None:
     # mypy would find two modules of one name.
-    scripts = {path.stem for path in bake().rglob("*.py") if path.parent.name in ("deploy", "scripts")}
+    skeleton = TEMPLATE / "{{cookiecutter.project_slug}}"
+    scripts = {path.stem for path in skeleton.rglob("*.py") if path.parent.name in ("deploy", "scripts")}
     assert scripts
     assert {name for name in scripts if not is_refused(name)} == set()
 
 
 def is_refused(slug: str) -> bool:
-    answers = ("Name", slug, "Text.", "acme", slug.replace("-", "_"))
+    answers = ("Name", slug, "Text.", "acme", "ghcr.io/acme", slug.replace("-", "_"))
     script = f"import sys, pre_gen_project; sys.exit(pre_gen_project.refusal(*{answers!r}) is None)"
     return run(sys.executable, "-c", script, cwd=TEMPLATE / "hooks").returncode == 0
 

@@ -21,38 +21,44 @@ OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
-    "deploy": ("kustomize", "none"),
+    "deploy": ("kustomize", "helm", "none"),
     "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
 # Each pair of options is in at least one of these rows, the defaults in the first.
 ROWS = [
     ("none", "private", "github", "kustomize", "included", "orders"),
-    ("none", "public", "gitlab", "none", "none", "none"),
-    ("none", "private", "none", "none", "included", "orders"),
-    ("MIT", "public", "github", "none", "included", "none"),
-    ("MIT", "private", "gitlab", "kustomize", "none", "orders"),
-    ("MIT", "public", "none", "kustomize", "included", "none"),
-    ("Apache-2.0", "private", "github", "none", "none", "none"),
-    ("Apache-2.0", "public", "gitlab", "kustomize", "included", "orders"),
-    ("Apache-2.0", "private", "none", "none", "none", "orders"),
+    ("none", "public", "gitlab", "helm", "none", "none"),
+    ("none", "private", "none", "none", "none", "orders"),
+    ("MIT", "private", "github", "helm", "none", "orders"),
+    ("MIT", "private", "gitlab", "none", "included", "none"),
+    ("MIT", "public", "none", "kustomize", "none", "none"),
+    ("Apache-2.0", "public", "github", "none", "none", "none"),
+    ("Apache-2.0", "private", "gitlab", "kustomize", "none", "orders"),
+    ("Apache-2.0", "public", "none", "helm", "included", "orders"),
 ]
 # Files that exist for this option and for no other of its question.
 FILES = {
     ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
-    ("deploy", "kustomize"): {"deploy/base/deployment.yaml", "deploy/deploy.mk", "deploy/README.md"},
+    ("deploy", "kustomize"): {
+        "deploy/base/deployment.yaml",
+        "deploy/deploy.py",
+        "deploy/deploy.mk",
+        "deploy/README.md",
+    },
+    ("deploy", "helm"): {"deploy/chart/values.yaml", "deploy/helm.py", "deploy/deploy.mk", "deploy/README.md"},
     ("monitoring", "included"): {"monitoring/compose.yaml", "monitoring/monitoring.mk", "docs/runbook.md"},
     ("example", "orders"): {"src/order_service/orders/handlers.py", "tests/test_orders.py"},
     ("license", "MIT"): {"LICENSE"},
     ("license", "Apache-2.0"): {"LICENSE"},
 }
-WORDS_OF_DEPLOYMENT = r"deploy/|make (deploy|undeploy|kind)|kustomiz|kubectl"
 # Words that nobody should meet who has said no.
 WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
-    ("deploy", "kustomize"): WORDS_OF_DEPLOYMENT,
+    ("deploy", "kustomize"): "kustomiz",
+    ("deploy", "helm"): r"\bhelm (upgrade|install|template)|deploy/chart|values-production",
     ("monitoring", "included"): r"monitoring/|grafana|make observe|pod-monitor|prometheus-rule|podmonitor",
     ("example", "orders"): r"\.orders\b|OrderStore|:8000/orders",
 }
@@ -86,6 +92,8 @@ def test_rendered_service_passes_its_checks_and_runs(
     absent = set().union(*(files for answer, files in FILES.items() if answer not in given))
     absent -= set().union(*(files for answer, files in FILES.items() if answer in given))
     assert rendered & absent == set()
+    if answers["deploy"] == "none":
+        assert {path for path in rendered if path.startswith("deploy/")} == set()
     assert {path for path in rendered if path.startswith("licenses")} == set()
     for answer, words in WORDS.items():
         if answer not in given:

@@ -9,33 +9,27 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
-from shutil import which
-from typing import Any, NoReturn
+from typing import Any
 
-FOLDER = Path(__file__).parent
+from shared import (
+    CACHE,
+    FOLDER,
+    check_digest,
+    check_name,
+    current_cluster,
+    fail,
+    needs,
+    output_of,
+    pushed_digest,
+    without_tag,
+)
+
 OVERLAYS = FOLDER / "overlays"
-CACHE = FOLDER.parent / ".cache"
-# Written by `make push`: lines such as ghcr.io/acme/order-service:0.1.0@sha256:…
-PUSHED = CACHE / "pushed"
 LABEL = "app.kubernetes.io"
 # Never removed: they hold data, or other services use them.
 KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
 Document = dict[str, Any]
-
-
-def fail(reason: str) -> NoReturn:
-    """Exit with an error."""
-    sys.exit(f"error: {reason}")
-
-
-def output_of(*command: str | Path) -> str:
-    """The output of a command; exits with an error if it fails."""
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        fail(f"{command[0]} {command[1]} failed; see its message above")
-    return done.stdout
 
 
 class Manifests:
@@ -128,11 +122,6 @@ def containers(workload: Document) -> list[Document]:
     return found
 
 
-def without_tag(image: str) -> str:
-    """The name of an image: registry.example.com:5000/order-service:1.2@sha256:… without tag and digest."""
-    return re.split(r"@|:(?!.*/)", image)[0]
-
-
 class Cluster:
     """kubectl, with the namespace of an overlay."""
 
@@ -141,17 +130,8 @@ class Cluster:
         self._where = [f"--context={context}"] if context else []
         if manifests.namespace:
             self._where.append(f"--namespace={manifests.namespace}")
-        name = context or self._current_context()
+        name = context or current_cluster()
         self.name = f"namespace {manifests.namespace} of {name}" if manifests.namespace else name
-
-    @staticmethod
-    def _current_context() -> str:
-        done = subprocess.run(["kubectl", "config", "current-context"], check=False, capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout.strip()
-        if "KUBERNETES_SERVICE_HOST" not in os.environ:
-            fail("kubectl has no current context; select a cluster: kubectl config use-context <name>")
-        return "the cluster of this pod"
 
     def call(self, *arguments: str, check: bool = True, given: str | None = None) -> int:
         """Call kubectl, and show its output; returns its exit status. With `check`, exits with an error if it fails."""
@@ -205,25 +185,11 @@ class Cluster:
 
 def overlay_folder(overlay: str) -> Path:
     """The folder of an overlay."""
-    if which("kubectl") is None:
-        fail("kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/")
+    needs("kubectl")
     if not (OVERLAYS / overlay / "kustomization.yaml").is_file():
         found = ", ".join(sorted(one.parent.name for one in OVERLAYS.glob("[a-z]*/kustomization.yaml")))
         fail(f"overlay {overlay!r} does not exist; set OVERLAY to one of: {found}")
     return OVERLAYS / overlay
-
-
-def pushed_digest(image: str) -> str:
-    """The digest that `make push` got from the registry."""
-    lines = PUSHED.read_text(encoding="utf-8").split() if PUSHED.is_file() else []
-    digests = [line.rpartition("@")[2] for line in lines if line.rpartition("@")[0] == image]
-    if not digests:
-        name, _, version = image.rpartition(":")
-        fail(
-            f"{image} was not pushed from here; push it: make image push IMAGE={name} VERSION={version}, "
-            "or set DIGEST=sha256:…"
-        )
-    return digests[-1]
 
 
 def with_wanted_image(manifests: Manifests, given: argparse.Namespace) -> Manifests:
@@ -232,13 +198,11 @@ def with_wanted_image(manifests: Manifests, given: argparse.Namespace) -> Manife
     # The overlay's own registry counts more than the default of the Makefile.
     own = without_tag(manifests.image)
     name = own if "/" in own and "IMAGE" not in asked else given.image
-    if name != without_tag(name):
-        fail(f"IMAGE {name!r} has a tag or a digest; set VERSION or DIGEST instead")
+    check_name(name)
     if given.tag:
         return manifests.with_image(name, newTag=given.tag, version=given.tag)
     if given.digest:
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", given.digest):
-            fail(f"DIGEST {given.digest!r} is invalid; it must be sha256: and 64 hexadecimal digits")
+        check_digest(given.digest)
         # The digest may be that of an older image, so its version is known only if it was given too.
         return manifests.with_image(name, digest=given.digest, version=given.version if "VERSION" in asked else None)
     if "@sha256:" in manifests.image and not asked:

@@ -18,39 +18,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import which
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+
+from shared import fail, needs, output_of
 
 RESPONSE_SECONDS = 30
 PORTS = (8000, 9000)
-WHERE = {
-    "helm": "see https://helm.sh/docs/intro/install/",
-    "kind": "see https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
-    "kubectl": "see https://kubernetes.io/docs/tasks/tools/",
-}
 # Ignores http_proxy: the addresses are on this machine.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def fail(reason: str) -> NoReturn:
-    """Exit with an error."""
-    sys.exit(f"error: {reason}")
-
-
-def needs(*programs: str) -> None:
-    """Exit with an error if one of these programs is not installed."""
-    for program in programs:
-        if which(program) is None:
-            fail(f"{Path(program).name} is not installed; {WHERE.get(program, 'install it first')}")
-
-
-def output_of(*command: str | Path) -> str:
-    """The output of a command; exits with an error if it fails."""
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        fail(f"{Path(command[0]).name} {command[1]} failed; see its message above")
-    return done.stdout
 
 
 def load(service: str, engine: str, image: str) -> None:

@@ -1,0 +1,275 @@
+"""The chart: the same objects as the kustomize overlays, accepted by Helm's linter and by Kubernetes, and deployed."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions, major_minor
+from packaging.version import Version
+
+from bakery import render as render_template
+from bakery import run
+from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, Developer, recorded
+from helm_chart import Rendered, render
+from manifests import CUSTOM, Manifest, add_components, kustomize
+
+IMAGE = "ghcr.io/acme/order-service"
+NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
+WITH_IMAGE = {"image": {"repository": IMAGE, "digest": DIGEST}}
+EVERYTHING = {name: {"enabled": True} for name in ("httpRoute", "ingress", "podMonitor", "prometheusRule")}
+# Set by helm alone, and by kustomize alone.
+OF_HELM = {"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "checksum/settings"}
+OF_BOTH = {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_template(tmp_path_factory.mktemp("helm"), {"deploy": "helm"})
+
+
+def values_of(project: Path, overlay: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((project / f"deploy/values-{overlay}.yaml").read_text())
+    return values
+
+
+def chart(project: Path, *values: dict[str, Any], **options: str) -> Rendered:
+    return render(project / "deploy/chart", WITH_IMAGE, *values, **options)
+
+
+def comparable(node: Any, names: dict[str, str]) -> Any:
+    """Without labels that only one of both has, and with the names of both alike."""
+    if isinstance(node, dict):
+        kept = {name: comparable(value, names) for name, value in node.items() if name not in OF_HELM | {"namespace"}}
+        return {name: value for name, value in kept.items() if value not in ({}, None)}
+    if isinstance(node, list):
+        return [comparable(one, names) for one in node]
+    if isinstance(node, str):
+        return names.get(node, re.sub(r"\s+", " ", node))
+    return node
+
+
+def by_kind(documents: list[Manifest]) -> dict[str, Manifest]:
+    (config,) = (one["metadata"]["name"] for one in documents if one["kind"] == "ConfigMap")
+    names = {config: "order-service", "order-service-dev": "order-service", "order-service": "order-service"}
+    found = {one["kind"]: comparable(one, {**names, f"{IMAGE}@{DIGEST}": "order-service"}) for one in documents}
+    for one in found.values():  # kustomize labels objects of components with the instance only
+        one["metadata"]["labels"] = {
+            name: value for name, value in one["metadata"]["labels"].items() if name not in OF_BOTH
+        }
+    return found
+
+
+@pytest.mark.parametrize("overlay", ["dev", "production"])
+def test_chart_and_overlays_have_the_same_objects(project: Path, tmp_path: Path, overlay: str) -> None:
+    other = render_template(tmp_path, {"deploy": "kustomize"})
+    without = Path("deploy/overlays") / overlay
+    for added in ({}, EVERYTHING):
+        if added:
+            add_components(other, overlay)
+        expected = by_kind(
+            [one for one in yaml.safe_load_all(kustomize(other / without)) if one["kind"] != "Namespace"]
+        )
+        rendered = chart(project, values_of(project, overlay), added)
+        assert rendered.error == ""
+        found = by_kind(rendered.manifests)
+        assert sorted(found) == sorted(expected)
+        for kind, manifest in expected.items():
+            assert found[kind] == manifest, kind
+
+
+@pytest.mark.parametrize("version", NEWEST)
+def test_helm_and_kubernetes_accept_it(project: Path, version: str) -> None:
+    rendered = chart(project, values_of(project, "production"), EVERYTHING, version=f"v{version}.0")
+
+    assert (rendered.error, rendered.findings) == ("", [])
+    accepted = [one for one in rendered.manifests if one["kind"] not in CUSTOM]
+    assert len(accepted) >= 8
+    for one in accepted:
+        assert kubernetes_validate.validate(one, version, strict=True) == version
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"replicas": 3}, "additional properties 'replicas' not allowed"),
+        ({"image": {"digest": "latest"}}, "at '/image/digest'"),
+        ({"settings": {"app-port": "1"}}, "invalid propertyName 'app-port'"),
+        ({"settings": {"APP_LIST": ["a"]}}, "at '/settings/APP_LIST'"),
+        ({"autoscaling": {"minReplicas": 0}}, "at '/autoscaling/minReplicas'"),
+        ({"image": {"repository": ""}}, "image.repository is empty; deploy with make, or set it to the name"),
+        ({"image": {"digest": "", "tag": ""}}, "image.digest and image.tag are empty; set one of them"),
+    ],
+)
+def test_values_that_cannot_work_are_rejected(project: Path, values: dict[str, Any], error: str) -> None:
+    assert error in chart(project, values).error
+
+
+def test_values_have_the_effect_that_the_readme_describes(project: Path) -> None:
+    rendered = chart(
+        project,
+        {
+            "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            "settings": {"APP_PORT": "8080", "APP_TRUSTED_PROXIES": "192.0.2.1"},
+            "imagePullSecrets": [{"name": "registry"}],
+            "networkPolicy": {"extraEgress": [{"ports": [{"port": 5432}]}]},
+            "ingress": {"enabled": True},
+            "podLabels": {"team": "a"},
+            "version": "1.0+build",
+        },
+        release="eu",
+    )
+
+    assert rendered.error == ""
+    objects = {one["kind"]: one for one in rendered.manifests}
+    assert {one["metadata"]["name"] for one in rendered.manifests} == {"eu-order-service"}
+    assert {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in rendered.manifests} == {"eu"}
+    pod = objects["Deployment"]["spec"]["template"]
+    assert set(pod["spec"]["securityContext"]) == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/version"] == "1.0_build"
+    assert [one["containerPort"] for one in pod["spec"]["containers"][0]["ports"]] == [8080, 9000]
+    assert objects["ConfigMap"]["data"]["APP_TRUSTED_PROXIES"] == "192.0.2.1"
+    assert objects["ServiceAccount"]["imagePullSecrets"] == [{"name": "registry"}]
+    policy = objects["NetworkPolicy"]["spec"]
+    assert policy["ingress"][0]["ports"][0]["port"] == 8080
+    assert policy["egress"][-1] == {"ports": [{"port": 5432}]}
+
+
+def test_changed_setting_starts_a_rollout(project: Path) -> None:
+    sums = []
+    for values in ({}, {"settings": {"APP_LOG_LEVEL": "DEBUG"}}):
+        (deployment,) = (one for one in chart(project, values).manifests if one["kind"] == "Deployment")
+        sums.append(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/settings"])
+
+    assert sums[0] != sums[1]
+
+
+@pytest.mark.parametrize("monitoring", ["included", "none"])
+def test_readme_schema_and_defaults_have_the_same_values(project: Path, tmp_path: Path, monitoring: str) -> None:
+    if monitoring == "none":
+        project = render_template(tmp_path, {"deploy": "helm", "monitoring": "none"})
+    folder = project / "deploy/chart"
+    schema = json.loads((folder / "values.schema.json").read_text())
+    defaults = yaml.safe_load((folder / "values.yaml").read_text())
+    described = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", (folder / "README.md").read_text(), re.MULTILINE))
+    found = {}
+    for name, one in schema["properties"].items():
+        leaves = {f"{name}.{inner}": leaf for inner, leaf in one.get("properties", {}).items()} or {name: one}
+        found |= {leaf: value["description"] for leaf, value in leaves.items() if name != "global"}
+
+    assert described == found
+    names = {leaf.partition(".")[0] for leaf in found}
+    assert names == set(defaults)
+    for leaf in found:
+        name, _, inner = leaf.partition(".")
+        assert not inner or inner in defaults[name], leaf
+    assert ("podMonitor" in names) is (monitoring == "included")
+
+
+HELM = """#!{python}
+import json, sys
+if sys.argv[1] == "template":
+    sys.exit(print("kind: Deployment"))
+with open("{log}", "a") as log:
+    print(json.dumps([["helm", *sys.argv[1:]], ""]), file=log)
+sys.exit({status})
+"""
+
+
+@pytest.fixture
+def developer(project: Path, tmp_path: Path) -> Developer:
+    return Developer(project, tmp_path)
+
+
+def test_deploy_installs_the_release_with_the_pushed_digest(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("helm", HELM, status=0)
+    developer.has("docker", DOCKER)
+    assert developer.make("push")[0] == 0
+
+    status, said = developer.make("deploy", "OVERLAY=production")
+
+    assert status == 0, said
+    assert "Deploying order-service to namespace order-service of somewhere\n" in said
+    called = recorded(developer.log)[-1][0]
+    assert called[:3] == ["helm", "upgrade", "--install"]
+    assert "--namespace=order-service" in called
+    assert called[-1] == "--set-string=version=0.1.0"
+    assert {f"--set-string=image.repository={IMAGE}", f"--set-string=image.digest={DIGEST}"} <= set(called)
+    assert f"--values={developer.project}/deploy/values-production.yaml" in called
+
+
+def test_digest_diff_and_undeploy(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("helm", HELM, status=0)
+
+    for command in (["deploy", "VERSION=2.0"], ["deploy"], ["diff"], ["undeploy"]):
+        status, said = developer.make(*command, "NAMESPACE=shared", f"DIGEST={DIGEST}", "IMAGE=registry.acme.test/a")
+        assert status == 0, said
+
+    (first, _), (second, _), (compared, manifests), (removed, _) = recorded(developer.log)
+    assert "--set-string=version=2.0" in first
+    assert "--set-string=version=unknown" in second
+    assert "--set-string=image.repository=registry.acme.test/a" in second
+    assert compared == ["--namespace=shared", "diff", "--filename=-"]
+    assert manifests == "kind: Deployment\n"
+    assert removed == ["helm", "uninstall", "order-service", "--namespace=shared", "--ignore-not-found"]
+
+
+def test_failed_upgrade_shows_the_pods(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("helm", HELM, status=1)
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    assert "error: helm upgrade failed; see its message, and the events and logs of the pods above\n" in said
+    looked = [arguments[1:3] for arguments, _ in recorded(developer.log)[1:]]
+    assert looked == [["get", "pods"], ["describe", "pods"], ["logs", "--tail=50"]]
+
+
+@pytest.mark.parametrize(
+    ("programs", "arguments", "error"),
+    [
+        ((), ["deploy"], "helm is not installed; see https://helm.sh/docs/intro/install/"),
+        (("helm",), ["deploy"], "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools/"),
+        (("docker", "kind", "kubectl"), ["kind"], "helm is not installed; see https://helm.sh/docs/intro/install/"),
+        (
+            ("helm", "kubectl"),
+            ["deploy", "OVERLAY=staging"],
+            "deploy/values-staging.yaml does not exist; set OVERLAY to one of: dev, production",
+        ),
+        (("helm", "kubectl"), ["deploy", "VERSION=7"], f"{IMAGE}:7 was not pushed from here; push it: make image push"),
+        (
+            ("helm", "kubectl"),
+            ["deploy", "DIGEST=latest"],
+            "DIGEST 'latest' is invalid; it must be sha256: and 64 hexadecimal digits",
+        ),
+    ],
+)
+def test_each_error_is_one_sentence(
+    developer: Developer, programs: tuple[str, ...], arguments: list[str], error: str
+) -> None:
+    for name in programs:
+        developer.has(name, {"kubectl": KUBECTL, "kind": KIND, "docker": DOCKER, "helm": HELM}[name], status=0)
+
+    status, said = developer.make(*arguments)
+
+    assert status != 0
+    assert f"error: {error}" in said
+    assert "Traceback" not in said
+    assert recorded(developer.log) == []
+
+
+def test_commands_of_the_chart_readme_are_accepted(project: Path) -> None:
+    """The flags that the README gives are values of the chart."""
+    text = (project / "deploy/chart/README.md").read_text()
+
+    for name in re.findall(r"--set (\S+?)=", text):
+        group, _, leaf = name.partition(".")
+        assert leaf in yaml.safe_load((project / "deploy/chart/values.yaml").read_text())[group]
+    assert run("make", "--no-print-directory", "image-name", cwd=project).stdout.strip() == IMAGE

@@ -1,0 +1,53 @@
+{{- define "chart.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of all objects. Two releases in a namespace have different names. */}}
+{{- define "chart.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains (include "chart.name" .) .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "chart.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "chart.labels" -}}
+app.kubernetes.io/name: {{ include "chart.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ default .Chart.AppVersion .Values.version | replace "+" "_" | trunc 63 | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Labels of the server. Other workloads, such as workers, have another component. */}}
+{{- define "chart.serverLabels" -}}
+{{ include "chart.labels" . }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "chart.selector" -}}
+app.kubernetes.io/name: {{ include "chart.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "chart.image" -}}
+{{- $name := required "image.repository is empty; deploy with make, or set it to the name that `make image-name` prints" .Values.image.repository }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $name .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name (required "image.digest and image.tag are empty; set one of them" .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "chart.settings" -}}
+{{- $settings := deepCopy .Values.settings }}
+{{- if and (or .Values.httpRoute.enabled .Values.ingress.enabled) .Values.trustedProxies }}
+{{- $settings = merge $settings (dict "APP_TRUSTED_PROXIES" .Values.trustedProxies) }}
+{{- end }}
+{{- range $name, $value := $settings }}
+{{ $name }}: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
