@@ -13,8 +13,8 @@ import yaml
 
 from bakery import run
 from conftest import Bake, Start
-from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, Developer, put_objects
-from manifests import Manifest
+from deploy_programs import DOCKER, KIND, KUBECTL, Developer, put_objects
+from manifests import DIGEST, Manifest
 
 IMAGE = "ghcr.io/acme/order-service"
 

@@ -13,9 +13,9 @@ from packaging.version import Version
 
 from bakery import render as render_template
 from bakery import run
-from deploy_programs import DIGEST, DOCKER, KIND, KUBECTL, Developer, recorded
+from deploy_programs import DOCKER, KIND, KUBECTL, Developer, recorded
 from helm_chart import Rendered, render
-from manifests import CUSTOM, Manifest, add_components, kustomize
+from manifests import CUSTOM, DIGEST, Manifest, add_components, kustomize
 
 IMAGE = "ghcr.io/acme/order-service"
 NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
@@ -156,7 +156,7 @@ def test_readme_schema_and_defaults_have_the_same_values(project: Path, tmp_path
     schema = json.loads((folder / "values.schema.json").read_text())
     defaults = yaml.safe_load((folder / "values.yaml").read_text())
     described = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", (folder / "README.md").read_text(), re.MULTILINE))
-    found = {}
+    found: dict[str, str] = {}
     for name, one in schema["properties"].items():
         leaves = {f"{name}.{inner}": leaf for inner, leaf in one.get("properties", {}).items()} or {name: one}
         found |= {leaf: value["description"] for leaf, value in leaves.items() if name != "global"}

@@ -31,7 +31,7 @@ class Rendered(NamedTuple):
 
 def render(chart: Path, *values: Values, release: str = "order-service", version: str = "v1.34.0") -> Rendered:
     """Render a chart with values, and lint it."""
-    command = [sys.executable, __file__, chart, release, "some", version]
+    command = [sys.executable, __file__, str(chart), release, "some", version]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
