@@ -92,7 +92,7 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     service: Service, template: Template, tmp_path: Path
 ) -> None:
     service.make("handler", "name=invoices")
-    service.edit("pyproject.toml", '    "structlog>=25.1",\n', '    "structlog>=25.1",\n    "tomli-w>=1",\n')
+    service.edit("pyproject.toml", '    "structlog",\n', '    "structlog",\n    "tomli-w>=1",\n')
     service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
     service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
     service.make("settings")

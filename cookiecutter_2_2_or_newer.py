@@ -1,6 +1,7 @@
 """Gives the questions and hooks two values that cookiecutter lacks: the owner's GitHub name and the template's folder.
 
-cookiecutter loads it because `_extensions` in cookiecutter.json names it.
+cookiecutter loads it because `_extensions` in cookiecutter.json names it. cookiecutter 1 cannot load extensions of a
+template, and runs nothing else of it before. It prints the name of the missing module, so the name says what to do.
 """
 
 import os
@@ -9,8 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cookiecutter
 from jinja2 import Environment
 from jinja2.ext import Extension
+
+# cookiecutter 2.2 is the first that tells hooks the folder of the template. The hooks are written for Python 3.10.
+NEEDED = "error: the template needs cookiecutter 2.2 and Python 3.10 or newer; this is cookiecutter {}, Python {}.{}; "
+NEXT_STEP = "install uv, then run: uvx --python 3.13 cookiecutter <template repository>"
+if tuple(map(int, re.findall(r"\d+", cookiecutter.__version__)[:2])) < (2, 2) or sys.version_info < (3, 10):
+    sys.exit(NEEDED.format(cookiecutter.__version__, *sys.version_info) + NEXT_STEP)
 
 NOBODY = "acme"
 # git@github.com:owner/name.git, https://github.com/owner/name, ssh://git@github.com/owner/name
