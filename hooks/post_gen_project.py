@@ -146,9 +146,8 @@ def notes(ci: str, prefix: str) -> list[str]:
     guide = "chassis/docs/sharing-the-core.md"
     files = {"github": ".github/", "gitlab": ".gitlab-ci.yml"}.get(ci)
     if prefix and files:
-        found.append(
-            f"{files} works only at the top of a repository, not in {prefix}/; move it: see {guide}#ci-in-a-monorepo"
-        )
+        place = f"has no effect in {prefix}/, only at the top"
+        found.append(f"{files} {place}; move it: see {guide}#ci-in-a-monorepo")
     for folder in Path.cwd().parents:
         file = folder / "pyproject.toml"
         if file.is_file() and "[tool.uv.workspace]" in file.read_text(encoding="utf-8", errors="replace"):

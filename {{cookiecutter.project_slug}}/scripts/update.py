@@ -87,7 +87,7 @@ def left_to_do() -> dict[str, str]:
 
 def edited() -> set[str]:
     """Files that differ from the template at the commit in .cruft.json."""
-    headers = (line.split(" ") for line in cruft("diff", exit_code=False).splitlines() if line.startswith("diff --git "))
+    headers = (line.split(" ") for line in cruft("diff").splitlines() if line.startswith("diff --git "))
     return {header[-1].partition("/")[2] for header in headers}
 
 
@@ -112,7 +112,8 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
         print("The service is up to date with its template; nothing was changed.")
         return
 
-    questions = [name for name in json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"] if name[0] != "_"]
+    known = json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"]
+    questions = [name for name in known if not name.startswith("_")]
     if unknown := answers.keys() - questions:
         print(f"warning: the template does not ask {', '.join(sorted(unknown))}; it asks: {', '.join(questions)}")
     left = left_to_do()
@@ -140,7 +141,7 @@ def check() -> None:
     if NOTE.is_file() and (found := re.search(r'"template": "(.*)"', NOTE.read_text(encoding="utf-8"))):
         safe = without_credentials(found[1])
         if safe != found[1]:
-            sys.exit(f"error: {NOTE} has a password or token in the address of the template; write this instead: {safe}")
+            sys.exit(f"error: {NOTE} has a password or token in the template's address; write this instead: {safe}")
     if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
         sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
 
