@@ -1,5 +1,6 @@
 """Values of settings that are more than a word: lists, objects, models; and what is said when one is wrong."""
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
@@ -353,7 +354,7 @@ def test_example_of_an_env_file_has_defaults_but_no_secrets(tmp_path: Path, monk
     assert "#APP_REPLICA__SIZE=7" in lines
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text(re.sub("^#(?=APP_)", "", example, flags=re.MULTILINE).replace("APP_URL=", "APP_URL=x"))
-    assert Documented().greeting == Documented.model_fields["greeting"].default
+    assert load_settings(Documented).greeting == Documented.model_fields["greeting"].default
 
 
 def test_example_of_an_env_file_is_written_beside_the_page(tmp_path: Path) -> None:
