@@ -150,7 +150,8 @@ def notes(ci: str, prefix: str) -> list[str]:
         found.append(f"{files} {place}; move it: see {guide}#ci-in-a-monorepo")
     for folder in Path.cwd().parents:
         file = folder / "pyproject.toml"
-        if file.is_file() and "[tool.uv.workspace]" in file.read_text(encoding="utf-8", errors="replace"):
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if re.search(r"^\s*\[\s*tool\s*\.\s*uv\s*\.\s*workspace\s*\]", text, re.MULTILINE):
             found.append(f"members of the uv workspace {folder} must share one core: see {guide}#a-uv-workspace")
     return found
 
