@@ -1,9 +1,9 @@
 # `make` lists the targets. uv is taken from PATH, else installed into .uv. The only requirement is Python.
 PYTHON ?= python3
-UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),$(CURDIR)/.uv/bin/uv)
+UV := $(if $(shell uv --version 2>/dev/null),uv,'$(CURDIR)/.uv/bin/uv')
 RUN := $(UV) run --quiet
 BAKED := build/order-service
-SERVE := cd $(BAKED) && exec $(PYTHON) $(CURDIR)/scripts/run.py
+SERVE := cd $(BAKED) && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
 # Ignore an active virtual environment: it belongs to another project.
 unexport VIRTUAL_ENV
 
@@ -12,10 +12,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: install
-install: $(UV)
+install: $(if $(filter uv,$(UV)),,.uv/bin/uv)
 	@$(UV) sync --quiet
 
-$(CURDIR)/.uv/bin/uv:
+.uv/bin/uv:
 	@$(PYTHON) -m venv .uv
 	@.uv/bin/python -m pip install --quiet uv
 

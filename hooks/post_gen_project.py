@@ -1,7 +1,8 @@
-"""Copies the core, removes the files of other answers, writes .cruft.json, and prints the next commands."""
+"""Copies the core, removes files of other answers, writes .cruft.json, creates a git repository, says what is next."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,19 +79,25 @@ def copy_core() -> None:
 
 
 def git(folder: str, *arguments: str) -> str:
-    """The output of git in a folder; raises OSError without git, and CalledProcessError outside of a repository."""
-    said = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, encoding="utf-8", check=True)
-    return said.stdout.strip()
+    """The output of git in a folder; raises OSError without git, and CalledProcessError if git fails."""
+    command = ["git", "-C", folder, *arguments]
+    english = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=english).stdout.strip()
 
 
 def origin(context: dict[str, Any]) -> dict[str, Any]:
     """The content of .cruft.json: the template's repository and commit, and the answers."""
     called_in = Path(os.environ["CHASSIS_CALLED_IN"].partition(":")[2])
     folder = str(called_in / Path(context["_repo_dir"]).expanduser())
+    git(folder, "ls-files", "--error-unmatch", "cookiecutter.json")  # fails in a copy inside of another repository
     commit = git(folder, "rev-parse", "HEAD")
-    # The full address of a cloned template, because cruft cannot clone an abbreviation such as gh:.
-    local = (called_in / Path(context["_template"]).expanduser()).is_dir()
-    template = git(folder, "rev-parse", "--show-toplevel") if local else git(folder, "remote", "get-url", "origin")
+    # The full address of a cloned template, because cruft cannot clone an abbreviation such as gh:. Not the path of a
+    # clone on this machine either, if others can get this commit from its remote.
+    is_local = (called_in / Path(context["_template"]).expanduser()).is_dir()
+    pushed = git(folder, "for-each-ref", f"--contains={commit}", "refs/remotes/origin") != ""
+    remote = address_of_remote(folder) if pushed or not is_local else ""
+    is_shared = re.match(r"(?!file:)[^/\\]{2,}:", remote) is not None  # C:\ is a drive of Windows
+    template = remote if is_shared or not is_local else git(folder, "rev-parse", "--show-toplevel")
     answers = {name: value for name, value in context.items() if not name.startswith("_")}
     return {
         "template": template,
@@ -101,17 +108,62 @@ def origin(context: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def address_of_remote(folder: str) -> str:
+    """The address of the remote of a clone, without passwords and tokens, from the script of the service."""
+    command = [sys.executable, "-X", "utf8", "scripts/update.py", "address", folder]
+    return subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout.strip()
+
+
 def note_origin(context: dict[str, Any]) -> str | None:
-    """Write .cruft.json; returns the reason if that is impossible, else None."""
+    """Write .cruft.json; returns the reason and the next step if that is impossible, else None."""
+    link = "link it: uvx cruft link <template repository>"
     try:
         note = origin(context)
     except OSError:
-        return "git is not installed"
-    except subprocess.CalledProcessError:
-        return "the template is not a git repository"
+        return f"git is not installed; install it, then {link}"
+    except subprocess.CalledProcessError as error:
+        if "safe.directory" in error.stderr:
+            allow = f"git config --global --add safe.directory '{error.cmd[2]}'"
+            return f"the template's folder belongs to another user; trust it: {allow}; then {link}"
+        return f"the template is not a git repository; {link}"
     text = json.dumps(note, ensure_ascii=False, indent=2) + "\n"
     Path(".cruft.json").write_text(text, encoding="utf-8", newline="\n")
     return None
+
+
+def folder_in_repository() -> str:
+    """The path of the service in the git repository that it is generated into.
+
+    Creates a repository if there is none. It has no commit yet, because the first one is its owner's. The path is
+    empty at the top of a repository, or without git.
+    """
+    try:
+        return git(".", "rev-parse", "--show-prefix").rstrip("/")
+    except OSError:
+        return ""
+    except subprocess.CalledProcessError as error:
+        if "not a git repository" in error.stderr:
+            # The branch has the name that the user's configuration gives to the first branch, else main.
+            named = subprocess.run(["git", "config", "init.defaultBranch"], capture_output=True, check=False).stdout
+            default = [] if named else ["-c", "init.defaultBranch=main"]
+            subprocess.run(["git", *default, "init", "--quiet"], check=False)
+        return ""
+
+
+def notes(ci: str, prefix: str) -> list[str]:
+    """Hints about the place of the service: a folder of a larger repository, or a member of a uv workspace."""
+    found = []
+    guide = "chassis/docs/sharing-the-core.md"
+    files = {"github": ".github/", "gitlab": ".gitlab-ci.yml"}.get(ci)
+    if prefix and files:
+        place = f"has no effect in {prefix}/, only at the top"
+        found.append(f"{files} {place}; move it: see {guide}#ci-in-a-monorepo")
+    for folder in Path.cwd().parents:
+        file = folder / "pyproject.toml"
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if re.search(r"^\s*\[\s*tool\s*\.\s*uv\s*\.\s*workspace\s*\]", text, re.MULTILINE):
+            found.append(f"members of the uv workspace {folder} must share one core: see {guide}#a-uv-workspace")
+    return found
 
 
 if __name__ == "__main__":
@@ -122,9 +174,12 @@ if __name__ == "__main__":
     if "_commit" not in context:
         reason = note_origin(context)
         slug = context["project_slug"]
+        hints = notes(context["ci"], folder_in_repository())
         print(f"\nGenerated {context['project_name']} in {slug}/.")
         if left_out:
             print(f"Left out: {', '.join(left_out)}.")
+        for hint in hints:
+            print(f"note: {hint}")
         if reason is not None:
-            print(f"warning: `make update` will not work: {reason}; link it: uvx cruft link <template repository>")
+            print(f"warning: `make update` will not work: {reason}")
         print(f"\n    cd {slug}\n    make run     # or: make check\n")

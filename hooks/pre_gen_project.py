@@ -2,8 +2,10 @@
 
 import json
 import keyword
+import os
 import re
 import sys
+from pathlib import Path
 
 # Each value is one line of JSON inside a raw string. `tojson` escapes quotation marks and line ends, so that no value
 # can end the string.
@@ -14,6 +16,11 @@ ANSWERS = r"""
 {{ cookiecutter.owner | tojson }}
 {{ cookiecutter.registry | tojson }}
 {{ cookiecutter.__package | tojson }}
+"""
+
+# The values of all questions. cookiecutter compares them with the choices, but not those of a replay.
+CONTEXT = r"""
+{{ cookiecutter | tojson }}
 """
 
 # Control characters, line and paragraph separators, lone surrogates, and characters that change the text direction.
@@ -92,7 +99,16 @@ def refusal(project_name: str, slug: str, description: str, owner: str, registry
     return None
 
 
+def unknown_choice(context: dict[str, object]) -> str | None:
+    """The reason to reject a value that the template does not offer, or None."""
+    questions = json.loads(Path(os.environ["CHASSIS_TEMPLATE"], "cookiecutter.json").read_text(encoding="utf-8"))
+    for question, choices in questions.items():
+        if isinstance(choices, list) and question[0] != "_" and context[question] not in choices:
+            return f"{question} {context[question]!r} is not offered; choose one of: {', '.join(choices)}"
+    return None
+
+
 if __name__ == "__main__":
-    reason = refusal(*(json.loads(line) for line in ANSWERS.split("\n") if line))
+    reason = refusal(*(json.loads(line) for line in ANSWERS.split("\n") if line)) or unknown_choice(json.loads(CONTEXT))
     if reason is not None:
         sys.exit(f"error: {reason}")

@@ -1,7 +1,7 @@
 """Writes the settings into the documents of the skeleton: `make settings`.
 
-docs/settings.md has all of them. The setting of the example is a section with a condition of Jinja. README.md has the
-rows of those that people change most. The tests of a service compare both with its settings.
+docs/settings.md and .env.example have all of them. The setting of the example is a section with a condition of Jinja.
+README.md has the rows of those that people change most. The tests of a service compare all three with its settings.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
-from chassis.settings_page import OWN, settings_page, with_present_rows
+from chassis.settings_page import OWN, env_example, settings_page, with_present_rows
 
 SKELETON = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
 EXAMPLE = SKELETON / "src/{{cookiecutter.__package}}/settings.py"
@@ -20,8 +20,8 @@ FIELD = re.compile(
 )
 
 
-def page() -> str:
-    """The page of all settings, as a Jinja template."""
+def settings_of_the_example() -> type[ChassisSettings]:
+    """The settings of a service with the example."""
     found = FIELD.search(EXAMPLE.read_text(encoding="utf-8"))
     if found is None:
         sys.exit(f"error: {EXAMPLE} has no line of max_orders; expected {FIELD.pattern}")
@@ -30,17 +30,24 @@ def page() -> str:
     class Settings(ChassisSettings):
         max_orders: int = Field(default, ge=1, description=meaning)
 
-    before, title, rest = settings_page(Settings).partition(f"## {OWN}\n")
-    own, _, after = rest.partition("\n## ")
+    return Settings
+
+
+def with_condition(text: str, mark: str) -> str:
+    """A Jinja template of a document whose own section is there only with the example; `mark` begins each title."""
+    before, title, rest = text.partition(f"{mark}{OWN}")
+    own, _, after = rest.partition(f"\n{mark}")
     condition = '{% if cookiecutter.example == "orders" -%}'
-    return f"{before}{condition}\n{title}{own}\n{{% endif -%}}\n## {after}"
+    return f"{before}{condition}\n{title}{own}\n{{% endif -%}}\n{mark}{after}"
 
 
 if __name__ == "__main__":
-    path = SKELETON / "docs/settings.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(page(), encoding="utf-8", newline="\n")
+    settings = settings_of_the_example()
     readme = SKELETON / "README.md"
-    readme.write_text(
-        with_present_rows(readme.read_text(encoding="utf-8"), ChassisSettings), encoding="utf-8", newline="\n"
-    )
+    for path, text in (
+        (SKELETON / "docs/settings.md", with_condition(settings_page(settings), "## ")),
+        (SKELETON / ".env.example", with_condition(env_example(settings), "# --- ")),
+        (readme, with_present_rows(readme.read_text(encoding="utf-8"), ChassisSettings)),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")

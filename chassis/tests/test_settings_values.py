@@ -1,5 +1,6 @@
 """Values of settings that are more than a word: lists, objects, models; and what is said when one is wrong."""
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,7 +14,7 @@ from pydantic_settings import NoDecode
 
 from chassis import ChassisSettings, load_settings
 from chassis.settings import settings_table
-from chassis.settings_page import TOPICS, main, settings_page
+from chassis.settings_page import TOPICS, env_example, main, settings_page
 
 
 class Color(StrEnum):
@@ -335,6 +336,31 @@ def test_page_begins_with_the_settings_of_the_service_and_links_to_opentelemetry
     assert "| `APP_COLOR` | `red` | A color. |" in own
     assert "| `APP_PORT` | `9000` | The port. |" in chassis
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in chassis
+
+
+def test_example_of_an_env_file_has_defaults_but_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Documented(ChassisSettings):
+        url: str = Field(description="Where things are.")
+        greeting: str = Field('Say "hi" # $HOME \\ \n', description="A text\nin two lines.")
+        api_key: SecretStr = Field(SecretStr("hidden"), description="A key.")
+        replica: Pool = Pool(size=7)
+
+    example = env_example(Documented)
+
+    lines = example.splitlines()
+    assert lines[lines.index("# Where things are.") + 1] == "APP_URL="
+    assert lines[lines.index("# A key.") + 1] == "#APP_API_KEY="
+    assert "hidden" not in example
+    assert "#APP_REPLICA__SIZE=7" in lines
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text(re.sub("^#(?=APP_)", "", example, flags=re.MULTILINE).replace("APP_URL=", "APP_URL=x"))
+    assert load_settings(Documented).greeting == Documented.model_fields["greeting"].default
+
+
+def test_example_of_an_env_file_is_written_beside_the_page(tmp_path: Path) -> None:
+    main(["chassis.settings:ChassisSettings", str(tmp_path / "page.md"), str(tmp_path / ".env.example")])
+
+    assert (tmp_path / ".env.example").read_text(encoding="utf-8") == env_example(ChassisSettings)
 
 
 def test_rows_of_another_document_are_replaced(tmp_path: Path) -> None:

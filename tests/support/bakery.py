@@ -55,8 +55,9 @@ def package_of(project: Path) -> str:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Every file in `folder`, by its path."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Every file in `folder`, by its path; without those of git, which the hook creates."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths if path.parts[0] != ".git")
 
 
 def add_handler(project: Path, module: str, source: str, import_line: str, route_lines: str) -> None:

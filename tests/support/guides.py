@@ -36,9 +36,8 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
 def write_settings_page(project: Path, python: Path) -> None:
     """Do what `make settings` does."""
     settings = f"{package_of(project)}.settings:Settings"
-    done = run(
-        python, "-m", "chassis.settings_page", settings, "docs/settings.md", "README.md", cwd=project, PYTHONPATH="src"
-    )
+    command = (python, "-m", "chassis.settings_page", settings, "docs/settings.md", "README.md", ".env.example")
+    done = run(*command, cwd=project, PYTHONPATH="src")
     assert done.returncode == 0, done.stdout
 
 

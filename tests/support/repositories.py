@@ -29,9 +29,9 @@ class Repository:
         self.git("commit", "--quiet", "--message", message)
         return self.git("rev-parse", "HEAD")
 
-    def make(self, *arguments: str, fails: bool = False) -> str:
+    def make(self, *arguments: str, fails: bool = False, **variables: str) -> str:
         """Run make; returns its output."""
-        done = run("make", *arguments, cwd=self.folder, **IDENTITY)
+        done = run("make", *arguments, cwd=self.folder, **{**IDENTITY, **variables})
         assert bool(done.returncode) is fails, done.stdout
         return done.stdout
 

@@ -49,6 +49,7 @@ def services_that_share(folder: Path, source: str, *names: str) -> list[Path]:
     for name in names:
         project = folder / "services" / name
         shutil.move(render(folder.with_name(f"{folder.name}.{name}"), {"project_slug": name}), project)
+        shutil.rmtree(project / ".git")  # it is a folder of another repository now
         if (folder / "libs/chassis").exists():
             shutil.rmtree(project / "chassis")
         else:

@@ -147,6 +147,15 @@ def test_value_is_rejected_in_one_sentence(
     assert left_behind(tmp_path) == []
 
 
+def test_value_is_rejected_without_a_traceback(tmp_path: Path) -> None:
+    command = (TOOLS / "cookiecutter", "--config-file", own_config(tmp_path / "out"), "--no-input", TEMPLATE)
+    made = run(*command, "project_slug=json", cwd=tmp_path)
+
+    assert made.returncode == 1
+    assert f"error: project_slug 'json' {STANDARD}json-service\n" in made.stdout
+    assert "Traceback" not in made.stdout
+
+
 def left_behind(folder: Path) -> list[Path]:
     """Files, and what was made outside; cookiecutter itself leaves an empty folder above `a/b`."""
     assert not list(Path.cwd().glob("canary*"))

@@ -13,7 +13,7 @@ from references import Document, targets_of, unknown_metrics
 from running import Service
 
 ENGLISH = [
-    *(TEMPLATE / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+    *(TEMPLATE / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted((TEMPLATE / "docs").glob("*.md")),
     TEMPLATE / "chassis/README.md",
     *sorted((TEMPLATE / "chassis/docs").glob("*.md")),

@@ -15,14 +15,24 @@ PAGE = (TEMPLATE / "chassis/docs/troubleshooting.md").read_text(encoding="utf-8"
 ROWS = re.findall(r"^\| (?!message|status|symptom|---)(.*?) \| .* \| .* \|$", PAGE, re.MULTILINE)
 QUOTES = [quote for row in ROWS for quote in re.findall(r"`([^`]+)`", row)]
 # Neither of these is a message: paths, names, and the words of other programs.
-NOT_OURS = {"error: APP_…: …", "/readyz", "0/1 Running", "Address already in use", "APP_MAX_BODY_BYTES"}
+NOT_OURS = {
+    "error: APP_…: …",
+    "/readyz",
+    "0/1 Running",
+    "Address already in use",
+    "APP_MAX_BODY_BYTES",
+    "No module named 'cookiecutter_2_2_or_newer'",
+    "ValueError: … provided for choice variable …, but the choices are […]",
+    "Requirements contain conflicting URLs for package asgi-chassis",
+}
 
 
 def source_text() -> str:
     """Everything that writes messages; a literal that goes on in the next line is in one piece."""
     folders = [TEMPLATE / "chassis/src", SOURCE / "scripts", SOURCE / "deploy", SOURCE / "monitoring"]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".mk"}]
-    files += [SOURCE / "Makefile", SOURCE / "tests/test_contract.py", *(TEMPLATE / "hooks").glob("*.py")]
+    files += [SOURCE / "Makefile", SOURCE / "tests/test_contract.py"]
+    files += [*(TEMPLATE / "hooks").glob("*.py"), *TEMPLATE.glob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return re.sub(r'"\s*\n\s*f?"', "", text)
 

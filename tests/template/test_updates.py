@@ -14,6 +14,9 @@ from repositories import Repository
 pytestmark = pytest.mark.long
 
 CHASSIS = "chassis/src/chassis"
+# The tools that the template brings, and packages that an owner adds.
+TOOLS = ("httpx", "mypy", "pytest", "pytest-cov", "ruff", "watchfiles")
+ADDED = ("annotated-types>=0.7", "python-dotenv>=1", "tomli-w>=1", "idna>=3", "packaging>=24", "pygments>=2")
 EXAMPLE = "src/order_service/orders"
 ORDERS = f"{EXAMPLE}/handlers.py"
 
@@ -92,20 +95,26 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     service: Service, template: Template, tmp_path: Path
 ) -> None:
     service.make("handler", "name=invoices")
-    service.edit("pyproject.toml", '    "structlog>=25.1",\n', '    "structlog>=25.1",\n    "tomli-w>=1",\n')
+    add_dependencies(service)
     service.add("src/order_service/settings.py", '    invoice_days: int = Field(30, description="Until one is due.")\n')
     service.edit("README.md", "\n## Run it\n", "\nCall Ada before you touch it.\n\n## Run it\n")
     service.make("settings")
     service.commit("Invoices")
+    # Files that editors, systems and tests leave, and a note that nobody has committed.
+    mine = [".idea/x.xml", ".vscode/settings.json", ".DS_Store", "docs/.DS_Store", ".coverage.host.1", "notes.txt"]
+    for path in mine:
+        service.write(path, "mine\n")
     written = {path: service.path(path).read_bytes() for path in service.git("ls-files", "src", "tests").splitlines()}
 
     template.edit(f"{CHASSIS}/problem.py", '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
     template.path(f"{CHASSIS}/novelty.py").write_text('"""Something new."""\n')
     template.add("README.md", "\n## What is new\n\nNovelty.\n")
     template.add("Makefile", "\n.PHONY: novelty\nnovelty: ## try what is new\n\t@echo new\n")
-    template.edit("pyproject.toml", '"pytest>=8.4"', '"pytest>=8.4.1"')
+    for tool in TOOLS:
+        template.edit("pyproject.toml", f'"{tool}>=', f'"{tool}>=0.0.1,>=')
     newest = template.commit("Novelty")
-    said = service.make("update")
+    (tmp_path / "temporary").mkdir()
+    said = service.make("update", TMPDIR=str(tmp_path / "temporary"))
 
     assert "Updated " in said
     assert service.noted_commit() == newest
@@ -118,13 +127,25 @@ def test_update_brings_what_is_new_and_keeps_what_people_wrote(
     assert {path: service.path(path).read_bytes() for path in written} == written
     for path, both in (
         ("README.md", ("## What is new", "Call Ada")),
-        ("pyproject.toml", ('"pytest>=8.4.1"', '"tomli-w>=1"')),
+        ("pyproject.toml", (*(f'"{tool}>=0.0.1,>=' for tool in TOOLS), *ADDED)),
     ):
         assert all(one in service.path(path).read_text() for one in both)
+    assert [service.read(path) for path in mine] == ["mine\n"] * len(mine)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    service.path("notes.txt").unlink()
     assert service.make("novelty") == "new\n"
     service.commit("Update")
     assert "up to date" in service.make("update")
     assert "warning" not in service.make("check")
+    # The owner commits the lock file, which is new here.
+    assert service.git("status", "--porcelain") in ("", "?? uv.lock")
+
+
+def add_dependencies(service: Service) -> None:
+    """Add packages before, between and after those of the template, without resolving them."""
+    for options, packages in (((), ADDED[:3]), (("--dev",), ADDED[3:])):
+        done = run("uv", "add", "--quiet", "--frozen", *options, *packages, cwd=service.folder)
+        assert done.returncode == 0, done.stdout
 
 
 def test_deleted_example_stays_deleted(service: Service, template: Template) -> None:
@@ -176,12 +197,16 @@ def test_edited_core_is_named_merged_and_fails_the_checks(service: Service, temp
 
 def test_conflict_in_pyproject_is_listed(service: Service, template: Template) -> None:
     """cruft reads its settings in that file, and fails while there are conflict markers in it."""
-    service.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.2"')
-    service.commit("Newer")
-    template.edit("pyproject.toml", '"structlog>=25.1"', '"structlog>=25.3"')
-    template.commit("Newer, too")
+    service.edit("pyproject.toml", "fail_under = 95", "fail_under = 90")
+    service.commit("Less")
+    template.edit("pyproject.toml", "fail_under = 95", "fail_under = 96")
+    template.commit("More")
 
-    assert "pyproject.toml: combine the lines between <<<<<<< (yours) and >>>>>>>" in service.make("update", fails=True)
+    for target in ("update", "check"):
+        said = service.make(target, fails=True)
+        assert "pyproject.toml: combine the lines between <<<<<<< (yours) and >>>>>>>" in said
+        assert "Traceback" not in said
+        assert "TOML parse error" not in said
 
 
 def test_update_with_a_conflict_fails_until_it_is_resolved(service: Service, template: Template) -> None:
@@ -238,11 +263,29 @@ def test_update_to_a_tag(service: Service, template: Template) -> None:
     assert service.path("README.md").read_text().endswith("\nOne.\n")
 
 
+def test_value_that_the_template_rejects_is_an_error_in_one_line(service: Service) -> None:
+    for argument, reason in (
+        ("TO=v9", "Failed to check out the reference v9."),
+        (
+            "SET=license=GPL",
+            "GPL provided for choice variable license, but the choices are ['none', 'MIT', 'Apache-2.0']",
+        ),
+        ("SET=owner=a/b", "owner 'a/b' is not a GitHub name; use at most 39 letters, digits and hyphens"),
+    ):
+        (said,) = [line for line in service.make("update", argument, fails=True).splitlines() if line[:5] != "make:"]
+        assert said.startswith("error: the update failed: ")
+        assert reason in said
+        assert said.endswith("; check TO, SET, and the address of the template in .cruft.json")
+    assert service.git("status", "--porcelain") == ""
+
+
 def test_option_is_switched_on_later(service: Service) -> None:
     service.add("README.md", "\nOurs.\n")
     service.commit("A remark")
 
-    assert "Updated " in service.make("update", "SET=license=MIT ci=gitlab")
+    said = service.make("update", "SET=license=MIT ci=gitlab colour=red")
+    assert "Updated " in said
+    assert "warning: the template does not ask colour; it asks: project_name, " in said
 
     assert "MIT License" in service.path("LICENSE").read_text()
     assert 'license = "MIT"' in service.path("pyproject.toml").read_text()

@@ -3,23 +3,37 @@
     python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
     python scripts/update.py check
     python scripts/update.py tell
+    python scripts/update.py address <clone of the template>
 
 cruft renders the template at the old and at the new commit, and applies the difference as a three-way merge, so that
 your changes stay. It leaves conflict markers or `.rej` files and still exits with 0. `update` lists these conflicts
 and fails until you resolve them, and so does `check`. `tell` reports newer commits of the template, if a copy of it is
-on this machine.
+on this machine. `address` prints the address of a clone's remote without passwords and tokens.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 NOTE = Path(".cruft.json")
 # The core belongs to the template: changes there get a warning.
 CORE = "chassis/"
-SETTINGS = "docs/settings.md"
+# `make settings` generates these.
+GENERATED = ("docs/settings.md", ".env.example")
+# Calls a function of cruft in a process of its own, and prints an exception as one line.
+CALL = """
+import json, sys, cruft
+name, options = json.loads(sys.argv[1])
+try:
+    sys.exit(not getattr(cruft, name)(**options))
+except Exception as error:
+    sys.exit("error: " + " ".join(str(error).split()))
+"""
 
 
 def output_of(*command: str | Path) -> str:
@@ -35,12 +49,23 @@ def succeeds(*command: str) -> bool:
         return False
 
 
-def cruft(*arguments: str) -> str:
-    """The output of cruft; exits with an error if it fails."""
-    command = [sys.executable, "-X", "utf8", "-m", "cruft", *arguments]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+def cruft(name: str, **options: object) -> str:
+    """The output of a function of cruft; exits with one sentence if it fails."""
+    # cookiecutter leaves a file in the folder of temporary files for each hook that it runs.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8", "-c", CALL, json.dumps((name, options))],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            env={**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder},
+        )
     if done.returncode:
-        sys.exit(f"{done.stdout}error: cruft {arguments[0]} failed; see its message above")
+        # A hook of the template names the value that it rejects; cruft names other reasons.
+        reasons = [line.removeprefix("error: ") for line in done.stdout.splitlines() if line.startswith("error: ")]
+        reason = reasons[0] if reasons else done.stdout.strip()
+        sys.exit(f"error: the update failed: {reason}; check TO, SET, and the address of the template in {NOTE}")
     return done.stdout
 
 
@@ -53,12 +78,11 @@ def left_to_do() -> dict[str, str]:
     rejected = output_of("git", "ls-files", "--others", "--cached", "--", "*.rej").splitlines()
     left = dict.fromkeys(sorted(unmerged), "combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add")
     left |= dict.fromkeys(sorted(rejected), "apply its changes by hand, then delete it")
-    if SETTINGS in left:
-        # It is generated from settings.py, so it comes last.
-        left = {path: remark for path, remark in left.items() if path != SETTINGS} | {
-            SETTINGS: "resolve the others, then: make settings; git add"
-        }
-    return left
+    # They are generated from settings.py, so they come last.
+    generated = [path for path in GENERATED if path in left]
+    return {path: remark for path, remark in left.items() if path not in generated} | dict.fromkeys(
+        generated, "resolve the others, then: make settings; git add"
+    )
 
 
 def edited() -> set[str]:
@@ -75,20 +99,23 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
         sys.exit("error: the service has no commit; commit it first: git init; git add --all; git commit")
     if left := left_to_do():
         sys.exit(listed("error: the last update has unresolved conflicts; resolve them first:", left))
-    if output_of("git", "status", "--porcelain", "."):
+    # Files that are not under version control stay as they are, such as those of an editor.
+    if output_of("git", "status", "--porcelain", "--untracked-files=no"):
         sys.exit("error: git status shows uncommitted changes; commit or stash them first")
 
     ours = edited()
     if core := {path: "changed here, but belongs to the template" for path in sorted(ours) if path.startswith(CORE)}:
         print(listed("warning: these changes may conflict with every update; move them out of chassis/:", core))
     before = NOTE.read_text(encoding="utf-8")
-    options = ["--checkout", revision] if revision else []
-    options += ["--variables-to-update", json.dumps(answers)] if answers else []
-    cruft("update", "--skip-apply-ask", *options)
+    cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
     if NOTE.read_text(encoding="utf-8") == before:
         print("The service is up to date with its template; nothing was changed.")
         return
 
+    known = json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"]
+    questions = [name for name in known if not name.startswith("_")]
+    if unknown := answers.keys() - questions:
+        print(f"warning: the template does not ask {', '.join(sorted(unknown))}; it asks: {', '.join(questions)}")
     left = left_to_do()
     if "pyproject.toml" in left:  # cruft reads its settings there, and would fail on conflict markers
         stop(left)
@@ -99,7 +126,7 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     left |= dict.fromkeys(lost, "differs from the template; compare: uvx cruft diff")
     if left:
         stop(left)
-    count = len(output_of("git", "status", "--porcelain", ".").splitlines())
+    count = len(output_of("git", "status", "--porcelain", "--untracked-files=no", ".").splitlines())
     print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit")
 
 
@@ -110,7 +137,11 @@ def stop(left: dict[str, str]) -> NoReturn:
 
 
 def check() -> None:
-    """Exit with the list of conflicts, if there are any; does nothing outside of a git repository."""
+    """Exit with an error if the note has a password, or if conflicts are left in a git repository."""
+    if NOTE.is_file() and (found := re.search(r'"template": "(.*)"', NOTE.read_text(encoding="utf-8"))):
+        safe = without_credentials(found[1])
+        if safe != found[1]:
+            sys.exit(f"error: {NOTE} has a password or token in the template's address; write this instead: {safe}")
     if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
         sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
 
@@ -118,6 +149,31 @@ def check() -> None:
 def listed(heading: str, remarks: dict[str, str]) -> str:
     """A heading, and one line for each file with its remark."""
     return "\n".join([heading, *(f"  {path}: {remark}" for path, remark in remarks.items())])
+
+
+def without_credentials(address: str) -> str:
+    """The address of a repository without passwords, and without a token in the place of the user or in the query."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:  # a path, or git@host:path, which can have no password
+        return address
+    authority, slash, path = rest.partition("/")
+    user, _, host = authority.rpartition("@")
+    if "ssh" in scheme:
+        login = user.partition(":")[0]
+        return f"{scheme}://{login}@{host}{slash}{path}" if login else f"{scheme}://{host}{slash}{path}"
+    return f"{scheme}://{host}{slash}{path.partition('?')[0] if 'http' in scheme else path}"
+
+
+def address(clone: str | Path) -> str:
+    """The address of a clone's remote, as others can use it; empty if there is none."""
+    written = subprocess.run(
+        ["git", "-C", clone, "config", "--get", "remote.origin.url"], check=False, capture_output=True, encoding="utf-8"
+    ).stdout.strip()
+    # As it is written, because git applies `url.<base>.insteadOf`, which people use to add a token of theirs. It is
+    # applied only to what is an abbreviation of that kind: neither a URL, nor user@host:path or host.name:path.
+    if written and not re.match(r"[\w+.:-]+://|[^/]*[@.][^/]*:", written):
+        written = output_of("git", "-C", clone, "remote", "get-url", "origin").strip()
+    return without_credentials(written)
 
 
 def tell() -> None:
@@ -128,7 +184,7 @@ def tell() -> None:
         name = template.rstrip("/").rpartition("/")[2].removesuffix(".git")
         copy = Path(template) if Path(template).is_dir() else Path.home() / ".cookiecutters" / name
         git = ("git", "-C", copy)
-        if copy != Path(template) and output_of(*git, "remote", "get-url", "origin").strip() != template:
+        if copy != Path(template) and address(copy) != template:
             return
         newer = output_of(*git, "rev-list", "--count", f"{commit}..HEAD").strip()
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
@@ -143,6 +199,8 @@ if __name__ == "__main__":
             check()
         case ["tell"]:
             tell()
+        case ["address", clone]:
+            print(address(clone))
         case ["update", *words] if len(revision := [word for word in words if "=" not in word]) < 2:
             pairs = (word.partition("=") for word in words if "=" in word)
             update(revision[0] if revision else None, {question: answer for question, _, answer in pairs})

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from chassis.settings import settings_table
-from chassis.settings_page import settings_page
+from chassis.settings_page import env_example, settings_page
 
 from {{ cookiecutter.__package }}.app import create_app
 from {{ cookiecutter.__package }}.settings import Settings
@@ -133,6 +133,11 @@ def test_invalid_setting_stops_the_start_with_an_error(tmp_path: Path) -> None:
 def test_settings_page_is_up_to_date() -> None:
     page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
     assert page == settings_page(Settings), "docs/settings.md differs from the settings; run `make settings`"
+
+
+def test_env_example_is_up_to_date() -> None:
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert example == env_example(Settings), ".env.example differs from the settings; run `make settings`"
 
 
 def test_settings_in_the_readme_exist_in_the_code() -> None:

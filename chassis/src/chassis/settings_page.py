@@ -1,6 +1,6 @@
-"""The page of a service's settings, grouped by topic.
+"""The documents of a service's settings, grouped by topic: a page, and an example of a `.env` file.
 
-python -m chassis.settings_page package.settings:Settings docs/settings.md
+python -m chassis.settings_page package.settings:Settings docs/settings.md README.md .env.example
 """
 
 import re
@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from .configuration.schema import Schema
+from .configuration.schema import Schema, Setting
 from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
 
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -49,19 +49,20 @@ INTRODUCTION = f"""\
 """
 OWN = "This service"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|.*$", re.MULTILINE)
+ENV_EXAMPLE = ".env.example"
+ENV_INTRODUCTION = """\
+# Copy this file to .env, and remove the # before each setting that you change. A line without # is required.
+# `make settings` writes this file from the code. Do not edit it, and write no secrets into it.
+"""
 HEADER = ("| variable | default | meaning |", "|---|---|---|")
 
 
 def settings_page(settings: type[ChassisSettings]) -> str:
     """The page in Markdown: how to set values, your settings, and those of the chassis by topic."""
     rows = dict(Schema(settings).rows())
-    chassis = {name for names in TOPICS.values() for name in names}
-    topics = {OWN: tuple(dict.fromkeys(path[0] for path in rows if path[0] not in chassis)), **TOPICS}
     sections = [INTRODUCTION]
-    for topic, names in topics.items():
-        table = [row for name in names for path, row in rows.items() if path[0] == name]
-        if table:
-            sections.append("\n".join((f"## {topic}", "", *HEADER, *table, "")))
+    for topic, members in _by_topic(settings):
+        sections.append("\n".join((f"## {topic}", "", *HEADER, *(rows[setting.path] for setting in members), "")))
     sections.append(OPENTELEMETRY)
     return "\n".join(sections)
 
@@ -74,6 +75,39 @@ The service reads OpenTelemetry's own variables. `OTEL_EXPORTER_OTLP_ENDPOINT` s
 """
 
 
+def env_example(settings: type[ChassisSettings]) -> str:
+    """The text of `.env.example`: a line for each setting with its default, commented out unless it is required."""
+    blocks = [ENV_INTRODUCTION]
+    for topic, members in _by_topic(settings):
+        blocks.append(f"# --- {topic} ---\n")
+        for setting in members:
+            line = f"{setting.variables[0]}={_quoted(setting.default_text)}\n"
+            meaning = f"# {setting.meaning}\n" if setting.meaning else ""
+            blocks.append(meaning + (line if setting.is_required else f"#{line}"))
+    return "\n".join(blocks)
+
+
+def _by_topic(settings: type[ChassisSettings]) -> list[tuple[str, list[Setting]]]:
+    """The settings of each topic that has any, those of the service first."""
+    known = [setting for setting in Schema(settings).settings if not setting.has_members]
+    chassis = {name for names in TOPICS.values() for name in names}
+    own = tuple(dict.fromkeys(setting.path[0] for setting in known if setting.path[0] not in chassis))
+    topics = {OWN: own, **TOPICS}
+    members = {
+        topic: [setting for name in names for setting in known if setting.path[0] == name]
+        for topic, names in topics.items()
+    }
+    return [(topic, found) for topic, found in members.items() if found]
+
+
+def _quoted(text: str) -> str:
+    """A value as `.env` files have it."""
+    if re.fullmatch(r"[^\s'\"#\\$`]*", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
 def with_present_rows(document: str, settings: type[ChassisSettings]) -> str:
     """A document whose rows of settings have the defaults and meanings of the class; other rows stay."""
     rows = {row.split("`")[1]: row for _, row in Schema(settings).rows()}
@@ -81,7 +115,7 @@ def with_present_rows(document: str, settings: type[ChassisSettings]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page to the first file, and the rows that the other documents have; exits on wrong arguments."""
+    """Write the page to the first file, `.env.example`, and the rows of other documents; exits on wrong arguments."""
     if len(arguments) < 2 or ":" not in arguments[0]:
         sys.exit(
             "error: expected arguments: python -m chassis.settings_page package.settings:Settings PAGE [DOCUMENT...]"
@@ -95,7 +129,8 @@ def main(arguments: list[str]) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(settings_page(settings), encoding="utf-8", newline="\n")
     for path in documents:
-        text = with_present_rows(path.read_text(encoding="utf-8"), settings)
+        is_example = path.name == ENV_EXAMPLE
+        text = env_example(settings) if is_example else with_present_rows(path.read_text(encoding="utf-8"), settings)
         path.write_text(text, encoding="utf-8", newline="\n")
 
 

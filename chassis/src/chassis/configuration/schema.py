@@ -42,6 +42,11 @@ class Setting:
         return holds_secret(self.field.annotation) or SECRET_NAME.search(self.variables[0].lower()) is not None
 
     @property
+    def default_text(self) -> str:
+        """Its default in the notation of a variable; empty without one, and for a secret."""
+        return "" if self.is_secret or self.default is None else _shown(self.default)
+
+    @property
     def meaning(self) -> str:
         """Its description in one line; empty without one."""
         return " ".join((self.field.description or "").split())
@@ -182,10 +187,7 @@ def _default(name: str, field: FieldInfo, outer: object) -> object:
 def _cell(setting: Setting) -> str:
     if setting.is_required:
         return " required "
-    if setting.is_secret or setting.default in (None, ""):
-        return " "
-    text = _shown(setting.default)
-    return f" `{text}` " if text else " "
+    return f" `{setting.default_text}` " if setting.default_text else " "
 
 
 def _shown(value: object) -> str:

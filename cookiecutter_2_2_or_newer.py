@@ -1,8 +1,10 @@
 """Gives the questions and hooks two values that cookiecutter lacks: the owner's GitHub name and the template's folder.
 
-cookiecutter loads it because `_extensions` in cookiecutter.json names it.
+cookiecutter loads it because `_extensions` in cookiecutter.json names it. cookiecutter 1 cannot load extensions of a
+template, and runs nothing else of it before. It prints the name of the missing module, so the name says what to do.
 """
 
+import logging
 import os
 import re
 import subprocess
@@ -11,6 +13,18 @@ from pathlib import Path
 
 from jinja2 import Environment
 from jinja2.ext import Extension
+
+# cookiecutter 2.2 is the first that tells hooks the folder of the template. The hooks are written for Python 3.10.
+NEEDED = (
+    "error: the template needs {} or newer; install uv and run: uvx --python 3.13 cookiecutter <template repository>"
+)
+if sys.version_info < (3, 10):  # noqa: UP036 - the Python of cookiecutter may be older than that of the template
+    sys.exit(NEEDED.format("Python 3.10"))
+
+from importlib.metadata import version  # noqa: E402 - older versions of Python have none
+
+if tuple(map(int, re.findall(r"\d+", version("cookiecutter"))[:2])) < (2, 2):
+    sys.exit(NEEDED.format("cookiecutter 2.2"))
 
 NOBODY = "acme"
 # git@github.com:owner/name.git, https://github.com/owner/name, ssh://git@github.com/owner/name
@@ -29,6 +43,14 @@ class TemplateExtension(Extension):
         if not os.environ.get("CHASSIS_CALLED_IN", "").startswith(process):
             os.environ["CHASSIS_CALLED_IN"] = process + os.getcwd()
         os.environ["CHASSIS_TEMPLATE"] = str(template_folder())
+        # cookiecutter 2.7 logs a traceback of itself when a hook rejects a value. The hook has printed the reason.
+        logging.getLogger("cookiecutter.hooks").addFilter(without_traceback)
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Remove the traceback of a log record, and keep the record."""
+    record.exc_info = None
+    return True
 
 
 def template_folder() -> Path:
