@@ -1,6 +1,7 @@
 """Renders the template, and changes what it rendered as a user would."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -93,6 +94,7 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
         "HOME": str(home),
         "UV_CACHE_DIR": UV_CACHE,
         "PYTHONDONTWRITEBYTECODE": "1",
+        "UV_PYTHON": kept.get("UV_PYTHON", platform.python_version()),  # not that of a service's .python-version
         **variables,
     }
 
