@@ -1,7 +1,6 @@
 """Renders the template, and changes what it rendered as a user would."""
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -94,7 +93,7 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
         "HOME": str(home),
         "UV_CACHE_DIR": UV_CACHE,
         "PYTHONDONTWRITEBYTECODE": "1",
-        "UV_PYTHON": kept.get("UV_PYTHON", platform.python_version()),  # not that of a service's .python-version
+        "UV_PYTHON": kept.get("UV_PYTHON", str(Path(sys.base_prefix, "bin/python3"))),  # not that of .python-version
         **variables,
     }
 
