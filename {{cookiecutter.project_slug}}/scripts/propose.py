@@ -3,9 +3,9 @@
     python scripts/propose.py prepare <folder>
     python scripts/propose.py publish <folder>
 
-CI runs both once a week, in two jobs. `prepare` runs `make update` and `make check`, and writes a commit and a report to
-the folder. It executes code of the update, so its job has no token that may write. `publish` executes nothing of it. It
-pushes the commit to the branch `template-update`, and opens a request or updates the open one. If the update has
+CI runs both once a week, in two jobs. `prepare` runs `make update` and `make check`, and writes a commit and a report
+to the folder. It executes code of the update, so its job has no token that may write. `publish` executes nothing of it.
+It pushes the commit to the branch `template-update`, and opens a request or updates the open one. If the update has
 conflicts, `publish` opens or updates an issue that lists them. For the tokens, see chassis/docs/updating.md.
 """
 
