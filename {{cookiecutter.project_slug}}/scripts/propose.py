@@ -170,7 +170,8 @@ def prepare(folder: Path) -> None:
         fail("make update failed; see its message above")
     folder.mkdir(parents=True, exist_ok=True)
     report: Json = {"outcome": "unchanged", "body": ""}
-    if changed and not changed.endswith(f" {NOTE}"):
+    files = [line for line in changed.splitlines() if not line.endswith(str(NOTE))]
+    if files:
         old = str(before["commit"])
         try:
             after = note_of_template()
