@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 Json = dict[str, Any]
 # The names of the same fields on both hosts.
-GITHUB = {"text": "body", "number": "number", "url": "html_url", "open": "open", "closed": {"state": "closed"}}
-GITLAB = {
+GITHUB: Json = {"text": "body", "number": "number", "url": "html_url", "open": "open", "closed": {"state": "closed"}}
+GITLAB: Json = {
     "text": "description",
     "number": "iid",
     "url": "web_url",
