@@ -229,16 +229,16 @@ class Host:
 
     api: str
     token: str
-    own_token: bool  # False for the token of GitHub's workflow, which may do less
-    address: str  # to push to
-    requests: str  # the path of pull or merge requests
-    requests_query: str  # those of our branch, open or closed
-    issues_query: str  # the open ones with our label
+    own_token: bool  # False for the token of GitHub's workflow, which may do less.
+    address: str  # Commits are pushed there.
+    requests: str  # The path of pull or merge requests.
+    requests_query: str  # Finds those of our branch, open or closed.
+    issues_query: str  # Finds the open ones.
     new_request: Json
-    text: str  # the field with the text of a request or an issue
+    text: str  # The field with the text of a request or an issue.
     number: str
     url: str
-    update: str  # the HTTP method
+    update: str  # The HTTP method.
     close: Json
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:
