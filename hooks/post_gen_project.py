@@ -16,7 +16,10 @@ CONTEXT = r"""
 
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
-    "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
+    "ci": {
+        "github": [".github", "scripts/propose.py", "scripts/propose_on_github.py"],
+        "gitlab": [".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"],
+    },
     # The component prometheus-rule contains the rules where there is one.
     "deploy": {"kustomize": ["deploy", ".github/workflows/kind.yml"], "none": ["monitoring/rules.yaml"]},
     "monitoring": {
@@ -42,10 +45,9 @@ LEFT_OUT = {
 def choose(context: dict[str, Any]) -> list[str]:
     """Remove the files of choices that were not made; returns the names of the parts that are left out."""
     for question, files in CHOICES.items():
-        for answer, paths in files.items():
-            if answer != context[question]:
-                for path in paths:
-                    remove(Path(path.format(package=context["__package"])))
+        kept = files.get(context[question], [])
+        for path in {path for paths in files.values() for path in paths}.difference(kept):
+            remove(Path(path.format(package=context["__package"])))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))

@@ -57,7 +57,7 @@ def prepare(bare: Path, folder: Path, branch: str = "trunk") -> str:
     """Run the first job in a clone with all commits, as the workflow does."""
     clone = Repository(folder.with_name(f"{folder.name}-clone"))
     run("git", "clone", "--quiet", "--branch", branch, bare, clone.folder, cwd=bare)
-    command = ("python3", "scripts/propose.py", "prepare", folder)
+    command = ("python3", "scripts/propose_on_github.py", "prepare", folder)
     done = run(*command, cwd=clone.folder, TEMPLATE_TOKEN="read")  # noqa: S106 - no secret
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -119,7 +119,7 @@ class Hosted:
         clone = self.bare.folder.with_name("clone")
         shutil.rmtree(clone, ignore_errors=True)
         self.bare.git("clone", "--quiet", "--depth=1", "--branch=trunk", self.bare.folder.as_uri(), clone)
-        command = ("python3", "scripts/propose.py", "publish", proposal)
+        command = ("python3", f"scripts/propose_on_{self.host}.py", "publish", proposal)
         done = run(*command, cwd=clone, **self.variables(), TEMPLATE_UPDATE_TOKEN=self.token)
         assert bool(done.returncode) is fails, done.stdout
         assert "Traceback" not in done.stdout
@@ -260,9 +260,7 @@ def test_token_of_the_workflow_pushes_no_workflows_and_an_issue_says_so(hosted: 
 
     (issue,) = hosted.forge.issues
     assert issue["title"] == "The template update needs a person"
-    assert issue["body"].startswith(
-        f"It changes {WORKFLOW}, which the token of a workflow may not push. Set the secret"
-    )
+    assert issue["body"].startswith(f"The token of CI may not push changes of {WORKFLOW}. Set TEMPLATE_UPDATE_TOKEN")
     assert (hosted.forge.requests, hosted.branch()) == ([], "")
     assert hosted.forge.tokens == {"Bearer workflow"}
 
@@ -300,7 +298,7 @@ def test_wrong_token_is_said_in_one_line(hosted: Hosted, prepared: Prepared) -> 
 def test_template_in_a_folder_of_one_machine_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / ".cruft.json").write_text('{"template": "/home/ada/template", "commit": "1"}')
 
-    said = run("python3", SOURCE / "scripts/propose.py", "prepare", "proposal", cwd=tmp_path)
+    said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", "proposal", cwd=tmp_path)
 
     assert said.returncode == 1
     assert said.stdout == (

@@ -80,7 +80,7 @@ def test_only_a_release_and_the_proposal_of_updates_may_write(bake: Bake) -> Non
     }
     # That job runs nothing that an update has changed: no make, no uv, only the script of the default branch.
     commands = [step["run"] for step in jobs["template", "propose"]["steps"] if "run" in step]
-    assert commands == ['python3 scripts/propose.py publish "$RUNNER_TEMP/proposal"']
+    assert commands == ['python3 scripts/propose_on_github.py publish "$RUNNER_TEMP/proposal"']
 
 
 def jobs_of(project: Path) -> dict[str, dict[str, Any]]:

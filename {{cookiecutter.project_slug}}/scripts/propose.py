@@ -1,12 +1,9 @@
-"""Updates the service from its template, and opens a pull request (GitHub) or a merge request (GitLab) with the result.
+"""Updates the service from its template, and opens a pull or merge request with the result.
 
-    python scripts/propose.py prepare <folder>
-    python scripts/propose.py publish <folder>
-
-CI runs both once a week, in two jobs. `prepare` runs `make update` and `make check`, and writes a commit and a report
-to the folder. It executes code of the update, so its job has no token that may write. `publish` executes nothing of it.
-It pushes the commit to the branch `template-update`, and opens a request or updates the open one. If the update has
-conflicts, `publish` opens or updates an issue that lists them. For the tokens, see chassis/docs/updating.md.
+CI runs two commands once a week, in two jobs. `prepare` runs `make update` and `make check`, and writes a commit and a
+report to a folder. It executes code of the update, so its job has no token that may write. `publish` executes nothing
+of it. It pushes the commit to the branch `template-update`, and opens a request or updates the open one. If the update
+has conflicts, `publish` opens or updates an issue that lists them. For the tokens, see chassis/docs/updating.md.
 """
 
 import base64
@@ -22,20 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 NOTE = Path(".cruft.json")
 BRANCH = LABEL = "template-update"
 TITLE = "Update from the template"
 GUIDE = "chassis/docs/updating.md"
 NEEDS_HELP = "The template update needs a person"
-NO_CHECKS = f"""The token of the workflow opened this pull request, so its checks do not start by themselves. Close and
-reopen it to start them. With the secret TEMPLATE_UPDATE_TOKEN they start: see {GUIDE}."""
 # The author of the commits. Commits of anybody else on the branch are kept.
 NAME, EMAIL = "Template update", "template-update@users.noreply.invalid"
 SHOWN_LINES = 60
-MAX_BODY = 60_000  # characters; GitHub allows 65 536
-TOKENS = ("TEMPLATE_TOKEN", "TEMPLATE_UPDATE_TOKEN", "GITHUB_TOKEN", "GH_TOKEN", "CI_JOB_TOKEN")
+MAX_BODY = 60_000  # characters that a text may have
 
 Json = dict[str, Any]
 
@@ -60,7 +53,7 @@ def git(*arguments: str, **variables: str) -> str:
 
 def make(target: str, **variables: str) -> tuple[bool, str]:
     """Whether a target of the Makefile succeeds, and its output. It gets the given variables, but no token."""
-    environment = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
     done = subprocess.run(
         ["make", "--no-print-directory", target],
         check=False,
@@ -83,9 +76,9 @@ def git_settings(settings: list[tuple[str, str]]) -> dict[str, str]:
     return variables
 
 
-def credentials(address: str, user: str, token: str) -> tuple[str, str]:
+def credentials(address: str, token: str) -> tuple[str, str]:
     """The setting of git that sends a token to one repository, and to no other."""
-    encoded = base64.b64encode(f"{user}:{token}".encode()).decode()
+    encoded = base64.b64encode(f"x-access-token:{token}".encode()).decode()
     return f"http.{address}.extraHeader", f"Authorization: Basic {encoded}"
 
 
@@ -96,11 +89,8 @@ def access_to(template: str) -> dict[str, str]:
         host, path = by_ssh.groups()
         settings.append((f"url.https://{host}/{path}.insteadOf", template))
         template = f"https://{host}/{path}"
-    job_token, server = os.environ.get("CI_JOB_TOKEN"), os.environ.get("CI_SERVER_URL")
     if token := os.environ.get("TEMPLATE_TOKEN"):
-        settings.append(credentials(template, "x-access-token", token))
-    elif job_token and server and template.startswith(f"{server}/"):
-        settings.append(credentials(template, "gitlab-ci-token", job_token))
+        settings.append(credentials(template, token))
     return git_settings(settings)
 
 
@@ -198,12 +188,12 @@ def committed(folder: Path, commits: str, upgrading: str) -> Json:
     git("commit", "--quiet", "--no-verify", "--message", f"{TITLE}\n\n{commits.capitalize()}.", **who)
     git("branch", "--force", BRANCH)
     git("bundle", "create", "--quiet", str(folder / "update.bundle"), f"HEAD^..{BRANCH}")
-    workflows = git("diff", "--name-only", "HEAD^", "--", ".github/workflows").splitlines()
+    files = git("diff", "--name-only", "HEAD^").splitlines()
     passed, said = make("check")
     shown = code_block("\n".join(said.splitlines()[-SHOWN_LINES:]))
     checks = "`make check` passed." if passed else f"`make check` failed. The end of its output:\n\n{shown}"
     body = f"`make update` merged the template {commits}.\n\n## Upgrading\n\n{upgrading}\n\n## Checks\n\n{checks}\n"
-    return {"outcome": "updated", "body": body, "workflows": workflows}
+    return {"outcome": "updated", "body": body, "files": files}
 
 
 def conflicts(commits: str, upgrading: str, said: str) -> str:
@@ -225,11 +215,10 @@ def conflicts(commits: str, upgrading: str, said: str) -> str:
 
 @dataclass(frozen=True)
 class Host:
-    """The API of GitHub or GitLab for one repository, and how its fields are called."""
+    """The API of the repository, and what its paths and fields are called."""
 
     api: str
     token: str
-    own_token: bool  # False for the token of GitHub's workflow, which may do less.
     address: str  # Commits are pushed there.
     requests: str  # The path of pull or merge requests.
     requests_query: str  # Finds those of our branch, open or closed.
@@ -240,6 +229,10 @@ class Host:
     url: str
     update: str  # The HTTP method.
     close: Json
+    unpushable: str = ""  # The start of paths that the token may not push.
+    forbidden: str = ""  # The API says this if CI may not open requests here.
+    remark: str = ""  # The last paragraph of requests.
+    compare: str = ""  # The page where people open the request.
 
     def call(self, method: str, path: str, body: Json | None = None) -> Any:
         """The response of the API; raises FailedError with its message."""
@@ -262,7 +255,7 @@ class Host:
     def open_issues(self) -> list[Json]:
         """The open issues with our label."""
         issues = self.call("GET", f"issues?labels={LABEL}&{self.issues_query}")
-        return [issue for issue in issues if "pull_request" not in issue]  # GitHub lists pull requests as well
+        return [issue for issue in issues if "pull_request" not in issue]  # some APIs list both
 
     def create(self, kind: str, new: Json) -> Any:
         """Create a request or an issue; returns its address."""
@@ -273,57 +266,11 @@ class Host:
         self.call(self.update, f"{kind}/{item[self.number]}", changes)
 
 
-def github() -> Host:
-    """The repository on GitHub.com or GitHub Enterprise Server whose workflow runs this."""
-    variables = os.environ
-    repository, target = variables["GITHUB_REPOSITORY"], variables["GITHUB_REF_NAME"]
-    own = variables.get("TEMPLATE_UPDATE_TOKEN")
-    return Host(
-        api=f"{variables['GITHUB_API_URL']}/repos/{repository}",
-        token=own or variables["GITHUB_TOKEN"],
-        own_token=bool(own),
-        address=f"{variables['GITHUB_SERVER_URL']}/{repository}",
-        requests="pulls",
-        requests_query=f"state=all&head={repository.partition('/')[0]}:{BRANCH}&base={quote(target, safe='')}",
-        issues_query="state=open",
-        new_request={"head": BRANCH, "base": target},
-        text="body",
-        number="number",
-        url="html_url",
-        update="PATCH",
-        close={"state": "closed"},
-    )
-
-
-def gitlab() -> Host:
-    """The project on GitLab whose pipeline runs this. Its job token may not open merge requests."""
-    variables = os.environ
-    target = variables["CI_COMMIT_BRANCH"]
-    token = variables.get("TEMPLATE_UPDATE_TOKEN")
-    if not token:
-        fail(f"TEMPLATE_UPDATE_TOKEN is not set; add a project access token: see {GUIDE}")
-    return Host(
-        api=f"{variables['CI_API_V4_URL']}/projects/{variables['CI_PROJECT_ID']}",
-        token=token,
-        own_token=True,
-        address=f"{variables['CI_PROJECT_URL']}.git",
-        requests="merge_requests",
-        requests_query=f"source_branch={BRANCH}&target_branch={quote(target, safe='')}",
-        issues_query="state=opened",
-        new_request={"source_branch": BRANCH, "target_branch": target, "remove_source_branch": True},
-        text="description",
-        number="iid",
-        url="web_url",
-        update="PUT",
-        close={"state_event": "close"},
-    )
-
-
 def push(host: Host, bundle: Path) -> str | None:
     """Push the commit of the bundle; returns it. Pushes nothing and returns None over commits of other people."""
     git("fetch", "--quiet", str(bundle), BRANCH)
     commit = git("rev-parse", "FETCH_HEAD")
-    access = git_settings([credentials(host.address, "x-access-token", host.token)])
+    access = git_settings([credentials(host.address, host.token)])
     there = git("ls-remote", "--heads", host.address, f"refs/heads/{BRANCH}", **access).partition("\t")[0]
     if there == commit:
         return commit
@@ -358,18 +305,17 @@ def close_issues(host: Host) -> None:
 
 def propose(host: Host, report: Json, bundle: Path) -> None:
     """Push the update, and open or update its request; opens an issue where the token may not do so."""
-    body = str(report["body"])
-    if not host.own_token:
-        if report["workflows"]:
-            cause = f"It changes {', '.join(report['workflows'])}, which the token of a workflow may not push."
-            step = "Set the secret TEMPLATE_UPDATE_TOKEN, or run `make update` on your machine:"
-            report_issue(host, NEEDS_HELP, f"{cause} {step} see {GUIDE}.\n\n{body}")
-            return
-        body += f"\n{NO_CHECKS}\n"
+    refused = [path for path in report["files"] if host.unpushable and path.startswith(host.unpushable)]
+    if refused:
+        cause = f"The token of CI may not push changes of {', '.join(refused)}."
+        step = f"Set TEMPLATE_UPDATE_TOKEN, see {GUIDE}, or run `make update` on your machine."
+        report_issue(host, NEEDS_HELP, f"{cause} {step}\n\n{report['body']}")
+        return
     commit = push(host, bundle)
     if commit is None:
         print(f"The branch {BRANCH} has commits of other people and was not changed; merge or delete it first.")
         return
+    body = "\n".join(filter(None, (report["body"], host.remark)))
     requests = host.all_requests()
     still_open = [request for request in requests if request["state"] in ("open", "opened")]
     if still_open:
@@ -384,20 +330,18 @@ def propose(host: Host, report: Json, bundle: Path) -> None:
         try:
             print(f"Opened {host.create(host.requests, {**host.new_request, 'title': TITLE, host.text: body})}")
         except FailedError as error:
-            if "not permitted to create" not in str(error):
+            if not host.forbidden or host.forbidden not in str(error):
                 raise
-            cause = "Workflows may not open pull requests in this repository: Settings, Actions, General."
-            link = f"{host.address}/compare/{host.new_request['base']}...{BRANCH}?expand=1"
-            report_issue(host, NEEDS_HELP, f"{cause} Allow it, or open this one yourself: {link}\n\n{body}")
+            cause = f"CI may not open requests in this repository. Allow it, see {GUIDE}, or open this one yourself:"
+            report_issue(host, NEEDS_HELP, f"{cause} {host.compare}\n\n{body}")
             return
     close_issues(host)
 
 
-def publish(folder: Path) -> None:
+def publish(host: Host, folder: Path) -> None:
     """Propose the prepared update, or report its conflicts."""
     report: Json = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["body"] = report["body"][:MAX_BODY]
-    host = github() if "GITHUB_REPOSITORY" in os.environ else gitlab()
     try:
         match report["outcome"]:
             case "updated":
@@ -411,8 +355,12 @@ def publish(folder: Path) -> None:
         fail(f"{error}; check the permissions of the token: see {GUIDE}")
 
 
-if __name__ == "__main__":
-    commands: dict[str, Callable[[Path], None]] = {"prepare": prepare, "publish": publish}
-    if len(sys.argv) != 3 or sys.argv[1] not in commands:
-        sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{__doc__}")
-    commands[sys.argv[1]](Path(sys.argv[2]))
+def main(host: Callable[[], Host], usage: str | None) -> None:
+    """Run the command of the command line."""
+    match sys.argv[1:]:
+        case ["prepare", folder]:
+            prepare(Path(folder))
+        case ["publish", folder]:
+            publish(host(), Path(folder))
+        case _:
+            sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{usage}")
