@@ -288,7 +288,7 @@ def test_repository_that_allows_no_requests_of_workflows_gets_an_issue(hosted: H
 def test_wrong_token_is_said_in_one_line(hosted: Hosted, prepared: Prepared) -> None:
     hosted.forge.refuses_tokens = True
     said = hosted.publish(prepared.second, fails=True)
-    assert re.fullmatch(r"error: GET .* responded with 401: .*; check the permissions of the token: see .*\n", said)
+    assert re.fullmatch(r"error: GET .* responded with 401: .*; check the rights of the token: see .*\n", said)
 
     hosted.host, hosted.token = "gitlab", ""
     said = hosted.publish(prepared.second, fails=True)
@@ -304,6 +304,38 @@ def test_template_in_a_folder_of_one_machine_is_said_in_one_line(tmp_path: Path)
     assert said.stdout == (
         "error: .cruft.json has the template '/home/ada/template', a folder; set it to the address of its repository\n"
     )
+
+
+def test_update_that_lists_conflicts_without_changed_files_becomes_an_issue(tmp_path: Path) -> None:
+    """As when a hunk is lost: `make update` then lists a file that differs from the template."""
+    service = Repository(tmp_path)
+    note = {"template": "file:///nowhere", "commit": "1" * 40}
+    service.write(".cruft.json", json.dumps(note))
+    service.write("Makefile", "update:\n\t@echo >>.cruft.json; echo 'error: README.md: differs'; false\n")
+    service.init()
+    service.commit("First")
+
+    said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", tmp_path / "proposal", cwd=tmp_path)
+
+    assert said.returncode == 0, said.stdout
+    report = json.loads((tmp_path / "proposal/report.json").read_text())
+    assert report["outcome"] == "conflicts"
+    assert "error: README.md: differs" in report["body"]
+    assert "The CHANGELOG.md of the template could not be read." in report["body"]
+
+
+def test_update_that_fails_makes_no_proposal(tmp_path: Path) -> None:
+    service = Repository(tmp_path)
+    service.write(".cruft.json", json.dumps({"template": "file:///nowhere", "commit": "1" * 40}))
+    service.write("Makefile", "update:\n\t@echo 'error: cruft update failed'; false\n")
+    service.init()
+    service.commit("First")
+
+    said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", tmp_path / "proposal", cwd=tmp_path)
+
+    assert said.returncode == 1
+    assert said.stdout.endswith("error: make update failed; see its message above\n")
+    assert not (tmp_path / "proposal").exists()
 
 
 def test_tokens_are_sent_to_their_repository_alone(tmp_path: Path) -> None:

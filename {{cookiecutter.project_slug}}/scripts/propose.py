@@ -161,7 +161,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report: Json = {"outcome": "unchanged", "body": ""}
     files = [line for line in changed.splitlines() if not line.endswith(str(NOTE))]
-    if files:
+    if files or not updated:
         old = str(before["commit"])
         try:
             after = note_of_template()
@@ -182,10 +182,10 @@ def committed(folder: Path, commits: str, upgrading: str) -> Json:
     """Commit the update, bundle the commit, and check the service; returns the report."""
     # The date of the last commit, so that the same update of the same commit is the same commit again.
     date = git("log", "-1", "--format=%cI")
-    who = {f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in
-           (("NAME", NAME), ("EMAIL", EMAIL), ("DATE", date))}  # fmt: skip
+    who = {"NAME": NAME, "EMAIL": EMAIL, "DATE": date}
+    author = {f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in who.items()}
     git("add", "--all", ".")
-    git("commit", "--quiet", "--no-verify", "--message", f"{TITLE}\n\n{commits.capitalize()}.", **who)
+    git("commit", "--quiet", "--no-verify", "--message", f"{TITLE}\n\n{commits.capitalize()}.", **author)
     git("branch", "--force", BRANCH)
     git("bundle", "create", "--quiet", str(folder / "update.bundle"), f"HEAD^..{BRANCH}")
     files = git("diff", "--name-only", "HEAD^").splitlines()
@@ -342,25 +342,25 @@ def publish(host: Host, folder: Path) -> None:
     """Propose the prepared update, or report its conflicts."""
     report: Json = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report["body"] = report["body"][:MAX_BODY]
-    try:
-        match report["outcome"]:
-            case "updated":
-                propose(host, report, folder / "update.bundle")
-            case "conflicts":
-                report_issue(host, "The template update has conflicts", report["body"])
-            case _:
-                print("The service is up to date with its template; nothing was changed.")
-                close_issues(host)
-    except FailedError as error:
-        fail(f"{error}; check the permissions of the token: see {GUIDE}")
+    match report["outcome"]:
+        case "updated":
+            propose(host, report, folder / "update.bundle")
+        case "conflicts":
+            report_issue(host, "The template update has conflicts", report["body"])
+        case _:
+            print("The service is up to date with its template; nothing was changed.")
+            close_issues(host)
 
 
 def main(host: Callable[[], Host], usage: str | None) -> None:
     """Run the command of the command line."""
-    match sys.argv[1:]:
-        case ["prepare", folder]:
-            prepare(Path(folder))
-        case ["publish", folder]:
-            publish(host(), Path(folder))
-        case _:
-            sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{usage}")
+    try:
+        match sys.argv[1:]:
+            case ["prepare", folder]:
+                prepare(Path(folder))
+            case ["publish", folder]:
+                publish(host(), Path(folder))
+            case _:
+                sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{usage}")
+    except FailedError as error:
+        fail(f"{error}; check the rights of the token: see {GUIDE}")
