@@ -211,7 +211,7 @@ def test_scripts_of_the_service_are_rejected_as_a_slug(bake: Bake) -> None:
 
 
 def is_refused(slug: str) -> bool:
-    answers = ("Name", slug, "Text.", "acme", slug.replace("-", "_"))
+    answers = ("Name", slug, "Text.", "acme", "ghcr.io/acme", slug.replace("-", "_"))
     script = f"import sys, pre_gen_project; sys.exit(pre_gen_project.refusal(*{answers!r}) is None)"
     return run(sys.executable, "-c", script, cwd=TEMPLATE / "hooks").returncode == 0
 
