@@ -15,12 +15,16 @@ CONTEXT = r"""
 """
 
 
+OF_BOTH = ["deploy/README.md", "deploy/deploy.mk", "deploy/kind.py", "deploy/shared.py", ".github/workflows/kind.yml"]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
-    "ci": {"github": [".github"], "gitlab": [".gitlab-ci.yml"]},
+    "ci": {
+        "github": [".github", "scripts/propose.py", "scripts/propose_on_github.py"],
+        "gitlab": [".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"],
+    },
     "deploy": {
-        "kustomize": ["deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
-        "helm": ["deploy/chart", "deploy/helm.py", "deploy/values-dev.yaml", "deploy/values-production.yaml"],
+        "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
+        "helm": [*OF_BOTH, "deploy/chart", "deploy/helm.py", "deploy/values-dev.yaml", "deploy/values-production.yaml"],
         # The manifests contain the rules where there are manifests.
         "none": ["monitoring/rules.yaml"],
     },
@@ -50,13 +54,9 @@ LEFT_OUT = {
 def choose(context: dict[str, Any]) -> list[str]:
     """Remove the files of choices that were not made; returns the names of the parts that are left out."""
     for question, files in CHOICES.items():
-        for answer, paths in files.items():
-            if answer != context[question]:
-                for path in paths:
-                    remove(Path(path.format(package=context["__package"])))
-    if context["deploy"] == "none":
-        remove(Path("deploy"))
-        remove(Path(".github/workflows/kind.yml"))
+        kept = files.get(context[question], [])
+        for path in {path for paths in files.values() for path in paths}.difference(kept):
+            remove(Path(path.format(package=context["__package"])))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     remove(Path("licenses"))

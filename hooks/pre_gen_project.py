@@ -34,11 +34,11 @@ TAKEN = frozenset(
     "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling helm "
     "httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind "
     "lazy-object-proxy librt multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator "
-    "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client protobuf push py pydantic "
-    "pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv python-multipart "
-    "python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools shared site six src starlette "
-    "structlog stubgen stubtest test tests typing-extensions typing-inspection update urllib3 uv uvicorn uvloop "
-    "vendor venv watchfiles websockets wheel yaml".split()
+    "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client propose propose-on-github "
+    "propose-on-gitlab protobuf push py pydantic pydantic-core pydantic-settings pygmentize pygments pytest "
+    "pytest-cov python python-dotenv python-multipart python3 pyyaml referencing requests rfc3339-validator rpds "
+    "rpds-py ruff setuptools shared site six src starlette structlog stubgen stubtest test tests typing-extensions "
+    "typing-inspection update urllib3 uv uvicorn uvloop vendor venv watchfiles websockets wheel yaml".split()
 )
 # Modules of the standard library, also of Python versions other than the one that runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())

@@ -24,11 +24,9 @@ TAG = "ghcr.io/some-one/order-service:0.1.0"
 
 def base_of(project: Path) -> str:
     """The image that the Dockerfile builds upon."""
-    text = (project / "Dockerfile").read_text()
-    arguments: dict[str, str] = {}
-    for name, value in re.findall(r"^ARG (\w+)=(.*)$", text.partition("\nFROM ")[0], re.MULTILINE):
-        arguments[name] = re.sub(r"\$\{(\w+)\}", lambda one: arguments[one[1]], value)
-    return arguments["BASE"]
+    found = re.search(r"^FROM (\S+) AS python$", (project / "Dockerfile").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +328,37 @@ def test_base_has_the_chosen_python(bake: Bake, version: str) -> None:
 
     assert found
     assert int(found[1]) >= int(version.removeprefix("3."))
+
+
+def test_base_can_come_from_a_mirror(podman: Podman, image: str, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {base_of(project)}\nLABEL mirror=yes\n")
+    made = podman.run("podman", "build", "--pull=never", "--tag=localhost/mirror/python:1", ".", cwd=tmp_path)
+    assert made.returncode == 0, made.stdout
+
+    mirrored = make_image(
+        podman, project, "localhost/mirrored:1", "--build-context python=docker-image://localhost/mirror/python:1"
+    )
+
+    assert image
+    assert podman.inspect(mirrored)["Labels"]["mirror"] == "yes"
+
+
+def test_dependabot_can_read_where_the_base_comes_from(project: Path) -> None:
+    """Its expression for a line with FROM allows no variables: docker/lib/dependabot/docker/file_parser.rb."""
+    lines = re.findall(r"^FROM .*$", (project / "Dockerfile").read_text(), re.MULTILINE)
+    others = [line for line in lines if not re.fullmatch(r"FROM (scratch|python|base|uv)( AS \w+)?", line)]
+
+    assert len(others) == 1
+    assert re.fullmatch(r"FROM (([\w-]+\.)+[\w-]+/)?[a-z\d]+(/[a-z\d]+)*:[\w.-]+ AS python", others[0])
+
+
+def test_uv_of_the_image_is_a_locked_dependency(image: str, project: Path) -> None:
+    """So Dependabot moves it with the libraries."""
+    groups = tomllib.loads((project / "pyproject.toml").read_text())["dependency-groups"]
+    locked = tomllib.loads((project / "uv.lock").read_text())["package"]
+
+    assert image
+    assert groups["image"] == [f"uv=={package['version']}" for package in locked if package["name"] == "uv"]
 
 
 def test_hadolint_has_nothing_to_say(project: Path) -> None:

@@ -94,6 +94,7 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
         "HOME": str(home),
         "UV_CACHE_DIR": UV_CACHE,
         "PYTHONDONTWRITEBYTECODE": "1",
+        "UV_PYTHON": kept.get("UV_PYTHON", str(Path(sys.base_prefix, "bin/python3"))),  # not that of .python-version
         **variables,
     }
 

@@ -41,6 +41,34 @@ def tracked(project: Path) -> list[str]:
     return [path for path in ours if "__pycache__" not in path]
 
 
+def test_lock_file_that_does_not_fit_fails_the_checks(installed: Path, bake: Bake) -> None:
+    project = bake()
+    assert run("make", "locked", cwd=project).stdout == ""  # a fresh service has none yet
+    (project / "uv.lock").write_bytes((installed / "uv.lock").read_bytes())
+    assert run("make", "locked", cwd=project).stdout == ""
+    text = (project / "pyproject.toml").read_text()
+    (project / "pyproject.toml").write_text(text.replace('    "structlog', '    "tomli-w>=1",\n    "structlog'))
+
+    checked = run("make", "check", cwd=project)
+
+    assert checked.returncode != 0
+    assert "error: uv.lock does not fit pyproject.toml; update it: uv lock; then commit uv.lock" in checked.stdout
+    assert (project / "uv.lock").read_bytes() == (installed / "uv.lock").read_bytes()
+
+
+def test_machine_without_the_python_of_the_service_uses_another_and_says_so(bake: Bake) -> None:
+    project = bake()
+    (project / ".python-version").write_text("3.99\n")
+
+    made = run("env", "--unset=UV_PYTHON", "make", ".cache/python", cwd=project)
+
+    assert made.stdout.endswith(
+        "warning: Python 3.99 of .python-version is not available, so Python >=3.11 is used; "
+        "install it, then: rm .cache/python\n"
+    )
+    assert (project / ".cache/python").read_text() == ">=3.11\n"
+
+
 def test_handlers_without_tests_fail_the_gate_of_coverage(bake: Bake, python: Path) -> None:
     project = bake()
     (project / "tests/test_orders.py").unlink()
@@ -84,7 +112,7 @@ class Rejecting:
     tested = run(python, "-m", "pytest", "--quiet", cwd=project, PYTHONPATH="src")
 
     assert tested.returncode == 0, tested.stdout
-    assert "25 passed" in tested.stdout
+    assert "26 passed" in tested.stdout
 
 
 DATABASE = """

@@ -9,7 +9,6 @@ from difflib import ndiff
 from pathlib import Path
 
 import pytest
-import yaml
 
 from bakery import TEMPLATE, files_of, run
 from checks import CHECKS, check
@@ -39,8 +38,14 @@ ROWS = [
 ]
 # Files that exist for this option and for no other of its question.
 FILES = {
-    ("ci", "github"): {".github/workflows/checks.yml", ".github/workflows/image.yml", ".github/dependabot.yml"},
-    ("ci", "gitlab"): {".gitlab-ci.yml"},
+    ("ci", "github"): {
+        ".github/workflows/checks.yml",
+        ".github/workflows/image.yml",
+        ".github/dependabot.yml",
+        "scripts/propose.py",
+        "scripts/propose_on_github.py",
+    },
+    ("ci", "gitlab"): {".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"},
     ("deploy", "kustomize"): {
         "deploy/base/deployment.yaml",
         "deploy/deploy.py",
@@ -146,16 +151,6 @@ def test_service_without_example_is_otherwise_the_same_and_a_handler_can_be_begu
     assert made.returncode == 0, made.stdout
     check(project, python)
     assert start(project).ready().http.get("/invoices").json() == []
-
-
-def test_gitlab_runs_the_same_command(bake: Bake) -> None:
-    project = bake(ci="gitlab", python_version="3.12")
-
-    schema = ("uv", "tool", "run", "--quiet", "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci")
-    checked = run(*schema, ".gitlab-ci.yml", cwd=project)
-    assert checked.returncode == 0, checked.stdout
-    job = yaml.safe_load((project / ".gitlab-ci.yml").read_text())["check"]
-    assert (job["image"], job["script"]) == ("python:3.12", ["make check"])
 
 
 def test_summary_names_what_is_left_out(tmp_path: Path) -> None:

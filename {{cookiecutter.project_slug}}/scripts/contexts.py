@@ -1,10 +1,12 @@
 """Prepares the image build where the core or the lock file is outside of this folder, and prints the build contexts.
 
     python scripts/contexts.py
+    python scripts/contexts.py locked
 
 The Dockerfile copies the core from chassis/ and the library versions from uv.lock. If one of them is elsewhere, both
 are copied into .cache/image, and a line `<stage>=<folder>` is printed for each. `--build-context` then replaces that
-stage of the Dockerfile by the folder. The lock file is created if it is missing, and must be up to date.
+stage of the Dockerfile by the folder. The lock file is created if it is missing, and must be up to date. `locked` only
+checks that, and accepts a service that has no lock file yet.
 """
 
 import os
@@ -59,9 +61,20 @@ def contexts() -> dict[str, Path]:
     return places
 
 
+def check_lock() -> None:
+    """Exit with an error if the lock file does not fit pyproject.toml."""
+    if subprocess.run([UV, "lock", "--quiet", "--check"], check=False).returncode:
+        sys.exit("error: uv.lock does not fit pyproject.toml; update it: uv lock; then commit uv.lock")
+
+
 if __name__ == "__main__":
-    if not is_locked():
+    if sys.argv[1:] == ["locked"]:
+        if is_locked():
+            check_lock()
+        sys.exit()
+    if is_locked():
+        check_lock()
+    else:
         uv("lock", "--quiet")
-    uv("lock", "--quiet", "--check")
     for stage, place in contexts().items():
         print(f"{stage}={place.as_posix()}")
