@@ -64,11 +64,16 @@ def choose(context: dict[str, Any]) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with its content. It may be removed already because of another choice."""
+    """Remove a file, or a folder with its content, and the folder around it if that is empty then.
+
+    It may be removed already because of another choice.
+    """
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def copy_core() -> None:

@@ -109,6 +109,17 @@ def test_image_of_the_overlay_counts_unless_another_is_given(developer: Develope
         assert image_of(developer.applied()) == image
 
 
+def test_placeholder_of_earlier_templates_is_not_deployed(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    image = f"images: [{{name: order-service, newName: {IMAGE}, digest: 'sha256:{'0' * 64}'}}]"
+    developer.overlay(("configMapGenerator:", f"{image}\nconfigMapGenerator:"))
+
+    status, said = developer.make("deploy", "OVERLAY=production")
+
+    assert status != 0
+    assert f"error: {IMAGE}:0.1.0 was not pushed from here" in said
+
+
 # Before the Deployment of the service in the sorted output of kustomize, and with a sidecar before its container.
 WORKERS = """
 apiVersion: apps/v1
