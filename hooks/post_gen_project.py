@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 # A line of JSON inside a raw string: see pre_gen_project.py.
 CONTEXT = r"""
@@ -96,13 +97,10 @@ def origin(context: dict[str, Any]) -> dict[str, Any]:
     folder = str(called_in / Path(context["_repo_dir"]).expanduser())
     git(folder, "ls-files", "--error-unmatch", "cookiecutter.json")  # fails in a copy inside of another repository
     commit = git(folder, "rev-parse", "HEAD")
-    # The full address of a cloned template, because cruft cannot clone an abbreviation such as gh:. Not the path of a
-    # clone on this machine either, if others can get this commit from its remote.
+    # The full address of a cloned template, because cruft cannot clone an abbreviation such as gh:.
     is_local = (called_in / Path(context["_template"]).expanduser()).is_dir()
-    pushed = git(folder, "for-each-ref", f"--contains={commit}", "refs/remotes/origin") != ""
-    remote = address_of_remote(folder) if pushed or not is_local else ""
-    is_shared = re.match(r"(?!file:)[^/\\]{2,}:", remote) is not None  # C:\ is a drive of Windows
-    template = remote if is_shared or not is_local else git(folder, "rev-parse", "--show-toplevel")
+    top = git(folder, "rev-parse", "--show-toplevel")
+    template = url_of_clone(top, commit) or (top if is_local else address_of_remote(top))
     answers = {name: value for name, value in context.items() if not name.startswith("_")}
     return {
         "template": template,
@@ -111,6 +109,22 @@ def origin(context: dict[str, Any]) -> dict[str, Any]:
         "context": {"cookiecutter": {**answers, "_template": template, "_commit": commit}},
         "directory": git(folder, "rev-parse", "--show-prefix").rstrip("/") or None,
     }
+
+
+def url_of_clone(folder: str, commit: str) -> str | None:
+    """The URL where others get a commit of a clone; None if there is only a path on this machine."""
+    for _ in range(5):  # a clone may be the clone of a clone
+        try:
+            is_pushed = git(folder, "for-each-ref", f"--contains={commit}", "refs/remotes/origin") != ""
+        except subprocess.CalledProcessError:
+            return None  # the remote has the commit no longer
+        if not is_pushed:
+            return None
+        remote = address_of_remote(folder)
+        if re.match(r"(?!file:)[^/\\]{2,}:", remote):  # C:\ is a drive of Windows
+            return remote
+        folder = str(Path(folder, unquote(remote.removeprefix("file://"))))
+    return None
 
 
 def address_of_remote(folder: str) -> str:

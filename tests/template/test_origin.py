@@ -84,11 +84,14 @@ def test_token_of_a_cloned_template_is_not_noted(template: Repository, tmp_path:
         ("https://ada:hunter2@git.acme.example/chassis", False, False),
         ("/srv/git/chassis", True, False),
         ("file:///srv/git/chassis", True, False),
+        ("../empty", True, False),
     ],
 )
 def test_remote_of_a_clone_on_this_machine_is_noted_if_it_has_the_commit(
     template: Repository, tmp_path: Path, remote: str, pushed: bool, is_noted: bool
 ) -> None:
+    (tmp_path / "empty").mkdir()
+    Repository(tmp_path / "empty").init()
     template.git("remote", "add", "origin", remote)
     template.git("update-ref", "refs/remotes/origin/main", "HEAD")
     if not pushed:
@@ -97,6 +100,15 @@ def test_remote_of_a_clone_on_this_machine_is_noted_if_it_has_the_commit(
     generate(template.folder, tmp_path / "out")
 
     assert noted(tmp_path / "out") == (remote.replace("ada:hunter2@", "") if is_noted else str(template.folder))
+
+
+def test_url_is_noted_for_the_clone_of_a_clone(template: Repository, tmp_path: Path) -> None:
+    template.git("remote", "add", "origin", "git@github.com:acme/chassis.git")
+    template.git("update-ref", "refs/remotes/origin/main", "HEAD")
+
+    generate(f"git+{template.folder.as_uri()}", tmp_path / "out")
+
+    assert noted(tmp_path / "out") == "git@github.com:acme/chassis.git"
 
 
 def test_copy_of_the_template_inside_of_another_repository_is_not_that_repository(

@@ -123,13 +123,14 @@ def test_workflows_of_a_service_can_be_moved_to_the_top_of_a_monorepo(tmp_path: 
     generate(monorepo.path("services"))
     service = monorepo.path("services/order-service")
     section = (TEMPLATE / GUIDE).read_text().partition("\n## CI in a monorepo\n")[2].partition("\n## ")[0]
-    commands = [line.removeprefix("$ ") for line in section.splitlines() if line.startswith("$ ")]
+    commands = section.partition("```sh\n")[2].partition("```")[0]
 
     monorepo.commit("Generated")
-    moved = run("sh", "-ec", "\n".join(commands), cwd=service, **IDENTITY)
+    moved = run("sh", "-ec", commands, cwd=service, **IDENTITY)
 
     assert moved.returncode == 0, moved.stdout
     workflow = yaml.safe_load(monorepo.read(".github/workflows/order-service-checks.yml"))
+    assert workflow["name"] == "order-service checks"  # each service needs a group of its own for `concurrency`
     assert workflow["defaults"] == {"run": {"working-directory": "services/order-service"}}
     assert not (service / ".github/workflows/checks.yml").exists()
 

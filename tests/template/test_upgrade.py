@@ -18,7 +18,7 @@ from running import running
 
 pytestmark = pytest.mark.long
 
-# The choice `kubernetes` of that time has another name now.
+# The value `kubernetes` of that time has another name now.
 UPDATE = "make update SET=deploy=kustomize"
 FIRST_EDITION = "fa436fee094eea99c81102ee015f971ddde3380a"
 LAST_SETTING = "| `APP_MAX_ORDERS` | `10000` | Orders that the store holds before it is full. |\n"
