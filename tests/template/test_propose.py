@@ -331,7 +331,17 @@ def test_same_update_of_the_same_commit_is_the_same_commit_again(tmp_path: Path)
     service.write("Makefile", "update check:\n\t@echo two >README.md\n")
     service.init()
     service.commit("First")
-    run("git", "commit", "-q", "--amend", "-m", "Old", cwd=service.folder, **IDENTITY, GIT_COMMITTER_DATE="2020-01-01Z")
+    run(
+        "git",
+        "commit",
+        "-q",
+        "--amend",
+        "-m",
+        "Old",
+        cwd=service.folder,
+        **IDENTITY,
+        GIT_COMMITTER_DATE="2020-01-01T00:00:00Z",
+    )
 
     script = SOURCE / "scripts/propose_on_github.py"
     said = run("python3", script, "prepare", tmp_path / "proposal", cwd=service.folder)
