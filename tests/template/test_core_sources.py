@@ -248,15 +248,16 @@ def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_pat
 def test_workflow_passes_the_contexts_to_the_build(shared: Place, bake: Bake, tmp_path: Path) -> None:
     """The step of image.yml, run as GitHub runs it, and what the build gets of it."""
     service = shared.services[-1]
-    # test_workflows.py runs the step of the job `release`.
-    steps = yaml.safe_load((service / ".github/workflows/image.yml").read_text())["jobs"]["build"]["steps"]
-    (step,) = (step for step in steps if step.get("id") == "contexts")
+    jobs = yaml.safe_load((service / ".github/workflows/image.yml").read_text())["jobs"]
     for project, expected in ((service, make(service, "contexts")), (bake(), "")):
-        output = tmp_path / "output"
-        output.write_text("")
-        done = run("bash", "-e", "-c", step["run"], cwd=project, GITHUB_OUTPUT=str(output))
-        assert done.returncode == 0, done.stdout
-        listed = output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END")
-        assert listed.strip() == expected.strip()
-    (build,) = (step for step in steps if "build-push-action" in step.get("uses", ""))
-    assert build["with"]["build-contexts"] == "${{ steps.contexts.outputs.list }}"
+        for job in jobs.values():
+            (step,) = (step for step in job["steps"] if step.get("id") == "contexts")
+            output = tmp_path / "output"
+            output.write_text("")
+            done = run("bash", "-e", "-c", step["run"], cwd=project, GITHUB_OUTPUT=str(output))
+            assert done.returncode == 0, done.stdout
+            assert output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END").strip() == (
+                expected.strip()
+            )
+            builds = [step for step in job["steps"] if "build-push-action" in step.get("uses", "")]
+            assert {build["with"]["build-contexts"] for build in builds} == {"${{ steps.contexts.outputs.list }}"}

@@ -11,7 +11,7 @@ import pytest
 
 from bakery import SOURCE, run
 from forge import Forge, Json
-from repositories import Repository
+from repositories import IDENTITY, Repository
 
 # A template that has the scripts of a service, and checks that take no time.
 FILES = {
@@ -322,6 +322,32 @@ def test_update_that_lists_conflicts_without_changed_files_becomes_an_issue(tmp_
     assert report["outcome"] == "conflicts"
     assert "error: README.md: differs" in report["body"]
     assert "The CHANGELOG.md of the template could not be read." in report["body"]
+
+
+def test_same_update_of_the_same_commit_is_the_same_commit_again(tmp_path: Path) -> None:
+    """So a run can tell that nothing changed since the last one. The date of the commit is that of its parent."""
+    service = Repository(tmp_path / "service")
+    service.write(".cruft.json", json.dumps({"template": "file:///nowhere", "commit": "1" * 40}))
+    service.write("Makefile", "update check:\n\t@echo two >README.md\n")
+    service.init()
+    service.commit("First")
+    run(
+        "git",
+        "commit",
+        "-q",
+        "--amend",
+        "-m",
+        "Old",
+        cwd=service.folder,
+        **IDENTITY,
+        GIT_COMMITTER_DATE="2020-01-01T00:00:00Z",
+    )
+
+    script = SOURCE / "scripts/propose_on_github.py"
+    said = run("python3", script, "prepare", tmp_path / "proposal", cwd=service.folder)
+
+    assert said.returncode == 0, said.stdout
+    assert service.git("log", "--format=%as %cs", BRANCH, "-1") == "2020-01-01 2020-01-01"
 
 
 def test_update_that_fails_makes_no_proposal(tmp_path: Path) -> None:

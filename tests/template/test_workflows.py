@@ -127,6 +127,12 @@ def test_pushes_run_for_the_default_branch_whatever_its_name(bake: Bake, branch:
     assert all(holds(job["if"], **{**default, "github__event_name": "pull_request"}) for job in ran)
 
 
+def test_no_workflow_names_a_branch(repository: Path) -> None:
+    for path in (repository / ".github/workflows").iterdir():
+        on = yaml.safe_load(path.read_text())[True]  # YAML 1.1 reads `on` as true
+        assert ((on.get("push") or {}).get("branches") or ["**"]) == ["**"], path.name
+
+
 def test_private_repositories_get_no_attestation_unless_they_ask(bake: Bake) -> None:
     steps = jobs_of(bake())["image"]["release"]["steps"]
     (condition,) = (step["if"] for step in steps if "attest" in step.get("uses", ""))
@@ -233,7 +239,7 @@ def test_release_needs_a_committed_lock_file(release: Repository, tmp_path: Path
     assert "error: uv.lock is not committed" in said
 
 
-@pytest.mark.parametrize("deploy", ["kustomize", "none"])
+@pytest.mark.parametrize("deploy", ["kustomize", "helm", "none"])
 def test_gitlab_pipeline_is_valid(bake: Bake, deploy: str) -> None:
     project = bake(ci="gitlab", deploy=deploy)
     check = ("uv", "tool", "run", "--quiet", CHECKER, "--builtin-schema", "vendor.gitlab-ci")
@@ -243,6 +249,7 @@ def test_gitlab_pipeline_is_valid(bake: Bake, deploy: str) -> None:
     assert checked.returncode == 0, checked.stdout
     jobs = pipeline(project)
     assert set(jobs) == {"check", "build", "release", "update", "propose"} | ({"deploy"} if deploy != "none" else set())
+    assert ("helm" in str(jobs.get("deploy"))) is (deploy == "helm")
     stages = yaml.safe_load((project / ".gitlab-ci.yml").read_text())["stages"]
     assert {job["stage"] for job in jobs.values()} == set(stages)
     for job in jobs.values():
