@@ -233,7 +233,7 @@ def test_container_has_the_settings_of_the_config_map_and_the_files_of_the_secre
     assert has["database_port"] == databases.port
     (secret,) = manifests.secrets
     assert not any(secret in variable.lower() for variable in variables_of(pod))
-    assert f"k8s.pod.name={pod.name}" in variables_of(pod)["OTEL_RESOURCE_ATTRIBUTES"]
+    assert variables_of(pod)["POD_NAME"] == pod.name
 
 
 def variables_of(pod: Pod) -> dict[str, str]:

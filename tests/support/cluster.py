@@ -368,7 +368,8 @@ class Pod:
 
 def environment(manifests: Manifests, name: str, address: str, home: Path) -> dict[str, str]:
     """The variables of a container and, in `home`, the files of its volumes."""
-    facts = {"metadata.name": name, "metadata.namespace": manifests["Namespace"]["metadata"]["name"]}
+    namespace = manifests["Namespace"]["metadata"]["name"]
+    facts = {"metadata.name": name, "metadata.namespace": namespace, "spec.nodeName": "node-1"}
     variables: dict[str, str] = {}
     for source in manifests.container["envFrom"]:
         variables |= manifests.config_map(source["configMapRef"]["name"])
