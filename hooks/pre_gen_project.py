@@ -45,17 +45,22 @@ STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi co
 # Namespaces of a cluster and of usual installations. The service is deployed to a namespace of its name, so it would
 # change theirs.
 NAMESPACES = frozenset(
-    "argocd calico-system cert-manager default envoy-gateway-system external-secrets flux-system gatekeeper-system "
-    "gmp-system ingress ingress-nginx istio-ingress istio-system keda knative-serving linkerd local-path-storage "
-    "metallb-system monitoring observability prometheus rook-ceph tigera-operator traefik vault velero".split()
+    "argo-rollouts argocd cert-manager cilium-ingress contour default external-secrets haproxy-controller ingress "
+    "ingress-nginx istio-ingress keda knative-serving kong kyverno linkerd linkerd-viz local-path-storage monitoring "
+    "nginx-gateway observability projectcontour prometheus rook-ceph tekton-pipelines tigera-operator traefik vault "
+    "velero".split()
 )
-SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*")
+SYSTEM = re.compile("(kube|openshift)(-.*)?|gke-.*|aks-.*|eks-.*|.*-system")
 # YAML 1.1 reads these words as other values than text, so that the manifests would have no name.
 VALUES_OF_YAML = frozenset("true false yes no on off y n null".split())
 # Windows reserves these names for devices, in every folder.
 DEVICES = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 # host[:port][/path…], as in https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
-REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+# The host has a dot or a port, because otherwise container engines take it for a path on Docker Hub.
+REGISTRY = re.compile(
+    r"(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9-]+(\.[a-z0-9-]+)*(?=:))(:[0-9]{1,5})?"
+    r"(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+)
 
 
 def refusal(project_name: str, slug: str, description: str, owner: str, registry: str, package: str) -> str | None:
@@ -91,10 +96,10 @@ def refusal(project_name: str, slug: str, description: str, owner: str, registry
         return f"project_slug {slug!r} is a reserved device name on Windows; {another}"
     if not re.fullmatch("[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?", owner):
         return f"owner {owner!r} is not a GitHub name; use at most 39 letters, digits and hyphens, such as: acme"
-    if not REGISTRY.fullmatch(registry) or len(registry) > 128:
+    if not REGISTRY.fullmatch(registry) or len(registry) > 128 or registry.endswith(f"/{slug}"):
         return (
             f"registry {registry!r} must be a host and a path in lower-case letters, without https:// and without the "
-            f"name of the service, such as: ghcr.io/{owner.lower()}"
+            f"name of the service, such as: ghcr.io/{owner.lower()}, or docker.io/{owner.lower()} for Docker Hub"
         )
     return None
 

@@ -107,9 +107,9 @@ class Promtool:
         self.rules = rules
         self._folder = folder
 
-    def expect(self, series: Series, fired: Mapping[int, Iterable[str]]) -> None:
-        """Exactly these alerts fire at these minutes, in the namespace production."""
-        query = 'group by (alertname, namespace) (ALERTS{alertstate="firing"})'
+    def expect(self, series: Series, fired: Mapping[int, Iterable[str]], only: str = ".+") -> None:
+        """Exactly these alerts fire at these minutes, in the namespace production; of those whose name matches."""
+        query = f'group by (alertname, namespace) (ALERTS{{alertstate="firing",alertname=~"{only}"}})'
         tests = [
             {"expr": query, "eval_time": f"{minute}m", "exp_samples": [sample(alert) for alert in alerts]}
             for minute, alerts in fired.items()
@@ -314,6 +314,22 @@ def test_blocked_event_loop_fires(promtool: Promtool) -> None:
 
 def test_first_failure_of_a_background_task_fires(promtool: Promtool) -> None:
     promtool.expect({**healthy(), task_failures("mail"): "0x30 1x60"}, {30: [], 32: ["BackgroundTaskFailed"], 60: []})
+
+
+def test_failure_before_the_first_scrape_of_a_task_fires(promtool: Promtool) -> None:
+    """The series of a task begins when the task starts. It begins at 1 if the task fails at once."""
+    first = named("background_tasks_failed_total", instance="a", task="mail")
+    started = {named("process_start_time_seconds", instance="a"): f"0x{12 * HOURS}"}
+
+    promtool.expect({**healthy(), **started, first: "_x20 1x60"}, {15: [], 25: ["BackgroundTaskFailed"], 60: []})
+
+
+def test_series_of_tasks_that_are_back_after_a_gap_fire_nothing(promtool: Promtool) -> None:
+    failed = named("background_tasks_failed_total", instance="a", task="mail")
+    series = {named("up", instance="a"): "1x20 _x30 1x60", named("process_start_time_seconds", instance="a"): "0x120"}
+
+    found = {**series, failed: "5x20 _x30 5x60"}
+    promtool.expect(found, {minute: [] for minute in (52, 60, 80)}, only="BackgroundTaskFailed")
 
 
 def test_periodic_task_fires_if_no_instance_succeeds(promtool: Promtool) -> None:

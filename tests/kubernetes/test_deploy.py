@@ -4,6 +4,7 @@ There is no cluster here. kubectl renders for real. Programs named kubectl, kind
 """
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from typing import Any
 import pytest
 import yaml
 
-from bakery import run
-from conftest import Bake, Start
+from bakery import render, run
+from conftest import Start
 from deploy_programs import DOCKER, KIND, KUBECTL, Developer, put_objects
 from manifests import DIGEST, Manifest
 
 IMAGE = "ghcr.io/acme/order-service"
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("rendered"), {})
+
+
 @pytest.fixture
-def developer(bake: Bake, tmp_path: Path) -> Developer:
-    return Developer(bake(), tmp_path)
+def developer(rendered: Path, tmp_path: Path) -> Developer:
+    return Developer(Path(shutil.copytree(rendered, tmp_path / "order-service")), tmp_path)
 
 
 def deployment(documents: list[Manifest], name: str = "order-service") -> Manifest:
@@ -56,7 +62,7 @@ def test_push_notes_the_digest_of_the_registry_and_deploy_uses_it(developer: Dev
     assert version_of(developer.applied()) == "0.1.0"
     (pushed, _), (applied, _), (waited, _) = developer.told()
     assert pushed == ["docker", "push", f"{IMAGE}:0.1.0"]
-    assert applied == ["--namespace=order-service", "apply", "--filename=-"]
+    assert applied == ["apply", "--filename=-"]
     assert waited == ["--namespace=order-service", "rollout", "status", "deployment/order-service"]
     assert sorted(one for one in developer.project.rglob("*") if ".cache" not in one.parts) == before
 
@@ -158,10 +164,13 @@ def test_only_the_image_of_the_service_is_replaced(developer: Developer) -> None
         ("resources: [../../base]", "resources: [workers.yaml, ../../base]"), ("configMapGenerator:", SIDECAR)
     )
 
-    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+    status, said = developer.make("deploy", "OVERLAY=production", "VERSION=1.2.3", f"DIGEST={DIGEST}")
 
     assert status == 0, said
     documents = developer.applied()
+    labels = [deployment(documents, name)["spec"]["template"]["metadata"]["labels"] for name in ("a-cache", "a-worker")]
+    assert [one.get("app.kubernetes.io/version") for one in labels] == [None, "1.2.3"]
+    assert version_of(documents) == "1.2.3"
     assert image_of(documents) == f"{IMAGE}@{DIGEST}"
     assert image_of(documents, container="proxy") == "envoy:1.30"
     assert image_of(documents, "a-cache") == "valkey:8"
@@ -217,10 +226,15 @@ def test_pod_of_the_cluster_needs_no_context(developer: Developer) -> None:
     assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service-dev of the cluster of this pod\n" in said
 
 
+SERVER = {"app.kubernetes.io/name": "order-service", "app.kubernetes.io/component": "server"}
+
+
 def labelled(kind: str, name: str, version: str = "v1", **meta: Any) -> Manifest:
     """An object that `kubectl apply` made."""
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "annotations": annotations, **meta}}
+    labels = {"app.kubernetes.io/instance": "order-service"}
+    metadata = {"name": name, "annotations": annotations, "labels": labels, **meta}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata}
 
 
 def test_objects_of_earlier_deployments_are_removed_after_the_rollout(developer: Developer) -> None:
@@ -277,12 +291,78 @@ def test_another_selector_is_reported_before_anything_is_applied(developer: Deve
 def test_diff_compares_the_image_that_would_be_deployed(developer: Developer) -> None:
     developer.has("kubectl", KUBECTL)
 
+    put_objects(developer.log, labelled("Service", "old"))
+
     status, said = developer.make("diff", "OVERLAY=production", f"DIGEST={DIGEST}")
 
     assert status == 0, said
     ((compared, manifests),) = developer.told()
-    assert compared == ["--namespace=order-service", "diff", "--filename=-"]
+    assert compared == ["diff", "--filename=-"]
+    assert said.splitlines()[1:] == ["A deployment deletes: service/old"]
     assert image_of(list(yaml.safe_load_all(manifests))) == f"{IMAGE}@{DIGEST}"
+
+
+def test_overlay_with_the_label_of_another_one_is_rejected(developer: Developer) -> None:
+    """Otherwise its deployment would delete the other one."""
+    developer.has("kubectl", KUBECTL)
+    running = labelled("Deployment", "order-service", "apps/v1")
+    running["spec"] = {"selector": {"matchLabels": {}}}
+    put_objects(developer.log, running, labelled("Service", "order-service"))
+    developer.overlay(("resources:", "namePrefix: eu-\nresources:"))
+
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    assert "error: deployment/order-service has the label app.kubernetes.io/instance: order-service too" in said
+    assert developer.told() == []
+
+
+def test_overlay_may_have_objects_in_several_namespaces(developer: Developer) -> None:
+    """kustomize changes no namespace if the overlay sets none. kubectl rejects `--namespace` for other namespaces."""
+    developer.has("kubectl", KUBECTL)
+    developer.overlay(
+        ("namespace: order-service\n", ""), ("resources: [../../base]", "resources: [../../base, more.yaml]")
+    )
+    more = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more", "namespace": "monitoring"}}
+    (developer.project / "deploy/overlays/production/more.yaml").write_text(yaml.safe_dump(more))
+
+    status, said = developer.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    assert "monitoring" in {one["metadata"].get("namespace") for one in developer.applied()}
+    assert developer.told()[0][0] == ["apply", "--filename=-"]
+
+
+def test_kinds_without_a_manifest_are_removed_too(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    put_objects(developer.log, labelled("CronJob", "report", "batch/v1"))
+
+    status, said = developer.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    assert developer.told()[-1][0][1:] == ["delete", "cronjob.batch", "report"]
+
+
+def test_tag_of_the_overlay_is_deployed_unless_another_image_is_given(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.overlay(("configMapGenerator:", "images: [{name: order-service, newTag: 1.4.2}]\nconfigMapGenerator:"))
+
+    for given, image in (([], "order-service:1.4.2"), ([f"DIGEST={DIGEST}"], f"{IMAGE}@{DIGEST}")):
+        status, said = developer.make("deploy", "OVERLAY=production", *given)
+        assert status == 0, said
+        assert image_of(developer.applied()) == image
+
+
+def test_new_build_has_to_be_pushed_again(developer: Developer) -> None:
+    developer.has("kubectl", KUBECTL)
+    developer.has("docker", DOCKER)
+    assert developer.make("push")[0] == 0
+    assert developer.make("image")[0] == 0
+
+    status, said = developer.make("deploy")
+
+    assert status != 0
+    assert f"error: {IMAGE}:0.1.0 was not pushed from here" in said
 
 
 def test_undeploy_leaves_the_namespace_and_the_secret(developer: Developer) -> None:
@@ -316,6 +396,12 @@ def test_everything_deployed_has_the_label_by_which_it_is_removed(developer: Dev
 def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, start: Start) -> None:
     service = start(developer.project, APP_ADMIN_PORT="0").ready()
     developer.ports = (service.port, service.admin.base_url.port or 0)
+    image = "docker.io/library/order-service:dev"
+    tag = f"{image}-0123456789ab"
+    running = labelled("Deployment", "order-service", "apps/v1", namespace="order-service-dev")
+    selector = {"matchLabels": SERVER | {"app.kubernetes.io/instance": "order-service-dev"}}
+    running["spec"] = {"selector": selector, "template": {"spec": {"containers": [{"image": tag}]}}}
+    put_objects(developer.log, running)
     developer.has("kubectl", KUBECTL)
     developer.has("kind", KIND)
     developer.has("docker", DOCKER)
@@ -324,8 +410,6 @@ def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, st
     status, said = developer.make("kind", "ENGINE=docker", http_proxy="http://127.0.0.1:1")
 
     assert status == 0, said
-    image = "docker.io/library/order-service:dev"
-    tag = f"{image}-0123456789ab"
     told = [arguments for arguments, _ in developer.told()]
     saved = told[3][2]
     assert told[0][:4] == ["docker", "build", "--tag", image]
@@ -335,7 +419,7 @@ def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, st
         ["docker", "save", saved, tag],
         ["kind", "load", "image-archive", saved.removeprefix("--output="), "--name=order-service"],
     ]
-    assert told[5] == ["--context=kind-order-service", "--namespace=order-service-dev", "apply", "--filename=-"]
+    assert told[5] == ["--context=kind-order-service", "apply", "--filename=-"]
     assert image_of(developer.applied()) == tag
     assert "rollout" in told[6]
     assert re.findall(r"^ok    (.*)$", said, re.MULTILINE)[-1] == "/metrics counts the request"
@@ -378,6 +462,11 @@ def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, st
             ("kubectl",),
             ["deploy", f"DIGEST={DIGEST}", "IMAGE=registry.example.com:5000/a:1"],
             "IMAGE 'registry.example.com:5000/a:1' has a tag or a digest; set VERSION or DIGEST instead",
+        ),
+        (
+            ("kubectl",),
+            ["deploy", f"DIGEST={DIGEST}", "IMAGE="],
+            "IMAGE is empty; set it to the name of the image, or remove it to use the name in the Makefile",
         ),
     ],
 )

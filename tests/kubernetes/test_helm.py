@@ -99,6 +99,13 @@ def test_helm_and_kubernetes_accept_it(project: Path, version: str) -> None:
         ({"image": {"digest": "latest"}}, "at '/image/digest'"),
         ({"settings": {"app-port": "1"}}, "invalid propertyName 'app-port'"),
         ({"settings": {"APP_LIST": ["a"]}}, "at '/settings/APP_LIST'"),
+        ({"settings": {"APP_PORT": "abc"}}, "at '/settings/APP_PORT'"),
+        ({"image": {"repository": "r.acme.test/x:1.2"}}, "at '/image/repository'"),
+        ({"fullnameOverride": "12345"}, "at '/fullnameOverride'"),
+        ({"networkPolicy": {"ingressNamespaces": []}}, "at '/networkPolicy/ingressNamespaces'"),
+        ({"networkPolicy": {"prometheusNamespace": ""}}, "at '/networkPolicy/prometheusNamespace'"),
+        ({"podLabels": {"app.kubernetes.io/component": "a"}}, "invalid propertyName"),
+        ({"autoscaling": {"minReplicas": 5, "maxReplicas": 2}}, "minReplicas is greater than autoscaling.maxReplicas"),
         ({"autoscaling": {"minReplicas": 0}}, "at '/autoscaling/minReplicas'"),
         ({"image": {"repository": ""}}, "image.repository is empty; deploy with make, or set it to the name"),
         ({"image": {"digest": "", "tag": ""}}, "image.digest and image.tag are empty; set one of them"),
@@ -137,6 +144,40 @@ def test_values_have_the_effect_that_the_readme_describes(project: Path) -> None
     policy = objects["NetworkPolicy"]["spec"]
     assert policy["ingress"][0]["ports"][0]["port"] == 8080
     assert policy["egress"][-1] == {"ports": [{"port": 5432}]}
+
+
+@pytest.mark.parametrize("release", ["123", "true", "a" * 53])
+def test_odd_names_and_large_numbers_are_text(project: Path, release: str) -> None:
+    values = {
+        "settings": {"APP_MAX_BODY_BYTES": 10485760, "APP_TRACE_ADMIN": True},
+        "terminationGracePeriodSeconds": 1000000,
+        "secretName": "123",
+        "ingress": {"enabled": True, "host": "*.example.com"},
+        "prometheusRule": {"enabled": True},
+        "version": "feature/x-",
+    }
+    rendered = chart(project, values, release=release)
+
+    assert rendered.error == ""
+    objects = {one["kind"]: one for one in rendered.manifests}
+    name = objects["Deployment"]["metadata"]["name"]
+    assert objects["ConfigMap"]["data"]["APP_MAX_BODY_BYTES"] == "10485760"
+    assert objects["ConfigMap"]["data"]["APP_TRACE_ADMIN"] == "true"
+    pod = objects["Deployment"]["spec"]["template"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 1000000
+    assert pod["spec"]["volumes"][1]["secret"]["secretName"] == "123"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    assert pod["metadata"]["labels"]["app.kubernetes.io/version"] == "feature_x"
+    (key,) = objects["NetworkPolicy"]["spec"]["ingress"][0]["from"][1]["namespaceSelector"]["matchLabels"]
+    assert len(key) <= 63
+    assert f'horizontalpodautoscaler="{name}"' in yaml.safe_dump(objects["PrometheusRule"], width=10000)
+    for one in rendered.manifests:
+        if one["kind"] not in CUSTOM:
+            kubernetes_validate.validate(one, NEWEST[-1], strict=True)
+
+
+def test_linter_accepts_the_defaults(project: Path) -> None:
+    assert render(project / "deploy/chart").findings == []
 
 
 def test_changed_setting_starts_a_rollout(project: Path) -> None:
@@ -200,7 +241,7 @@ def test_deploy_installs_the_release_with_the_pushed_digest(developer: Developer
     assert "--namespace=order-service" in called
     assert called[-1] == "--set-string=version=0.1.0"
     assert {f"--set-string=image.repository={IMAGE}", f"--set-string=image.digest={DIGEST}"} <= set(called)
-    assert f"--values={developer.project}/deploy/values-production.yaml" in called
+    assert "--values=deploy/values-production.yaml" in called
 
 
 def test_digest_diff_and_undeploy(developer: Developer) -> None:
@@ -242,6 +283,11 @@ def test_failed_upgrade_shows_the_pods(developer: Developer) -> None:
             ("helm", "kubectl"),
             ["deploy", "OVERLAY=staging"],
             "deploy/values-staging.yaml does not exist; set OVERLAY to one of: dev, production",
+        ),
+        (
+            ("helm", "kubectl"),
+            ["deploy", "NAMESPACE="],
+            "NAMESPACE is empty; set it to the namespace of the release, or remove it to use the default",
         ),
         (("helm", "kubectl"), ["deploy", "VERSION=7"], f"{IMAGE}:7 was not pushed from here; push it: make image push"),
         (

@@ -30,18 +30,13 @@ if bare[0] == "api-resources":
     sys.exit(print(open("{log}.resources").read(), end=""))
 if bare[0] == "get" and "--output=json" in bare:
     kinds = bare[1].split(",")
-    if "--ignore-not-found" in bare:
-        kinds = ["deployments.apps"]
-    name = bare[1].partition("/")[2]
     found = []
     for one in json.load(open("{log}.objects")) if os.path.exists("{log}.objects") else []:
         group = one["apiVersion"].rpartition("/")[0]
         kind = one["kind"].lower()
         plural = kind[:-1] + "ies" if kind.endswith("y") else kind + "es" if kind.endswith("s") else kind + "s"
-        if ".".join(filter(None, [plural, group])) in kinds and name in ("", one["metadata"]["name"]):
+        if ".".join(filter(None, [plural, group])) in kinds:
             found.append(one)
-    if "--ignore-not-found" in bare:
-        sys.exit(print(json.dumps(found[0])) if found else 0)
     print(json.dumps(dict(apiVersion="v1", kind="List", items=found)))
     if "{forbidden}" in kinds:
         sys.exit("Error from server (Forbidden): {forbidden} is forbidden")
@@ -64,6 +59,7 @@ serviceaccounts            sa                  v1                             tr
 services                   svc                 v1                             true    Service
 deployments                deploy              apps/v1                        true    Deployment
 replicasets                rs                  apps/v1                        true    ReplicaSet
+cronjobs                   cj                  batch/v1                       true    CronJob
 horizontalpodautoscalers   hpa                 autoscaling/v2                 true    HorizontalPodAutoscaler
 ingresses                  ing                 networking.k8s.io/v1           true    Ingress
 networkpolicies            netpol              networking.k8s.io/v1           true    NetworkPolicy
@@ -131,7 +127,7 @@ class Developer:
         self.log = folder / "told"
         # And nothing else.
         (self.programs / "python3").symlink_to(PYTHON)
-        for name in ("make", "uv", "git", "awk", "sed", "mkdir", "sh"):
+        for name in ("make", "uv", "git", "awk", "sed", "mkdir", "mv", "sh"):
             found = shutil.which(name, path=clean_environment(folder)["PATH"])
             assert found, name
             (self.programs / name).symlink_to(found)

@@ -93,6 +93,9 @@ REFUSED = [
             "$(id)",
             "a:tag",
             "a@b",
+            "acme",
+            "a..b/x",
+            "ghcr.io/acme/order-service",
         )
     ],
     ("__package", "json", "cannot be set; set project_slug instead, such as: order-service"),

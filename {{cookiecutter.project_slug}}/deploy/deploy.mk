@@ -35,7 +35,7 @@ kind: OVERLAY := dev
 kind: $(UV) ## build the image, deploy it to a local kind cluster, and test it
 	@$(KIND) needs $(ENGINE) kind kubectl{{ " helm" if cookiecutter.deploy == "helm" }}
 	@BUILDX_NO_DEFAULT_ATTESTATIONS=1 $(MAKE) --no-print-directory image IMAGE=$(LOCAL_IMAGE) VERSION=dev
-	@tag=$$($(KIND) load {{ cookiecutter.project_slug }} $(ENGINE) $(LOCAL_IMAGE):dev) \
+	@tag=$$($(KIND) load {{ cookiecutter.project_slug }} '$(ENGINE)' $(LOCAL_IMAGE):dev) \
 		&& $(DEPLOY) deploy $(WHERE) --context=kind-{{ cookiecutter.project_slug }} \
-			--image=$(LOCAL_IMAGE) --asked=IMAGE --tag=$$tag
-	@$(KIND) test {{ cookiecutter.project_slug }} {{ cookiecutter.project_slug }}-dev
+			--image=$(LOCAL_IMAGE) --asked=IMAGE --tag=$$tag \
+		&& $(KIND) test {{ cookiecutter.project_slug }} $$tag

@@ -30,6 +30,8 @@ LABEL = "app.kubernetes.io"
 NO_DIGEST = "@sha256:" + "0" * 64  # a placeholder in overlays of earlier templates
 # Never removed: they hold data, or other services use them.
 KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
+# Removed although this folder may have no manifest of this kind any more.
+USUAL = {"ConfigMap", "CronJob", "DaemonSet", "Deployment", "Job", "Role", "RoleBinding", "StatefulSet"}
 Document = dict[str, Any]
 
 
@@ -91,14 +93,21 @@ class Manifests:
         """The same documents with another image, given by `digest` or `newTag`, and another version label."""
         target = CACHE / "deploy"
         target.mkdir(parents=True, exist_ok=True)
+        own = without_tag(self.image)
         changed: Document = {
             "resources": [os.path.relpath(self._folder, target)],
-            "images": [{"name": without_tag(self.image), "newName": name, **image}],
+            "images": [{"name": own, "newName": name, **image}],
         }
         if version is not None:
             # A label has fewer characters than a version: 1.0+build becomes 1.0_build.
             value = re.sub(r"[^\w.-]", "_", version)[:63].strip("_.-")
-            changed["labels"] = [{"pairs": {f"{LABEL}/version": value}, "includeTemplates": True}]
+            # Not kustomize's `labels`, which changes all pods: a database would restart at each release.
+            workloads = [
+                one
+                for one in self.documents
+                if one["kind"] == "Deployment" and own in {without_tag(each["image"]) for each in containers(one)}
+            ]
+            changed["patches"] = [version_patch(one["metadata"]["name"], value) for one in workloads]
         (target / "kustomization.yaml").write_text(json.dumps(changed, indent=2), encoding="utf-8")  # JSON is YAML
         return Manifests(self._service, target)
 
@@ -117,6 +126,18 @@ def as_json(text: str) -> list[Document]:
     return documents
 
 
+def version_patch(name: str, version: str) -> Document:
+    """A patch that labels a Deployment and its pods with a version."""
+    meta = {"labels": {f"{LABEL}/version": version}}
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, **meta},
+        "spec": {"template": {"metadata": meta}},
+    }
+    return {"patch": json.dumps(patch), "target": {"kind": "Deployment", "name": f"^{re.escape(name)}$"}}
+
+
 def containers(workload: Document) -> list[Document]:
     """The containers of a Deployment."""
     found: list[Document] = workload["spec"]["template"]["spec"]["containers"]
@@ -128,18 +149,20 @@ class Cluster:
 
     def __init__(self, manifests: Manifests, context: str | None) -> None:
         self._manifests = manifests
-        self._where = [f"--context={context}"] if context else []
-        if manifests.namespace:
-            self._where.append(f"--namespace={manifests.namespace}")
+        self._context = [f"--context={context}"] if context else []
+        # Not for `apply` and `diff`: an overlay may have objects in several namespaces.
+        self._where = [*self._context, *([f"--namespace={manifests.namespace}"] if manifests.namespace else [])]
         name = context or current_cluster()
         self.name = f"namespace {manifests.namespace} of {name}" if manifests.namespace else name
 
-    def call(self, *arguments: str, check: bool = True, given: str | None = None) -> int:
-        """Call kubectl, and show its output; returns its exit status. With `check`, exits with an error if it fails."""
-        done = subprocess.run(["kubectl", *self._where, *arguments], check=False, input=given, text=True)
-        if done.returncode and check:
-            fail(f"kubectl {arguments[0]} failed; see its message above")
-        return done.returncode
+    def call(self, *arguments: str) -> int:
+        """Call kubectl in the namespace of the overlay, and show its output; returns its exit status."""
+        return subprocess.run(["kubectl", *self._where, *arguments], check=False).returncode
+
+    def send(self, command: str) -> int:
+        """Call kubectl with the manifests, and show its output; returns its exit status."""
+        arguments = ["kubectl", *self._context, command, "--filename=-"]
+        return subprocess.run(arguments, check=False, input=self._manifests.text, text=True).returncode
 
     def read(self, *arguments: str) -> str:
         """The output of kubectl; exits with an error if it fails."""
@@ -154,7 +177,7 @@ class Cluster:
 
     def kinds(self) -> list[str]:
         """The kinds that this folder has manifests of, and that the cluster serves."""
-        known = {"ConfigMap"}
+        known = set(USUAL)
         for path in FOLDER.glob("**/*.yaml"):
             known |= set(re.findall(r"^kind: (\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE))
         served = []
@@ -166,8 +189,8 @@ class Cluster:
                 served.append(f"{name}.{group}" if group else name)
         return served
 
-    def remove(self, keep: list[Document]) -> None:
-        """Delete the objects of this instance that `kubectl apply` made, but not those in `keep`."""
+    def outdated(self, keep: list[Document]) -> list[tuple[str, str]]:
+        """Kinds and names of the objects of this instance that `kubectl apply` made, but not of those in `keep`."""
         kept = {(one["kind"], one["metadata"]["name"]) for one in keep}
         # `rollout undo` needs the ConfigMaps of earlier ReplicaSets.
         users, known = self.objects(["replicasets.apps", "pods"]) if keep else ([], True)
@@ -175,13 +198,21 @@ class Cluster:
         found, complete = self.objects(self.kinds())
         if not complete or not known:
             print("warning: some kinds cannot be listed, see above; their objects are kept", flush=True)
+        outdated = []
         for one in found:
             kind, meta = one["kind"], one["metadata"]
             applied = "kubectl.kubernetes.io/last-applied-configuration" in meta.get("annotations", {})
             in_use = kind == "ConfigMap" and (not known or f'"{meta["name"]}"' in used)
             if applied and not meta.get("ownerReferences") and (kind, meta["name"]) not in kept and not in_use:
                 group = one["apiVersion"].rpartition("/")[0]
-                self.call("delete", f"{kind.lower()}.{group}" if group else kind.lower(), meta["name"])
+                outdated.append((f"{kind.lower()}.{group}" if group else kind.lower(), meta["name"]))
+        return outdated
+
+    def remove(self, keep: list[Document]) -> None:
+        """Delete the outdated objects."""
+        for kind, name in self.outdated(keep):
+            if self.call("delete", kind, name):
+                fail("kubectl delete failed; see its message above")
 
 
 def overlay_folder(overlay: str) -> Path:
@@ -206,8 +237,8 @@ def with_wanted_image(manifests: Manifests, given: argparse.Namespace) -> Manife
         check_digest(given.digest)
         # The digest may be that of an older image, so its version is known only if it was given too.
         return manifests.with_image(name, digest=given.digest, version=given.version if "VERSION" in asked else None)
-    if "@sha256:" in manifests.image and not manifests.image.endswith(NO_DIGEST) and not asked:
-        return manifests
+    if manifests.image != own and not manifests.image.endswith(NO_DIGEST) and not asked:
+        return manifests  # the overlay has a tag or a digest
     digest = pushed_digest(f"{name}:{given.version}")
     return manifests.with_image(name, digest=digest, version=given.version)
 
@@ -218,12 +249,13 @@ def deploy(given: argparse.Namespace) -> None:
     cluster = Cluster(manifests, given.context)
     print(f"Deploying {manifests.image} to {cluster.name}", flush=True)
     deployment = f"deployment/{manifests.name}"
-    check_selector(cluster, manifests)
-    cluster.call("apply", "--filename=-", given=manifests.text)
+    check_running(cluster, manifests)
+    if cluster.send("apply"):
+        fail("kubectl apply failed; see its message above")
     # Waits for `progressDeadlineSeconds` of the Deployment at most.
-    if cluster.call("rollout", "status", deployment, check=False):
+    if cluster.call("rollout", "status", deployment):
         for look in (["get", "pods", "--output=wide"], ["describe", "pods"], ["logs", "--tail=50", "--prefix"]):
-            cluster.call(*look, manifests.selector, check=False)
+            cluster.call(*look, manifests.selector)
         fail(f"the new pods of {deployment} are not ready; see their events and logs above")
     cluster.remove(keep=manifests.documents)
 
@@ -234,20 +266,32 @@ def diff(given: argparse.Namespace) -> None:
     cluster = Cluster(manifests, given.context)
     print(f"Comparing {manifests.image} with {cluster.name}", flush=True)
     # Exit status 1 says that there are differences, and a higher one that it failed.
-    if cluster.call("diff", "--filename=-", check=False, given=manifests.text) > 1:
+    if cluster.send("diff") > 1:
         fail("kubectl diff failed; see its message above")
+    for kind, name in cluster.outdated(keep=manifests.documents):
+        print(f"A deployment deletes: {kind}/{name}")
 
 
-def check_selector(cluster: Cluster, manifests: Manifests) -> None:
-    """Exit before anything is applied if the selector of the Deployment would change, which Kubernetes rejects."""
-    current = cluster.read("get", f"deployment/{manifests.name}", "--ignore-not-found", "--output=json")
-    if current.strip() and json.loads(current)["spec"]["selector"] != manifests.server["spec"]["selector"]:
-        where = f" --namespace={manifests.namespace}" if manifests.namespace else ""
-        fail(
-            f"the selector of deployment/{manifests.name} is another one in the cluster, and cannot be changed; delete "
-            f"the Deployment without its pods, and deploy again; the pods keep running until then: "
-            f"kubectl{where} delete deployment {manifests.name} --cascade=orphan"
-        )
+def check_running(cluster: Cluster, manifests: Manifests) -> None:
+    """Exit before anything is applied if another Deployment of this instance, or another selector, is in the cluster."""
+    running, _ = cluster.objects(["deployments.apps"])
+    names = {one["metadata"]["name"] for one in manifests.documents if one["kind"] == "Deployment"}
+    where = f" --namespace={manifests.namespace}" if manifests.namespace else ""
+    for one in running:
+        name, labels = one["metadata"]["name"], one["metadata"]["labels"]
+        if name not in names and labels.get(f"{LABEL}/component", "server") == "server":
+            label = f"{LABEL}/instance: {labels[f'{LABEL}/instance']}"
+            fail(
+                f"deployment/{name} has the label {label} too, and this deployment would delete it; give this overlay "
+                f"another value of the label, or delete the other one first: kubectl{where} delete deployment {name}"
+            )
+        if name == manifests.name and one["spec"]["selector"] != manifests.server["spec"]["selector"]:
+            # Kubernetes rejects the change.
+            fail(
+                f"the selector of deployment/{name} is another one in the cluster, and cannot be changed; delete the "
+                f"Deployment without its pods, and deploy again; the pods keep running until then: "
+                f"kubectl{where} delete deployment {name} --cascade=orphan"
+            )
 
 
 def undeploy(given: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ printed first.
 """
 
 import argparse
+import os
 import subprocess
 
 from shared import FOLDER, check_digest, check_name, current_cluster, fail, needs, output_of, pushed_digest
@@ -36,12 +37,15 @@ def chart(given: argparse.Namespace) -> list[str]:
     if given.version and not given.tag:
         image["version"] = given.version if not given.digest or given.asked else "unknown"
     settings = [f"--set-string={name}={value}" for name, value in image.items()]
-    return [given.service, str(FOLDER / "chart"), f"--values={values}", *settings]
+    # Relative paths, because a comma in the path of the folder would separate two files.
+    here = os.path.relpath(FOLDER)
+    return [given.service, f"{here}/chart", f"--values={here}/{values.name}", *settings]
 
 
 def deploy(given: argparse.Namespace) -> None:
     """Install or upgrade the release, and wait until the new pods are ready."""
     arguments = chart(given)
+    output_of("helm", "template", *flags(given), *arguments)  # fails before anything is changed
     print(f"Deploying {given.service} to namespace {given.namespace} of {cluster(given)}", flush=True)
     context = [f"--kube-context={given.context}"] if given.context else []
     upgrade = ["helm", "upgrade", "--install", "--create-namespace", "--wait", f"--timeout={ROLLOUT_TIMEOUT}"]
@@ -89,4 +93,6 @@ if __name__ == "__main__":
     parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
     arguments = parser.parse_args()
     needs("helm", "kubectl")
+    if not arguments.namespace:
+        fail("NAMESPACE is empty; set it to the namespace of the release, or remove it to use the default")
     {"deploy": deploy, "diff": diff, "undeploy": undeploy}[arguments.command](arguments)

@@ -1,7 +1,7 @@
 """Prepares a local kind cluster, and tests the service in it. `make kind` calls this script.
 
     python deploy/kind.py load <service> <engine> <image>
-    python deploy/kind.py test <service> <namespace>
+    python deploy/kind.py test <service> <tag>
     python deploy/kind.py smoke <address> <admin address>
     python deploy/kind.py needs <program> ...
 
@@ -10,6 +10,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -33,24 +34,32 @@ def load(service: str, engine: str, image: str) -> None:
     if service not in output_of("kind", "get", "clusters").split():
         output_of("kind", "create", "cluster", f"--name={service}", "--wait=120s")
     # A tag with the ID of the image, so that only a changed image starts a rollout.
-    identity = output_of(engine, "image", "inspect", "--format={{.Id}}", image).strip()
+    engine_command = shlex.split(engine)
+    identity = output_of(*engine_command, "image", "inspect", "--format={{.Id}}", image).strip()
     name, _, version = image.rpartition(":")
     tag = f"{version}-{identity.removeprefix('sha256:')[:12]}"
-    output_of(engine, "tag", image, f"{name}:{tag}")
+    output_of(*engine_command, "tag", image, f"{name}:{tag}")
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "image.tar"  # kind loads archives of docker and podman
-        output_of(engine, "save", f"--output={archive}", f"{name}:{tag}")
+        output_of(*engine_command, "save", f"--output={archive}", f"{name}:{tag}")
         output_of("kind", "load", "image-archive", archive, f"--name={service}")
     print(tag)
 
 
-def test(service: str, namespace: str) -> None:
-    """Forward the ports of a pod, test the service, and say how to reach it."""
-    kubectl = ("kubectl", f"--context=kind-{service}", f"--namespace={namespace}")
-    with forwarded(*kubectl, service) as (address, admin):
+def test(service: str, tag: str) -> None:
+    """Forward the ports of a pod with this tag, test the service, and say how to reach it."""
+    context = ("kubectl", f"--context=kind-{service}")
+    found = output_of(*context, "get", "deployments.apps", "--all-namespaces", "--output=json")
+    for one in json.loads(found)["items"]:
+        if any(each["image"].endswith(f":{tag}") for each in one["spec"]["template"]["spec"]["containers"]):
+            break
+    else:
+        fail(f"no Deployment in the cluster has the image {tag}; see the messages above")
+    name, kubectl = one["metadata"]["name"], (*context, f"--namespace={one['metadata']['namespace']}")
+    with forwarded(*kubectl, name) as (address, admin):
         smoke(address, admin)
     print("To reach it at http://127.0.0.1:8000:")
-    print(f"{' '.join(kubectl)} port-forward service/{service} 8000:80")
+    print(f"{' '.join(kubectl)} port-forward service/{name} 8000:80")
 
 
 @contextmanager

@@ -55,7 +55,9 @@ def without_tag(image: str) -> str:
 
 
 def check_name(image: str) -> None:
-    """Exit with an error if IMAGE is more than a name."""
+    """Exit with an error if IMAGE is empty, or more than a name."""
+    if not image:
+        fail("IMAGE is empty; set it to the name of the image, or remove it to use the name in the Makefile")
     if image != without_tag(image):
         fail(f"IMAGE {image!r} has a tag or a digest; set VERSION or DIGEST instead")
 

@@ -1,22 +1,18 @@
-{{- define "chart.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-{{- end }}
-
 {{/* The name of all objects. Two releases in a namespace have different names. */}}
 {{- define "chart.fullname" -}}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
-{{- else if contains (include "chart.name" .) .Release.Name }}
-{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 57 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name }}
+{{- .Release.Name | trunc 57 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "chart.name" .) | trunc 63 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 57 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
 {{- define "chart.labels" -}}
-app.kubernetes.io/name: {{ include "chart.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ default .Chart.AppVersion .Values.version | replace "+" "_" | trunc 63 | quote }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/version: {{ regexReplaceAll "[^A-Za-z0-9_.-]" (default .Chart.AppVersion .Values.version) "_" | trunc 63 | trimAll "_.-" | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
@@ -28,8 +24,8 @@ app.kubernetes.io/component: server
 {{- end }}
 
 {{- define "chart.selector" -}}
-app.kubernetes.io/name: {{ include "chart.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end }}
 
@@ -42,12 +38,13 @@ app.kubernetes.io/component: server
 {{- end }}
 {{- end }}
 
+{{/* toJson, because large numbers would be written as 1.048576e+07. */}}
 {{- define "chart.settings" -}}
 {{- $settings := deepCopy .Values.settings }}
 {{- if and (or .Values.httpRoute.enabled .Values.ingress.enabled) .Values.trustedProxies }}
 {{- $settings = merge $settings (dict "APP_TRUSTED_PROXIES" .Values.trustedProxies) }}
 {{- end }}
 {{- range $name, $value := $settings }}
-{{ $name }}: {{ $value | toString | quote }}
+{{ $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{- end }}
 {{- end }}
