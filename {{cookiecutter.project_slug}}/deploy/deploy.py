@@ -273,7 +273,7 @@ def diff(given: argparse.Namespace) -> None:
 
 
 def check_running(cluster: Cluster, manifests: Manifests) -> None:
-    """Exit before anything is applied if another Deployment of this instance, or another selector, is in the cluster."""
+    """Exit before anything is applied if the cluster has another Deployment of this instance, or another selector."""
     running, _ = cluster.objects(["deployments.apps"])
     names = {one["metadata"]["name"] for one in manifests.documents if one["kind"] == "Deployment"}
     where = f" --namespace={manifests.namespace}" if manifests.namespace else ""

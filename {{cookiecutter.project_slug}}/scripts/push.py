@@ -21,6 +21,7 @@ DIGEST = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 def push(engine: list[str], image: str) -> str:
     """Push the image; returns its digest in the registry."""
+    name = Path(engine[0]).name
     offered = subprocess.run([*engine, "push", "--help"], check=False, capture_output=True, text=True)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "digest"
@@ -34,11 +35,10 @@ def push(engine: list[str], image: str) -> str:
                 if match := DIGEST.search(line):
                     found = match[1]
         if process.returncode:
-            sys.exit(f"error: {Path(engine[0]).name} push failed; see its message above; is the image built (make image)?")
+            sys.exit(f"error: {name} push failed; see its message above; is the image built (make image)?")
         found = file.read_text(encoding="utf-8").strip() or found
     if not found:
-        name = Path(engine[0]).name
-        sys.exit(f"error: {name} printed no digest; the image is pushed; read its digest in the registry, and set DIGEST=…")
+        sys.exit(f"error: {name} printed no digest; it pushed the image; read its digest there, and set DIGEST=…")
     return found
 
 
