@@ -335,9 +335,9 @@ def test_base_can_come_from_a_mirror(podman: Podman, image: str, project: Path, 
     made = podman.run("podman", "build", "--pull=never", "--tag=localhost/mirror/python:1", ".", cwd=tmp_path)
     assert made.returncode == 0, made.stdout
 
-    mirrored = make_image(
-        podman, project, "localhost/mirrored:1", "--build-context python=docker-image://localhost/mirror/python:1"
-    )
+    # The stage that all others build upon.
+    flags = "--build-context python=docker-image://localhost/mirror/python:1 --target=base"
+    mirrored = make_image(podman, project, "localhost/mirrored:1", flags)
 
     assert image
     assert podman.inspect(mirrored)["Labels"]["mirror"] == "yes"
