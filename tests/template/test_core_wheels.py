@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bakery import HOME, render, run
+from bakery import HOME, TEMPLATE, render, run
 from conftest import Bake
 from running import running
 
@@ -44,8 +44,23 @@ class Environment:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
-    venv.create(tmp_path / "environment", with_pip=True)
-    return Environment(tmp_path / "environment")
+    """An environment that has the libraries of the core already, which uv installs faster than pip."""
+    environment = Environment(tmp_path / "environment")
+    core = TEMPLATE / "chassis/pyproject.toml"
+    for command in (
+        ["uv", "venv", "--quiet", "--seed", f"--python={sys.executable}", environment.folder],
+        ["uv", "pip", "install", "--quiet", f"--python={environment.python}", "--requirement", core],
+    ):
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    return environment
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Environment:
+    """An environment that has pip only."""
+    venv.create(tmp_path / "empty", with_pip=True)
+    return Environment(tmp_path / "empty")
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +136,13 @@ def test_one_wheel_of_the_core_serves_two_services_in_one_environment(
     assert (environment.folder / "bin/order-service").exists()
 
 
-def test_folders_are_installed_by_pip_alone(bake: Bake, environment: Environment) -> None:
+def test_folders_are_installed_by_pip_alone(bake: Bake, empty: Environment) -> None:
     project = bake()
     assert "$ pip install ./chassis .\n" in (project / "README.md").read_text()
 
-    environment.pip("install", "./chassis", ".", cwd=project)
+    empty.pip("install", "./chassis", ".", cwd=project)
 
-    assert environment.core().is_relative_to(environment.folder)
+    assert empty.core().is_relative_to(empty.folder)
     assert [path.name for path in project.iterdir() if path.name in ("build", "dist")] == []
 
 
