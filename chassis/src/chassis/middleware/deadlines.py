@@ -32,7 +32,9 @@ class Deadlines:
 
     def set(self, task: asyncio.Task[object], sender: ResponseSender, info: RequestInfo) -> None:
         """Cancel `task` when its time is up, unless its response has started by then."""
-        self._due[task] = (monotonic(), sender, info)
+        now = monotonic()
+        info.deadline_at = now + self._seconds
+        self._due[task] = (now, sender, info)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel_overdue)
 
