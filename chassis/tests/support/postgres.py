@@ -169,18 +169,25 @@ class Proxy:
         self.port = 0
         self.is_black_hole = False
         self.connections = 0
+        self._forgotten = 0
 
     def url(self, server: PostgresServer) -> str:
         """The address of `server` behind this proxy."""
         return server.url.replace(f":{server.port}/", f":{self.port}/")
 
-    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Copy bytes, or swallow them."""
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                if not self.is_black_hole:
-                    writer.write(data)
-        writer.close()
+    def forget(self) -> None:
+        """Lose everything on the connections that are open now."""
+        self._forgotten = self.connections
+
+    async def forward(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Copy bytes of a connection, or swallow them."""
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65_536):
+                    if not self.is_black_hole and number > self._forgotten:
+                        writer.write(data)
+        finally:
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -190,10 +197,11 @@ async def proxy_of(server: PostgresServer) -> AsyncIterator[Proxy]:
     tasks = set[asyncio.Task[None]]()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        proxy.connections += 1
+        proxy.connections = number = proxy.connections + 1
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", server.port)
         tasks.update(
-            asyncio.create_task(proxy.forward(*streams)) for streams in ((reader, other_writer), (other_reader, writer))
+            asyncio.create_task(proxy.forward(number, *streams))
+            for streams in ((reader, other_writer), (other_reader, writer))
         )
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)

@@ -48,7 +48,7 @@ CONFLICTS = (
 )
 # 57014: by `statement_timeout`, or by an administrator. asyncpg raises TimeoutError at its own timeout.
 TIMEOUTS = (TimeoutError, asyncpg.QueryCanceledError)
-# Such as 08006, 57P01 (stopped), 57P02 (crashed), 57P03 (starts), 53300 (no connections left), 25P03 (idle for too long).
+# 08…, 57P01 (stopped), 57P02 (crashed), 57P03 (starts), 53300 (no connection is left), 25P03 (idle for too long).
 UNAVAILABLE = (
     OSError,
     asyncpg.PostgresConnectionError,

@@ -26,7 +26,7 @@ CLOSE_SECONDS = 1.0
 LOG_SECONDS = 1.0  # between two lines about connections that fail
 
 
-class Connection(asyncpg.Connection):
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """A connection that knows when the server has last responded to it, monotonic seconds."""
 
     __slots__ = ("seen_at",)

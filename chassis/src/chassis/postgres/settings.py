@@ -41,15 +41,13 @@ class DatabaseSettings(BaseModel):
     )
     tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
         None,
-        description="TLS: as libpq's `sslmode`. Unset: `sslmode` of the URL, or `prefer`. Use `verify-full` if you can.",
+        description="TLS, as `sslmode` of libpq. Unset: that of the URL, or `prefer`. Use `verify-full` if you can.",
     )
     tls_ca_file: Path | None = Field(
         None,
-        description="Certificates of the authorities that `verify-ca` and `verify-full` trust. Unset: the system's.",
+        description="Certificates of the authorities that `verify-*` trust. Unset: those of the system.",
     )
-    tls_certificate_file: Path | None = Field(
-        None, description="Certificate of the client, if the server asks for one."
-    )
+    tls_certificate_file: Path | None = Field(None, description="Certificate of the client, if the server wants one.")
     tls_key_file: Path | None = Field(None, description="Private key of the client's certificate.")
     pool_min: int = Field(1, ge=0, description="Connections that stay open while there is nothing to do.")
     pool_max: int = Field(
@@ -61,7 +59,7 @@ class DatabaseSettings(BaseModel):
     statement_seconds: float = Field(
         10.0,
         gt=0,
-        description="Longest time in seconds for one statement. The request's deadline limits it further. Beyond it 503.",
+        description="Longest time in seconds for one statement, within the request's deadline. Beyond it 503.",
     )
     connect_seconds: float = Field(
         30.0, gt=0, description="Seconds in which the first connection must succeed. Beyond it the start fails."
