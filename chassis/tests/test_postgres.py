@@ -84,7 +84,9 @@ async def test_queries_return_rows_values_and_the_status(postgres: PostgresServe
 async def test_single_query_has_no_transaction_and_no_reset(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pool_max=1)) as database:
         await balance(database)
-        last = "SELECT query FROM pg_stat_activity WHERE application_name = 'chassis' ORDER BY backend_start DESC LIMIT 1"
+        last = (
+            "SELECT query FROM pg_stat_activity WHERE application_name = 'chassis' ORDER BY backend_start DESC LIMIT 1"
+        )
         assert "FROM accounts" in await postgres.run(last)
 
 

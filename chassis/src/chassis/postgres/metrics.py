@@ -84,7 +84,7 @@ class DatabaseMetrics(Collector):
     def _bounded(self, key: QueryKey) -> QueryKey:
         if key.summary not in self._summaries:
             if len(self._summaries) >= MAX_SUMMARIES:
-                return key._replace(summary=OTHER)
+                return QueryKey(key.namespace, OTHER, key.status_code, key.error_type)
             self._summaries.add(key.summary)
         return key
 
