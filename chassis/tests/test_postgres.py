@@ -16,6 +16,7 @@ from chassis.postgres import (
     ConflictError,
     Database,
     Queries,
+    StatementTimeoutError,
     Transaction,
     TransactionFailedError,
     add_database,
@@ -377,3 +378,31 @@ async def test_conflict_outside_of_a_request_is_an_error_with_a_name(postgres: P
             await pay(transaction, 1)
         await transaction.__aexit__(type(raised.value), raised.value, None)
         assert await balance(database) == 99
+
+
+async def test_transaction_ends_with_a_query_that_was_interrupted(postgres: PostgresServer) -> None:
+    """It is not known whether the query was executed."""
+    async with Database(postgres.settings(pool_max=1)) as database:
+        transaction = await database.transaction().__aenter__()
+        await pay(transaction, 10)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await transaction.execute("SELECT pg_sleep(5)")
+        with pytest.raises(TransactionFailedError, match="was interrupted"):
+            await balance(transaction)
+        with pytest.raises(TransactionFailedError, match="was interrupted"):
+            await transaction.__aexit__(None, None, None)
+        assert await balance(database) == 100
+
+
+async def test_nothing_is_written_without_a_begin(postgres: PostgresServer) -> None:
+    """The server is gone at the first query, and the handler catches the error and goes on."""
+    async with Database(postgres.settings(pool_max=1, pool_min=1, statement_seconds=0.2)) as database:
+        transaction = await database.transaction().__aenter__()
+        with postgres.paused(), pytest.raises(StatementTimeoutError):
+            await pay(transaction, 10)
+        with pytest.raises(TransactionFailedError):
+            await pay(transaction, 10)
+        with pytest.raises(TransactionFailedError):
+            await transaction.__aexit__(None, None, None)
+        assert await balance(database) == 100

@@ -40,7 +40,10 @@ class Deadlines:
 
     def clear(self, task: asyncio.Task[object]) -> None:
         """The request of `task` has ended."""
-        if self._due.pop(task, None) is None and self._uploads:
+        due = self._due.pop(task, None)
+        if due is not None:
+            due[2].deadline_at = None  # what continues without its client has no deadline
+        elif self._uploads:
             timer = self._uploads.pop(task, None)
             if timer is not None:
                 timer.cancel()

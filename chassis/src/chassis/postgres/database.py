@@ -20,7 +20,7 @@ from .errors import (
     unavailable_problem,
 )
 from .metrics import DatabaseMetrics
-from .pool import RELEASE_SECONDS, Connection, Pool
+from .pool import PING, RELEASE_SECONDS, Connection, Pool
 from .queries import Queries
 from .query_telemetry import QueryTelemetry
 from .settings import DatabaseSettings
@@ -125,14 +125,21 @@ class Database(Queries):
 
         When all connections are in use, it asks on a connection of its own: a busy service is ready.
         """
-        if not self._pool.is_full:
-            await self.execute("SELECT 1")
+        pool = self._pool
+        if pool.is_full:
+            connection = await pool.connect_once()
+            try:
+                await connection.execute(PING)
+            finally:
+                connection.terminate()
             return
-        connection = await self._pool.connect_once()
+        connection = await pool.acquire()
         try:
-            await connection.execute("SELECT 1")
-        finally:
-            connection.terminate()
+            await connection.execute(PING)
+        except BaseException:
+            await pool.clean_up(connection, is_lost=False, rolls_back=False)
+            raise
+        await pool.release(connection)
 
     async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
         statements, pool = self._statements, self._pool

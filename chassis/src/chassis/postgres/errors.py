@@ -36,6 +36,7 @@ class TransactionFailedError(DatabaseError):
     """A query had failed, its error was caught, and the transaction was used further. Nothing was written.
 
     PostgreSQL rolls such a transaction back at its commit. Use `transaction.savepoint()` around a query that may fail.
+    After a query that was interrupted, by a timeout or a cancellation, the transaction cannot be used.
     """
 
 

@@ -8,22 +8,25 @@ import asyncpg
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError
+from .errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
 from .settings import Address, DatabaseSettings
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-CONNECT_SECONDS = 5.0  # for one attempt at the start
+CONNECT_SECONDS = 5.0  # for one attempt; a request waits for pool_wait_seconds at most
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 # A connection that was idle for longer is asked for a sign of life before it is used.
 IDLE_SECONDS = 5.0
 PING_SECONDS = 0.5
+PING = "SELECT 1"
 # Time in which a cancelled statement must end on the server. Beyond it the connection is closed.
 RELEASE_SECONDS = 1.0
 # Time in which a request waits for its rollback. Beyond it, the rollback goes on without the request.
 ROLLBACK_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
 LOG_SECONDS = 1.0  # between two lines about connections that fail
+# TimeoutError is an OSError. The last one: no server is the primary, as during a failover.
+CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
@@ -71,7 +74,7 @@ class Pool:
         for attempt in range(1_000_000):  # until the deadline
             try:
                 self._pool = await self._opened(min(CONNECT_SECONDS, max(0.1, deadline - monotonic())))
-            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            except CONNECT_ERRORS as error:
                 delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 if monotonic() + delay > deadline:
                     raise DatabaseUnavailableError(
@@ -111,6 +114,7 @@ class Pool:
             **options | {"connection_class": Connection},
             password=settings.read_password(),
             ssl=settings.make_tls(),
+            timeout=CONNECT_SECONDS,
             command_timeout=settings.statement_seconds,
             server_settings=session,
             statement_cache_size=0 if settings.pooler else 100,
@@ -120,7 +124,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close the connections. Those that are in use after `CLOSE_SECONDS` are cut off."""
-        pool, self._pool = self._pool, None
+        pool = self._pool
         if pool is None:
             return
         if self._cleanups:
@@ -130,6 +134,8 @@ class Pool:
                 await pool.close()
         except TimeoutError:
             log.warning("connections were in use when the database was closed", database=self.name, count=self.in_use)
+        finally:
+            self._pool = None
 
     async def acquire(self) -> Connection:
         """A connection that is alive. Raises `DatabaseUnavailableError` after `pool_wait_seconds` at the latest."""
@@ -143,8 +149,11 @@ class Pool:
         self.waiting += 1
         try:
             async with timeout:
-                connection = await self._alive(pool)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                connection = await pool.acquire()
+                seen_at = connection.seen_at
+                if seen_at < self._trusted_from or monotonic() - seen_at > IDLE_SECONDS:
+                    connection = await self._alive(pool, connection)
+        except (asyncpg.InterfaceError, *CONNECT_ERRORS) as error:
             if not timeout.expired():
                 raise self.unavailable(error) from error
             self.timeouts += 1
@@ -160,15 +169,12 @@ class Pool:
         self.in_use += 1
         return connection
 
-    async def _alive(self, pool: asyncpg.Pool) -> Connection:
+    async def _alive(self, pool: asyncpg.Pool, connection: Connection) -> Connection:
+        """`connection` or another one, after the server has responded to it."""
         while True:
-            connection: Connection = await pool.acquire()
-            seen_at = connection.seen_at
-            if seen_at >= self._trusted_from and monotonic() - seen_at < IDLE_SECONDS:
-                return connection
-            if seen_at >= self._trusted_from:
+            if connection.seen_at >= self._trusted_from:
                 try:
-                    await connection.execute("SELECT 1", timeout=PING_SECONDS)
+                    await connection.execute(PING, timeout=PING_SECONDS)
                 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     self._distrust()
                 except BaseException:
@@ -180,6 +186,7 @@ class Pool:
                     return connection
             terminate(connection)
             await pool.release(connection)
+            connection = await pool.acquire()
 
     def _distrust(self) -> None:
         """The server did not respond: the other connections that it has not used since may be dead, too."""
@@ -187,10 +194,11 @@ class Pool:
 
     async def release(self, connection: Connection) -> None:
         """Give back a connection without a transaction, whose last statement has ended."""
-        if not is_closed(connection):
-            connection.note_seen()
         try:
-            await self._release(connection)
+            if self._pool is not None and not is_closed(connection):
+                connection.note_seen()
+                # Nothing is sent, so that no time limit is needed.
+                await self._pool.release(connection)
         finally:
             self.in_use -= 1
 
@@ -234,7 +242,8 @@ class Pool:
 
     def unavailable(self, error: Exception) -> DatabaseError:
         """The error for the service. Its cause is logged, at most once in a while."""
-        self._warn("database is not available", error)
+        timed_out = isinstance(error, StatementTimeoutError)
+        self._warn("statement did not end in time" if timed_out else "database is not available", error)
         return error if isinstance(error, DatabaseError) else DatabaseUnavailableError(_reason(error))
 
     def _warn(self, event: str, error: Exception) -> None:

@@ -14,6 +14,15 @@ from .pool import Connection, Pool, is_closed
 from .queries import Queries
 from .query_telemetry import QueryTelemetry
 
+FAILED = (
+    "the transaction was rolled back, because one of its queries had failed and the error was caught; "
+    "put that query into `async with transaction.savepoint()`"
+)
+INTERRUPTED = (
+    "the transaction was rolled back, because one of its queries was interrupted and the error was caught; "
+    "let the error end the transaction"
+)
+
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 
@@ -87,6 +96,7 @@ class Transaction(Queries):
         self._savepoints = 0
         self._has_ended = False
         self._is_lost = False
+        self._is_interrupted = False
 
     async def connection(self) -> asyncpg.Connection:
         """The connection, for what only asyncpg has, such as `copy_records_to_table`. Its queries are not observed.
@@ -109,7 +119,7 @@ class Transaction(Queries):
         try:
             yield
         except Exception:
-            if not self._is_lost:
+            if not self._is_interrupted:
                 await self.execute(f"ROLLBACK TO SAVEPOINT {name}")
             raise
         await self.execute(f"RELEASE SAVEPOINT {name}")
@@ -144,8 +154,10 @@ class Transaction(Queries):
             raise StatementTimeoutError("the request's deadline has passed")
         try:
             return await self._statements.run(connection, method, query, args, seconds, may_write=not self._read_only)
-        except DatabaseError as error:
-            self._is_lost = self._is_lost or is_lost(error)
+        except (DatabaseError, asyncio.CancelledError) as error:
+            # It is not known whether the statement was executed, even if the method catches the error.
+            self._is_interrupted = True
+            self._is_lost = self._is_lost or (isinstance(error, DatabaseError) and is_lost(error))
             raise
 
     async def _begun(self) -> Connection:
@@ -153,6 +165,8 @@ class Transaction(Queries):
             raise RuntimeError(
                 "the transaction has ended; make all queries before the handler returns, and not in a stream or a task"
             )
+        if self._is_interrupted:
+            raise TransactionFailedError(INTERRUPTED)
         if self._connection is None:
             self._connection = await self._statements.pool.acquire()
             await self._query(self._connection, "execute", self._begin())
@@ -180,6 +194,9 @@ class Transaction(Queries):
         connection = self._connection
         if connection is None:
             return
+        if self._is_interrupted:
+            await self._roll_back()
+            raise TransactionFailedError(INTERRUPTED)
         try:
             status = await self._query(connection, "execute", "COMMIT")
         except BaseException:
@@ -188,10 +205,7 @@ class Transaction(Queries):
         self._connection = None
         await self._statements.pool.release(connection)
         if status != "COMMIT":
-            raise TransactionFailedError(
-                "the transaction was rolled back, because one of its queries had failed and the error was caught; "
-                "put that query into `async with transaction.savepoint()`"
-            )
+            raise TransactionFailedError(FAILED)
 
     async def _roll_back(self) -> None:
         connection, self._connection = self._connection, None
