@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from chassis import Handler, Route, repeatable
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError, Transaction
 
-from .support.postgres import PostgresServer, free_port, proxy_of
+from .support.postgres import PostgresServer, certificate, free_port, proxy_of
 from .support.service import Service
 from .test_postgres import Run, balance, pay, serve
 
@@ -365,3 +366,39 @@ async def test_pooler_gets_no_settings_and_no_cached_statements(postgres: Postgr
         assert await database.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''") == 0
         async with database.transaction() as transaction:
             assert await transaction.fetchval("SHOW statement_timeout") == "5s"
+
+
+# TLS.
+
+
+@pytest.mark.parametrize(
+    ("mode", "trusts", "host", "error"),
+    [
+        ("require", False, "127.0.0.1", None),
+        ("verify-ca", True, "127.0.0.1", None),
+        ("verify-full", True, "localhost", None),
+        ("verify-full", True, "127.0.0.1", "certificate is not valid for '127.0.0.1'"),
+        ("verify-full", False, "localhost", "self-signed certificate"),
+    ],
+)
+async def test_tls(
+    postgres: PostgresServer, tmp_path: Path, mode: str, trusts: bool, host: str, error: str | None
+) -> None:
+    paths = certificate(tmp_path)
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(*paths)
+    async with proxy_of(postgres, server_side) as proxy:
+        url = proxy.url(postgres).replace("127.0.0.1", host)
+        ca_file = paths[0] if trusts else None
+        database = Database(postgres.settings(url=url, tls=mode, tls_ca_file=ca_file, connect_seconds=0.2))
+        if error is None:
+            async with database:
+                assert await balance(database) == 100
+        else:
+            with pytest.raises(DatabaseUnavailableError, match=error):
+                await database.__aenter__()
+
+
+async def test_server_without_tls_is_left_where_tls_is_required(postgres: PostgresServer) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="rejected SSL upgrade"):
+        await Database(postgres.settings(tls="require", connect_seconds=0.1)).__aenter__()

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -190,14 +191,31 @@ class Proxy:
             writer.transport.abort()
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for `localhost`, and its key."""
+    paths = folder / "certificate.pem", folder / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(paths[0]), "-keyout", str(paths[1])]
+    subprocess.run(["openssl", *words.split(), *names], check=True, capture_output=True)
+    return paths
+
+
 @asynccontextmanager
-async def proxy_of(server: PostgresServer) -> AsyncIterator[Proxy]:
-    """A proxy in front of `server`."""
+async def proxy_of(server: PostgresServer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """A proxy in front of `server`. With `tls`, it ends TLS, because the server of the wheel is built without."""
     proxy = Proxy()
     tasks = set[asyncio.Task[None]]()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         proxy.connections = number = proxy.connections + 1
+        if tls is not None:
+            await reader.readexactly(8)  # SSLRequest
+            writer.write(b"S")
+            try:
+                await writer.start_tls(tls)
+            except OSError:  # the client does not trust the certificate
+                writer.transport.abort()
+                return
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", server.port)
         tasks.update(
             asyncio.create_task(proxy.forward(number, *streams))

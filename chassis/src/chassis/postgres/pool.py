@@ -1,8 +1,9 @@
 """The pool of connections: opened with retries, bounded waits, and dead connections replaced."""
 
 import asyncio
+from itertools import count
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, cast
 
 import asyncpg
 import structlog
@@ -29,7 +30,7 @@ LOG_SECONDS = 1.0  # between two lines about connections that fail
 CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 
 
-class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+class Connection(asyncpg.Connection):
     """A connection that knows when the server has last responded to it, monotonic seconds."""
 
     __slots__ = ("seen_at",)
@@ -39,6 +40,18 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
     def note_seen(self) -> None:
         """The server has responded."""
         self.seen_at = monotonic()
+
+
+class Proxies(Protocol):
+    """A pool of asyncpg, whose connections are in proxies that have all attributes of `Connection`."""
+
+    async def acquire(self) -> Connection: ...
+
+    async def release(self, connection: Connection, *, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
+
+    async def close(self) -> None: ...
+
+    def get_size(self) -> int: ...
 
 
 class Pool:
@@ -53,7 +66,7 @@ class Pool:
         self.address: Address = settings.address
         self._settings = settings
         self._application_name = application_name
-        self._pool: asyncpg.Pool | None = None
+        self._pool: Proxies | None = None
         self._trusted_from = 0.0
         """A connection that was last seen before this time may be dead."""
         self._cleanups: set[asyncio.Task[None]] = set()
@@ -71,7 +84,7 @@ class Pool:
     async def open(self) -> None:
         """Connect, and try again until `connect_seconds` are over. Raises `DatabaseUnavailableError`."""
         deadline = monotonic() + self._settings.connect_seconds
-        for attempt in range(1_000_000):  # until the deadline
+        for attempt in count():
             try:
                 self._pool = await self._opened(min(CONNECT_SECONDS, max(0.1, deadline - monotonic())))
             except CONNECT_ERRORS as error:
@@ -86,21 +99,19 @@ class Pool:
             else:
                 return
 
-    async def _opened(self, seconds: float) -> asyncpg.Pool:
+    async def _opened(self, seconds: float) -> Proxies:
         settings = self._settings
-        pool = asyncpg.create_pool(
-            settings.url.get_secret_value(),
-            min_size=settings.pool_min,
-            max_size=settings.pool_max,
-            connect=self.connect,
-            connection_class=Connection,
-            reset=_keep_session,
-        )
+        options: dict[str, Any] = {
+            "min_size": settings.pool_min,
+            "max_size": settings.pool_max,
+            "connect": self.connect,
+            "connection_class": Connection,
+            "reset": _keep_session,
+        }
         async with asyncio.timeout(seconds):
-            await pool
+            pool: Proxies = cast("Any", await asyncpg.create_pool(settings.url.get_secret_value(), **options))
             if not settings.pool_min:
-                async with pool.acquire():  # shows now whether the settings are right
-                    pass
+                await pool.release(await pool.acquire())  # shows now whether the settings are right
         return pool
 
     async def connect(self, url: str, **options: Any) -> Connection:
@@ -109,16 +120,16 @@ class Pool:
         session = {"application_name": self._application_name}
         if not settings.pooler:
             session["statement_timeout"] = str(int(settings.statement_seconds * 1000) or 1)
-        connection: Connection = await asyncpg.connect(
-            url,
-            **options | {"connection_class": Connection},
-            password=settings.read_password(),
-            ssl=settings.make_tls(),
-            timeout=CONNECT_SECONDS,
-            command_timeout=settings.statement_seconds,
-            server_settings=session,
-            statement_cache_size=0 if settings.pooler else 100,
-        )
+        options |= {
+            "connection_class": Connection,
+            "password": settings.read_password(),
+            "ssl": settings.make_tls(),
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": settings.statement_seconds,
+            "server_settings": session,
+            "statement_cache_size": 0 if settings.pooler else 100,
+        }
+        connection: Connection = await asyncpg.connect(url, **options)
         connection.note_seen()
         return connection
 
@@ -169,7 +180,7 @@ class Pool:
         self.in_use += 1
         return connection
 
-    async def _alive(self, pool: asyncpg.Pool, connection: Connection) -> Connection:
+    async def _alive(self, pool: Proxies, connection: Connection) -> Connection:
         """`connection` or another one, after the server has responded to it."""
         while True:
             if connection.seen_at >= self._trusted_from:
