@@ -112,7 +112,7 @@ class DatabaseSettings(BaseModel):
         return None if self.password is None else self.password.get_secret_value()
 
     def make_tls(self) -> ssl.SSLContext | str | None:
-        """What asyncpg takes as `ssl`; files are read again at each call. Raises `OSError` if one cannot be read."""
+        """The value of asyncpg's `ssl`. Files are read again at each call. Raises `OSError` if one cannot be read."""
         if self.tls not in ("require", "verify-ca", "verify-full"):
             return self.tls
         context = ssl.create_default_context(cafile=self.tls_ca_file)
