@@ -1,7 +1,7 @@
 """Queries and transactions with a real PostgreSQL: what is written, and when."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -10,7 +10,18 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from chassis import Handler, Problem, Route, Server, repeatable
+from chassis import (
+    Handler,
+    IdempotencyStore,
+    IdempotentRequest,
+    MemoryIdempotencyStore,
+    Problem,
+    Route,
+    Server,
+    StoredResponse,
+    idempotent,
+    repeatable,
+)
 from chassis.app import App
 from chassis.postgres import (
     ConflictError,
@@ -406,3 +417,56 @@ async def test_nothing_is_written_without_a_begin(postgres: PostgresServer) -> N
         with pytest.raises(TransactionFailedError):
             await transaction.__aexit__(None, None, None)
         assert await balance(database) == 100
+
+
+class Stored(MemoryIdempotencyStore):
+    """Keeps responses in the transaction of the request, too."""
+
+    async def record(
+        self,
+        request: IdempotentRequest,
+        response: StoredResponse,
+        keep_seconds: float,
+        provided: Mapping[Hashable, Any],
+    ) -> None:
+        await provided[Transaction].execute("INSERT INTO accounts VALUES (3, $1)", response.status)
+
+
+async def test_idempotency_store_writes_in_the_transaction_of_each_attempt(postgres: PostgresServer) -> None:
+    class Pay(Handler):
+        @idempotent
+        @repeatable
+        async def post(self, transaction: Transaction) -> int:
+            calls.append(1)
+            await pay(transaction, 10)
+            return len(calls)
+
+    calls: list[int] = []
+    with observed() as seen:
+        app = make_app(seen.telemetry, Route("/pay", Pay()))
+        database = add_database(app, postgres.settings())
+
+        class Losing(Transaction):
+            """Has a conflict at its first commit."""
+
+            async def __aexit__(self, *error: Any) -> None:
+                if len(calls) == 1 and error[0] is None:
+                    conflict = ConflictError("at the commit")
+                    await super().__aexit__(ConflictError, conflict, None)
+                    raise conflict
+                await super().__aexit__(*error)
+
+        made = database.transactions()
+
+        def losing(request: Request) -> Transaction:
+            transaction = made(request)
+            transaction.__class__ = Losing
+            return transaction
+
+        app.provide(IdempotencyStore, Stored())
+        async with Server(app) as server, connect(server.port) as client:
+            with app.override(Transaction, losing):
+                responses = [await client.post("/pay", headers={"idempotency-key": "a"}) for _ in range(2)]
+        assert [response.json() for response in responses] == [2, 2]
+        assert await postgres.run("SELECT balance FROM accounts WHERE id = 1") == 90
+        assert await postgres.run("SELECT balance FROM accounts WHERE id = 3") == 200

@@ -129,7 +129,7 @@ class Pool:
             "server_settings": session,
             "statement_cache_size": 0 if settings.pooler else 100,
         }
-        connection: Connection = await asyncpg.connect(url, **options)
+        connection: Connection = cast("Any", await asyncpg.connect(url, **options))
         connection.note_seen()
         return connection
 
