@@ -157,6 +157,8 @@ async def test_transaction_is_rolled_back_on_any_error(
     async with serve(postgres, Route("/run", Run(work)), pool_max=1) as (service, database):
         assert (await service.client.post("/run")).status_code == status
         assert await balance(database) == 100
+        # asyncpg would roll back as well, and complain.
+        assert "active transaction" not in service.seen.output.decode()
 
 
 async def test_transaction_is_rolled_back_when_the_result_is_not_valid(postgres: PostgresServer) -> None:
@@ -470,3 +472,28 @@ async def test_idempotency_store_writes_in_the_transaction_of_each_attempt(postg
         assert [response.json() for response in responses] == [2, 2]
         assert await postgres.run("SELECT balance FROM accounts WHERE id = 1") == 90
         assert await postgres.run("SELECT balance FROM accounts WHERE id = 3") == 200
+
+
+async def test_query_that_no_one_waits_for_ends_before_the_commit(postgres: PostgresServer) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def work(transaction: Transaction) -> None:
+        await pay(transaction, 10)
+        tasks.append(asyncio.create_task(pay(transaction, 10)))
+        await asyncio.sleep(0)
+
+    async with serve(postgres, Route("/run", Run(work))) as (service, database):
+        assert (await service.client.post("/run")).status_code == 200
+        await asyncio.gather(*tasks)
+        assert await balance(database) == 80
+
+
+async def test_savepoint_does_not_hide_that_a_query_was_interrupted(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database:
+        transaction = await database.transaction().__aenter__()
+        savepoint = transaction.savepoint()
+        await savepoint.__aenter__()
+        with pytest.raises(StatementTimeoutError) as raised:
+            await transaction.execute("SELECT pg_sleep(5)", timeout_seconds=0.05)
+        assert not await savepoint.__aexit__(StatementTimeoutError, raised.value, None)
+        await transaction.__aexit__(StatementTimeoutError, raised.value, None)

@@ -124,6 +124,19 @@ async def test_connection_that_ends_in_a_query_is_503(postgres: PostgresServer) 
         await nothing_is_in_use(service)
 
 
+async def test_connection_that_ends_between_two_queries_is_503(postgres: PostgresServer) -> None:
+    async def work(transaction: Transaction) -> None:
+        process = await transaction.fetchval("SELECT pg_backend_pid()")
+        await postgres.run("SELECT pg_terminate_backend($1)", process)
+        await asyncio.sleep(0.02)
+        await pay(transaction, 1)
+
+    async with serve(postgres, Route("/run", Run(work)), ROUTE, pool_max=1) as (service, _):
+        assert_unavailable(await service.client.post("/run"))
+        assert (await service.client.get("/balance")).json() == 100
+        await nothing_is_in_use(service)
+
+
 async def in_sleep(postgres: PostgresServer, count: int) -> None:
     async with asyncio.timeout(5.0):
         while await postgres.run("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") != count:

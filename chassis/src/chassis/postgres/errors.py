@@ -49,14 +49,12 @@ CONFLICTS = (
 )
 # 57014: by `statement_timeout`, or by an administrator. asyncpg raises TimeoutError at its own timeout.
 TIMEOUTS = (TimeoutError, asyncpg.QueryCanceledError)
-# 08…, 57P01 (stopped), 57P02 (crashed), 57P03 (starts), 53300 (no connection is left), 25P03 (idle for too long).
+# 08…, 57P01 (the server stops), 57P02 (it crashed), 25P03 (idle in a transaction for too long).
 UNAVAILABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
 
