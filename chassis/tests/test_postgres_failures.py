@@ -403,7 +403,7 @@ async def test_tls(
     async with proxy_of(postgres, server_side) as proxy:
         url = proxy.url(postgres).replace("127.0.0.1", host)
         ca_file = paths[0] if trusts else None
-        database = Database(postgres.settings(url=url, tls=mode, tls_ca_file=ca_file, connect_seconds=0.2))
+        database = Database(postgres.settings(url=url, tls=mode, tls_ca_file=ca_file, connect_seconds=0.5))
         if error is None:
             async with database:
                 assert await balance(database) == 100
@@ -414,4 +414,4 @@ async def test_tls(
 
 async def test_server_without_tls_is_left_where_tls_is_required(postgres: PostgresServer) -> None:
     with pytest.raises(DatabaseUnavailableError, match="rejected SSL upgrade"):
-        await Database(postgres.settings(tls="require", connect_seconds=0.1)).__aenter__()
+        await Database(postgres.settings(tls="require", connect_seconds=0.5)).__aenter__()

@@ -204,12 +204,14 @@ class Pool:
         self._trusted_from = monotonic()
 
     async def release(self, connection: Connection) -> None:
-        """Give back a connection without a transaction, whose last statement has ended."""
+        """Give back a connection without a transaction, whose last statement has ended. Raises no error of it."""
         try:
             if self._pool is not None and not is_closed(connection):
                 connection.note_seen()
                 # Nothing is sent, so that no time limit is needed.
                 await self._pool.release(connection)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._warn("connection was closed, because it could not be used again", error)
         finally:
             self.in_use -= 1
 
