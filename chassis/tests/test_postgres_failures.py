@@ -14,7 +14,7 @@ import pytest
 from chassis import Handler, Route, repeatable
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError, Transaction
 
-from .support.postgres import PostgresServer, certificate, free_port, proxy_of
+from .support.postgres import PostgresServer, certificate, free_port, pgbouncer, proxy_of
 from .support.service import Service
 from .test_postgres import Run, balance, pay, serve
 
@@ -379,6 +379,24 @@ async def test_pooler_gets_no_settings_and_no_cached_statements(postgres: Postgr
         assert await database.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''") == 0
         async with database.transaction() as transaction:
             assert await transaction.fetchval("SHOW statement_timeout") == "5s"
+
+
+async def test_transactions_through_pgbouncer(postgres: PostgresServer) -> None:
+    """More transactions at once than PgBouncer has connections, with cancelled and slow ones in between."""
+    with pgbouncer(postgres) as url:
+        options = {"url": url, "pooler": True, "pool_max": 6, "statement_seconds": 0.5}
+        async with serve(postgres, ROUTE, **options) as (service, database):
+            requests = [service.client.post("/balance") for _ in range(20)]
+            requests += [service.client.get("/balance") for _ in range(20)]
+            responses = await asyncio.gather(*requests)
+            assert {response.status_code for response in responses} == {200}
+            assert_unavailable(await service.client.post("/balance?seconds=5"))
+            await in_sleep(postgres, 0)
+            assert (await service.client.get("/balance")).json() == 80
+            async with database.transaction() as transaction:
+                assert await transaction.fetchval("SHOW statement_timeout") == "500ms"
+            assert (await service.client.get("/readyz")).status_code == 200
+            await nothing_is_in_use(service)
 
 
 # TLS.

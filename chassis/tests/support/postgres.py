@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from chassis.postgres import DatabaseSettings
 
@@ -50,17 +51,17 @@ class PostgresServer:
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self.folder = folder
         self.data = folder / "data"
-        self._user: dict[str, Any] = {}
+        self.user: dict[str, Any] = {}
         if os.geteuid() == 0:
             os.chown(folder, NOBODY, -1)
-            self._user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+            self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         self._process: subprocess.Popen[bytes] | None = None
         options = ["--auth=trust", "--no-sync", "--no-instructions", "--locale=C", "--encoding=UTF8"]
         self._run("initdb", "-D", self.data, "-U", "postgres", *options)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         subprocess.run(
-            [programs() / program, *arguments], cwd=self.folder, check=True, capture_output=True, **self._user
+            [programs() / program, *arguments], cwd=self.folder, check=True, capture_output=True, **self.user
         )
 
     def start(self, *options: str) -> None:
@@ -72,7 +73,7 @@ class PostgresServer:
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                **self._user,
+                **self.user,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
@@ -156,6 +157,43 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.kill()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def pgbouncer(server: PostgresServer) -> Iterator[str]:
+    """PgBouncer in front of `server`, in transaction mode with two connections to it. Yields the URL."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        assert not os.environ.get("CI"), "pgbouncer is not installed, and .ci/run should have done so"
+        pytest.skip("pgbouncer is not installed; .ci/run installs it")
+    port = free_port()
+    lines = (
+        "[databases]",
+        f"postgres = host=127.0.0.1 port={server.port} user=postgres",
+        "[pgbouncer]",
+        f"listen_port = {port}",
+        "listen_addr = 127.0.0.1",
+        "unix_socket_dir =",
+        "auth_type = any",
+        "pool_mode = transaction",
+        "default_pool_size = 2",
+    )
+    configuration = server.folder / "pgbouncer.ini"
+    configuration.write_text("\n".join(lines))
+    with (server.folder / "pgbouncer.log").open("ab") as log:
+        process = subprocess.Popen([program, configuration], stdout=log, stderr=log, **server.user)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert process.poll() is None, (server.folder / "pgbouncer.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield server.url.replace(f":{server.port}/", f":{port}/")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def children(pid: int) -> list[int]:
