@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .support.postgres import PostgresServer, postgres_server
+
 NOBODY = 65_534
 
 
@@ -43,3 +45,17 @@ def ordinary_user() -> Iterator[Callable[..., None]]:
     yield become
     if is_root:
         os.seteuid(0)
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests of this process."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres(postgres_process: PostgresServer) -> PostgresServer:
+    """The server, with new tables."""
+    await postgres_process.prepare()
+    return postgres_process

@@ -13,12 +13,15 @@ SHARED = {"cache", "context", "problem", "request_info", "response_sender", "rou
 # The folders that a part may import, beside the shared modules and itself. A part that is missing here may
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
+# The parts whose libraries come with an extra.
+OPTIONAL = {"postgres"}
 ALLOWED = {
     "api": set[str](),
     "http": set[str](),
     "telemetry": set[str](),
     "middleware": {"telemetry"},
     "server": {"app", "http"},
+    "postgres": {"api", "app", "telemetry"},
 } | {name: set[str]() for name in SHARED}
 
 
@@ -87,6 +90,16 @@ def test_only_the_shared_modules_are_shared_by_folders() -> None:
         if part_of(module) in FOLDERS
         for target in sorted(targets)
         if part_of(target) not in SHARED | FOLDERS
+    ]
+    assert wrong == []
+
+
+def test_optional_parts_are_imported_by_no_other_part() -> None:
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in graph().items()
+        for target in sorted(targets)
+        if part_of(target) in OPTIONAL and part_of(module) != part_of(target)
     ]
     assert wrong == []
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MemoryIdempotencyStore,
         StoredResponse,
     )
+    from .api.repeatable import RepeatableError, repeatable
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
@@ -71,6 +72,7 @@ _MODULES = {
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
+    "RepeatableError": "api.repeatable",
     "Reply": "api.handler",
     "Route": "api.routing",
     "Server": "server",
@@ -88,6 +90,7 @@ _MODULES = {
     "load_settings": "settings",
     "page": "pagination",
     "page_links": "pagination",
+    "repeatable": "api.repeatable",
     "responds": "api.handler",
     "run": "run",
 }
@@ -119,6 +122,7 @@ __all__ = [
     "Problem",
     "ProviderError",
     "Query",
+    "RepeatableError",
     "Reply",
     "Route",
     "Server",
@@ -137,6 +141,7 @@ __all__ = [
     "load_settings",
     "page",
     "page_links",
+    "repeatable",
     "responds",
     "run",
 ]

@@ -70,6 +70,9 @@ class RequestInfo:
     """The `id` of the unexpected exception that has been logged and turned into a response; 0 without one."""
     timed_out_task: asyncio.Task[object] | None = None
     """The task that was cancelled because the request's deadline had passed."""
+    deadline_at: float | None = None
+    """The end of the time in which the response must start, monotonic seconds, without `upload_seconds`; None without.
+    """
     client_has_gone: bool = False
     """Whether the client disconnected before its response was complete, as far as our server knows."""
     holds_head: bool = False
@@ -156,6 +159,12 @@ class RequestInfo:
         if self.receiving_since is not None:
             self.upload_seconds += monotonic() - self.receiving_since
             self.receiving_since = None
+
+    def remaining_seconds(self) -> float | None:
+        """The time until the request's deadline, never negative; None without a deadline."""
+        if self.deadline_at is None:
+            return None
+        return max(0.0, self.deadline_at + self.upload_seconds - monotonic())
 
     def _timing(self, receive: Receive) -> Receive:
         """`receive` that measures the waits, behind another server. Ours measures them itself."""

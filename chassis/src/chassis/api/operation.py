@@ -34,6 +34,7 @@ from .idempotency import Idempotency, idempotency_of
 from .idempotent_operation import record
 from .negotiation import Encoder, preferred
 from .parameters import Parameter, Parameters
+from .repeatable import attempts_of, repeat
 from .request_body import bind_bytes, bind_json, read_body, read_form
 from .signature import Signature
 
@@ -72,6 +73,7 @@ class Operation:
         if not callable(self.method):
             raise SignatureError(f"{self.name} is {self.method!r}, not a method; define it with def or async def")
         self.idempotency: Idempotency | None = idempotency_of(self.method)
+        self.attempts: int = attempts_of(self.method)
         self._convertors = convertors
         self._unprovided: UnprovidedError | None = None
         self._dependencies: Dependencies | None = None
@@ -101,7 +103,7 @@ class Operation:
 
     def _needs_more(self) -> bool:
         """Whether a request needs more than parameters and JSON, which `__call__` handles itself."""
-        return self._unprovided is not None or self._takes_other_content or bool(self.encoders)
+        return self._unprovided is not None or self._takes_other_content or bool(self.encoders) or self.attempts > 1
 
     def check(self) -> None:
         """Raise `SignatureError` for a parameter that cannot be read from a request and is not provided."""
@@ -116,6 +118,7 @@ class Operation:
                 f"{self.name} is an async generator; return EventStream(…), JsonLines(…) or another response instead"
             )
         self.idempotency = self.idempotency or idempotency_of(function)
+        self.attempts = max(self.attempts, attempts_of(function))
         documentation = documentation_of(self.method) or documentation_of(function) or Documentation()
         self.documentation: Documentation = documentation
         self.docstring: str = inspect.cleandoc(function.__doc__ or "")
@@ -133,6 +136,10 @@ class Operation:
                 else "its body is streamed; use 'body: bytes' or a model"
             )
             raise SignatureError(f"{self.name} cannot be @idempotent: {reason}")
+        if self.attempts > 1 and signature.streams_body:
+            raise SignatureError(
+                f"{self.name} cannot be @repeatable: its body is streamed; use 'body: bytes' or a model"
+            )
         self._has_json = signature.body is not None and not signature.body_is_raw
         self._takes_other_content = signature.has_form or signature.body_is_raw or signature.streams_body
         self._needs_request = signature.needs_request
@@ -206,7 +213,8 @@ class Operation:
         try:
             arguments = await self._bind(request, errors)
             # Errors in the values are raised after the dependencies: a client without access gets 401, and not 422.
-            encoded = await self._call_provided(self._dependencies, request, arguments, errors)
+            call = partial(self._call_provided, self._dependencies, request, arguments, errors)
+            encoded = await (call() if self.attempts == 1 else repeat(call, self.attempts, self.name))
             await encoded.send(scope, receive, send)
         finally:
             await request.close()  # the files of a form

@@ -32,13 +32,18 @@ class Deadlines:
 
     def set(self, task: asyncio.Task[object], sender: ResponseSender, info: RequestInfo) -> None:
         """Cancel `task` when its time is up, unless its response has started by then."""
-        self._due[task] = (monotonic(), sender, info)
+        now = monotonic()
+        info.deadline_at = now + self._seconds
+        self._due[task] = (now, sender, info)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel_overdue)
 
     def clear(self, task: asyncio.Task[object]) -> None:
         """The request of `task` has ended."""
-        if self._due.pop(task, None) is None and self._uploads:
+        due = self._due.pop(task, None)
+        if due is not None:
+            due[2].deadline_at = None  # what continues without its client has no deadline
+        elif self._uploads:
             timer = self._uploads.pop(task, None)
             if timer is not None:
                 timer.cancel()

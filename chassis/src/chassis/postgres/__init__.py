@@ -1,0 +1,37 @@
+"""PostgreSQL with asyncpg: a pool, one transaction a request, metrics and spans. An optional part, `[postgres]`.
+
+from chassis.postgres import Database, DatabaseSettings, Transaction, add_database
+"""
+
+from importlib.util import find_spec
+
+if find_spec("asyncpg") is None:
+    raise ImportError("chassis.postgres needs asyncpg, which is not installed; depend on asgi-chassis[postgres]")
+
+from .database import Database, add_database
+from .errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    PoolExhaustedError,
+    StatementTimeoutError,
+    TransactionFailedError,
+)
+from .queries import Queries, Row
+from .settings import DatabaseSettings
+from .transaction import Transaction
+
+__all__ = [
+    "ConflictError",
+    "Database",
+    "DatabaseError",
+    "DatabaseSettings",
+    "DatabaseUnavailableError",
+    "PoolExhaustedError",
+    "Queries",
+    "Row",
+    "StatementTimeoutError",
+    "Transaction",
+    "TransactionFailedError",
+    "add_database",
+]

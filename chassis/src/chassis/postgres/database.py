@@ -1,0 +1,155 @@
+"""`Database`: a PostgreSQL database as a resource of an `App`."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from starlette.requests import Request
+
+from ..app import App
+from ..request_info import RequestInfo
+from ..telemetry import Telemetry
+from .errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    conflict_problem,
+    is_lost,
+    unavailable_problem,
+)
+from .metrics import DatabaseMetrics
+from .pool import PING, RELEASE_SECONDS, Connection, Pool
+from .queries import Queries
+from .query_telemetry import QueryTelemetry
+from .settings import DatabaseSettings
+from .transaction import Isolation, Statements, Transaction
+
+
+def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
+    """Add a database to an application, and return it for the stores that need it.
+
+    It is opened at the start, has a readiness check, and its errors are mapped to problems. Handlers can have
+    parameters of the types `Transaction`, for one transaction a request, and `Database`. With `required=False` the
+    service is ready without it.
+    """
+    database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
+    app.add_check(name, database.ping, timeout=settings.check_seconds, required=required)
+    app.provide(Database, database)
+    app.provide(Transaction, database.transactions())
+    app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
+    return database
+
+
+class Database(Queries):
+    """A PostgreSQL database. Its own queries run without a transaction, each on any connection of the pool.
+
+    It is an async context manager: `async with`, or `App.add_resource`, opens and closes the pool. The start fails with
+    `DatabaseUnavailableError` if there is no connection within `connect_seconds`.
+
+    A connection keeps the settings of its session when it returns to the pool. So write `SET LOCAL` in a transaction,
+    never `SET`; use `connection()` for session-level locks and LISTEN.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        name: str = "database",
+        telemetry: Telemetry | None = None,
+        application_name: str = "chassis",
+    ) -> None:
+        """`name` is that of the pool in metrics. `application_name` is shown by the server, in `pg_stat_activity`."""
+        self._pool = Pool(settings, name, application_name)
+        self._statements = Statements(
+            self._pool,
+            QueryTelemetry(telemetry, settings.address, slow_seconds=settings.slow_query_seconds),
+            seconds=settings.statement_seconds,
+            is_session_limited=not settings.pooler,
+        )
+        if telemetry is not None:
+            DatabaseMetrics.of(telemetry).pools.append(self._pool)
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._pool.close()
+
+    def transaction(self, *, isolation: Isolation | None = None, read_only: bool = False) -> Transaction:
+        """A transaction for work outside of requests: committed at the end of its block, rolled back if that raises.
+
+        async with database.transaction() as transaction:
+            await transaction.execute("…")
+        """
+        return Transaction(self._statements, isolation=isolation, read_only=read_only)
+
+    def transactions(
+        self, *, isolation: Isolation | None = None, read_only: bool = False
+    ) -> Callable[[Request], Transaction]:
+        """A provider of one transaction a request, for `App.provide`. The request's deadline limits its statements."""
+
+        def provide(request: Request) -> Transaction:
+            info = RequestInfo.of(request.scope)
+            return Transaction(
+                self._statements,
+                isolation=isolation,
+                read_only=read_only,
+                remaining_seconds=info.remaining_seconds,
+            )
+
+        return provide
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of the pool, for LISTEN, COPY, cursors and session-level locks. Its session is reset at the end.
+
+        Its queries are not observed, and its errors are those of asyncpg.
+        """
+        connection = await self._pool.acquire()
+        try:
+            yield connection
+            await connection.reset(timeout=RELEASE_SECONDS)
+        except BaseException:
+            # The state of the session is not known.
+            await self._pool.clean_up(connection, is_lost=True, rolls_back=False)
+            raise
+        await self._pool.release(connection)
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life, for readiness checks. Raises if there is none.
+
+        When all connections are in use, it asks on a connection of its own: a busy service is ready.
+        """
+        pool = self._pool
+        if pool.is_full:
+            connection = await pool.connect_once()
+            try:
+                await connection.execute(PING)
+            finally:
+                connection.terminate()
+            return
+        connection = await pool.acquire()
+        try:
+            await connection.execute(PING)
+        except BaseException:
+            await pool.clean_up(connection, is_lost=False, rolls_back=False)
+            raise
+        await pool.release(connection)
+
+    async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
+        statements, pool = self._statements, self._pool
+        seconds = statements.seconds if timeout_seconds is None else min(timeout_seconds, statements.seconds)
+        connection: Connection = await pool.acquire()
+        try:
+            result = await statements.run(connection, method, query, args, seconds)
+        except BaseException as error:
+            lost = isinstance(error, DatabaseError) and is_lost(error)
+            await pool.clean_up(connection, is_lost=lost, rolls_back=False)
+            raise
+        await pool.release(connection)
+        return result

@@ -1,0 +1,91 @@
+"""The errors of the database that a service meets, and which errors of asyncpg they are."""
+
+import asyncpg
+
+from ..api.repeatable import RepeatableError
+from ..problem import Problem
+
+
+class DatabaseError(Exception):
+    """An error of the database that is not an error of one query, such as a constraint that is violated."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The server cannot be reached, does not accept connections, or has closed the connection. The response is 503.
+
+    If a commit raises it, the transaction may have been committed or not.
+    """
+
+
+class PoolExhaustedError(DatabaseUnavailableError):
+    """All connections of the pool were in use for `pool_wait_seconds`. The response is 503."""
+
+
+class StatementTimeoutError(DatabaseUnavailableError):
+    """A statement took longer than `statement_seconds`, or than the request's deadline allows. The response is 503."""
+
+
+class ConflictError(DatabaseError, RepeatableError):
+    """The transaction was rolled back because of another one: a serialization failure or a deadlock.
+
+    A method with `@repeatable` is called again. Otherwise, and after its last attempt, the response is 503.
+    """
+
+
+class TransactionFailedError(DatabaseError):
+    """A query had failed, its error was caught, and the transaction was used further. Nothing was written.
+
+    PostgreSQL rolls such a transaction back at its commit. Use `transaction.savepoint()` around a query that may fail.
+    After a query that was interrupted, by a timeout or a cancellation, the transaction cannot be used.
+    """
+
+
+# 40001 and 40P01. The last two: a migration has changed a type that this connection had cached.
+CONFLICTS = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+# 57014: by `statement_timeout`, or by an administrator. asyncpg raises TimeoutError at its own timeout.
+TIMEOUTS = (TimeoutError, asyncpg.QueryCanceledError)
+# 08…, 57P01 (the server stops), 57P02 (it crashed), 25P03 (idle in a transaction for too long).
+UNAVAILABLE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+
+
+def translated(error: Exception, *, is_closed: bool, may_write: bool) -> DatabaseError | None:
+    """The `DatabaseError` that stands for an error of asyncpg; None for an error of the query itself.
+
+    `is_closed` says whether the connection is closed, and `may_write` whether the transaction is not read-only.
+    """
+    if isinstance(error, CONFLICTS):
+        return ConflictError(f"{type(error).__name__}: {error.args[0]}")
+    if isinstance(error, TIMEOUTS):
+        return StatementTimeoutError("the statement did not end in time")
+    if isinstance(error, UNAVAILABLE) or (is_closed and isinstance(error, asyncpg.InterfaceError)):
+        return DatabaseUnavailableError(f"{type(error).__name__}: {error}")
+    if may_write and isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return DatabaseUnavailableError("the server is read-only; it may have been the primary before a failover")
+    return None
+
+
+def is_lost(error: DatabaseError) -> bool:
+    """Whether the connection must not be used again."""
+    return type(error) is DatabaseUnavailableError
+
+
+def unavailable_problem(error: DatabaseUnavailableError) -> Problem:
+    """503. The cause is in the log and not in the response."""
+    return Problem(503, "The database is not available; retry later.", headers={"retry-after": "1"})
+
+
+def conflict_problem(error: ConflictError) -> Problem:
+    """503, because the same request may succeed later."""
+    detail = "The request was in conflict with another one, and nothing was done; retry later."
+    return Problem(503, detail, headers={"retry-after": "1"})

@@ -1,0 +1,85 @@
+"""The guide "PostgreSQL" is followed to the letter, with a real server."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bakery import TEMPLATE, extend_app, render
+from checks import check
+from guides import BLOCK, write_settings_page
+from running import running
+
+GUIDE = (TEMPLATE / "chassis/docs/database.md").read_text()
+PYTHON = Path(sys.executable)  # has asyncpg; the environment of generated services does not
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A server with the table of the guide."""
+    spec = spec_from_file_location("postgres_support", TEMPLATE / "chassis/tests/support/postgres.py")
+    assert spec is not None
+    assert spec.loader is not None
+    support = module_from_spec(spec)
+    spec.loader.exec_module(support)
+    with support.postgres_server() as server:
+        for statement in re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL):
+            asyncio.run(server.run(statement))
+        asyncio.run(server.run("INSERT INTO accounts VALUES (1, 100), (2, 0)"))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with the code of the guide "database.md"."""
+    project = render(tmp_path_factory.mktemp("guide"), {"example": "none"})
+    package = project / "src/order_service"
+    for name, block in BLOCK.findall(GUIDE):
+        if name == "app.py":
+            extend_app(project, block)
+        elif name == "settings.py":
+            (package / name).write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
+        else:
+            (package / name).write_text(block)
+    return project
+
+
+def test_tools_accept_the_code(project: Path) -> None:
+    check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
+
+
+def test_settings_are_listed(project: Path) -> None:
+    write_settings_page(project, PYTHON)
+    page = (project / "docs/settings.md").read_text()
+    assert "| `APP_DATABASE__URL` | required |" in page
+    assert "| `APP_DATABASE__POOL_MAX` | `10` |" in page
+
+
+def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
+    with running(PYTHON, project, tmp_path, APP_DATABASE__URL=server.url) as service:
+        http: httpx.Client = service.ready().http
+
+        def transfer(amount: int) -> int:
+            return http.post("/transfers", json={"debtor": 1, "creditor": 2, "amount": amount}).status_code
+
+        assert [transfer(30), transfer(80)] == [204, 409]
+        assert [http.get(f"/accounts/{account}").json() for account in (1, 2)] == [70, 30]
+        assert http.get("/accounts/3").status_code == 404
+        assert http.get("/readyz").json()["checks"]["database"]["status"] == "pass"
+        metrics = set(re.findall(r"^# TYPE (db_\w+)", http.get("/metrics").text, re.MULTILINE))
+    named = set(re.findall(r"^\| `(db_\w+)`", (TEMPLATE / "chassis/docs/metrics.md").read_text(), re.MULTILINE))
+    assert {name.removesuffix("_total") for name in named} == {name.removesuffix("_total") for name in metrics}
+
+
+def test_start_without_a_server_fails_with_one_line(project: Path, tmp_path: Path) -> None:
+    variables = {"APP_DATABASE__URL": "postgresql://127.0.0.1:1/orders", "APP_DATABASE__CONNECT_SECONDS": "0.2"}
+    with running(PYTHON, project, tmp_path, **variables) as service:
+        assert service.process.wait(20) != 0
+        said = "\n".join([*service.output, *service.errors])
+    assert "postgresql://127.0.0.1:1/orders accepted no connection in 0.2 seconds: ConnectionRefusedError" in said
