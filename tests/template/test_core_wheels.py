@@ -47,10 +47,11 @@ def environment(tmp_path: Path) -> Environment:
     """An environment that has the libraries of the core already, which uv installs faster than pip."""
     environment = Environment(tmp_path / "environment")
     core = TEMPLATE / "chassis/pyproject.toml"
-    for command in (
+    commands: list[list[str | Path]] = [
         ["uv", "venv", "--quiet", "--seed", f"--python={sys.executable}", environment.folder],
         ["uv", "pip", "install", "--quiet", f"--python={environment.python}", "--requirement", core],
-    ):
+    ]
+    for command in commands:
         done = run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout
     return environment
