@@ -138,12 +138,24 @@ def stop(left: dict[str, str]) -> NoReturn:
 
 def check() -> None:
     """Exit with an error if the note has a password, or if conflicts are left in a git repository."""
-    if NOTE.is_file() and (found := re.search(r'"template": "(.*)"', NOTE.read_text(encoding="utf-8"))):
-        safe = without_credentials(found[1])
-        if safe != found[1]:
-            sys.exit(f"error: {NOTE} has a password or token in the template's address; write this instead: {safe}")
     if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
         sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
+    if NOTE.is_file() and (secrets := places_of_secrets(json.loads(NOTE.read_text(encoding="utf-8")))):
+        wanted = ", ".join(f"{place}: {safe}" for place, safe in secrets.items())
+        sys.exit(f"error: {NOTE} has a password or token; revoke it, and write instead: {wanted}")
+
+
+def places_of_secrets(value: object, place: str = "") -> dict[str, str]:
+    """The places in the note that have a password or token, such as `context.cookiecutter._template`, as they should be."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = [places_of_secrets(item, f"{place}.{name}".lstrip(".")) for name, item in items]
+        return {path: safe for places in found for path, safe in places.items()}
+    # Only addresses of the template lose their query, because a description may have the address of a search.
+    part = r"\S+" if place.endswith("template") else r"[^\s?]+"
+    text = str(value)
+    safe = re.sub(rf"[\w+.-]+://{part}", lambda address: without_credentials(address[0]), text)
+    return {place: safe} if safe != text else {}
 
 
 def listed(heading: str, remarks: dict[str, str]) -> str:
