@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from bakery import files_of, run
-from repositories import Repository
+from bakery import NOTE, SOURCE, files_of, run
+from repositories import IDENTITY, Repository
 
 pytestmark = pytest.mark.long
 
@@ -238,6 +239,71 @@ def test_file_that_both_have_created_is_listed(service: Service, template: Templ
 
     assert "SECURITY.md" in said
     assert "ours\n" in service.path("SECURITY.md").read_text()
+
+
+@dataclass(frozen=True)
+class Small:
+    """A template with few files and the script of a service, which is quick, and a service that is made from it."""
+
+    template: Template
+    service: Service
+
+    def update(self, *arguments: str, fails: bool = False) -> str:
+        command = ("uv", "run", "--quiet", "--no-project", "--with", "cruft>=2.16,<3", "scripts/update.py", "update")
+        done = run(*command, *arguments, cwd=self.service.folder, **IDENTITY)
+        assert bool(done.returncode) is fails, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    template, service = Template(tmp_path / "template"), Service(tmp_path / "service")
+    answers = {"project_slug": "order-service", "ci": ["github", "gitlab"]}
+    template.folder.mkdir()
+    (template.folder / "cookiecutter.json").write_text(json.dumps(answers))
+    for path in ("README.md", "Makefile", "settings.ini"):
+        template.write(path, "one\n\ntwo\n")
+    shutil.copytree(SOURCE / "scripts", template.path("scripts"), ignore=shutil.ignore_patterns("__pycache__"))
+    template.init()
+    note = {"template": template.folder.as_uri(), "commit": template.commit("First"), "checkout": None}
+    shutil.copytree(template.path("."), service.folder)
+    service.write(NOTE, json.dumps({**note, "context": {"cookiecutter": {**answers, "ci": "github"}}}))
+    service.init()
+    service.commit("From the template")
+    return Small(template, service)
+
+
+def test_file_that_the_template_has_deleted_and_you_have_changed_is_listed(small: Small) -> None:
+    """And git merges the other files as if there were no such file."""
+    small.service.add("settings.ini", "ours\n")
+    for place, text in ((small.service, "ours"), (small.template, "theirs")):
+        place.edit("Makefile", "two", text)
+    small.service.commit("Ours")
+    small.service.write("mine", "")  # not for git
+    small.template.path("settings.ini").unlink()
+    small.template.write("new", "new\n")
+    small.template.commit("Deleted")
+
+    said = small.update(fails=True)
+
+    assert said.splitlines() == [
+        "error: the update has conflicts; resolve them, then run `make check` and `git commit`:",
+        "  Makefile: combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add",
+        "  settings.ini: the template has deleted it, you have changed it; git rm it, or keep it",
+    ]
+    assert small.service.read("settings.ini").endswith("ours\n")
+    assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "Makefile", "new"]
+
+
+def test_renamed_and_new_files_are_counted(small: Small) -> None:
+    small.service.add("settings.ini", "ours\n")
+    small.service.commit("Ours")
+    small.template.path("settings.ini").rename(small.template.path("values.ini"))
+    small.template.write("new", "new\n")
+    small.template.commit("Renamed")
+
+    assert "Updated 3 files" in small.update()
+    assert small.service.read("values.ini").endswith("ours\n")
 
 
 def test_update_needs_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,10 +87,54 @@ def left_to_do() -> dict[str, str]:
     )
 
 
+def untracked() -> set[str]:
+    """Files that git does not know and does not ignore."""
+    return set(filter(None, output_of("git", "ls-files", "--others", "--exclude-standard", "-z").split("\0")))
+
+
 def edited() -> set[str]:
     """Files that differ from the template at the commit in .cruft.json."""
     headers = (line.split(" ") for line in cruft("diff").splitlines() if line.startswith("diff --git "))
     return {header[-1].partition("/")[2] for header in headers}
+
+
+def render(note: dict[str, Any], folder: Path, revision: str | None, answers: dict[str, str]) -> Path:
+    """Render the template at a revision, with other answers than in the note; returns the folder of the service."""
+    known = {name: value for name, value in note["context"]["cookiecutter"].items() if not name.startswith("_")}
+    source = {"template_git_url": note["template"], "checkout": revision, "directory": note.get("directory")}
+    folder.mkdir()
+    cruft("create", **source, output_dir=str(folder), extra_context=known | answers)
+    return next(folder.iterdir())
+
+
+def deleted_by_template(paths: set[str], revision: str | None, answers: dict[str, str]) -> list[str]:
+    """Those of these files that the update would delete, and not rename."""
+    note = json.loads(NOTE.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        new = render(note, Path(folder, "new"), revision, answers) if paths else Path()
+        if all((new / path).is_file() for path in paths):
+            return []
+        old = render(note, Path(folder, "old"), note["commit"], {})
+        compare = ["git", "diff", "--no-index", "--find-renames", "--name-status", "--diff-filter=D", "-z", old, new]
+        lines = subprocess.run(compare, check=False, capture_output=True, encoding="utf-8").stdout
+        deleted = {Path(name).relative_to(old).as_posix() for name in lines.split("\0")[1::2]}
+    return sorted(paths & deleted)
+
+
+@contextmanager
+def left_out(paths: list[str]) -> Iterator[None]:
+    """Hide files from git and cruft. If git cannot delete an edited file, it cannot merge any file of the patch."""
+    if not paths:
+        yield
+        return
+    output_of("git", "update-index", "--skip-worktree", "--", *paths)
+    try:
+        for path in paths:
+            Path(path).unlink()
+        yield
+    finally:
+        output_of("git", "update-index", "--no-skip-worktree", "--", *paths)
+        output_of("git", "checkout", "--quiet", "HEAD", "--", *paths)
 
 
 def update(revision: str | None, answers: dict[str, str]) -> None:
@@ -104,19 +150,26 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
         sys.exit("error: git status shows uncommitted changes; commit or stash them first")
 
     ours = edited()
+    unknown_to_git = untracked()
+    deleted = deleted_by_template(ours, revision, answers)
     if core := {path: "changed here, but belongs to the template" for path in sorted(ours) if path.startswith(CORE)}:
         print(listed("warning: these changes may conflict with every update; move them out of chassis/:", core))
     before = NOTE.read_text(encoding="utf-8")
-    cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
+    with left_out(deleted):
+        cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
     if NOTE.read_text(encoding="utf-8") == before:
         print("The service is up to date with its template; nothing was changed.")
         return
 
+    # So that `git diff` shows the new files, and `git commit --all` has them. git does that only if all merges succeed.
+    if new := sorted(path for path in untracked() - unknown_to_git if not path.endswith(".rej")):
+        output_of("git", "add", "--intent-to-add", "--", *new)
     known = json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"]
     questions = [name for name in known if not name.startswith("_")]
     if unknown := answers.keys() - questions:
         print(f"warning: the template does not ask {', '.join(sorted(unknown))}; it asks: {', '.join(questions)}")
     left = left_to_do()
+    left |= dict.fromkeys(deleted, "the template has deleted it, you have changed it; git rm it, or keep it")
     if "pyproject.toml" in left:  # cruft reads its settings there, and would fail on conflict markers
         stop(left)
     # A file without your changes must now equal the template's. Otherwise a hunk of the patch was lost.
@@ -127,7 +180,7 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     if left:
         stop(left)
     count = len(output_of("git", "status", "--porcelain", "--untracked-files=no", ".").splitlines())
-    print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit")
+    print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit --all")
 
 
 def stop(left: dict[str, str]) -> NoReturn:
