@@ -115,8 +115,8 @@ def deleted_by_template(paths: set[str], revision: str | None, answers: dict[str
         if all((new / path).is_file() for path in paths):
             return []
         old = render(note, Path(folder, "old"), note["commit"], {})
-        compare = ["git", "diff", "--no-index", "--find-renames", "--name-status", "--diff-filter=D", "-z", old, new]
-        lines = subprocess.run(compare, check=False, capture_output=True, encoding="utf-8").stdout
+        compare = ["git", "diff", "--no-index", "--find-renames", "--name-status", "--diff-filter=D", "-z"]
+        lines = subprocess.run([*compare, old, new], check=False, capture_output=True, encoding="utf-8").stdout
         deleted = {Path(name).relative_to(old).as_posix() for name in lines.split("\0")[1::2]}
     return sorted(paths & deleted)
 
@@ -180,7 +180,7 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     if left:
         stop(left)
     count = len(output_of("git", "status", "--porcelain", "--untracked-files=no", ".").splitlines())
-    print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit --all")
+    print(f"Updated {count} files. Next: read the template's CHANGELOG; git diff HEAD; make check; git commit --all")
 
 
 def stop(left: dict[str, str]) -> NoReturn:
@@ -199,7 +199,7 @@ def check() -> None:
 
 
 def places_of_secrets(value: object, place: str = "") -> dict[str, str]:
-    """The places in the note that have a password or token, such as `context.cookiecutter._template`, as they should be."""
+    """The places that have a password or token, such as `context.cookiecutter._template`, with the safe text."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         found = [places_of_secrets(item, f"{place}.{name}".lstrip(".")) for name, item in items]
