@@ -1,6 +1,6 @@
 """Merges the changes of the template since this service was generated or last updated.
 
-    python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
+    python scripts/update.py update [<tag, branch or commit, or ''> ['<question>=<answer> <question>=<answer> ...']]
     python scripts/update.py check
     python scripts/update.py tell
     python scripts/update.py address <clone of the template>
@@ -183,6 +183,14 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     print(f"Updated {count} files. Next: read the template's CHANGELOG; git diff HEAD; make check; git commit --all")
 
 
+def answers_in(pairs: str) -> dict[str, str]:
+    """The answers in `<question>=<answer> ...`. An answer may have spaces: it ends where the next question begins."""
+    found = [pair.partition("=") for pair in re.split(r"\s+(?=\w+=)", pairs.strip()) if pair]
+    if wrong := [pair for pair, equals, _ in found if not (equals and pair.isidentifier())]:
+        sys.exit(f"error: SET has {wrong[0]!r}, which is no answer; write SET='<question>=<answer>'")
+    return {question: answer for question, _, answer in found}
+
+
 def stop(left: dict[str, str]) -> NoReturn:
     """Exit with the list of conflicts. The note is staged, as git stages the files that it has merged."""
     succeeds("git", "add", "--", str(NOTE))
@@ -266,8 +274,8 @@ if __name__ == "__main__":
             tell()
         case ["address", clone]:
             print(address(clone))
-        case ["update", *words] if len(revision := [word for word in words if "=" not in word]) < 2:
-            pairs = (word.partition("=") for word in words if "=" in word)
-            update(revision[0] if revision else None, {question: answer for question, _, answer in pairs})
+        case ["update", *options] if len(options) <= 2:
+            revision, pairs = [*options, "", ""][:2]
+            update(revision or None, answers_in(pairs))
         case _:
             sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{__doc__}")
