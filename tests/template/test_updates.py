@@ -298,6 +298,32 @@ def test_file_that_the_template_has_deleted_and_you_have_changed_is_listed(small
     assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "Makefile", "new"]
 
 
+def test_conflicts_are_found_and_nothing_that_looks_like_one(tmp_path: Path) -> None:
+    service = Repository(tmp_path)
+    service.write(".gitignore", "/.venv/\n")
+    service.write(
+        "docs/git.md", "git writes this line:\n\n<<<<<<< HEAD\n\nand this one, below a title:\n\n>>>>>>> main\n"
+    )
+    service.write(".venv/lib/a.rej", "")
+    service.init()
+    service.commit("First")
+    service.git("config", "core.excludesFile", service.path("ignored"))
+    service.write("ignored", "*.rej\n")
+    check = (sys.executable, SOURCE / "scripts/update.py", "check")
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+    service.write("Größe.md", "<<<<<<< ours\r\na\r\n=======\r\nb\r\n>>>>>>> theirs\r\n")
+    service.write("Makefile.rej", "")
+
+    done = run(*check, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "error: these conflicts of `make update` are unresolved:",
+        "  Größe.md: combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add",
+        "  Makefile.rej: apply its changes by hand, then delete it",
+    ]
+
+
 def test_renamed_and_new_files_are_counted(small: Small) -> None:
     small.service.add("settings.ini", "ours\n")
     small.service.commit("Ours")

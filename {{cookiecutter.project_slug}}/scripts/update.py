@@ -27,6 +27,8 @@ NOTE = Path(".cruft.json")
 CORE = "chassis/"
 # `make settings` generates these.
 GENERATED = ("docs/settings.md", ".env.example")
+# All three markers of git in their order.
+MARKERS = re.compile(r"^<{7} .*?^={7}\r?$.*?^>{7} ", re.MULTILINE | re.DOTALL)
 # Calls a function of cruft in a process of its own, and prints an exception as one line.
 CALL = """
 import json, sys, cruft
@@ -73,11 +75,14 @@ def cruft(name: str, **options: object) -> str:
 
 def left_to_do() -> dict[str, str]:
     """Conflicts of an update: files with conflict markers, and rejected hunks of a patch."""
-    unmerged = output_of("git", "diff", "--name-only", "--diff-filter=U", "--relative").splitlines()
-    # Also finds files that were added with markers in them. git grep fails if it finds nothing.
-    marked = ["git", "grep", "--untracked", "--name-only", "-E", "^(<{7}|>{7}) "]
-    unmerged += subprocess.run(marked, check=False, capture_output=True, encoding="utf-8").stdout.splitlines()
-    rejected = output_of("git", "ls-files", "--others", "--cached", "--", "*.rej").splitlines()
+    unmerged = names_of("git", "diff", "--name-only", "--diff-filter=U", "--relative", "-z")
+    # Also finds files that were added with markers in them. A document may quote one of the markers.
+    marked = names_of("git", "grep", "--untracked", "--name-only", "-z", "-I", "-E", "^<{7} ")
+    unmerged |= {path for path in marked if MARKERS.search(Path(path).read_text(encoding="utf-8", errors="replace"))}
+    # Those that .gitignore ignores belong to others. The owner's own list of ignored files may have *.rej.
+    rejected = names_of(
+        "git", "ls-files", "--others", "--cached", "--exclude-per-directory=.gitignore", "-z", "--", "*.rej"
+    )
     left = dict.fromkeys(sorted(unmerged), "combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add")
     left |= dict.fromkeys(sorted(rejected), "apply its changes by hand, then delete it")
     # They are generated from settings.py, so they come last.
@@ -87,9 +92,15 @@ def left_to_do() -> dict[str, str]:
     )
 
 
+def names_of(*command: str) -> set[str]:
+    """The names of files that git prints with -z; empty if it finds none."""
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
+    return {name for name in done.stdout.split("\0") if name}
+
+
 def untracked() -> set[str]:
     """Files that git does not know and does not ignore."""
-    return set(filter(None, output_of("git", "ls-files", "--others", "--exclude-standard", "-z").split("\0")))
+    return names_of("git", "ls-files", "--others", "--exclude-standard", "-z")
 
 
 def edited() -> set[str]:
