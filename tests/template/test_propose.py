@@ -306,6 +306,24 @@ def test_template_in_a_folder_of_one_machine_is_said_in_one_line(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("note", "error"),
+    [
+        ("{}", "has no `template`; delete the file and create it: uvx cruft link <template repository>"),
+        ('{"template": "git@a.example:b"}', "has no `commit`; delete the file and create it: uvx cruft link <template"),
+        ("<<<<<<< ours", "is not a JSON object; resolve its conflicts, or restore an earlier version"),
+    ],
+)
+def test_note_without_a_template_is_said_in_one_line(tmp_path: Path, note: str, error: str) -> None:
+    (tmp_path / ".cruft.json").write_text(note)
+
+    said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", "proposal", cwd=tmp_path)
+
+    assert said.returncode == 1
+    assert said.stdout.startswith(f"error: .cruft.json {error}")
+    assert said.stdout.count("\n") == 1
+
+
 def test_update_that_lists_conflicts_without_changed_files_becomes_an_issue(tmp_path: Path) -> None:
     """As when a hunk is lost: `make update` then lists a file that differs from the template."""
     service = Repository(tmp_path)

@@ -324,6 +324,29 @@ def test_conflicts_are_found_and_nothing_that_looks_like_one(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("note", "error"),
+    [
+        ("{}", "has no `template`; delete the file and create it: uvx cruft link <template repository>"),
+        (
+            '{"template": "a", "commit": "1"}',
+            "has no `context`; delete the file and create it: uvx cruft link <template repository>",
+        ),
+        ("[]", "is not a JSON object; restore an earlier version: git log -- .cruft.json"),
+        ("{", "is not a JSON object; restore an earlier version: git log -- .cruft.json"),
+    ],
+)
+def test_note_without_a_template_is_an_error_in_one_line(tmp_path: Path, note: str, error: str) -> None:
+    service = Repository(tmp_path)
+    service.write(NOTE, note)
+    service.init()
+    service.commit("First")
+
+    done = run(sys.executable, SOURCE / "scripts/update.py", "update", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, f"error: .cruft.json {error}\n")
+
+
 def test_renamed_and_new_files_are_counted(small: Small) -> None:
     small.service.add("settings.ini", "ours\n")
     small.service.commit("Ours")

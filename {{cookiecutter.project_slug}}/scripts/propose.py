@@ -140,11 +140,16 @@ def code_block(text: str) -> str:
 
 def note_of_template() -> Json:
     """The content of .cruft.json; exits with an error if CI cannot reach the template."""
+    create = "uvx cruft link <template repository>"
     try:
         note: Json = json.loads(NOTE.read_text(encoding="utf-8"))
-        template = str(note["template"])
-    except (OSError, ValueError, KeyError):
-        fail(".cruft.json is missing or has conflicts; create it: uvx cruft link <template repository>")
+        template, _ = str(note["template"]), str(note["commit"])
+    except OSError:
+        fail(f".cruft.json is missing; create it: {create}")
+    except (ValueError, TypeError):
+        fail(".cruft.json is not a JSON object; resolve its conflicts, or restore an earlier version")
+    except KeyError as error:
+        fail(f".cruft.json has no `{error.args[0]}`; delete the file and create it: {create}")
     if "://" not in template and "@" not in template:
         fail(f".cruft.json has the template {template!r}, a folder; set it to the address of its repository")
     return note

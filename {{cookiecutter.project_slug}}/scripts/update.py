@@ -109,6 +109,17 @@ def edited() -> set[str]:
     return {header[-1].partition("/")[2] for header in headers}
 
 
+def read_note() -> dict[str, Any]:
+    """The content of .cruft.json; exits with an error if it is no JSON object."""
+    try:
+        note = json.loads(NOTE.read_text(encoding="utf-8"))
+    except ValueError:
+        note = None
+    if not isinstance(note, dict):
+        sys.exit(f"error: {NOTE} is not a JSON object; restore an earlier version: git log -- {NOTE}")
+    return note
+
+
 def render(note: dict[str, Any], folder: Path, revision: str | None, answers: dict[str, str]) -> Path:
     """Render the template at a revision, with other answers than in the note; returns the folder of the service."""
     known = {name: value for name, value in note["context"]["cookiecutter"].items() if not name.startswith("_")}
@@ -118,9 +129,10 @@ def render(note: dict[str, Any], folder: Path, revision: str | None, answers: di
     return next(folder.iterdir())
 
 
-def deleted_by_template(paths: set[str], revision: str | None, answers: dict[str, str]) -> list[str]:
+def deleted_by_template(
+    note: dict[str, Any], paths: set[str], revision: str | None, answers: dict[str, str]
+) -> list[str]:
     """Those of these files that the update would delete, and not rename."""
-    note = json.loads(NOTE.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         new = render(note, Path(folder, "new"), revision, answers) if paths else Path()
         if all((new / path).is_file() for path in paths):
@@ -148,10 +160,11 @@ def left_out(paths: list[str]) -> Iterator[None]:
         output_of("git", "checkout", "--quiet", "HEAD", "--", *paths)
 
 
-def update(revision: str | None, answers: dict[str, str]) -> None:
-    """Update, optionally with other answers; exits with an error if that is impossible."""
+def updatable_note() -> dict[str, Any]:
+    """The content of .cruft.json; exits with an error if an update is impossible."""
+    link = "uvx cruft link <template repository>"
     if not NOTE.is_file():
-        sys.exit("error: .cruft.json is missing; create it: uvx cruft link <template repository>")
+        sys.exit(f"error: .cruft.json is missing; create it: {link}")
     if not succeeds("git", "rev-parse", "--verify", "HEAD"):
         sys.exit("error: the service has no commit; commit it first: git init; git add --all; git commit")
     if left := left_to_do():
@@ -159,23 +172,30 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     # Files that are not under version control stay as they are, such as those of an editor.
     if output_of("git", "status", "--porcelain", "--untracked-files=no"):
         sys.exit("error: git status shows uncommitted changes; commit or stash them first")
+    note = read_note()
+    if missing := [name for name in ("template", "commit", "context") if not note.get(name)]:
+        sys.exit(f"error: .cruft.json has no `{missing[0]}`; delete the file and create it: {link}")
+    return note
 
+
+def update(revision: str | None, answers: dict[str, str]) -> None:
+    """Update, optionally with other answers; exits with an error if that is impossible."""
+    note = updatable_note()
     ours = edited()
     unknown_to_git = untracked()
-    deleted = deleted_by_template(ours, revision, answers)
+    deleted = deleted_by_template(note, ours, revision, answers)
     if core := {path: "changed here, but belongs to the template" for path in sorted(ours) if path.startswith(CORE)}:
         print(listed("warning: these changes may conflict with every update; move them out of chassis/:", core))
-    before = NOTE.read_text(encoding="utf-8")
     with left_out(deleted):
         cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
-    if NOTE.read_text(encoding="utf-8") == before:
+    if read_note() == note:
         print("The service is up to date with its template; nothing was changed.")
         return
 
     # So that `git diff` shows the new files, and `git commit --all` has them. git does that only if all merges succeed.
     if new := sorted(path for path in untracked() - unknown_to_git if not path.endswith(".rej")):
         output_of("git", "add", "--intent-to-add", "--", *new)
-    known = json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"]
+    known = read_note()["context"]["cookiecutter"]
     questions = [name for name in known if not name.startswith("_")]
     if unknown := answers.keys() - questions:
         print(f"warning: the template does not ask {', '.join(sorted(unknown))}; it asks: {', '.join(questions)}")
@@ -212,7 +232,7 @@ def check() -> None:
     """Exit with an error if the note has a password, or if conflicts are left in a git repository."""
     if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
         sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
-    if NOTE.is_file() and (secrets := places_of_secrets(json.loads(NOTE.read_text(encoding="utf-8")))):
+    if NOTE.is_file() and (secrets := places_of_secrets(read_note())):
         wanted = ", ".join(f"{place}: {safe}" for place, safe in secrets.items())
         sys.exit(f"error: {NOTE} has a password or token; revoke it, and write instead: {wanted}")
 
