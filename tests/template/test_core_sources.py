@@ -233,6 +233,18 @@ def test_lock_file_that_is_not_up_to_date_stops_the_image(own: Place) -> None:
     assert "run `uv lock`" in said
 
 
+def test_release_in_a_workspace_needs_its_lock_file_in_git(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (service,) = services_that_share(repository, WORKSPACE, "orders")
+    (repository / "uv.lock").write_text("")
+    git(repository, "init", "--quiet")
+    assert "error: uv.lock is not committed" in make(service, "releasable", fails=True, TAG="v0.1.0")
+
+    git(repository, "add", "uv.lock")
+
+    assert make(service, "releasable", TAG="v0.1.0") == ""
+
+
 def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_path: Path) -> None:
     """A service that is in a folder of another project, which is no workspace."""
     (service,) = services_that_share(tmp_path / "repository", FOLDER, "orders")

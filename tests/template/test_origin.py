@@ -140,15 +140,28 @@ def test_template_of_another_user_is_named_with_the_command_that_trusts_it(
     )
 
 
-def test_checks_reject_a_note_with_a_token(tmp_path: Path) -> None:
-    """cruft itself writes the address as it was typed."""
-    address = f"https://{PASSWORD}@github.com/acme/chassis"
-    (tmp_path / NOTE).write_text(json.dumps({"template": address, "commit": "1"}, indent=2))
+def test_checks_reject_a_note_with_a_token_and_name_each_place(tmp_path: Path) -> None:
+    """cruft itself writes the address as it was typed, in two places. People may write one into an answer."""
+    address = f"https://oauth2:{PASSWORD}@git.acme.example/chassis"
+    answers = {"_template": address, "description": f"Clone {address} to read it?", "registry": "ghcr.io/acme"}
+    note = {"template": "git@git.acme.example:chassis", "commit": "1", "context": {"cookiecutter": answers}}
+    (tmp_path / NOTE).write_text(json.dumps(note))
 
     said = run(sys.executable, SOURCE / "scripts/update.py", "check", cwd=tmp_path, **IDENTITY)
 
     assert said.returncode == 1
     assert said.stdout == (
-        "error: .cruft.json has a password or token in the template's address; "
-        "write this instead: https://github.com/acme/chassis\n"
+        "error: .cruft.json has a password or token; revoke it, and write instead: "
+        "context.cookiecutter._template: https://git.acme.example/chassis, "
+        "context.cookiecutter.description: Clone https://git.acme.example/chassis to read it?\n"
     )
+
+
+def test_checks_accept_addresses_without_a_token(tmp_path: Path) -> None:
+    answers = {"_template": "ssh://git@git.acme.example/chassis", "description": "See https://acme.example/?q=a@b"}
+    note = {"template": "https://git.acme.example/chassis", "skip": ["chassis"], "context": {"cookiecutter": answers}}
+    (tmp_path / NOTE).write_text(json.dumps(note))
+
+    said = run(sys.executable, SOURCE / "scripts/update.py", "check", cwd=tmp_path, **IDENTITY)
+
+    assert (said.returncode, said.stdout) == (0, "")

@@ -295,15 +295,34 @@ def test_wrong_token_is_said_in_one_line(hosted: Hosted, prepared: Prepared) -> 
     assert said == "error: TEMPLATE_UPDATE_TOKEN is not set; add a project access token: see chassis/docs/updating.md\n"
 
 
-def test_template_in_a_folder_of_one_machine_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / ".cruft.json").write_text('{"template": "/home/ada/template", "commit": "1"}')
+@pytest.mark.parametrize("template", ["/home/ada/template", "../template", "C:/Users/ada@acme/template"])
+def test_template_in_a_folder_of_one_machine_is_said_in_one_line(tmp_path: Path, template: str) -> None:
+    (tmp_path / ".cruft.json").write_text(json.dumps({"template": template, "commit": "1"}))
 
     said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", "proposal", cwd=tmp_path)
 
     assert said.returncode == 1
     assert said.stdout == (
-        "error: .cruft.json has the template '/home/ada/template', a folder; set it to the address of its repository\n"
+        f"error: .cruft.json has the template {template!r}, a folder; set it to the address of its repository\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("note", "error"),
+    [
+        ("{}", "has no `template`; delete the file and create it: uvx cruft link <template repository>"),
+        ('{"template": "git@a.example:b"}', "has no `commit`; delete the file and create it: uvx cruft link <template"),
+        ("<<<<<<< ours", "is not a JSON object; resolve its conflicts, or restore an earlier version"),
+    ],
+)
+def test_note_without_a_template_is_said_in_one_line(tmp_path: Path, note: str, error: str) -> None:
+    (tmp_path / ".cruft.json").write_text(note)
+
+    said = run("python3", SOURCE / "scripts/propose_on_github.py", "prepare", "proposal", cwd=tmp_path)
+
+    assert said.returncode == 1
+    assert said.stdout.startswith(f"error: .cruft.json {error}")
+    assert said.stdout.count("\n") == 1
 
 
 def test_update_that_lists_conflicts_without_changed_files_becomes_an_issue(tmp_path: Path) -> None:
@@ -369,7 +388,7 @@ def test_tokens_are_sent_to_their_repository_alone(tmp_path: Path) -> None:
 import json, os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from propose import access_to
-for template in ("https://example.com/acme/template", "git@example.com:acme/template", "ssh://git@example.com:22/acme/template"):
+for template in sys.argv[2:]:
     environment = {**os.environ, **access_to(template)}
     for address in ("https://example.com/acme/template", "https://example.com/acme/template2", "https://example.com/"):
         got = subprocess.run(["git", "config", "--get-urlmatch", "http.extraheader", address], env=environment,
@@ -378,9 +397,19 @@ for template in ("https://example.com/acme/template", "git@example.com:acme/temp
     print(subprocess.run(["git", "ls-remote", "--get-url", template], env=environment, capture_output=True,
                          text=True).stdout.strip())
 """
-    scripts = SOURCE / "scripts"
-    said = run("python3", "-c", program, scripts, cwd=tmp_path, TEMPLATE_TOKEN="read").stdout.splitlines()  # noqa: S106
+    templates = [
+        "https://example.com/acme/template",
+        "git@example.com:acme/template",
+        "example.com:acme/template",
+        "org-123@example.com:/acme/template",
+        "ssh://git@example.com:22/acme/template",
+        "ssh://deploy@example.com/acme/template",
+        "ssh://example.com/acme/template",
+        "git+ssh://git@example.com/acme/template",
+    ]
+    done = run("python3", "-c", program, SOURCE / "scripts", *templates, cwd=tmp_path, TEMPLATE_TOKEN="read")  # noqa: S106
+    said = done.stdout.splitlines()
 
     header = "Authorization: Basic eC1hY2Nlc3MtdG9rZW46cmVhZA=="
     address = "https://example.com/acme/template"
-    assert said == [f"{address} {header}", f"{address}2 ", "https://example.com/ ", address] * 3
+    assert said == [f"{address} {header}", f"{address}2 ", "https://example.com/ ", address] * len(templates)

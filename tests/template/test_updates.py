@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from bakery import files_of, run
-from repositories import Repository
+from bakery import NOTE, SOURCE, files_of, run
+from repositories import IDENTITY, Repository
 
 pytestmark = pytest.mark.long
 
@@ -36,6 +37,9 @@ class Service(Repository):
 
     def noted_commit(self) -> str:
         return str(json.loads(self.path(".cruft.json").read_text())["commit"])
+
+    def answer(self, question: str) -> str:
+        return str(json.loads(self.read(NOTE))["context"]["cookiecutter"][question])
 
 
 def bake(template: Template, out: Path) -> Path:
@@ -240,6 +244,120 @@ def test_file_that_both_have_created_is_listed(service: Service, template: Templ
     assert "ours\n" in service.path("SECURITY.md").read_text()
 
 
+@dataclass(frozen=True)
+class Small:
+    """A template with few files and the script of a service, which is quick, and a service that is made from it."""
+
+    template: Template
+    service: Service
+
+    def update(self, *arguments: str, fails: bool = False) -> str:
+        command = ("uv", "run", "--quiet", "--no-project", "--with", "cruft>=2.16,<3", "scripts/update.py", "update")
+        done = run(*command, *arguments, cwd=self.service.folder, **IDENTITY)
+        assert bool(done.returncode) is fails, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    template, service = Template(tmp_path / "template"), Service(tmp_path / "service")
+    answers = {"project_slug": "order-service", "ci": ["github", "gitlab"]}
+    template.folder.mkdir()
+    (template.folder / "cookiecutter.json").write_text(json.dumps(answers))
+    for path in ("README.md", "Makefile", "settings.ini"):
+        template.write(path, "one\n\ntwo\n")
+    shutil.copytree(SOURCE / "scripts", template.path("scripts"), ignore=shutil.ignore_patterns("__pycache__"))
+    template.init()
+    note = {"template": template.folder.as_uri(), "commit": template.commit("First"), "checkout": None}
+    shutil.copytree(template.path("."), service.folder)
+    service.write(NOTE, json.dumps({**note, "context": {"cookiecutter": {**answers, "ci": "github"}}}))
+    service.init()
+    service.commit("From the template")
+    return Small(template, service)
+
+
+def test_file_that_the_template_has_deleted_and_you_have_changed_is_listed(small: Small) -> None:
+    """And git merges the other files as if there were no such file."""
+    small.service.add("settings.ini", "ours\n")
+    for place, text in ((small.service, "ours"), (small.template, "theirs")):
+        place.edit("Makefile", "two", text)
+    small.service.commit("Ours")
+    small.service.write("mine", "")  # not for git
+    small.template.path("settings.ini").unlink()
+    small.template.write("new", "new\n")
+    small.template.commit("Deleted")
+
+    said = small.update(fails=True)
+
+    assert said.splitlines() == [
+        "error: the update has conflicts; resolve them, then run `make check` and `git commit`:",
+        "  Makefile: combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add",
+        "  settings.ini: the template has deleted it, you have changed it; git rm it, or keep it",
+    ]
+    assert small.service.read("settings.ini").endswith("ours\n")
+    assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "Makefile", "new"]
+
+
+def test_conflicts_are_found_and_nothing_that_looks_like_one(tmp_path: Path) -> None:
+    service = Repository(tmp_path)
+    service.write(".gitignore", "/.venv/\n")
+    service.write(
+        "docs/git.md", "git writes this line:\n\n<<<<<<< HEAD\n\nand this one, below a title:\n\n>>>>>>> main\n"
+    )
+    service.write(".venv/lib/a.rej", "")
+    service.init()
+    service.commit("First")
+    service.git("config", "core.excludesFile", service.path("ignored"))
+    service.write("ignored", "*.rej\n")
+    check = (sys.executable, SOURCE / "scripts/update.py", "check")
+    done = run(*check, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+    service.write("Größe.md", "<<<<<<< ours\r\na\r\n=======\r\nb\r\n>>>>>>> theirs\r\n")
+    service.write("Makefile.rej", "")
+
+    done = run(*check, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "error: these conflicts of `make update` are unresolved:",
+        "  Größe.md: combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add",
+        "  Makefile.rej: apply its changes by hand, then delete it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("note", "error"),
+    [
+        ("{}", "has no `template`; delete the file and create it: uvx cruft link <template repository>"),
+        (
+            '{"template": "a", "commit": "1"}',
+            "has no `context`; delete the file and create it: uvx cruft link <template repository>",
+        ),
+        ("[]", "is not a JSON object; restore an earlier version: git log -- .cruft.json"),
+        ("{", "is not a JSON object; restore an earlier version: git log -- .cruft.json"),
+    ],
+)
+def test_note_without_a_template_is_an_error_in_one_line(tmp_path: Path, note: str, error: str) -> None:
+    service = Repository(tmp_path)
+    service.write(NOTE, note)
+    service.init()
+    service.commit("First")
+
+    done = run(sys.executable, SOURCE / "scripts/update.py", "update", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, f"error: .cruft.json {error}\n")
+
+
+def test_renamed_and_new_files_are_counted(small: Small) -> None:
+    small.service.add("settings.ini", "ours\n")
+    small.service.commit("Ours")
+    small.template.path("settings.ini").rename(small.template.path("values.ini"))
+    small.template.write("new", "new\n")
+    small.template.commit("Renamed")
+
+    assert "Updated 3 files" in small.update()
+    assert small.service.read("values.ini").endswith("ours\n")
+
+
 def test_update_needs_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
     service.add("README.md", "\nNot committed.\n")
     assert "commit or stash them first" in service.make("update", fails=True)
@@ -266,6 +384,7 @@ def test_update_to_a_tag(service: Service, template: Template) -> None:
 def test_value_that_the_template_rejects_is_an_error_in_one_line(service: Service) -> None:
     for argument, reason in (
         ("TO=v9", "Failed to check out the reference v9."),
+        ("SET=licence", "SET has 'licence', which is no answer; write SET='<question>=<answer>'"),
         (
             "SET=license=GPL",
             "GPL provided for choice variable license, but the choices are ['none', 'MIT', 'Apache-2.0']",
@@ -273,9 +392,10 @@ def test_value_that_the_template_rejects_is_an_error_in_one_line(service: Servic
         ("SET=owner=a/b", "owner 'a/b' is not a GitHub name; use at most 39 letters, digits and hyphens"),
     ):
         (said,) = [line for line in service.make("update", argument, fails=True).splitlines() if line[:5] != "make:"]
-        assert said.startswith("error: the update failed: ")
+        assert re.fullmatch(
+            r"error: (SET .*|the update failed: .*; check TO, SET, and the address .* in .cruft.json)", said
+        )
         assert reason in said
-        assert said.endswith("; check TO, SET, and the address of the template in .cruft.json")
     assert service.git("status", "--porcelain") == ""
 
 
@@ -283,11 +403,12 @@ def test_option_is_switched_on_later(service: Service) -> None:
     service.add("README.md", "\nOurs.\n")
     service.commit("A remark")
 
-    said = service.make("update", "SET=license=MIT ci=gitlab colour=red")
+    said = service.make("update", 'SET=project_name=Ada\'s "Shop"; x license=MIT ci=gitlab colour=red')
     assert "Updated " in said
     assert "warning: the template does not ask colour; it asks: project_name, " in said
 
     assert "MIT License" in service.path("LICENSE").read_text()
+    assert service.answer("project_name") == 'Ada\'s "Shop"; x'
     assert 'license = "MIT"' in service.path("pyproject.toml").read_text()
     assert service.path(".gitlab-ci.yml").exists()
     assert not service.path(".github").exists()

@@ -2,11 +2,12 @@
 
     python scripts/contexts.py
     python scripts/contexts.py locked
+    python scripts/contexts.py committed
 
 The Dockerfile copies the core from chassis/ and the library versions from uv.lock. If one of them is elsewhere, both
 are copied into .cache/image, and a line `<stage>=<folder>` is printed for each. `--build-context` then replaces that
 stage of the Dockerfile by the folder. The lock file is created if it is missing, and must be up to date. `locked` only
-checks that, and accepts a service that has no lock file yet.
+checks that, and accepts a service that has no lock file yet. `committed` checks that the lock file is in git.
 """
 
 import os
@@ -30,12 +31,13 @@ def uv(*arguments: str) -> str:
     return done.stdout
 
 
-def is_locked() -> bool:
-    """Whether this folder, or the workspace that it belongs to, has a lock file."""
+def lock_file() -> Path | None:
+    """The lock file of this folder, or of the workspace that it belongs to."""
     workspaces = [
         folder for folder in Path.cwd().parents if table(folder / "pyproject.toml", "tool", "uv", "workspace")
     ]
-    return any((folder / "uv.lock").is_file() for folder in (Path.cwd(), *workspaces))
+    files = (folder / "uv.lock" for folder in (Path.cwd(), *workspaces))
+    return next((file for file in files if file.is_file()), None)
 
 
 def contexts() -> dict[str, Path]:
@@ -67,14 +69,25 @@ def check_lock() -> None:
         sys.exit("error: uv.lock does not fit pyproject.toml; update it: uv lock; then commit uv.lock")
 
 
+def check_commit() -> None:
+    """Exit with an error if git does not have the lock file."""
+    file = lock_file()
+    listed = ["git", "ls-files", "--error-unmatch", "--", str(file)]
+    if file is None or subprocess.run(listed, check=False, capture_output=True).returncode:
+        sys.exit("error: uv.lock is not committed; commit it so that the build is reproducible, then move the tag")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["locked"]:
-        if is_locked():
-            check_lock()
-        sys.exit()
-    if is_locked():
-        check_lock()
-    else:
-        uv("lock", "--quiet")
-    for stage, place in contexts().items():
-        print(f"{stage}={place.as_posix()}")
+    match sys.argv[1:]:
+        case ["committed"]:
+            check_commit()
+        case ["locked"]:
+            if lock_file():
+                check_lock()
+        case _:
+            if lock_file():
+                check_lock()
+            else:
+                uv("lock", "--quiet")
+            for stage, place in contexts().items():
+                print(f"{stage}={place.as_posix()}")

@@ -29,6 +29,10 @@ NEEDS_HELP = "The template update needs a person"
 NAME, EMAIL = "Template update", "template-update@users.noreply.invalid"
 SHOWN_LINES = 60
 MAX_BODY = 60_000  # characters that a text may have
+# ssh://user@host:22/path or user@host:path. The user may be missing. C:/path is a folder of Windows.
+BY_SSH = re.compile(
+    r"(?:(?:git\+)?ssh://(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?|(?:[^/:@]+@)?(?P<short_host>[^/:@]{2,}):(?!//))/*(?P<path>.+)"
+)
 
 Json = dict[str, Any]
 
@@ -85,11 +89,11 @@ def credentials(address: str, token: str) -> tuple[str, str]:
 def access_to(template: str) -> dict[str, str]:
     """Environment variables with which git can read the template in CI: by HTTPS, with a token if there is one."""
     settings = []
-    if by_ssh := re.match(r"(?:ssh://)?git@([^:/]+)(?::\d+/|[:/])(.*)", template):
-        host, path = by_ssh.groups()
+    if by_ssh := BY_SSH.fullmatch(template):
+        host, path = by_ssh["host"] or by_ssh["short_host"], by_ssh["path"]
         settings.append((f"url.https://{host}/{path}.insteadOf", template))
         template = f"https://{host}/{path}"
-    if token := os.environ.get("TEMPLATE_TOKEN"):
+    if template.startswith("http") and (token := os.environ.get("TEMPLATE_TOKEN")):
         settings.append(credentials(template, token))
     return git_settings(settings)
 
@@ -140,12 +144,17 @@ def code_block(text: str) -> str:
 
 def note_of_template() -> Json:
     """The content of .cruft.json; exits with an error if CI cannot reach the template."""
+    create = "uvx cruft link <template repository>"
     try:
         note: Json = json.loads(NOTE.read_text(encoding="utf-8"))
-        template = str(note["template"])
-    except (OSError, ValueError, KeyError):
-        fail(".cruft.json is missing or has conflicts; create it: uvx cruft link <template repository>")
-    if "://" not in template and "@" not in template:
+        template, _ = str(note["template"]), str(note["commit"])
+    except OSError:
+        fail(f".cruft.json is missing; create it: {create}")
+    except (ValueError, TypeError):
+        fail(".cruft.json is not a JSON object; resolve its conflicts, or restore an earlier version")
+    except KeyError as error:
+        fail(f".cruft.json has no `{error.args[0]}`; delete the file and create it: {create}")
+    if "://" not in template and not BY_SSH.fullmatch(template):
         fail(f".cruft.json has the template {template!r}, a folder; set it to the address of its repository")
     return note
 

@@ -1,6 +1,6 @@
 """Merges the changes of the template since this service was generated or last updated.
 
-    python scripts/update.py update [<tag, branch or commit>] [<question>=<answer> ...]
+    python scripts/update.py update [<tag, branch or commit, or ''> ['<question>=<answer> <question>=<answer> ...']]
     python scripts/update.py check
     python scripts/update.py tell
     python scripts/update.py address <clone of the template>
@@ -17,6 +17,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +27,8 @@ NOTE = Path(".cruft.json")
 CORE = "chassis/"
 # `make settings` generates these.
 GENERATED = ("docs/settings.md", ".env.example")
+# All three markers of git in their order.
+MARKERS = re.compile(r"^<{7} .*?^={7}\r?$.*?^>{7} ", re.MULTILINE | re.DOTALL)
 # Calls a function of cruft in a process of its own, and prints an exception as one line.
 CALL = """
 import json, sys, cruft
@@ -71,11 +75,14 @@ def cruft(name: str, **options: object) -> str:
 
 def left_to_do() -> dict[str, str]:
     """Conflicts of an update: files with conflict markers, and rejected hunks of a patch."""
-    unmerged = output_of("git", "diff", "--name-only", "--diff-filter=U", "--relative").splitlines()
-    # Also finds files that were added with markers in them. git grep fails if it finds nothing.
-    marked = ["git", "grep", "--untracked", "--name-only", "-E", "^(<{7}|>{7}) "]
-    unmerged += subprocess.run(marked, check=False, capture_output=True, encoding="utf-8").stdout.splitlines()
-    rejected = output_of("git", "ls-files", "--others", "--cached", "--", "*.rej").splitlines()
+    unmerged = names_of("git", "diff", "--name-only", "--diff-filter=U", "--relative", "-z")
+    # Also finds files that were added with markers in them. A document may quote one of the markers.
+    marked = names_of("git", "grep", "--untracked", "--name-only", "-z", "-I", "-E", "^<{7} ")
+    unmerged |= {path for path in marked if MARKERS.search(Path(path).read_text(encoding="utf-8", errors="replace"))}
+    # Those that .gitignore ignores belong to others. The owner's own list of ignored files may have *.rej.
+    rejected = names_of(
+        "git", "ls-files", "--others", "--cached", "--exclude-per-directory=.gitignore", "-z", "--", "*.rej"
+    )
     left = dict.fromkeys(sorted(unmerged), "combine the lines between <<<<<<< (yours) and >>>>>>>, then: git add")
     left |= dict.fromkeys(sorted(rejected), "apply its changes by hand, then delete it")
     # They are generated from settings.py, so they come last.
@@ -85,16 +92,79 @@ def left_to_do() -> dict[str, str]:
     )
 
 
+def names_of(*command: str) -> set[str]:
+    """The names of files that git prints with -z; empty if it finds none."""
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
+    return {name for name in done.stdout.split("\0") if name}
+
+
+def untracked() -> set[str]:
+    """Files that git does not know and does not ignore."""
+    return names_of("git", "ls-files", "--others", "--exclude-standard", "-z")
+
+
 def edited() -> set[str]:
     """Files that differ from the template at the commit in .cruft.json."""
     headers = (line.split(" ") for line in cruft("diff").splitlines() if line.startswith("diff --git "))
     return {header[-1].partition("/")[2] for header in headers}
 
 
-def update(revision: str | None, answers: dict[str, str]) -> None:
-    """Update, optionally with other answers; exits with an error if that is impossible."""
+def read_note() -> dict[str, Any]:
+    """The content of .cruft.json; exits with an error if it is no JSON object."""
+    try:
+        note = json.loads(NOTE.read_text(encoding="utf-8"))
+    except ValueError:
+        note = None
+    if not isinstance(note, dict):
+        sys.exit(f"error: {NOTE} is not a JSON object; restore an earlier version: git log -- {NOTE}")
+    return note
+
+
+def render(note: dict[str, Any], folder: Path, revision: str | None, answers: dict[str, str]) -> Path:
+    """Render the template at a revision, with other answers than in the note; returns the folder of the service."""
+    known = {name: value for name, value in note["context"]["cookiecutter"].items() if not name.startswith("_")}
+    source = {"template_git_url": note["template"], "checkout": revision, "directory": note.get("directory")}
+    folder.mkdir()
+    cruft("create", **source, output_dir=str(folder), extra_context=known | answers)
+    return next(folder.iterdir())
+
+
+def deleted_by_template(
+    note: dict[str, Any], paths: set[str], revision: str | None, answers: dict[str, str]
+) -> list[str]:
+    """Those of these files that the update would delete, and not rename."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        new = render(note, Path(folder, "new"), revision, answers) if paths else Path()
+        if all((new / path).is_file() for path in paths):
+            return []
+        old = render(note, Path(folder, "old"), note["commit"], {})
+        compare = ["git", "diff", "--no-index", "--find-renames", "--name-status", "--diff-filter=D", "-z"]
+        lines = subprocess.run([*compare, old, new], check=False, capture_output=True, encoding="utf-8").stdout
+        deleted = {Path(name).relative_to(old).as_posix() for name in lines.split("\0")[1::2]}
+    return sorted(paths & deleted)
+
+
+@contextmanager
+def left_out(paths: list[str]) -> Iterator[None]:
+    """Hide files from git and cruft. If git cannot delete an edited file, it cannot merge any file of the patch."""
+    if not paths:
+        yield
+        return
+    output_of("git", "update-index", "--skip-worktree", "--", *paths)
+    try:
+        for path in paths:
+            Path(path).unlink()
+        yield
+    finally:
+        output_of("git", "update-index", "--no-skip-worktree", "--", *paths)
+        output_of("git", "checkout", "--quiet", "HEAD", "--", *paths)
+
+
+def updatable_note() -> dict[str, Any]:
+    """The content of .cruft.json; exits with an error if an update is impossible."""
+    link = "uvx cruft link <template repository>"
     if not NOTE.is_file():
-        sys.exit("error: .cruft.json is missing; create it: uvx cruft link <template repository>")
+        sys.exit(f"error: .cruft.json is missing; create it: {link}")
     if not succeeds("git", "rev-parse", "--verify", "HEAD"):
         sys.exit("error: the service has no commit; commit it first: git init; git add --all; git commit")
     if left := left_to_do():
@@ -102,21 +172,35 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     # Files that are not under version control stay as they are, such as those of an editor.
     if output_of("git", "status", "--porcelain", "--untracked-files=no"):
         sys.exit("error: git status shows uncommitted changes; commit or stash them first")
+    note = read_note()
+    if missing := [name for name in ("template", "commit", "context") if not note.get(name)]:
+        sys.exit(f"error: .cruft.json has no `{missing[0]}`; delete the file and create it: {link}")
+    return note
 
+
+def update(revision: str | None, answers: dict[str, str]) -> None:
+    """Update, optionally with other answers; exits with an error if that is impossible."""
+    note = updatable_note()
     ours = edited()
+    unknown_to_git = untracked()
+    deleted = deleted_by_template(note, ours, revision, answers)
     if core := {path: "changed here, but belongs to the template" for path in sorted(ours) if path.startswith(CORE)}:
         print(listed("warning: these changes may conflict with every update; move them out of chassis/:", core))
-    before = NOTE.read_text(encoding="utf-8")
-    cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
-    if NOTE.read_text(encoding="utf-8") == before:
+    with left_out(deleted):
+        cruft("update", skip_apply_ask=True, allow_untracked_files=True, checkout=revision, extra_context=answers)
+    if read_note() == note:
         print("The service is up to date with its template; nothing was changed.")
         return
 
-    known = json.loads(NOTE.read_text(encoding="utf-8"))["context"]["cookiecutter"]
+    # So that `git diff` shows the new files, and `git commit --all` has them. git does that only if all merges succeed.
+    if new := sorted(path for path in untracked() - unknown_to_git if not path.endswith(".rej")):
+        output_of("git", "add", "--intent-to-add", "--", *new)
+    known = read_note()["context"]["cookiecutter"]
     questions = [name for name in known if not name.startswith("_")]
     if unknown := answers.keys() - questions:
         print(f"warning: the template does not ask {', '.join(sorted(unknown))}; it asks: {', '.join(questions)}")
     left = left_to_do()
+    left |= dict.fromkeys(deleted, "the template has deleted it, you have changed it; git rm it, or keep it")
     if "pyproject.toml" in left:  # cruft reads its settings there, and would fail on conflict markers
         stop(left)
     # A file without your changes must now equal the template's. Otherwise a hunk of the patch was lost.
@@ -127,7 +211,15 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
     if left:
         stop(left)
     count = len(output_of("git", "status", "--porcelain", "--untracked-files=no", ".").splitlines())
-    print(f"Updated {count} files. Next: read the CHANGELOG of the template; git diff HEAD; make check; git commit")
+    print(f"Updated {count} files. Next: read the template's CHANGELOG; git diff HEAD; make check; git commit --all")
+
+
+def answers_in(pairs: str) -> dict[str, str]:
+    """The answers in `<question>=<answer> ...`. An answer may have spaces: it ends where the next question begins."""
+    found = [pair.partition("=") for pair in re.split(r"\s+(?=\w+=)", pairs.strip()) if pair]
+    if wrong := [pair for pair, equals, _ in found if not (equals and pair.isidentifier())]:
+        sys.exit(f"error: SET has {wrong[0]!r}, which is no answer; write SET='<question>=<answer>'")
+    return {question: answer for question, _, answer in found}
 
 
 def stop(left: dict[str, str]) -> NoReturn:
@@ -138,12 +230,24 @@ def stop(left: dict[str, str]) -> NoReturn:
 
 def check() -> None:
     """Exit with an error if the note has a password, or if conflicts are left in a git repository."""
-    if NOTE.is_file() and (found := re.search(r'"template": "(.*)"', NOTE.read_text(encoding="utf-8"))):
-        safe = without_credentials(found[1])
-        if safe != found[1]:
-            sys.exit(f"error: {NOTE} has a password or token in the template's address; write this instead: {safe}")
     if succeeds("git", "rev-parse", "--is-inside-work-tree") and (left := left_to_do()):
         sys.exit(listed("error: these conflicts of `make update` are unresolved:", left))
+    if NOTE.is_file() and (secrets := places_of_secrets(read_note())):
+        wanted = ", ".join(f"{place}: {safe}" for place, safe in secrets.items())
+        sys.exit(f"error: {NOTE} has a password or token; revoke it, and write instead: {wanted}")
+
+
+def places_of_secrets(value: object, place: str = "") -> dict[str, str]:
+    """The places that have a password or token, such as `context.cookiecutter._template`, with the safe text."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = [places_of_secrets(item, f"{place}.{name}".lstrip(".")) for name, item in items]
+        return {path: safe for places in found for path, safe in places.items()}
+    # Only addresses of the template lose their query, because a description may have the address of a search.
+    part = r"\S+" if place.endswith("template") else r"[^\s?]+"
+    text = str(value)
+    safe = re.sub(rf"[\w+.-]+://{part}", lambda address: without_credentials(address[0]), text)
+    return {place: safe} if safe != text else {}
 
 
 def listed(heading: str, remarks: dict[str, str]) -> str:
@@ -201,8 +305,8 @@ if __name__ == "__main__":
             tell()
         case ["address", clone]:
             print(address(clone))
-        case ["update", *words] if len(revision := [word for word in words if "=" not in word]) < 2:
-            pairs = (word.partition("=") for word in words if "=" in word)
-            update(revision[0] if revision else None, {question: answer for question, _, answer in pairs})
+        case ["update", *options] if len(options) <= 2:
+            revision, pairs = [*options, "", ""][:2]
+            update(revision or None, answers_in(pairs))
         case _:
             sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{__doc__}")
