@@ -226,9 +226,6 @@ def test_pod_of_the_cluster_needs_no_context(developer: Developer) -> None:
     assert f"Deploying {IMAGE}@{DIGEST} to namespace order-service-dev of the cluster of this pod\n" in said
 
 
-SERVER = {"app.kubernetes.io/name": "order-service", "app.kubernetes.io/component": "server"}
-
-
 def labelled(kind: str, name: str, version: str = "v1", **meta: Any) -> Manifest:
     """An object that `kubectl apply` made."""
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
@@ -398,10 +395,6 @@ def test_kind_loads_a_local_image_and_tests_the_service(developer: Developer, st
     developer.ports = (service.port, service.admin.base_url.port or 0)
     image = "docker.io/library/order-service:dev"
     tag = f"{image}-0123456789ab"
-    running = labelled("Deployment", "order-service", "apps/v1", namespace="order-service-dev")
-    selector = {"matchLabels": SERVER | {"app.kubernetes.io/instance": "order-service-dev"}}
-    running["spec"] = {"selector": selector, "template": {"spec": {"containers": [{"image": tag}]}}}
-    put_objects(developer.log, running)
     developer.has("kubectl", KUBECTL)
     developer.has("kind", KIND)
     developer.has("docker", DOCKER)
