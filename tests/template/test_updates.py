@@ -336,20 +336,29 @@ def test_note_without_a_template_is_an_error_in_one_line(tmp_path: Path, note: s
     assert (done.returncode, done.stdout) == (1, f"error: .cruft.json {error}\n")
 
 
-def test_file_that_both_have_created_is_listed_and_new_files_are_shown_to_git(small: Small) -> None:
+def test_file_that_both_have_created_is_listed(small: Small) -> None:
     for one, text in ((small.service, "ours\n"), (small.template, "theirs\n")):
         one.write("SECURITY.md", text)
         one.commit("Security")
-    small.service.write("mine", "")  # not for git
-    small.template.write("new", "new\n")
-    small.template.commit("New")
 
     said = small.update(fails=True)
 
     assert "SECURITY.md" in said
     assert "ours\n" in small.service.read("SECURITY.md")
-    assert "new" in small.service.git("diff", "HEAD", "--name-only").split()
-    assert small.service.git("ls-files", "mine") == ""
+
+
+def test_new_files_are_shown_to_git_when_it_cannot_merge(small: Small) -> None:
+    small.service.write("mine", "ours\n")  # not for git, so that it cannot merge the template's
+    small.service.write("notes", "")
+    for path in ("mine", "new"):
+        small.template.write(path, "theirs\n")
+    small.template.commit("New")
+
+    said = small.update(fails=True)
+
+    assert "mine: differs from the template" in said
+    assert small.service.read("mine") == "ours\n"
+    assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "new"]
 
 
 def test_renamed_and_new_files_are_counted(small: Small) -> None:
