@@ -87,5 +87,10 @@ class Forge:
             (item,) = (item for item in stored if item[names["number"]] == int(found[3]))
             item.update({"state": "closed"} if body == names["closed"] else body)
             return 200, item
-        wanted = parse_qs(urlsplit(path).query).get("state", ["all"])[0]
-        return 200, [item for item in stored if wanted in ("all", item["state"])]
+        query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        wanted = query.get("state", "all")
+        found_items = [item for item in stored if wanted in ("all", item["state"])]
+        if kind == "issues":
+            return 200, [item for item in found_items if query["labels"] in item["labels"]]
+        source = query.get("source_branch") or query["head"].partition(":")[2]
+        return 200, [item for item in found_items if item["source"] == source]

@@ -243,6 +243,9 @@ def test_release_in_a_workspace_needs_its_lock_file_in_git(tmp_path: Path) -> No
     git(repository, "add", "uv.lock")
 
     assert make(service, "releasable", TAG="v0.1.0") == ""
+    assert make(service, "releasable", "TAG_PREFIX=orders-v", TAG="orders-v0.1.0") == ""
+    said = make(service, "releasable", "TAG_PREFIX=orders-v", TAG="v0.1.0", fails=True)
+    assert "the version in pyproject.toml is 0.1.0; tag orders-v0.1.0 instead" in said
 
 
 def test_service_beside_an_unrelated_project_of_uv_has_its_own_lock_file(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_template_of_another_user_is_named_with_the_command_that_trusts_it(
 
 
 def test_checks_reject_a_note_with_a_token_and_name_each_place(tmp_path: Path) -> None:
-    """cruft itself writes the address as it was typed, in two places. People may write one into an answer."""
+    """cruft itself writes the address as it was typed, in two places. People may write one into a description."""
     address = f"https://oauth2:{PASSWORD}@git.acme.example/chassis"
     answers = {"_template": address, "description": f"Clone {address} to read it?", "registry": "ghcr.io/acme"}
     note = {"template": "git@git.acme.example:chassis", "commit": "1", "context": {"cookiecutter": answers}}

@@ -230,6 +230,59 @@ def test_conflicts_become_an_issue_that_is_closed_after_they_are_resolved(hosted
     assert issue["state"] == "closed"
 
 
+def in_monorepo(hosted: Hosted, name: str) -> None:
+    """Run both jobs in the folder of a service, as its workflows do."""
+    clone = Repository(hosted.bare.folder.with_name(f"clone of {name}"))
+    hosted.bare.git("clone", "--quiet", hosted.bare.folder, clone.folder)
+    proposal = clone.folder.with_name(f"proposal of {name}")
+    for job in ("prepare", "publish"):
+        script = SOURCE / f"scripts/propose_on_{hosted.host}.py"
+        variables = {**hosted.variables(), "TEMPLATE_UPDATE_TOKEN": hosted.token}
+        done = run("python3", script, job, proposal, cwd=clone.path(f"services/{name}"), **variables)
+        assert done.returncode == 0, done.stdout
+
+
+@both
+def test_services_of_one_repository_have_branches_requests_and_issues_of_their_own(
+    hosted: Hosted, tmp_path: Path
+) -> None:
+    long = "reads-and-writes-the-orders-of-all-shops"
+    monorepo = Repository(tmp_path / "monorepo")
+    updates = {
+        "alpha": "echo two >README.md",
+        "beta": "echo two >README.md",
+        f"{long}-a": "echo x >README.md; false",
+        f"{long}-b": "echo x >README.md; false",
+        "current": "true",
+    }
+    for name, command in updates.items():
+        monorepo.write(f"services/{name}/README.md", "one\n")
+        monorepo.write(f"services/{name}/.cruft.json", json.dumps({"template": "file:///nowhere", "commit": "1" * 40}))
+        monorepo.write(f"services/{name}/Makefile", f"update:\n\t@{command}\ncheck:\n")
+    monorepo.git("init", "--quiet", "--initial-branch", "trunk")
+    monorepo.commit("Services")
+    shutil.rmtree(hosted.bare.folder)
+    monorepo.git("clone", "--quiet", "--bare", monorepo.folder, hosted.bare.folder)
+
+    for name in updates:
+        in_monorepo(hosted, name)
+
+    for name in ("alpha", "beta"):
+        changed = hosted.bare.git("diff", "--name-only", "trunk", f"template-update-services-{name}")
+        assert changed == f"services/{name}/README.md"
+    assert [request["title"] for request in hosted.forge.requests] == [
+        "Update from the template (services/alpha)",
+        "Update from the template (services/beta)",
+    ]
+    assert [issue["title"] for issue in hosted.forge.issues] == [
+        f"The template update has conflicts (services/{long}-a)",
+        f"The template update has conflicts (services/{long}-b)",
+    ]
+    # The service that is up to date has closed no issue of the others.
+    assert {issue["state"] for issue in hosted.forge.issues} <= {"open", "opened"}
+    assert all(len(issue["labels"][0]) == 50 for issue in hosted.forge.issues)
+
+
 def test_commits_of_people_on_the_branch_are_kept(hosted: Hosted, prepared: Prepared, tmp_path: Path) -> None:
     hosted.publish(prepared.second)
     person = Repository(tmp_path / "person")

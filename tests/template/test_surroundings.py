@@ -133,6 +133,10 @@ def test_workflows_of_a_service_can_be_moved_to_the_top_of_a_monorepo(tmp_path: 
     assert workflow["name"] == "order-service checks"  # each service needs a group of its own for `concurrency`
     assert workflow["defaults"] == {"run": {"working-directory": "services/order-service"}}
     assert not (service / ".github/workflows/checks.yml").exists()
+    image = monorepo.read(".github/workflows/order-service-image.yml")
+    assert yaml.safe_load(image)[True]["push"]["tags"] == ["order-service-v*"]  # YAML reads `on` as true
+    assert 'echo "version=${TAG#order-service-v}"' in image
+    assert "\nTAG_PREFIX := order-service-v\n" in (service / "Makefile").read_text()
 
 
 def test_service_in_a_workspace_has_a_note_about_the_core(tmp_path: Path) -> None:

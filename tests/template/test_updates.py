@@ -233,17 +233,6 @@ def test_update_with_a_conflict_fails_until_it_is_resolved(service: Service, tem
     assert "up to date" in service.make("update")
 
 
-def test_file_that_both_have_created_is_listed(service: Service, template: Template) -> None:
-    for one, text in ((service, "ours\n"), (template, "theirs\n")):
-        one.path("SECURITY.md").write_text(text)
-        one.commit("Security")
-
-    said = service.make("update", fails=True)
-
-    assert "SECURITY.md" in said
-    assert "ours\n" in service.path("SECURITY.md").read_text()
-
-
 @dataclass(frozen=True)
 class Small:
     """A template with few files and the script of a service, which is quick, and a service that is made from it."""
@@ -345,6 +334,31 @@ def test_note_without_a_template_is_an_error_in_one_line(tmp_path: Path, note: s
     done = run(sys.executable, SOURCE / "scripts/update.py", "update", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (1, f"error: .cruft.json {error}\n")
+
+
+def test_file_that_both_have_created_is_listed(small: Small) -> None:
+    for one, text in ((small.service, "ours\n"), (small.template, "theirs\n")):
+        one.write("SECURITY.md", text)
+        one.commit("Security")
+
+    said = small.update(fails=True)
+
+    assert "SECURITY.md" in said
+    assert "ours\n" in small.service.read("SECURITY.md")
+
+
+def test_new_files_are_shown_to_git_when_it_cannot_merge(small: Small) -> None:
+    small.service.write("mine", "ours\n")  # not for git, so that it cannot merge the template's
+    small.service.write("notes", "")
+    for path in ("mine", "new"):
+        small.template.write(path, "theirs\n")
+    small.template.commit("New")
+
+    said = small.update(fails=True)
+
+    assert "mine: differs from the template" in said
+    assert small.service.read("mine") == "ours\n"
+    assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "new"]
 
 
 def test_renamed_and_new_files_are_counted(small: Small) -> None:

@@ -3,7 +3,8 @@
 CI runs two commands once a week, in two jobs. `prepare` runs `make update` and `make check`, and writes a commit and a
 report to a folder. It executes code of the update, so its job has no token that may write. `publish` executes nothing
 of it. It pushes the commit to the branch `template-update`, and opens a request or updates the open one. If the update
-has conflicts, `publish` opens or updates an issue that lists them. For the tokens, see chassis/docs/updating.md.
+has conflicts, `publish` opens or updates an issue that lists them. The service may be a folder of a repository: then
+the names of branch, label and titles have this folder. For the tokens, see chassis/docs/updating.md.
 """
 
 import base64
@@ -16,12 +17,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 NOTE = Path(".cruft.json")
-BRANCH = LABEL = "template-update"
+BRANCH = "template-update"
 TITLE = "Update from the template"
 GUIDE = "chassis/docs/updating.md"
 NEEDS_HELP = "The template update needs a person"
@@ -29,6 +31,7 @@ NEEDS_HELP = "The template update needs a person"
 NAME, EMAIL = "Template update", "template-update@users.noreply.invalid"
 SHOWN_LINES = 60
 MAX_BODY = 60_000  # characters that a text may have
+MAX_LABEL = 50  # characters that a label may have on GitHub
 # ssh://user@host:22/path or user@host:path. The user may be missing. C:/path is a folder of Windows.
 BY_SSH = re.compile(
     r"(?:(?:git\+)?ssh://(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?|(?:[^/:@]+@)?(?P<short_host>[^/:@]{2,}):(?!//))/*(?P<path>.+)"
@@ -53,6 +56,28 @@ def git(*arguments: str, **variables: str) -> str:
     if done.returncode:
         raise FailedError(done.stderr.strip())
     return done.stdout.strip()
+
+
+@cache
+def folder_of_service() -> str:
+    """The folder of the service in its repository; empty if it is the whole repository."""
+    return git("rev-parse", "--show-prefix").strip("/")
+
+
+def branch() -> str:
+    """The branch of the update. Each service of a repository has its own."""
+    return "-".join(filter(None, (BRANCH, re.sub(r"[^A-Za-z0-9_]+", "-", folder_of_service()))))
+
+
+def label() -> str:
+    """The label of the issue: the name of the branch, shortened at the front of the folder."""
+    excess = max(0, len(branch()) - MAX_LABEL)
+    return BRANCH + branch()[len(BRANCH) + excess :]
+
+
+def titled(title: str) -> str:
+    """The title of a request or an issue, with the folder of the service."""
+    return f"{title} ({folder_of_service()})" if folder_of_service() else title
 
 
 def make(target: str, **variables: str) -> tuple[bool, str]:
@@ -194,9 +219,9 @@ def committed(folder: Path, commits: str, upgrading: str) -> Json:
     who = {"NAME": NAME, "EMAIL": EMAIL, "DATE": date}
     author = {f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in who.items()}
     git("add", "--all", ".")
-    git("commit", "--quiet", "--no-verify", "--message", f"{TITLE}\n\n{commits.capitalize()}.", **author)
-    git("branch", "--force", BRANCH)
-    git("bundle", "create", "--quiet", str(folder / "update.bundle"), f"HEAD^..{BRANCH}")
+    git("commit", "--quiet", "--no-verify", "--message", f"{titled(TITLE)}\n\n{commits.capitalize()}.", **author)
+    git("branch", "--force", branch())
+    git("bundle", "create", "--quiet", str(folder / "update.bundle"), f"HEAD^..{branch()}")
     files = git("diff", "--name-only", "HEAD^").splitlines()
     passed, said = make("check")
     shown = code_block("\n".join(said.splitlines()[-SHOWN_LINES:]))
@@ -207,10 +232,11 @@ def committed(folder: Path, commits: str, upgrading: str) -> Json:
 
 def conflicts(commits: str, upgrading: str, said: str) -> str:
     """The text of the issue."""
+    place = f" in `{folder_of_service()}`" if folder_of_service() else ""
     return f"""`make update` {commits} of the template has conflicts. Resolve them on your machine:
 
-1. `git switch --create {BRANCH}`
-2. `make update`, which lists these conflicts:
+1. `git switch --create {branch()}`
+2. `make update`{place}, which lists these conflicts:
 
 {code_block(said)}
 
@@ -263,7 +289,7 @@ class Host:
 
     def open_issues(self) -> list[Json]:
         """The open issues with our label."""
-        issues = self.call("GET", f"issues?labels={LABEL}&{self.issues_query}")
+        issues = self.call("GET", f"issues?labels={label()}&{self.issues_query}")
         return [issue for issue in issues if "pull_request" not in issue]  # some APIs list both
 
     def create(self, kind: str, new: Json) -> Any:
@@ -277,18 +303,18 @@ class Host:
 
 def push(host: Host, bundle: Path) -> str | None:
     """Push the commit of the bundle; returns it. Pushes nothing and returns None over commits of other people."""
-    git("fetch", "--quiet", str(bundle), BRANCH)
+    git("fetch", "--quiet", str(bundle), branch())
     commit = git("rev-parse", "FETCH_HEAD")
     access = git_settings([credentials(host.address, host.token)])
-    there = git("ls-remote", "--heads", host.address, f"refs/heads/{BRANCH}", **access).partition("\t")[0]
+    there = git("ls-remote", "--heads", host.address, f"refs/heads/{branch()}", **access).partition("\t")[0]
     if there == commit:
         return commit
     if there:
-        git("fetch", "--quiet", host.address, BRANCH, **access)
+        git("fetch", "--quiet", host.address, branch(), **access)
         if git("log", "-1", "--format=%ce", "FETCH_HEAD") != EMAIL:
             return None
-    lease = f"--force-with-lease=refs/heads/{BRANCH}:{there}"
-    git("push", "--quiet", lease, host.address, f"{commit}:refs/heads/{BRANCH}", **access)
+    lease = f"--force-with-lease=refs/heads/{branch()}:{there}"
+    git("push", "--quiet", lease, host.address, f"{commit}:refs/heads/{branch()}", **access)
     return commit
 
 
@@ -302,7 +328,7 @@ def report_issue(host: Host, title: str, body: str) -> None:
         host.edit("issues", issue, {"title": title, host.text: body})
         print(f"Updated the issue {issue[host.url]}")
     else:
-        print(f"Opened the issue {host.create('issues', {'title': title, host.text: body, 'labels': [LABEL]})}")
+        print(f"Opened the issue {host.create('issues', {'title': title, host.text: body, 'labels': [label()]})}")
 
 
 def close_issues(host: Host) -> None:
@@ -318,11 +344,11 @@ def propose(host: Host, report: Json, bundle: Path) -> None:
     if refused:
         cause = f"The token of CI may not push changes of {', '.join(refused)}."
         step = f"Set TEMPLATE_UPDATE_TOKEN, see {GUIDE}, or run `make update` on your machine."
-        report_issue(host, NEEDS_HELP, f"{cause} {step}\n\n{report['body']}")
+        report_issue(host, titled(NEEDS_HELP), f"{cause} {step}\n\n{report['body']}")
         return
     commit = push(host, bundle)
     if commit is None:
-        print(f"The branch {BRANCH} has commits of other people and was not changed; merge or delete it first.")
+        print(f"The branch {branch()} has commits of other people and was not changed; merge or delete it first.")
         return
     body = "\n".join(filter(None, (report["body"], host.remark)))
     requests = host.all_requests()
@@ -337,12 +363,12 @@ def propose(host: Host, report: Json, bundle: Path) -> None:
         print("Somebody closed the request for this update; the next change of the template opens another one.")
     else:
         try:
-            print(f"Opened {host.create(host.requests, {**host.new_request, 'title': TITLE, host.text: body})}")
+            print(f"Opened {host.create(host.requests, {**host.new_request, 'title': titled(TITLE), host.text: body})}")
         except FailedError as error:
             if not host.forbidden or host.forbidden not in str(error):
                 raise
             cause = f"CI may not open requests in this repository. Allow it, see {GUIDE}, or open this one yourself:"
-            report_issue(host, NEEDS_HELP, f"{cause} {host.compare}\n\n{body}")
+            report_issue(host, titled(NEEDS_HELP), f"{cause} {host.compare}\n\n{body}")
             return
     close_issues(host)
 
@@ -355,7 +381,7 @@ def publish(host: Host, folder: Path) -> None:
         case "updated":
             propose(host, report, folder / "update.bundle")
         case "conflicts":
-            report_issue(host, "The template update has conflicts", report["body"])
+            report_issue(host, titled("The template update has conflicts"), report["body"])
         case _:
             print("The service is up to date with its template; nothing was changed.")
             close_issues(host)

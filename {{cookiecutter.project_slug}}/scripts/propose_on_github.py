@@ -9,7 +9,7 @@ The workflow `template` calls both.
 import os
 from urllib.parse import quote
 
-from propose import BRANCH, GUIDE, Host, main
+from propose import GUIDE, Host, branch, main
 
 NO_CHECKS = f"""The token of the workflow opened this pull request, so its checks do not start by themselves. Close and
 reopen it to start them. With the secret TEMPLATE_UPDATE_TOKEN they start: see {GUIDE}.
@@ -27,9 +27,9 @@ def host() -> Host:
         token=token or variables["GITHUB_TOKEN"],
         address=address,
         requests="pulls",
-        requests_query=f"state=all&head={repository.partition('/')[0]}:{BRANCH}&base={quote(target, safe='')}",
+        requests_query=f"state=all&head={repository.partition('/')[0]}:{branch()}&base={quote(target, safe='')}",
         issues_query="state=open",
-        new_request={"head": BRANCH, "base": target},
+        new_request={"head": branch(), "base": target},
         text="body",
         number="number",
         url="html_url",
@@ -38,7 +38,7 @@ def host() -> Host:
         unpushable="" if token else ".github/workflows/",
         forbidden="not permitted to create",
         remark="" if token else NO_CHECKS,
-        compare=f"{address}/compare/{quote(target)}...{BRANCH}?expand=1",
+        compare=f"{address}/compare/{quote(target)}...{branch()}?expand=1",
     )
 
 

@@ -9,7 +9,7 @@ The jobs `update` and `propose` call them.
 import os
 from urllib.parse import quote
 
-from propose import BRANCH, GUIDE, Host, fail, main
+from propose import GUIDE, Host, branch, fail, main
 
 
 def host() -> Host:
@@ -24,9 +24,9 @@ def host() -> Host:
         token=token,
         address=f"{variables['CI_PROJECT_URL']}.git",
         requests="merge_requests",
-        requests_query=f"source_branch={BRANCH}&target_branch={quote(target, safe='')}",
+        requests_query=f"source_branch={branch()}&target_branch={quote(target, safe='')}",
         issues_query="state=opened",
-        new_request={"source_branch": BRANCH, "target_branch": target, "remove_source_branch": True},
+        new_request={"source_branch": branch(), "target_branch": target, "remove_source_branch": True},
         text="description",
         number="iid",
         url="web_url",

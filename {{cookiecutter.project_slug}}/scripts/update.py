@@ -215,7 +215,7 @@ def update(revision: str | None, answers: dict[str, str]) -> None:
 
 
 def answers_in(pairs: str) -> dict[str, str]:
-    """The answers in `<question>=<answer> ...`. An answer may have spaces: it ends where the next question begins."""
+    """The value for each question in the text. A value may have spaces: it ends where the next question begins."""
     found = [pair.partition("=") for pair in re.split(r"\s+(?=\w+=)", pairs.strip()) if pair]
     if wrong := [pair for pair, equals, _ in found if not (equals and pair.isidentifier())]:
         sys.exit(f"error: SET has {wrong[0]!r}, which is no answer; write SET='<question>=<answer>'")
@@ -238,7 +238,7 @@ def check() -> None:
 
 
 def places_of_secrets(value: object, place: str = "") -> dict[str, str]:
-    """The places that have a password or token, such as `context.cookiecutter._template`, with the safe text."""
+    """The names of values that have a password or token, joined by dots, with the safe text."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         found = [places_of_secrets(item, f"{place}.{name}".lstrip(".")) for name, item in items]
