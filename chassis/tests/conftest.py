@@ -4,10 +4,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .support.postgres import PostgresServer, postgres_server
+if TYPE_CHECKING:
+    from .support.postgres import PostgresServer
 
 NOBODY = 65_534
 
@@ -48,14 +50,16 @@ def ordinary_user() -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_process() -> Iterator[PostgresServer]:
+def postgres_process() -> Iterator["PostgresServer"]:
     """A PostgreSQL server for all tests of this process."""
+    from .support.postgres import postgres_server  # needs asyncpg, which is optional
+
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
-async def postgres(postgres_process: PostgresServer) -> PostgresServer:
+async def postgres(postgres_process: "PostgresServer") -> "PostgresServer":
     """The server, with new tables."""
     await postgres_process.prepare()
     return postgres_process

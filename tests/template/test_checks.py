@@ -194,9 +194,9 @@ def test_floors_of_the_core_are_true(oldest: Path) -> None:
     # Costs, and the encoding of rare values, are those of today's libraries. Other frameworks are not installed.
     peers = ("test_mounted_tracing", "test_other_peoples_middleware", "test_other_servers", "test_security_headers")
     names = ["test_cost", "test_otlp", *peers, *(f"test_{name}" for name in NOT_ABOUT_LIBRARIES.split())]
-    left_out = [f"--ignore=chassis/tests/{name}.py" for name in names]
     # The driver of an optional part has a recent oldest version, and the service has no such part.
     names += [path.stem for path in (TEMPLATE / "chassis/tests").glob("test_postgres*.py")]
+    left_out = [f"--ignore=chassis/tests/{name}.py" for name in names]
     assert [name for name in names if not (TEMPLATE / f"chassis/tests/{name}.py").is_file()] == []
     # A download whose client leaves had its file closed by the garbage collector then.
     left_out.append("--deselect=chassis/tests/test_download.py::test_download_ends_when_the_client_disconnects")
