@@ -67,6 +67,15 @@ def test_push_notes_the_digest_of_the_registry_and_deploy_uses_it(developer: Dev
     assert sorted(one for one in developer.project.rglob("*") if ".cache" not in one.parts) == before
 
 
+def test_engine_may_be_a_command(developer: Developer) -> None:
+    developer.has("docker", DOCKER)
+    developer.has("sudo", '#!/bin/sh\nexec "$@"\n')
+
+    status, said = developer.make("push", "ENGINE=sudo docker")
+
+    assert (status, said.splitlines()[-1]) == (0, f"{IMAGE}@{DIGEST}")
+
+
 def test_image_version_and_digest_are_those_that_were_given(developer: Developer) -> None:
     """A digest belongs to the image that it was given with, and a version is known only if it was given."""
     developer.has("kubectl", KUBECTL)

@@ -60,7 +60,16 @@ REFUSED_SLUGS = {
         "python",
         "update",
     ],
-    NAMESPACE: ["default", "kube-system", "kube-orders", "monitoring", "ingress-nginx", "openshift-orders"],
+    NAMESPACE: [
+        "default",
+        "kube-system",
+        "kube-orders",
+        "monitoring",
+        "ingress-nginx",
+        "openshift-orders",
+        "kong",
+        "longhorn-system",
+    ],
     YAML: ["true", "no", "on", "null"],
     DEVICE: ["con", "nul", "prn", "aux", "com1", "lpt9"],
 }
