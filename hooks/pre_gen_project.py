@@ -30,9 +30,9 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 # Packages, distributions and commands of the service and its tools. A service of the same name would hide one of them,
 # or be hidden by it.
 TAKEN = frozenset(
-    "activate annotated-types anyio asgi-chassis ast-serialize attr attrs certifi charset-normalizer chassis click "
-    "contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling helm "
-    "httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind "
+    "activate annotated-types anyio asgi-chassis ast-serialize asyncpg attr attrs certifi charset-normalizer chassis "
+    "click contexts coverage deactivate deploy dmypy dotenv google googleapis-common-protos h11 handler hatchling "
+    "helm httpcore httptools httpx idna iniconfig jsonschema jsonschema-path jsonschema-specifications kind "
     "lazy-object-proxy librt multipart mypy mypy-extensions mypyc normalizer openapi-schema-validator "
     "openapi-spec-validator orjson packaging pathable pathspec pip pluggy prometheus-client propose propose-on-github "
     "propose-on-gitlab protobuf push py pydantic pydantic-core pydantic-settings pygmentize pygments pytest "

@@ -34,7 +34,8 @@ MAX_BODY = 60_000  # characters that a text may have
 MAX_LABEL = 50  # characters that a label may have on GitHub
 # ssh://user@host:22/path or user@host:path. The user may be missing. C:/path is a folder of Windows.
 BY_SSH = re.compile(
-    r"(?:(?:git\+)?ssh://(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?|(?:[^/:@]+@)?(?P<short_host>[^/:@]{2,}):(?!//))/*(?P<path>.+)"
+    r"(?:(?:git\+)?ssh://(?:[^/@]*@)?(?P<host>[^/:]+)(?::\d+)?"
+    r"|(?:[^/:@]+@)?(?P<short_host>[^/:@]{2,}):(?!//))/*(?P<path>.+)"
 )
 
 Json = dict[str, Any]
