@@ -21,6 +21,7 @@ from shared import (
     fail,
     needs,
     output_of,
+    parsed,
     pushed_digest,
     without_tag,
 )
@@ -306,15 +307,5 @@ def undeploy(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["deploy", "diff", "undeploy"])
-    parser.add_argument("service", help="name of the service")
-    parser.add_argument("overlay", help="name of a folder in overlays/")
-    parser.add_argument("--context", help="context of kubectl (default: its current context)")
-    parser.add_argument("--image", default="", help="name of the image, without tag")
-    parser.add_argument("--version", default="", help="tag of the image")
-    parser.add_argument("--digest", default="", help="digest of the image")
-    parser.add_argument("--asked", default="", help="which of IMAGE and VERSION are not the default")
-    parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
-    arguments = parser.parse_args()
+    arguments = parsed(__doc__, service="name of the service", overlay="name of a folder in overlays/")
     {"deploy": deploy, "diff": diff, "undeploy": undeploy}[arguments.command](arguments)

@@ -8,7 +8,7 @@ import argparse
 import os
 import subprocess
 
-from shared import FOLDER, check_digest, check_name, current_cluster, fail, needs, output_of, pushed_digest
+from shared import FOLDER, check_digest, check_name, current_cluster, fail, needs, output_of, parsed, pushed_digest
 
 ROLLOUT_TIMEOUT = "5m"
 
@@ -80,18 +80,12 @@ def cluster(given: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["deploy", "diff", "undeploy"])
-    parser.add_argument("service", help="name of the service, and of the release")
-    parser.add_argument("overlay", help="which values: deploy/values-<overlay>.yaml")
-    parser.add_argument("namespace", help="namespace of the release")
-    parser.add_argument("--context", help="context of kubectl (default: its current context)")
-    parser.add_argument("--image", default="", help="name of the image, without tag")
-    parser.add_argument("--version", default="", help="tag of the image")
-    parser.add_argument("--digest", default="", help="digest of the image")
-    parser.add_argument("--asked", default="", help="set if VERSION is not the default")
-    parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
-    arguments = parser.parse_args()
+    arguments = parsed(
+        __doc__,
+        service="name of the service, and of the release",
+        overlay="which values: deploy/values-<overlay>.yaml",
+        namespace="namespace of the release",
+    )
     needs("helm", "kubectl")
     if not arguments.namespace:
         fail("NAMESPACE is empty; set it to the namespace of the release, or remove it to use the default")

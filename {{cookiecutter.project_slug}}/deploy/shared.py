@@ -1,5 +1,6 @@
 """Errors, programs and the digest of the pushed image, for the scripts of this folder."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -79,3 +80,18 @@ def pushed_digest(image: str) -> str:
             "or set DIGEST=sha256:…"
         )
     return digests[-1]
+
+
+def parsed(description: str | None, **places: str) -> argparse.Namespace:
+    """The arguments of a script that deploys. `places` are its positional ones with their help, after the command."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("command", choices=["deploy", "diff", "undeploy"])
+    for name, text in places.items():
+        parser.add_argument(name, help=text)
+    parser.add_argument("--context", help="context of kubectl (default: its current context)")
+    parser.add_argument("--image", default="", help="name of the image, without tag")
+    parser.add_argument("--version", default="", help="tag of the image")
+    parser.add_argument("--digest", default="", help="digest of the image")
+    parser.add_argument("--asked", default="", help="which of IMAGE and VERSION are not the default")
+    parser.add_argument("--tag", default="", help="tag of an image that is already on the nodes")
+    return parser.parse_args()

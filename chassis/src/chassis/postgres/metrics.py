@@ -1,22 +1,13 @@
 """The duration of queries and the state of the pools, named by OpenTelemetry's semantic conventions for databases."""
 
-from bisect import bisect_left
 from collections.abc import Iterable
-from time import time
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    Exemplar,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..telemetry import Telemetry
-from ..telemetry.metrics import cumulate
+from ..telemetry.durations import Durations
 
 SYSTEM = "postgresql"
 # Semantic conventions for databases, db.client.operation.duration: the advised boundaries.
@@ -51,12 +42,12 @@ class PoolState(Protocol):
         ...
 
 
-class DatabaseMetrics(Collector):
+class DatabaseMetrics(Durations[QueryKey]):
     """Queries and pools of all databases of a service. Beyond `MAX_SUMMARIES`, queries are counted together."""
 
     def __init__(self) -> None:
+        super().__init__(SECONDS)
         self.pools: list[PoolState] = []
-        self._series: dict[QueryKey, tuple[list[int], list[float], dict[int, Exemplar]]] = {}
         self._summaries: set[str] = set()
 
     @classmethod
@@ -67,19 +58,6 @@ class DatabaseMetrics(Collector):
             metrics = _metrics[telemetry] = cls()
             telemetry.metrics.registry.register(metrics)
         return metrics
-
-    def observe(self, key: QueryKey, seconds: float, sampled_trace_id: str | None) -> None:
-        """Count a query that has ended; the trace id of a sampled one becomes its bucket's exemplar."""
-        series = self._series.get(key)
-        if series is None:
-            key = self._bounded(key)
-            series = self._series.setdefault(key, ([0] * (len(SECONDS) + 1), [0.0], {}))
-        counts, total, exemplars = series
-        bucket = bisect_left(SECONDS, seconds)
-        counts[bucket] += 1
-        total[0] += seconds
-        if sampled_trace_id is not None:
-            exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, time())
 
     def _bounded(self, key: QueryKey) -> QueryKey:
         if key.summary not in self._summaries:
@@ -93,8 +71,7 @@ class DatabaseMetrics(Collector):
         durations = HistogramMetricFamily(
             "db_client_operation_duration_seconds", "Duration of queries of the database.", labels=LABELS
         )
-        for key, (counts, total, exemplars) in list(self._series.items()):
-            durations.add_metric((SYSTEM, *key), cumulate(SECONDS, counts, exemplars), total[0])
+        self.add_to(durations, SYSTEM)
         count = GaugeMetricFamily(
             "db_client_connection_count", "Open connections.", labels=(POOL, "db_client_connection_state")
         )

@@ -1,14 +1,12 @@
 """The duration of calls to other services, as a histogram named by OpenTelemetry's semantic conventions."""
 
-from bisect import bisect_left
 from collections.abc import Iterable
-from time import time
 from typing import NamedTuple
 
-from prometheus_client.core import Exemplar, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import HistogramMetricFamily, Metric
 
-from .metrics import SECONDS, cumulate
+from .durations import Durations
+from .metrics import SECONDS
 
 # A service calls few others. One that calls addresses of its customers would make a series for each.
 MAX_SERVERS = 100
@@ -28,25 +26,12 @@ class CallKey(NamedTuple):
     error_type: str
 
 
-class CallMetrics(Collector):
+class CallMetrics(Durations[CallKey]):
     """`http.client.request.duration`. Beyond `MAX_SERVERS` addresses, further ones are counted together."""
 
     def __init__(self) -> None:
-        self._series: dict[CallKey, tuple[list[int], list[float], dict[int, Exemplar]]] = {}
+        super().__init__(SECONDS)
         self._servers: set[tuple[str, str]] = set()
-
-    def observe(self, key: CallKey, seconds: float, sampled_trace_id: str | None) -> None:
-        """Count a call that has ended; the trace id of a sampled one becomes its bucket's exemplar."""
-        series = self._series.get(key)
-        if series is None:
-            key = self._bounded(key)
-            series = self._series.setdefault(key, ([0] * (len(SECONDS) + 1), [0.0], {}))
-        counts, total, exemplars = series
-        bucket = bisect_left(SECONDS, seconds)
-        counts[bucket] += 1
-        total[0] += seconds
-        if sampled_trace_id is not None:
-            exemplars[bucket] = Exemplar({"trace_id": sampled_trace_id}, seconds, time())
 
     def _bounded(self, key: CallKey) -> CallKey:
         server = (key.server_address, key.server_port)
@@ -61,6 +46,5 @@ class CallMetrics(Collector):
         family = HistogramMetricFamily(
             "http_client_request_duration_seconds", "Duration of HTTP client requests.", labels=LABELS
         )
-        for key, (counts, total, exemplars) in list(self._series.items()):
-            family.add_metric(key, cumulate(SECONDS, counts, exemplars), total[0])
+        self.add_to(family)
         return (family,)
