@@ -16,28 +16,38 @@ from chassis.postgres.settings import Address
 URL = "postgresql://user@db.example:5433/orders"
 
 
-class Settings(ChassisSettings):
-    """The settings of a service with a database."""
+class Settings(ChassisSettings, DatabaseSettings):
+    """The settings of a service with a database, and with another one."""
 
-    database: DatabaseSettings
+    replica: DatabaseSettings | None = None
 
 
 def of(**given: Any) -> DatabaseSettings:
-    return DatabaseSettings.model_validate({"url": URL} | given)
+    """Settings whose names are given without their prefix."""
+    values = {"url": URL} | given
+    return DatabaseSettings.model_validate({f"database_{name}": value for name, value in values.items()})
 
 
 def test_variables_and_secret_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "app_database__password").write_text("from a file\n")
+    (tmp_path / "app_database_password").write_text("from a file\n")
     monkeypatch.setenv("APP_SECRETS_DIR", str(tmp_path))
-    monkeypatch.setenv("APP_DATABASE__URL", URL)
-    monkeypatch.setenv("APP_DATABASE__POOL_MAX", "20")
-    database = load_settings(Settings).database
-    assert (database.read_password(), database.pool_max, database.pool_min) == ("from a file", 20, 1)
+    monkeypatch.setenv("APP_DATABASE_URL", URL)
+    monkeypatch.setenv("APP_DATABASE_POOL_MAX", "20")
+    settings = load_settings(Settings)
+    assert settings.read_database_password() == "from a file"
+    assert (settings.database_pool_max, settings.database_pool_min) == (20, 1)
+
+
+def test_second_database_is_nested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_DATABASE_URL", URL)
+    monkeypatch.setenv("APP_REPLICA__DATABASE_URL", "postgresql://replica/orders")
+    replica = load_settings(Settings).replica
+    assert replica is not None
+    assert replica.database_address.host == "replica"
 
 
 def test_neither_password_nor_url_is_shown() -> None:
-    given = {"url": "postgresql://user:hidden@db/orders", "password": "hidden"}
-    shown = repr(DatabaseSettings.model_validate(given))
+    shown = repr(of(url="postgresql://user:hidden@db/orders", password="hidden"))  # noqa: S106 - not a real one
     assert "hidden" not in shown
 
 
@@ -45,6 +55,7 @@ def test_neither_password_nor_url_is_shown() -> None:
     ("url", "address"),
     [
         (URL, Address("db.example", 5433, "orders")),
+        ("postgresql+asyncpg://db/orders", Address("db", 5432, "orders")),
         ("postgres://db/orders", Address("db", 5432, "orders")),
         ("postgresql://user:p%40ss@db/orders?sslmode=require", Address("db", 5432, "orders")),
         ("postgresql://user@[::1]:5433/orders", Address("::1", 5433, "orders")),
@@ -55,7 +66,7 @@ def test_neither_password_nor_url_is_shown() -> None:
     ],
 )
 def test_address_of_a_url(url: str, address: Address) -> None:
-    assert of(url=url).address == address
+    assert of(url=url).database_address == address
 
 
 @pytest.mark.parametrize(
@@ -63,12 +74,15 @@ def test_address_of_a_url(url: str, address: Address) -> None:
     [
         ({"url": "mysql://db"}, "must begin with postgresql://"),
         ({"url": "db.example"}, "must begin with postgresql://"),
-        ({"pool_min": 11}, "pool_min is 11, more than pool_max, 10; lower it"),
+        ({"pool_min": 11}, "database_pool_min is 11, more than database_pool_max, 10; lower it"),
         ({"pool_max": 0}, "greater than or equal to 1"),
         ({"statement_seconds": "inf"}, "finite"),
         ({"tls": "off"}, "'disable', 'prefer', 'require', 'verify-ca' or 'verify-full'"),
-        ({"tls_ca_file": "ca.pem"}, "tls is not set, so ca.pem is not used; set tls to verify-full"),
-        ({"tls": "verify-full", "tls_key_file": "key"}, "set tls_certificate_file and tls_key_file together"),
+        ({"tls_ca_file": "ca.pem"}, "database_tls is not set, so ca.pem is not used; set it to verify-full"),
+        (
+            {"tls": "verify-full", "tls_key_file": "key"},
+            "set database_tls_certificate_file and database_tls_key_file together",
+        ),
     ],
 )
 def test_wrong_values_are_explained(given: dict[str, Any], message: str) -> None:
@@ -78,28 +92,32 @@ def test_wrong_values_are_explained(given: dict[str, Any], message: str) -> None
 
 
 def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("APP_DATABASE__URL", "mysql://user:hidden@db")
+    monkeypatch.setenv("APP_DATABASE_URL", "mysql://user:hidden@db")
     with pytest.raises(SystemExit):
         load_settings(Settings)
     said = capfd.readouterr().err
-    assert "APP_DATABASE__URL" in said
+    assert "APP_DATABASE_URL" in said
     assert "must begin with postgresql://" in said
     assert "hidden" not in said
+
+
+def test_spelling_of_sqlalchemy_is_that_of_the_server() -> None:
+    assert of(url="postgresql+asyncpg://db/orders").database_url.get_secret_value() == "postgresql://db/orders"
 
 
 def test_password_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
     settings = of(password_file=file)
-    assert settings.read_password() == "first"
+    assert settings.read_database_password() == "first"
     file.write_text("second")
-    assert settings.read_password() == "second"
-    assert of().read_password() is None
+    assert settings.read_database_password() == "second"
+    assert of().read_database_password() is None
 
 
 @pytest.mark.parametrize("mode", [None, "disable", "prefer"])
 def test_modes_without_verification_are_asyncpg_s(mode: str | None) -> None:
-    assert of(tls=mode).make_tls() == mode
+    assert of(tls=mode).make_database_tls() == mode
 
 
 @pytest.mark.parametrize(
@@ -107,7 +125,7 @@ def test_modes_without_verification_are_asyncpg_s(mode: str | None) -> None:
     [("require", False, False), ("verify-ca", True, False), ("verify-full", True, True)],
 )
 def test_tls_modes(mode: str, verifies: bool, checks_host: bool) -> None:
-    context = of(tls=mode).make_tls()
+    context = of(tls=mode).make_database_tls()
     assert isinstance(context, ssl.SSLContext)
     assert (context.verify_mode is ssl.CERT_REQUIRED, context.check_hostname) == (verifies, checks_host)
 

@@ -57,12 +57,12 @@ def test_tools_accept_the_code(project: Path) -> None:
 def test_settings_are_listed(project: Path) -> None:
     write_settings_page(project, PYTHON)
     page = (project / "docs/settings.md").read_text()
-    assert "| `APP_DATABASE__URL` | required |" in page
-    assert "| `APP_DATABASE__POOL_MAX` | `10` |" in page
+    assert "| `APP_DATABASE_URL` | required |" in page
+    assert "| `APP_DATABASE_POOL_MAX` | `10` |" in page
 
 
 def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
-    with running(PYTHON, project, tmp_path, APP_DATABASE__URL=server.url) as service:
+    with running(PYTHON, project, tmp_path, APP_DATABASE_URL=server.url) as service:
         http: httpx.Client = service.ready().http
 
         def transfer(amount: int) -> int:
@@ -78,7 +78,7 @@ def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
 
 
 def test_start_without_a_server_fails_with_one_line(project: Path, tmp_path: Path) -> None:
-    variables = {"APP_DATABASE__URL": "postgresql://127.0.0.1:1/orders", "APP_DATABASE__CONNECT_SECONDS": "0.2"}
+    variables = {"APP_DATABASE_URL": "postgresql://127.0.0.1:1/orders", "APP_DATABASE_CONNECT_SECONDS": "0.2"}
     with running(PYTHON, project, tmp_path, **variables) as service:
         assert service.process.wait(20) != 0
         said = "\n".join([*service.output, *service.errors])

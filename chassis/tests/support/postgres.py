@@ -140,8 +140,9 @@ class PostgresServer:
             await connection.close()
 
     def settings(self, **given: Any) -> DatabaseSettings:
-        """The settings for this server."""
-        return DatabaseSettings.model_validate({"url": self.url, "statement_seconds": 5.0} | given)
+        """The settings for this server; `given` are others, without the prefix `database_`."""
+        values = {"url": self.url, "statement_seconds": 5.0} | given
+        return DatabaseSettings.model_validate({f"database_{name}": value for name, value in values.items()})
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def add_database(app: App, settings: DatabaseSettings, *, name: str = "database"
     service is ready without it.
     """
     database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
-    app.add_check(name, database.ping, timeout=settings.check_seconds, required=required)
+    app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)
     app.provide(Database, database)
     app.provide(Transaction, database.transactions())
     app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
@@ -46,7 +46,7 @@ class Database(Queries):
     """A PostgreSQL database. Its own queries run without a transaction, each on any connection of the pool.
 
     It is an async context manager: `async with`, or `App.add_resource`, opens and closes the pool. The start fails with
-    `DatabaseUnavailableError` if there is no connection within `connect_seconds`.
+    `DatabaseUnavailableError` if there is no connection within `database_connect_seconds`.
 
     A connection keeps the settings of its session when it returns to the pool. So write `SET LOCAL` in a transaction,
     never `SET`; use `connection()` for session-level locks and LISTEN.
@@ -64,9 +64,9 @@ class Database(Queries):
         self._pool = Pool(settings, name, application_name)
         self._statements = Statements(
             self._pool,
-            QueryTelemetry(telemetry, settings.address, slow_seconds=settings.slow_query_seconds),
-            seconds=settings.statement_seconds,
-            is_session_limited=not settings.pooler,
+            QueryTelemetry(telemetry, settings.database_address, slow_seconds=settings.database_slow_query_seconds),
+            seconds=settings.database_statement_seconds,
+            is_session_limited=not settings.database_pooler,
         )
         if telemetry is not None:
             DatabaseMetrics.of(telemetry).pools.append(self._pool)

@@ -18,11 +18,11 @@ class DatabaseUnavailableError(DatabaseError):
 
 
 class PoolExhaustedError(DatabaseUnavailableError):
-    """All connections of the pool were in use for `pool_wait_seconds`. The response is 503."""
+    """All connections of the pool were in use for `database_pool_wait_seconds`. The response is 503."""
 
 
 class StatementTimeoutError(DatabaseUnavailableError):
-    """A statement took longer than `statement_seconds`, or than the request's deadline allows. The response is 503."""
+    """A statement took longer than `database_statement_seconds`, or than the deadline allows. The response is 503."""
 
 
 class ConflictError(DatabaseError, RepeatableError):

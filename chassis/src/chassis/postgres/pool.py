@@ -14,7 +14,7 @@ from .settings import Address, DatabaseSettings
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-CONNECT_SECONDS = 5.0  # for one attempt; a request waits for pool_wait_seconds at most
+CONNECT_SECONDS = 5.0  # for one attempt; a request waits for database_pool_wait_seconds at most
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 # A connection that was idle for longer is asked for a sign of life before it is used.
 IDLE_SECONDS = 5.0
@@ -59,11 +59,11 @@ class Pool:
 
     def __init__(self, settings: DatabaseSettings, name: str, application_name: str) -> None:
         self.name: str = name
-        self.max_size: int = settings.pool_max
+        self.max_size: int = settings.database_pool_max
         self.in_use: int = 0
         self.waiting: int = 0
         self.timeouts: int = 0
-        self.address: Address = settings.address
+        self.address: Address = settings.database_address
         self._settings = settings
         self._application_name = application_name
         self._pool: Proxies | None = None
@@ -82,8 +82,8 @@ class Pool:
         return self.in_use + self.waiting >= self.max_size
 
     async def open(self) -> None:
-        """Connect, and try again until `connect_seconds` are over. Raises `DatabaseUnavailableError`."""
-        deadline = monotonic() + self._settings.connect_seconds
+        """Connect, again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
+        deadline = monotonic() + self._settings.database_connect_seconds
         for attempt in count():
             try:
                 self._pool = await self._opened(min(CONNECT_SECONDS, max(0.1, deadline - monotonic())))
@@ -91,7 +91,7 @@ class Pool:
                 delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 if monotonic() + delay > deadline:
                     raise DatabaseUnavailableError(
-                        f"{self._name()} accepted no connection in {self._settings.connect_seconds:g} seconds: "
+                        f"{self._name()} accepted no connection in {self._settings.database_connect_seconds:g} seconds: "
                         f"{_reason(error)}; check the URL, the password and the network policy"
                     ) from error
                 self._warn("database does not accept connections yet", error)
@@ -102,15 +102,15 @@ class Pool:
     async def _opened(self, seconds: float) -> Proxies:
         settings = self._settings
         options: dict[str, Any] = {
-            "min_size": settings.pool_min,
-            "max_size": settings.pool_max,
+            "min_size": settings.database_pool_min,
+            "max_size": settings.database_pool_max,
             "connect": self.connect,
             "connection_class": Connection,
             "reset": _keep_session,
         }
         async with asyncio.timeout(seconds):
-            pool: Proxies = cast("Any", await asyncpg.create_pool(settings.url.get_secret_value(), **options))
-            if not settings.pool_min:
+            pool: Proxies = cast("Any", await asyncpg.create_pool(settings.database_url.get_secret_value(), **options))
+            if not settings.database_pool_min:
                 await pool.release(await pool.acquire())  # shows now whether the settings are right
         return pool
 
@@ -118,16 +118,16 @@ class Pool:
         """A new connection, with the password and the certificates as they are now."""
         settings = self._settings
         session = {"application_name": self._application_name}
-        if not settings.pooler:
-            session["statement_timeout"] = str(int(settings.statement_seconds * 1000) or 1)
+        if not settings.database_pooler:
+            session["statement_timeout"] = str(int(settings.database_statement_seconds * 1000) or 1)
         options |= {
             "connection_class": Connection,
-            "password": settings.read_password(),
-            "ssl": settings.make_tls(),
+            "password": settings.read_database_password(),
+            "ssl": settings.make_database_tls(),
             "timeout": CONNECT_SECONDS,
-            "command_timeout": settings.statement_seconds,
+            "command_timeout": settings.database_statement_seconds,
             "server_settings": session,
-            "statement_cache_size": 0 if settings.pooler else 100,
+            "statement_cache_size": 0 if settings.database_pooler else 100,
         }
         connection: Connection = cast("Any", await asyncpg.connect(url, **options))
         connection.note_seen()
@@ -149,13 +149,13 @@ class Pool:
             self._pool = None
 
     async def acquire(self) -> Connection:
-        """A connection that is alive. Raises `DatabaseUnavailableError` after `pool_wait_seconds` at the latest."""
+        """A connection that is alive. Raises `DatabaseUnavailableError` after `database_pool_wait_seconds`."""
         pool = self._pool
         if pool is None:
             raise RuntimeError(
                 f"the database {self.name!r} is not open; add it with add_database, or with app.add_resource"
             )
-        seconds = self._settings.pool_wait_seconds
+        seconds = self._settings.database_pool_wait_seconds
         timeout = asyncio.timeout(seconds)
         self.waiting += 1
         try:
@@ -251,7 +251,7 @@ class Pool:
 
     async def connect_once(self) -> Connection:
         """A connection that does not belong to the pool."""
-        return await self.connect(self._settings.url.get_secret_value())
+        return await self.connect(self._settings.database_url.get_secret_value())
 
     def unavailable(self, error: Exception) -> DatabaseError:
         """The error for the service. Its cause is logged, at most once in a while."""

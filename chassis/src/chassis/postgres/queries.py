@@ -25,7 +25,7 @@ class Queries(ABC):
     """Runs SQL. Annotate a parameter of a store with it, to take a `Transaction` or the `Database`.
 
     Pass values as arguments for `$1`, `$2`, …, and never as a part of the text. `timeout_seconds` can only be shorter
-    than the setting `statement_seconds`. Raises `DatabaseUnavailableError`, `StatementTimeoutError` and
+    than the setting `database_statement_seconds`. Raises `DatabaseUnavailableError`, `StatementTimeoutError` and
     `ConflictError`. Errors of the query itself are those of asyncpg, such as `asyncpg.UniqueViolationError`.
     """
 
