@@ -34,6 +34,9 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 
+PREFIXES = {"Database": "database_"}
+"""The topics of optional parts, and the prefix of their settings."""
+
 INTRODUCTION = f"""\
 # Settings
 
@@ -91,8 +94,10 @@ def _by_topic(settings: type[ChassisSettings]) -> list[tuple[str, list[Setting]]
     """The settings of each topic that has any, those of the service first."""
     known = [setting for setting in Schema(settings).settings if not setting.has_members]
     chassis = {name for names in TOPICS.values() for name in names}
-    own = tuple(dict.fromkeys(setting.path[0] for setting in known if setting.path[0] not in chassis))
-    topics = {OWN: own, **TOPICS}
+    others = tuple(dict.fromkeys(setting.path[0] for setting in known if setting.path[0] not in chassis))
+    parts = {topic: tuple(name for name in others if name.startswith(prefix)) for topic, prefix in PREFIXES.items()}
+    own = tuple(name for name in others if not any(name in names for names in parts.values()))
+    topics = {OWN: own, **parts, **TOPICS}
     members = {
         topic: [setting for name in names for setting in known if setting.path[0] == name]
         for topic, names in topics.items()

@@ -83,7 +83,8 @@ class Pool:
 
     async def open(self) -> None:
         """Connect, again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
-        deadline = monotonic() + self._settings.database_connect_seconds
+        seconds = self._settings.database_connect_seconds
+        deadline = monotonic() + seconds
         for attempt in count():
             try:
                 self._pool = await self._opened(min(CONNECT_SECONDS, max(0.1, deadline - monotonic())))
@@ -91,7 +92,7 @@ class Pool:
                 delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 if monotonic() + delay > deadline:
                     raise DatabaseUnavailableError(
-                        f"{self._name()} accepted no connection in {self._settings.database_connect_seconds:g} seconds: "
+                        f"{self._name()} accepted no connection in {seconds:g} seconds: "
                         f"{_reason(error)}; check the URL, the password and the network policy"
                     ) from error
                 self._warn("database does not accept connections yet", error)

@@ -2,10 +2,10 @@
 
 import ssl
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 DEFAULT_PORT = 5432
 # The last one is the spelling of SQLAlchemy.
@@ -20,15 +20,13 @@ class Address(NamedTuple):
     database: str
 
 
-class DatabaseSettings(BaseModel):
+class DatabaseSettings(BaseModel, frozen=True, allow_inf_nan=False, hide_input_in_errors=True):
     """The settings of a PostgreSQL database, with the variables `APP_DATABASE_*`.
 
     class Settings(ChassisSettings, DatabaseSettings): ...
 
     For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`.
     """
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     database_url: SecretStr = Field(
         description=(
