@@ -20,7 +20,7 @@ class Address(NamedTuple):
     database: str
 
 
-class DatabaseSettings(BaseModel, frozen=True, allow_inf_nan=False, hide_input_in_errors=True):
+class DatabaseSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
     """The settings of a PostgreSQL database, with the variables `APP_DATABASE_*`.
 
     class Settings(ChassisSettings, DatabaseSettings): ...
