@@ -81,12 +81,12 @@ class Connector:
             try:
                 async with asyncio.timeout(min(CONNECT_SECONDS, max(0.1, deadline - monotonic()))):
                     return await open_once()
-            except CONNECT_ERRORS as error:
+            except (*CONNECT_ERRORS, DatabaseUnavailableError) as error:
                 delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 if monotonic() + delay > deadline:
                     raise DatabaseUnavailableError(
                         f"{self.server_name} accepted no connection in {seconds:g} seconds: "
-                        f"{_reason(error)}; check the URL, the password and the network policy"
+                        f"{reason_of(error)}; check the URL, the password and the network policy"
                     ) from error
                 self.warn("database does not accept connections yet", error)
                 await asyncio.sleep(delay)
@@ -96,17 +96,17 @@ class Connector:
         """The error for the service. Its cause is logged, at most once in a while."""
         timed_out = isinstance(error, StatementTimeoutError)
         self.warn("statement did not end in time" if timed_out else "database is not available", error)
-        return error if isinstance(error, DatabaseError) else DatabaseUnavailableError(_reason(error))
+        return error if isinstance(error, DatabaseError) else DatabaseUnavailableError(reason_of(error))
 
     def warn(self, event: str, error: BaseException) -> None:
         """Log why a connection failed, at most once in a while."""
         now = monotonic()
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
-            log.warning(event, database=self.name, server=self.server_name, reason=_reason(error))
+            log.warning(event, database=self.name, server=self.server_name, reason=reason_of(error))
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The error in one line, without the details of the server, which may have values."""
     if isinstance(error, asyncpg.PostgresError):
         return f"{type(error).__name__}: {error.args[0] if error.args else ''}"
