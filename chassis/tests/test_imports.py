@@ -14,9 +14,9 @@ SHARED = {"cache", "context", "problem", "request_info", "response_sender", "rou
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
 # The parts whose libraries come with an extra.
-OPTIONAL = {"migrations", "postgres"}
+OPTIONAL = {"migrations", "postgres", "sqlalchemy"}
 # The optional parts that an optional part may import.
-BUILDS_ON = {"migrations": {"postgres"}}
+BUILDS_ON = {"migrations": {"postgres"}, "sqlalchemy": {"postgres"}}
 ALLOWED = {
     "api": set[str](),
     "http": set[str](),

@@ -14,6 +14,7 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..postgres import DatabaseError
 from ..postgres.embedded import EmbeddedServerError
 from ..telemetry.logs import Logs
 from . import commands
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-KNOWN = (MigrationError, EmbeddedServerError, CommandError, SQLAlchemyError, OSError)
+KNOWN = (MigrationError, DatabaseError, EmbeddedServerError, CommandError, SQLAlchemyError, OSError)
 
 
 def _is_from(error: Exception, folder: Path) -> bool:

@@ -3,20 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import structlog
-from sqlalchemy import Connection, NullPool, event
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import NullPool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.typing import FilteringBoundLogger
 
-from ..postgres.pool import CONNECT_ERRORS, CONNECT_SECONDS, RETRY_SECONDS
+from ..postgres.connector import Connection, Connector
 from ..postgres.settings import DatabaseSettings
-from .errors import MigrationError, one_line
+from .errors import MigrationError
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -25,31 +24,33 @@ LOCK = 6_353_290_751_013_845_901
 POLL_SECONDS = 0.2
 # While a statement waits for a lock of a table, all later queries of that table wait behind it.
 LOCK_TIMEOUT_SECONDS = 3.0
+# The index of a large table takes longer than a request may.
+STATEMENT_SECONDS = 86_400.0
 
 
 def direct(settings: DatabaseSettings) -> DatabaseSettings:
     """The settings of a connection that changes tables. Raises `MigrationError` if it would go through a pooler."""
+    changes: dict[str, Any] = {"database_statement_seconds": STATEMENT_SECONDS, "database_pooler": False}
     url = settings.database_migration_url
-    if url is None:
-        if settings.database_pooler:
-            raise MigrationError(
-                "APP_DATABASE_POOLER is true, and migrations need a session of their own; "
-                "set APP_DATABASE_MIGRATION_URL to the server behind the pooler"
-            )
-        return settings
-    changes: dict[str, Any] = {"database_url": url}
-    if urlsplit(url.get_secret_value()).password:
-        changes |= {"database_password": None, "database_password_file": None}
+    if url is not None:
+        changes["database_url"] = url
+        if urlsplit(url.get_secret_value()).password:
+            changes |= {"database_password": None, "database_password_file": None}
+    elif settings.database_pooler:
+        raise MigrationError(
+            "APP_DATABASE_POOLER is true, and migrations need a session of their own; "
+            "set APP_DATABASE_MIGRATION_URL to the server behind the pooler"
+        )
     return settings.model_copy(update=changes)
 
 
 @asynccontextmanager
 async def connected(settings: DatabaseSettings, application_name: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to the server. Raises `MigrationError` after `database_connect_seconds`."""
-    settings = direct(settings)
+    """A connection to the server, tried again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
+    connector = Connector(direct(settings), "migrations", application_name)
 
-    async def connect() -> asyncpg.Connection:
-        return await _connect(settings, application_name)
+    async def connect() -> Connection:
+        return await connector.open_with_retries(connector.connect_once)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     event.listen(engine.sync_engine, "begin", _limit_lock_waits)
@@ -60,45 +61,10 @@ async def connected(settings: DatabaseSettings, application_name: str) -> AsyncI
         await engine.dispose()
 
 
-def _limit_lock_waits(connection: Connection) -> None:
+def _limit_lock_waits(connection: SyncConnection) -> None:
     # Outside of a transaction, as in `autocommit_block`, this has no effect: CREATE INDEX CONCURRENTLY blocks nobody
     # while it waits, and an interrupted one leaves an invalid index.
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}")
-
-
-async def _connect(settings: DatabaseSettings, application_name: str) -> asyncpg.Connection:
-    seconds = settings.database_connect_seconds
-    deadline = monotonic() + seconds
-    for attempt in count():
-        try:
-            return await _connect_once(settings, application_name)
-        except CONNECT_ERRORS as error:
-            delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-            reason = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-            if monotonic() + delay > deadline:
-                raise MigrationError(
-                    f"{_name(settings)} accepted no connection in {seconds:g} seconds: {reason}; "
-                    "check the URL, the password and the network policy"
-                ) from error
-            log.warning("database does not accept connections yet", server=_name(settings), reason=reason)
-            await asyncio.sleep(delay)
-    raise AssertionError
-
-
-async def _connect_once(settings: DatabaseSettings, application_name: str) -> asyncpg.Connection:
-    options: dict[str, Any] = {
-        "password": settings.read_database_password(),
-        "ssl": settings.make_database_tls(),
-        "timeout": CONNECT_SECONDS,
-        # The index of a large table takes longer than a request may.
-        "server_settings": {"application_name": application_name, "statement_timeout": "0"},
-    }
-    return await asyncpg.connect(settings.database_url.get_secret_value(), **options)
-
-
-def _name(settings: DatabaseSettings) -> str:
-    host, port, database = settings.database_address
-    return f"postgresql://{host}:{port}/{database}"
 
 
 async def lock(connection: AsyncConnection, seconds: float) -> None:

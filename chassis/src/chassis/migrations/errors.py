@@ -6,6 +6,9 @@ from pathlib import Path
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
+from ..postgres import DatabaseError
+from ..postgres.embedded import EmbeddedServerError
+
 LOCK_TIMEOUT = "55P03"
 DEADLOCK = "40P01"
 
@@ -29,7 +32,7 @@ def is_waiting(error: Exception) -> bool:
 
 def explained(error: Exception, folder: Path) -> str:
     """The error in one line, with the file and line of the migration in `folder` that raised it."""
-    if isinstance(error, MigrationError):
+    if isinstance(error, (MigrationError, DatabaseError, EmbeddedServerError)):
         return str(error)
     if isinstance(error, CommandError) and error.__cause__ is None:
         return one_line(error)
