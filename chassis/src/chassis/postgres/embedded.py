@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ..settings import ChassisSettings, load_settings
 
@@ -38,7 +38,6 @@ ALTERNATIVE = "or set APP_DATABASE_URL to the database of another server"
 # The password has 128 bits. More iterations would only slow down each connection.
 INITDB = (
     "--username=postgres",
-    "--auth=scram-sha-256",
     "--set=scram_iterations=1",
     "--encoding=UTF8",
     "--locale-provider=builtin",
@@ -95,6 +94,9 @@ class EmbeddedServer:
     the user `nobody`.
     """
 
+    authentication: ClassVar[str] = "scram-sha-256"
+    """How clients prove who they are. On a machine with several users, all of them can connect to the port."""
+
     def __init__(self, folder: Path, *options: str) -> None:
         """`options` are such as `max_connections=20`. Raises `EmbeddedServerError` if there is no PostgreSQL."""
         self.programs: Path = programs()
@@ -140,7 +142,7 @@ class EmbeddedServer:
         # A folder that is complete or not there, even if this process is killed.
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
-        done = self._run("initdb", f"--pgdata={new}", f"--pwfile={password}", *INITDB)
+        done = self._run("initdb", f"--pgdata={new}", f"--pwfile={password}", f"--auth={self.authentication}", *INITDB)
         if done.returncode:
             raise EmbeddedServerError(f"initdb failed: {_last_line(done.stderr)}; {ALTERNATIVE}")
         new.rename(self.data)
