@@ -323,6 +323,23 @@ def _read(path: Path) -> str:
         return "<its URL>"
 
 
+def running_url(folder: Path = FOLDER) -> str | None:
+    """The URL of the server of `make run`, if it runs."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    address = folder / "url"
+    if not address.exists():
+        return None
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(address)
+    return None  # its process was killed, and has left the file
+
+
 class _UrlSettings(ChassisSettings):
     """The one setting that says whether there is a database."""
 
