@@ -7,11 +7,13 @@ It starts the server, applies the migrations, runs the command with `APP_DATABAS
 """
 
 import os
+import re
 import secrets
 import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -129,16 +131,19 @@ class EmbeddedServer:
 
     def create(self) -> None:
         """Create the data, if there are none. Raises `EmbeddedServerError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.user and not (_is_open(self.folder.parent) and _is_open(self.programs)):
+            raise self._rejected()
         if self.data.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         password = self.folder / "password"
         if not password.exists():
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe(16), encoding="utf-8")
         if self.user:
-            for path in (self.folder, password):
-                os.chown(path, NOBODY, NOBODY)
+            with self._explained():
+                for path in (self.folder, password):
+                    os.chown(path, NOBODY, NOBODY)
         # A folder that is complete or not there, even if this process is killed.
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
@@ -165,10 +170,13 @@ class EmbeddedServer:
         except PermissionError as error:
             if not self.user:
                 raise
-            raise EmbeddedServerError(
-                "PostgreSQL does not run as root, and the user nobody may not use "
-                f"{self.folder} or {self.programs}; run this as another user, {ALTERNATIVE}"
-            ) from error
+            raise self._rejected() from error
+
+    def _rejected(self) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"PostgreSQL does not run as root, and the user nobody may not use {self.folder} or {self.programs}; "
+            f"run this as another user, {ALTERNATIVE}"
+        )
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections. Raises `EmbeddedServerError`."""
@@ -258,7 +266,15 @@ class EmbeddedServer:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1].strip()
+    """The last error in the output of a program, else its last line."""
+    errors = re.findall(r"(?:error|ERROR|FATAL|PANIC): +(.+)", text)
+    return str((errors or text.strip().splitlines() or ["no message"])[-1])
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether the user `nobody` may enter a folder."""
+    found = [path.stat() for path in (folder, *folder.parents)]
+    return all(status.st_mode & stat.S_IXOTH or status.st_uid == NOBODY for status in found)
 
 
 def _is_alive(pid: int) -> bool:
