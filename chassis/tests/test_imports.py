@@ -25,6 +25,7 @@ ALLOWED = {
     "server": {"app", "http"},
     "migrations": {"telemetry"},
     "postgres": {"api", "app", "telemetry"},
+    "sqlalchemy": {"api", "app", "telemetry"},
 } | {name: set[str]() for name in SHARED}
 
 
