@@ -250,9 +250,9 @@ def test_database_of_the_overlay_is_ready_before_the_migration(migrating: Develo
 
     assert status == 0, said
     calls = [arguments[-1] for arguments, _ in migrating.told()]
-    assert calls[1:3] == ["deployment/order-service-nats", "deployment/order-service-postgres"]
+    assert calls[1] == "deployment/order-service-postgres"
     needed = {one["metadata"]["name"] for one in sent(migrating.told()[0][1]) if one["kind"] == "Deployment"}
-    assert needed == {"order-service-nats", "order-service-postgres"}
+    assert needed == {"order-service-postgres"}
 
 
 def test_second_instance_migrates_by_a_job_of_its_own(migrating: Developer) -> None:

@@ -34,9 +34,9 @@ NO_DIGEST = "@sha256:" + "0" * 64  # a placeholder in overlays of earlier templa
 KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
 # Removed although this folder may have no manifest of this kind any more.
 USUAL = {"ConfigMap", "CronJob", "DaemonSet", "Deployment", "Job", "Role", "RoleBinding", "StatefulSet"}
-# A migration needs these: their kinds, and the label `component` of others, such as the database in overlays/dev.
+# A migration needs these: their kinds, and the label `component` of others, such as the database of overlays/dev.
 KINDS_BEFORE = {"Namespace", "ConfigMap", "ServiceAccount", "Secret", "ExternalSecret", "SealedSecret"}
-COMPONENTS_BEFORE = {"migration", "postgres", "nats"}
+COMPONENTS_BEFORE = {"migration", "postgres"}
 MIGRATION_SECONDS = 240
 POLL_SECONDS = 1
 Document = dict[str, Any]

@@ -44,14 +44,6 @@ app.kubernetes.io/component: server
 {{- if and (or .Values.httpRoute.enabled .Values.ingress.enabled) .Values.trustedProxies }}
 {{- $settings = merge $settings (dict "APP_TRUSTED_PROXIES" .Values.trustedProxies) }}
 {{- end }}
-{{- if (.Values.postgres).enabled }}
-{{- $user := .Chart.Name | replace "-" "_" }}
-{{- $url := printf "postgresql://%s@%s/%s" $user (include "chart.nameWith" (list . "postgres")) $user }}
-{{- $settings = merge $settings (dict "APP_DATABASE_URL" $url) }}
-{{- end }}
-{{- if (.Values.nats).enabled }}
-{{- $settings = merge $settings (dict "APP_NATS_URL" (printf "nats://%s:4222" (include "chart.nameWith" (list . "nats")))) }}
-{{- end }}
 {{- range $name, $value := $settings }}
 {{ $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{- end }}
