@@ -166,6 +166,7 @@ def test_summary_names_what_is_left_out(tmp_path: Path) -> None:
     made = run(*command, *said_no, cwd=tmp_path).stdout
 
     assert "Generated Order Service in order-service/." in made
-    assert "Left out: a license, CI, Kubernetes manifests, monitoring, the example." in made
+    assert "Left out: a license, CI, a database, events, Kubernetes manifests, monitoring, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
-    assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout
+    everything = ("license=MIT", "database=postgres", "events=nats", "project_slug=other")
+    assert "Left out" not in run(*command, *everything, cwd=tmp_path).stdout

@@ -17,17 +17,20 @@ from .errors import (
     StatementTimeoutError,
     TransactionFailedError,
 )
-from .queries import Queries, Row
+from .idempotency import PostgresIdempotencyStore
+from .queries import AnyDatabase, Queries, Row
 from .settings import DatabaseSettings
 from .transaction import Transaction
 
 __all__ = [
+    "AnyDatabase",
     "ConflictError",
     "Database",
     "DatabaseError",
     "DatabaseSettings",
     "DatabaseUnavailableError",
     "PoolExhaustedError",
+    "PostgresIdempotencyStore",
     "Queries",
     "Row",
     "StatementTimeoutError",
