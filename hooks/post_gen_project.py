@@ -93,6 +93,8 @@ def choose(context: dict[str, Any]) -> list[str]:
         kept = files.get(context[question], [])
         for path in {path for paths in files.values() for path in paths}.difference(kept):
             remove(Path(path.format(package=context["__package"])))
+    if context["database"] == context["events"] == "none":
+        remove(Path("compose.yaml"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     # One file for each database, with the same name in the service.
