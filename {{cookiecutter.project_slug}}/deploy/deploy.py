@@ -195,7 +195,7 @@ class Cluster:
         return subprocess.run(["kubectl", *self._where, *arguments], check=False).returncode
 
     def send(self, command: str, documents: list[Document] | None = None) -> int:
-        """Call kubectl with the manifests, or only with some documents, and show its output; returns its exit status."""
+        """Call kubectl with the manifests, or with some documents, and show its output; returns its exit status."""
         arguments = ["kubectl", *self._context, command, "--filename=-"]
         text = self._manifests.text if documents is None else as_list(documents)
         return subprocess.run(arguments, check=False, input=text, text=True).returncode
