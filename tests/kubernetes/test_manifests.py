@@ -1,9 +1,11 @@
 """The Kubernetes manifests: accepted by schemas and by the strictest admission, and true to the code."""
 
 import re
+import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -13,6 +15,7 @@ from kubernetes_validate.utils import all_versions, major_minor
 from packaging.version import Version
 
 from bakery import OTHER, TEMPLATE, render, run
+from chassis.postgres.embedded import temporary_server
 from conftest import Bake, Start
 from manifests import (
     CUSTOM,
@@ -341,6 +344,39 @@ def test_migration_runs_as_the_service_does(with_servers: dict[str, Manifests]) 
         assert container["env"] == server["env"][:1]
         assert container["command"] == ["python", "-m", "chassis.migrations", "order_service", "upgrade"]
         assert pod["restartPolicy"] == "Never"
+
+
+def test_command_of_the_migration_migrates_a_database_and_can_be_repeated(tmp_path: Path) -> None:
+    """With the settings of the overlay, and the password as a file of the Secret."""
+    project = render(tmp_path, {"database": "sqlalchemy"})
+    manifests = Manifests(kustomize(project / "deploy/overlays/dev"))
+    job = only(manifests, "Job", "order-service-migration")
+    (container,) = pod_of(job)["containers"]
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    given = {**manifests.settings, "APP_SECRETS_DIR": str(secrets), "PYTHONPATH": "src", "PYTHONWARNINGS": "ignore"}
+
+    def migrate(**changes: str) -> tuple[int, str]:
+        command = [sys.executable, *container["command"][1:]]
+        done = run(*command, cwd=project, **{**given, **changes})
+        return done.returncode, done.stdout
+
+    with temporary_server() as server:
+        url = urlsplit(server.url)
+        (secrets / "app_database_password").write_text(url.password or "")
+        address = server.url.replace(f":{url.password}@", "@")
+        first, second = migrate(APP_DATABASE_URL=address), migrate(APP_DATABASE_URL=address)
+
+    assert url.password
+    assert first[0] == second[0] == 0, first[1] + second[1]
+    assert '"event":"migration applied"' in first[1]
+    assert '"event":"the database is up to date"' in second[1]
+    # Another attempt does not help against a wrong setting.
+    status, said = migrate(APP_DATABASE_URL="mysql://db")
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert [status] == rule["onExitCodes"]["values"]
+    assert "APP_DATABASE_URL" in said
 
 
 def test_servers_of_development_meet_the_restricted_standard(with_servers: dict[str, Manifests]) -> None:
