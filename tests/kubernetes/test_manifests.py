@@ -1,5 +1,6 @@
 """The Kubernetes manifests: accepted by schemas and by the strictest admission, and true to the code."""
 
+import math
 import re
 import sys
 from ipaddress import ip_address, ip_network
@@ -344,6 +345,17 @@ def test_migration_runs_as_the_service_does(with_servers: dict[str, Manifests]) 
         assert container["env"] == server["env"][:1]
         assert container["command"] == ["python", "-m", "chassis.migrations", "order_service", "upgrade"]
         assert pod["restartPolicy"] == "Never"
+
+
+def test_connections_of_all_pods_fit_a_server_with_its_defaults(with_servers: dict[str, Manifests]) -> None:
+    """The formula of chassis/docs/database.md, with 10 connections for others."""
+    manifests = with_servers["production"]
+    surge = only(manifests, "Deployment", "order-service")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    pods = manifests["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]
+    pods += math.ceil(pods * int(surge.removesuffix("%")) / 100)
+
+    assert pods == 13
+    assert pods * (int(manifests.settings["APP_DATABASE_POOL_MAX"]) + 1) <= 100 - 3 - 10
 
 
 def test_command_of_the_migration_migrates_a_database_and_can_be_repeated(tmp_path: Path) -> None:

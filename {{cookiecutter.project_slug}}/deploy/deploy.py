@@ -37,7 +37,7 @@ USUAL = {"ConfigMap", "CronJob", "DaemonSet", "Deployment", "Job", "Role", "Role
 # A migration needs these: their kinds, and the label `component` of others, such as the database of overlays/dev.
 KINDS_BEFORE = {"Namespace", "ConfigMap", "ServiceAccount", "Secret", "ExternalSecret", "SealedSecret"}
 COMPONENTS_BEFORE = {"migration", "postgres"}
-MIGRATION_SECONDS = 240
+MIGRATION_SECONDS = 240  # for a Job without activeDeadlineSeconds
 POLL_SECONDS = 1
 Document = dict[str, Any]
 
@@ -326,8 +326,9 @@ def migrate(cluster: Cluster, manifests: Manifests) -> None:
     if cluster.send("apply", before):
         fail("kubectl apply failed; see its message above")
     for one in before:
-        if one["kind"] == "Deployment" and cluster.call("rollout", "status", f"deployment/{one['metadata']['name']}"):
-            fail(f"deployment/{one['metadata']['name']} is not ready, and {name} needs it; see the message above")
+        needed = f"{one['kind'].lower()}/{one['metadata']['name']}"
+        if one["kind"] in {"Deployment", "StatefulSet"} and cluster.call("rollout", "status", needed):
+            fail(f"{needed} is not ready, and {name} needs it; see the message above")
     # A Job cannot be changed. `foreground` waits until the pods of the last one are gone too.
     if cluster.call("delete", name, "--ignore-not-found", "--cascade=foreground"):
         fail("kubectl delete failed; see its message above")
