@@ -23,6 +23,13 @@ WITH_DATABASE = [
     "src/{package}/orders/tables.py",
     "tests/test_migrations.py",
     "tests/test_orders_in_database.py",
+    "deploy/base/migration.yaml",
+    "deploy/base/networkpolicy-database.yaml",
+    "deploy/components/postgres",
+    "deploy/chart/templates/_database.tpl",
+    "deploy/chart/templates/migration.yaml",
+    "deploy/chart/templates/networkpolicy-database.yaml",
+    "deploy/chart/templates/postgres.yaml",
 ]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
@@ -33,6 +40,14 @@ CHOICES = {
     "database": {
         "postgres": [*WITH_DATABASE, "src/{package}/orders/postgres_store_postgres.py"],
         "sqlalchemy": [*WITH_DATABASE, "src/{package}/orders/postgres_store_sqlalchemy.py"],
+    },
+    "events": {
+        "nats": [
+            "deploy/base/networkpolicy-nats.yaml",
+            "deploy/components/nats",
+            "deploy/chart/templates/nats.yaml",
+            "deploy/chart/templates/networkpolicy-nats.yaml",
+        ],
     },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
@@ -78,6 +93,8 @@ def choose(context: dict[str, Any]) -> list[str]:
         kept = files.get(context[question], [])
         for path in {path for paths in files.values() for path in paths}.difference(kept):
             remove(Path(path.format(package=context["__package"])))
+    if context["database"] == context["events"] == "none":
+        remove(Path("compose.yaml"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     # One file for each database, with the same name in the service.
