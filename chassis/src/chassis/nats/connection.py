@@ -42,6 +42,8 @@ class Connection:
         self._settings = settings
         self._application_name = application_name
         self._client: Client | None = None
+        self._is_over = asyncio.Event()
+        """Set when the client is to be replaced."""
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
         self._logged_at = -LOG_SECONDS
@@ -108,19 +110,17 @@ class Connection:
 
     async def _keep_connected(self) -> None:
         while True:
-            closed = asyncio.Event()
             client = Client()
             self._client = client
             try:
-                await client.connect(self._settings.nats_servers, closed_cb=_setter(closed), **self._options())
+                await client.connect(self._settings.nats_servers, **self._options())
+                self._is_over.clear()
                 await self._on_connect()
-                await closed.wait()
-            except asyncio.CancelledError:
+                await self._is_over.wait()
+            finally:
+                await self._on_disconnect()
                 with suppress(nats_errors.Error, OSError):
                     await client.close()
-                raise
-            # nats-py gives up after errors such as an authorization violation.
-            await self._on_disconnect()
             await asyncio.sleep(NEW_CLIENT_SECONDS)
 
     def _options(self) -> dict[str, Any]:
@@ -134,6 +134,7 @@ class Connection:
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnect,
             "reconnected_cb": self._on_connect,
+            "closed_cb": self._on_close,
             **self._settings.make_nats_options(),
         }
 
@@ -152,8 +153,14 @@ class Connection:
             if not self._is_closing:
                 log.warning("connection to NATS lost", server=self.name, reason=self._reason())
 
+    async def _on_close(self) -> None:
+        self._is_over.set()  # nats-py has given up, as after some errors of the server
+
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
+        if isinstance(error, nats_errors.Error) and self.count and not self.connected.is_set():
+            # The server rejects a reconnection, such as with an old password. nats-py would leave its socket open.
+            self._is_over.set()
         if not self._is_closing and monotonic() - self._logged_at >= LOG_SECONDS:
             self._logged_at = monotonic()
             log.warning("connection to NATS failed", server=self.name, reason=self._reason())
@@ -165,10 +172,3 @@ class Connection:
     def _reason(self) -> str:
         error = self._last_error
         return "no connection yet" if error is None else str(error) or type(error).__name__
-
-
-def _setter(event: asyncio.Event) -> Any:
-    async def set_event() -> None:
-        event.set()
-
-    return set_event

@@ -1,5 +1,6 @@
 """The errors of events, and their problem."""
 
+from ..delivery import RejectedError
 from ..problem import Problem
 
 
@@ -14,7 +15,7 @@ class EventsUnavailableError(EventsError):
     """
 
 
-class EventRejectedError(EventsError):
+class EventRejectedError(EventsError, RejectedError):
     """The event can never be stored as it is: it is too large, its subject is invalid, or the stream rejects it."""
 
 

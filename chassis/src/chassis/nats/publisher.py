@@ -12,6 +12,7 @@ from opentelemetry.trace import Status, StatusCode, set_span_in_context
 from pydantic import BaseModel
 
 from ..client import propagation_headers
+from ..delivery import OutboundMessage
 from ..telemetry import Telemetry
 from ..telemetry.client_spans import ClientSpan, ProducerSpan
 from ..telemetry.error_type import qualified_name
@@ -100,6 +101,10 @@ class Publisher:
                     recorded.set_status(FAILED)
                 recorded.set_attributes(self._attributes | attributes)
                 recorded.end_after(seconds)
+
+    async def deliver(self, message: OutboundMessage) -> None:
+        """Publish a message of an outbox. Its id is the message id, so that the stream stores it once."""
+        await self.publish(message.subject, message.payload, message_id=message.id, headers=message.headers)
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str]) -> Published:
         client = await self._connection.wait(self._seconds)

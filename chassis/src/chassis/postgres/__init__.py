@@ -17,6 +17,7 @@ from .errors import (
     StatementTimeoutError,
     TransactionFailedError,
 )
+from .outbox import Outbox, OutboxRelay, add_outbox
 from .queries import Queries, Row
 from .settings import DatabaseSettings
 from .transaction import Transaction
