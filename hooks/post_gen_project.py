@@ -17,11 +17,22 @@ CONTEXT = r"""
 
 
 OF_BOTH = ["deploy/README.md", "deploy/deploy.mk", "deploy/kind.py", "deploy/shared.py", ".github/workflows/kind.yml"]
+WITH_DATABASE = [
+    "src/{package}/tables.py",
+    "src/{package}/migrations",
+    "src/{package}/orders/tables.py",
+    "tests/test_migrations.py",
+    "tests/test_orders_in_database.py",
+]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {
         "github": [".github", "scripts/propose.py", "scripts/propose_on_github.py"],
         "gitlab": [".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"],
+    },
+    "database": {
+        "postgres": [*WITH_DATABASE, "src/{package}/orders/postgres_store_postgres.py"],
+        "sqlalchemy": [*WITH_DATABASE, "src/{package}/orders/postgres_store_sqlalchemy.py"],
     },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
@@ -40,12 +51,21 @@ CHOICES = {
             "deploy/chart/templates/prometheusrule.yaml",
         ],
     },
-    "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
+    "example": {
+        "orders": [
+            "src/{package}/orders",
+            "src/{package}/migrations/versions/0002_orders.py",
+            "tests/test_orders.py",
+            "tests/test_orders_in_database.py",
+        ]
+    },
 }
 # The name of each part that the choice "none" leaves out.
 LEFT_OUT = {
     "license": "a license",
     "ci": "CI",
+    "database": "a database",
+    "events": "events",
     "deploy": "Kubernetes manifests",
     "monitoring": "monitoring",
     "example": "the example",
@@ -60,6 +80,9 @@ def choose(context: dict[str, Any]) -> list[str]:
             remove(Path(path.format(package=context["__package"])))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
+    # One file for each database, with the same name in the service.
+    for path in Path("src").glob(f"*/orders/postgres_store_{context['database']}.py"):
+        path.rename(path.with_name("postgres_store.py"))
     remove(Path("licenses"))
     return [word for question, word in LEFT_OUT.items() if context[question] == "none"]
 

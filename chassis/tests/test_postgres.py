@@ -41,12 +41,12 @@ Work = Callable[[Transaction], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def serve(postgres: PostgresServer, *routes: Route, **given: Any) -> AsyncIterator[tuple[Service, Database]]:
-    """A service with a database; `given` are settings of it."""
-    app_settings = given.pop("app", {})
+async def serve(postgres: PostgresServer, *routes: Route, **given: Any) -> AsyncIterator[tuple[Service, Any]]:
+    """A service with a database that `add` adds; `given` are settings of it."""
+    app_settings, add = given.pop("app", {}), given.pop("add", add_database)
     with observed() as seen:
         app: App = make_app(seen.telemetry, *routes, **app_settings)
-        database = add_database(app, postgres.settings(**given))
+        database = add(app, postgres.settings(**given))
         async with Server(app) as server, connect(server.port) as client:
             yield Service(app, server, client, seen), database
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.dependencies import Override
 from .api.negotiation import Encoder
+from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
 from .groups import Group, RouteTable
 from .health import Check, Health, State
@@ -96,6 +97,7 @@ class App(RouteTable):
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
+        self.provide(RequestTasks, lambda: RequestTasks(self.tasks.start))
 
     # For `create_app`.
 

@@ -10,10 +10,10 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from random import uniform
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from uuid import uuid4
 from zlib import crc32
 
@@ -30,7 +30,7 @@ from ..delivery import Deliver, OutboundMessage, RejectedError
 from ..telemetry import Telemetry
 from ..telemetry.environment import extract
 from .errors import ConflictError, DatabaseUnavailableError
-from .queries import Queries, Row
+from .queries import AnyDatabase, Queries, Row
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -103,14 +103,6 @@ FINISH_SECONDS = 10.0  # for a batch when the service stops; the server ends the
 MAX_ERROR = 1000  # characters
 
 
-class Transactions(Protocol):
-    """A database: `Database` of `chassis.postgres` and of `chassis.sqlalchemy`."""
-
-    def transaction(self) -> AbstractAsyncContextManager[Queries]:
-        """A transaction, committed at the end of its block."""
-        ...
-
-
 class Outbox:
     """Stores messages in the transaction of the request. They are delivered after its commit, at least once.
 
@@ -153,7 +145,7 @@ class Outbox:
 
 def add_outbox(
     app: App,
-    database: Transactions,
+    database: AnyDatabase,
     deliver: Deliver,
     *,
     batch_size: int = 100,
@@ -210,7 +202,7 @@ class OutboxRelay:
 
     def __init__(
         self,
-        database: Transactions,
+        database: AnyDatabase,
         deliver: Deliver,
         *,
         telemetry: Telemetry,
@@ -287,8 +279,7 @@ class OutboxRelay:
         return Progress(batch.delivered, batch.failed)
 
     async def _measure(self) -> None:
-        async with self._database.transaction() as queries:
-            row = await queries.fetchrow(MEASURE)
+        row = await self._database.queries.fetchrow(MEASURE)
         if row is not None:
             self._metrics.messages.labels("pending").set(row[0])
             self._metrics.messages.labels("rejected").set(row[1])
