@@ -594,9 +594,8 @@ async def test_unsupported_signature_stops_the_start(nats: NatsServer, consumer:
 async def test_invalid_option_of_a_consumer_is_an_error(
     nats: NatsServer, options: dict[str, Any], message: str
 ) -> None:
+    given: dict[str, Any] = {"subject": CREATED, "consumer": Collector(), "stream": "orders", "durable": "a"} | options
     with observed() as seen:
         events = add_events(make_app(seen.telemetry), nats.settings())
         with pytest.raises(ValueError, match=message):
-            events.add_consumer(
-                **{"subject": CREATED, "consumer": Collector(), "stream": "orders", "durable": "a"} | options
-            )
+            events.add_consumer(**given)

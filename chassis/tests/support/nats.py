@@ -14,10 +14,10 @@ from typing import Any
 
 import nats
 from nats.aio.client import Client
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from chassis.nats import Message, NatsSettings
+from chassis.nats.processing import message_of
 
 START_SECONDS = 10.0
 
@@ -45,7 +45,17 @@ class NatsServer:
 
     def start(self, *options: str) -> None:
         """Start the server, and wait until it accepts connections."""
-        command = [program(), "-js", "-sd", self.folder, "-a", "127.0.0.1", "-p", str(self.port), *options]
+        command: list[str | Path] = [
+            program(),
+            "-js",
+            "-sd",
+            self.folder,
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            *options,
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
@@ -100,23 +110,9 @@ class NatsServer:
             stream = client.jetstream()
             config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
             subscription = await stream.pull_subscribe(subject, config=config)
-            with suppress(NatsTimeoutError):
-                while True:
-                    for received in await subscription.fetch(100, timeout=0.1):
-                        metadata = received.metadata
-                        headers = received.headers or {}
-                        found.append(
-                            Message(
-                                received.subject,
-                                received.data,
-                                headers,
-                                headers.get("Nats-Msg-Id", ""),
-                                metadata.stream,
-                                metadata.sequence.stream,
-                                metadata.num_delivered,
-                                metadata.timestamp,
-                            )
-                        )
+            count = (await subscription.consumer_info()).num_pending or 0
+            while len(found) < count:
+                found += [message_of(received) for received in await subscription.fetch(100, timeout=START_SECONDS)]
         return found
 
     async def unfinished(self, stream: str, durable: str) -> int:

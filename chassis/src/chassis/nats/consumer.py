@@ -63,6 +63,7 @@ class ConsumerMethod:
         self.attempts: int = attempts_of(self._method)
         self._inbox = inbox
         self._message_names: list[str] = []
+        self._request_names: list[str] = []
         self._event: TypeAdapter[Any] | None = None
         self._has_event = False
         provided = self._sources(providers)
@@ -90,10 +91,12 @@ class ConsumerMethod:
                 raise ConsumerError(f"{self.name}: parameter {name!r} has no annotation; add a type")
             if annotation is Message:
                 self._message_names.append(name)
+            elif annotation is Request:
+                self._request_names.append(name)
             elif name == "event":
                 self._has_event = True
                 self._event = None if annotation is bytes else TypeAdapter(annotation)
-            elif isinstance(annotation, Hashable) and (annotation is Request or annotation in providers):
+            elif isinstance(annotation, Hashable) and annotation in providers:
                 provided[name] = annotation
             else:
                 raise ConsumerError(
@@ -122,13 +125,14 @@ class ConsumerMethod:
         is_new = True
         async with AsyncExitStack() as stack:
             arguments: dict[str, Any] = {}
-            await self._dependencies.fill(request, arguments, stack)
+            await self._dependencies.fill(arguments, {Request: request}, stack)
             if self._inbox is not None:
                 is_new = await self._inbox.add(arguments.pop(INBOX), consumer, message.id)
             if is_new:
                 if self._has_event:
                     arguments["event"] = event
                 arguments |= dict.fromkeys(self._message_names, message)
+                arguments |= dict.fromkeys(self._request_names, request)
                 await contained(self._method(**arguments))
             is_complete = True
         if not is_complete:

@@ -6,7 +6,7 @@ from ..app import App
 from ..periodic import IDLE, Idle
 from .queries import AnyDatabase, Queries
 
-SCHEMA = """
+TABLE = """
 CREATE TABLE processed_messages (
     consumer text NOT NULL,
     message_id text NOT NULL,

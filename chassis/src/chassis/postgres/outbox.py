@@ -34,7 +34,7 @@ from .queries import AnyDatabase, Queries, Row
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-SCHEMA = """
+TABLE = """
 CREATE TABLE outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     message_id uuid NOT NULL,
@@ -60,8 +60,8 @@ INSERT INTO outbox (message_id, subject, payload, headers)
 VALUES ($1::text::uuid, $2::text, $3::bytea, $4::text::jsonb)
 """
 # The lock is taken before the identity value, because that is made for a row of `turn`.
-ADD_IN_ORDER = f"""
-WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCKS}, $6::integer))
+ADD_IN_ORDER = """
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock($6::integer, $7::integer))
 INSERT INTO outbox (message_id, subject, payload, headers, key)
 SELECT $1::text::uuid, $2::text, $3::bytea, $4::text::jsonb, $5::text FROM turn
 """
@@ -137,7 +137,7 @@ class Outbox:
         if key is None:
             await self._queries.execute(ADD, *arguments)
         else:
-            await self._queries.execute(ADD_IN_ORDER, *arguments, key, _lock_of(key))
+            await self._queries.execute(ADD_IN_ORDER, *arguments, key, LOCKS, _lock_of(key))
         if self._added is not None:
             self._added.set()
         return message_id
