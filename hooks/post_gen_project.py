@@ -81,8 +81,8 @@ def choose(context: dict[str, Any]) -> list[str]:
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     # One file for each database, with the same name in the service.
-    for path in Path("src").glob(f"*/orders/postgres_store_{context['database']}.py"):
-        path.rename(path.with_name("postgres_store.py"))
+    for store in Path("src").glob(f"*/orders/postgres_store_{context['database']}.py"):
+        store.rename(store.with_name("postgres_store.py"))
     remove(Path("licenses"))
     return [word for question, word in LEFT_OUT.items() if context[question] == "none"]
 
