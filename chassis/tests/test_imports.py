@@ -14,13 +14,14 @@ SHARED = {"cache", "context", "problem", "request_info", "response_sender", "rou
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
 # The parts whose libraries come with an extra.
-OPTIONAL = {"postgres"}
+OPTIONAL = {"nats", "postgres"}
 ALLOWED = {
     "api": set[str](),
     "http": set[str](),
     "telemetry": set[str](),
     "middleware": {"telemetry"},
     "server": {"app", "http"},
+    "nats": {"api", "app", "telemetry"},
     "postgres": {"api", "app", "telemetry"},
 } | {name: set[str]() for name in SHARED}
 
