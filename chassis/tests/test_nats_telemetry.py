@@ -130,7 +130,7 @@ async def test_failure_to_publish_is_counted_with_its_type(nats: NatsServer) -> 
 
 
 async def test_process_finishes_events_in_hand_at_sigterm(nats: NatsServer) -> None:
-    settings = {"APP_NATS_URL": nats.url, "APP_DRAIN_SECONDS": "0", "APP_SHUTDOWN_SECONDS": "5"}
+    settings: dict[str, Any] = {"APP_NATS_URL": nats.url, "APP_DRAIN_SECONDS": "0", "APP_SHUTDOWN_SECONDS": "5"}
     async with process.run("-m", "tests.support.nats_program", **settings) as program, nats.client() as client:
         await program.line("ready")
         for content in (b"1", b"2", b"3"):
@@ -146,7 +146,7 @@ async def test_process_finishes_events_in_hand_at_sigterm(nats: NatsServer) -> N
 
 
 async def test_process_gives_an_event_back_that_does_not_end_in_time(nats: NatsServer) -> None:
-    settings = {"APP_NATS_URL": nats.url, "APP_DRAIN_SECONDS": "0", "APP_SHUTDOWN_SECONDS": "0.2"}
+    settings: dict[str, Any] = {"APP_NATS_URL": nats.url, "APP_DRAIN_SECONDS": "0", "APP_SHUTDOWN_SECONDS": "0.2"}
     async with process.run("-m", "tests.support.nats_program", **settings) as program, nats.client() as client:
         await program.line("ready")
         await client.jetstream().publish(CREATED, b"hang")

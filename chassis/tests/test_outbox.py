@@ -15,13 +15,18 @@ import asyncpg
 import httpx
 import orjson
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from pydantic import BaseModel
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.requests import Request
 
 import chassis.sqlalchemy
 from chassis import App, Handler, Problem, Route, Server
 from chassis.client import http_client
 from chassis.delivery import Deliver, HttpDestination, OutboundMessage, RejectedError
+from chassis.migrations import NAMING_CONVENTION, inbox_table, outbox_table
 from chassis.nats import Consumer, Message, Publisher, add_events
 from chassis.postgres import Database, Outbox, OutboxRelay, Queries, add_database, add_inbox, add_outbox
 from chassis.postgres.inbox import TABLE as INBOX_TABLE
@@ -119,6 +124,24 @@ async def empty(postgres: PostgresServer) -> None:
     async with asyncio.timeout(5):
         while await postgres.run("SELECT count(*) FROM outbox"):
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", ["outbox", "processed_messages"])
+async def test_table_of_the_migrations_is_the_one_in_the_text(tables: PostgresServer, name: str) -> None:
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    (outbox_table if name == "outbox" else inbox_table)(metadata)
+
+    def differences(connection: Connection) -> list[Any]:
+        options = {
+            "compare_server_default": True,
+            "include_name": lambda found, kind, _: kind != "table" or found == name,
+        }
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    engine = create_async_engine(tables.url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
 
 
 # Delivery.

@@ -13,7 +13,7 @@ CREATE TABLE processed_messages (
     processed_at timestamp with time zone NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, message_id)
 );
-CREATE INDEX processed_messages_processed_at ON processed_messages (processed_at);
+CREATE INDEX ix_processed_messages_processed_at ON processed_messages (processed_at);
 """
 """The table, for services that do not use `chassis.migrations`."""
 

@@ -49,7 +49,7 @@ CREATE TABLE outbox (
     rejected_at timestamp with time zone,
     error text
 );
-CREATE INDEX outbox_pending ON outbox (key, id) WHERE rejected_at IS NULL;
+CREATE INDEX ix_outbox_key_id ON outbox (key, id) WHERE rejected_at IS NULL;
 """
 """The table, for services that do not use `chassis.migrations`."""
 
