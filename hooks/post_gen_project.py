@@ -21,8 +21,16 @@ WITH_DATABASE = [
     "src/{package}/tables.py",
     "src/{package}/migrations",
     "src/{package}/orders/tables.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
     "tests/test_migrations.py",
     "tests/test_orders_in_database.py",
+]
+# With a database and events.
+OF_OUTBOX = [
+    "src/{package}/migrations/versions/0003_outbox.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
 ]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
@@ -33,6 +41,13 @@ CHOICES = {
     "database": {
         "postgres": [*WITH_DATABASE, "src/{package}/orders/postgres_store_postgres.py"],
         "sqlalchemy": [*WITH_DATABASE, "src/{package}/orders/postgres_store_sqlalchemy.py"],
+    },
+    "events": {
+        "nats": [
+            "src/{package}/orders/events.py",
+            *OF_OUTBOX,
+            "tests/test_order_events.py",
+        ],
     },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
@@ -56,6 +71,7 @@ CHOICES = {
             "src/{package}/orders",
             "src/{package}/migrations/versions/0002_orders.py",
             "tests/test_orders.py",
+            "tests/test_order_events.py",
             "tests/test_orders_in_database.py",
         ]
     },

@@ -47,14 +47,14 @@ class NatsSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
 
     @field_validator("nats_url")
     @classmethod
-    def _check_url(cls, url: SecretStr) -> SecretStr:
+    def _check_nats_url(cls, url: SecretStr) -> SecretStr:
         schemes = {urlsplit(server).scheme for server in _servers(url)}
         if not schemes or not schemes <= set(SCHEMES):
             raise ValueError("must begin with nats:// or tls://, such as nats://host:4222")
         return url
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def _check_nats_together(self) -> Self:
         if (self.nats_tls_key_file is None) != (self.nats_tls_certificate_file is None):
             raise ValueError("set nats_tls_certificate_file and nats_tls_key_file together")
         has_password = self.nats_password is not None or self.nats_password_file is not None
@@ -85,7 +85,7 @@ class NatsSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
         """The options of nats-py for authentication and TLS. Raises `OSError` if a file cannot be read."""
         options: dict[str, Any] = {}
         if self.nats_user is not None:
-            options |= {"user": self.nats_user, "password": self._read_password}
+            options |= {"user": self.nats_user, "password": self._read_nats_password}
         if self.nats_token is not None:
             options["token"] = self.nats_token.get_secret_value()
         if self.nats_credentials_file is not None:
@@ -98,7 +98,7 @@ class NatsSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
             options["tls"] = context
         return options
 
-    def _read_password(self) -> str:
+    def _read_nats_password(self) -> str:
         if self.nats_password_file is not None:
             return self.nats_password_file.read_text(encoding="utf-8").rstrip("\r\n")
         return "" if self.nats_password is None else self.nats_password.get_secret_value()
