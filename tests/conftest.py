@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from bakery import copy_repository, render, run
+from bakery import SHARED, copy_repository, render, run
 from collector import Collector
 from running import Service, running
 
@@ -35,10 +35,23 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
+def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers have in common."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "installed"
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_caches(common: Path, worker_id: str) -> None:
+    """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
+    SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
+    SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{worker_id}")
+
+
+@pytest.fixture(scope="session")
+def installed(common: Path) -> Path:
+    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
+    folder = common / "installed"
     done = folder.with_suffix(".done")
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():

@@ -54,7 +54,7 @@ def cookiecutter(out: Path, *arguments: str | Path, cwd: Path | None = None) -> 
     """Run cookiecutter as people do, with bytecode written where Python wants to; returns the project."""
     out.parent.mkdir(parents=True, exist_ok=True)
     command = ("cookiecutter", "--config-file", own_config(out), "--output-dir", out, *arguments)
-    made = run(*command, cwd=cwd or out.parent, PYTHONDONTWRITEBYTECODE="")
+    made = run(*command, cwd=cwd or out.parent, PYTHONPYCACHEPREFIX="")
     assert made.returncode == 0, made.stdout
     return out / "order-service"
 
