@@ -4,8 +4,8 @@ UV := $(if $(shell uv --version 2>/dev/null),uv,'$(CURDIR)/.uv/bin/uv')
 RUN := $(UV) run --quiet
 BAKED := build/order-service
 SERVE := cd $(BAKED) && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
-# Ignore an active virtual environment: it belongs to another project.
-unexport VIRTUAL_ENV
+# Ignore an active virtual environment: it belongs to another project. Let Python keep bytecode, for quick starts.
+unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
