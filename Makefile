@@ -45,11 +45,19 @@ lint: install
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 
-# pyright with its defaults, as editors run it, on the core and on the default service.
-CHECKED := build/checked
+# Both at the same time, because each uses one processor.
 .PHONY: types
 types: install
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync mypy pyright
+
+.PHONY: mypy
+mypy:
 	$(RUN) mypy
+
+# pyright with its defaults, as editors run it, on the core and on the default service.
+CHECKED := build/checked
+.PHONY: pyright
+pyright:
 	$(RUN) pyright chassis/src
 	@rm -rf $(CHECKED)
 	@$(RUN) cookiecutter . --no-input --output-dir $(CHECKED) >/dev/null
