@@ -1,9 +1,10 @@
 """Fixtures that the tests share: baked projects, one environment for all of them, and running services."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -11,6 +12,9 @@ from filelock import FileLock
 from bakery import SHARED, copy_repository, render, run
 from collector import Collector
 from running import Service, running
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 RAN = "what ran on a row of options"
 
@@ -87,6 +91,15 @@ def service(installed: Path, python: Path, tmp_path_factory: pytest.TempPathFact
 def collector() -> Iterator[Collector]:
     """A place that receives spans by OTLP over HTTP."""
     with Collector() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    """A browser for all tests of a module."""
+    from docs_page import chromium
+
+    async with chromium() as one:
         yield one
 
 
