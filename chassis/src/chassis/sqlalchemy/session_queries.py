@@ -14,7 +14,7 @@ from .session import RequestSession
 
 
 class SessionQueries(Queries):
-    """Runs SQL on the connection of a session, in its transaction. What is pending in the session is written before.
+    """Runs SQL on the connection of a session, in its transaction. Pending changes of the session are flushed before.
 
     Rows and errors are those of asyncpg, as in `chassis.postgres`. Values of the types `json` and `jsonb` are decoded.
     """
