@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
@@ -156,6 +156,8 @@ class EnginePool(Connector):
                 self.timeouts += 1
                 raise self.unavailable(DatabaseUnavailableError(self._no_connection())) from error
             raise self.unavailable(error) from error.__cause__
+        except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise self.unavailable(error) from error  # the connection was lost while it was set up
         finally:
             self.waiting -= 1
             _deadline.reset(token)
