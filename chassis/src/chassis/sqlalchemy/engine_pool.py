@@ -125,7 +125,8 @@ class EnginePool(Connector):
         Raises `DatabaseUnavailableError` after `database_pool_wait_seconds`.
         """
         with self._waiting():
-            return self.engine.sync_engine.connect().execution_options(**options)
+            connection = self.engine.sync_engine.connect()
+            return connection.execution_options(**options) if options else connection
 
     async def acquire_raw(self) -> PoolProxiedConnection:
         """The same, without SQLAlchemy's transaction: close it, outside of a transaction."""
