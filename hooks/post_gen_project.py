@@ -21,8 +21,23 @@ WITH_DATABASE = [
     "src/{package}/tables.py",
     "src/{package}/migrations",
     "src/{package}/orders/tables.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
     "tests/test_migrations.py",
     "tests/test_orders_in_database.py",
+    "deploy/base/migration.yaml",
+    "deploy/base/networkpolicy-database.yaml",
+    "deploy/components/postgres",
+    "deploy/chart/templates/_database.tpl",
+    "deploy/chart/templates/migration.yaml",
+    "deploy/chart/templates/networkpolicy-database.yaml",
+    "deploy/chart/templates/postgres.yaml",
+]
+# With a database and events.
+OF_OUTBOX = [
+    "src/{package}/migrations/versions/0003_outbox.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
 ]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
@@ -33,6 +48,17 @@ CHOICES = {
     "database": {
         "postgres": [*WITH_DATABASE, "src/{package}/orders/postgres_store_postgres.py"],
         "sqlalchemy": [*WITH_DATABASE, "src/{package}/orders/postgres_store_sqlalchemy.py"],
+    },
+    "events": {
+        "nats": [
+            "deploy/base/networkpolicy-nats.yaml",
+            "deploy/components/nats",
+            "deploy/chart/templates/nats.yaml",
+            "deploy/chart/templates/networkpolicy-nats.yaml",
+            "src/{package}/orders/events.py",
+            *OF_OUTBOX,
+            "tests/test_order_events.py",
+        ],
     },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
@@ -56,6 +82,7 @@ CHOICES = {
             "src/{package}/orders",
             "src/{package}/migrations/versions/0002_orders.py",
             "tests/test_orders.py",
+            "tests/test_order_events.py",
             "tests/test_orders_in_database.py",
         ]
     },
@@ -78,6 +105,8 @@ def choose(context: dict[str, Any]) -> list[str]:
         kept = files.get(context[question], [])
         for path in {path for paths in files.values() for path in paths}.difference(kept):
             remove(Path(path.format(package=context["__package"])))
+    if context["database"] == context["events"] == "none":
+        remove(Path("compose.yaml"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
     # One file for each database, with the same name in the service.
