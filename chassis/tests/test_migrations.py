@@ -15,6 +15,8 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import MetaData
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
 from structlog.testing import capture_logs
 
 from chassis.migrations import commands, connection, idempotency_table
@@ -111,14 +113,12 @@ async def test_table_of_the_migrations_is_that_of_the_idempotency_store(postgres
 
 def created_by(metadata: MetaData) -> str:
     """The statements that create the tables."""
-    from sqlalchemy import create_mock_engine
-
-    statements: list[str] = []
-    engine = create_mock_engine(
-        "postgresql+asyncpg://", lambda statement, *_: statements.append(str(statement.compile(dialect=engine.dialect)))
-    )
-    metadata.create_all(engine, checkfirst=False)
-    return ";".join(statements)
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    tables = [str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables]
+    indexes = [
+        str(CreateIndex(index).compile(dialect=dialect)) for table in metadata.sorted_tables for index in table.indexes
+    ]
+    return ";".join((*tables, *indexes))
 
 
 # New migrations
