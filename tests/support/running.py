@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,17 @@ def needs(program: str) -> None:
     if shutil.which(program) is None:
         assert not os.environ.get("CI"), f"{program} is not installed, and .ci/run should have done so"
         pytest.skip(f"{program} is not installed; .ci/run installs it")
+
+
+def fixed_port(rng: random.Random) -> int:
+    """A port that a service can have again: the system gives it to no connection meanwhile."""
+    while True:
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port := rng.randrange(20_000, 32_000)))
+            except OSError:
+                continue
+            return port
 
 
 class Lines:
