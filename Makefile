@@ -4,8 +4,8 @@ UV := $(if $(shell uv --version 2>/dev/null),uv,'$(CURDIR)/.uv/bin/uv')
 RUN := $(UV) run --quiet
 BAKED := build/order-service
 SERVE := cd $(BAKED) && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
-# Ignore an active virtual environment: it belongs to another project.
-unexport VIRTUAL_ENV
+# Ignore an active virtual environment: it belongs to another project. Let Python keep bytecode, for quick starts.
+unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets
@@ -45,11 +45,19 @@ lint: install
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 
-# pyright with its defaults, as editors run it, on the core and on the default service.
-CHECKED := build/checked
+# Both at the same time, because each uses one processor.
 .PHONY: types
 types: install
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync mypy pyright
+
+.PHONY: mypy
+mypy:
 	$(RUN) mypy
+
+# pyright with its defaults, as editors run it, on the core and on the default service.
+CHECKED := build/checked
+.PHONY: pyright
+pyright:
 	$(RUN) pyright chassis/src
 	@rm -rf $(CHECKED)
 	@$(RUN) cookiecutter . --no-input --output-dir $(CHECKED) >/dev/null

@@ -21,6 +21,8 @@ WITH_DATABASE = [
     "src/{package}/tables.py",
     "src/{package}/migrations",
     "src/{package}/orders/tables.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
     "tests/test_migrations.py",
     "tests/test_orders_in_database.py",
     "deploy/base/migration.yaml",
@@ -30,6 +32,12 @@ WITH_DATABASE = [
     "deploy/chart/templates/migration.yaml",
     "deploy/chart/templates/networkpolicy-database.yaml",
     "deploy/chart/templates/postgres.yaml",
+]
+# With a database and events.
+OF_OUTBOX = [
+    "src/{package}/migrations/versions/0003_outbox.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
 ]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
@@ -47,6 +55,9 @@ CHOICES = {
             "deploy/components/nats",
             "deploy/chart/templates/nats.yaml",
             "deploy/chart/templates/networkpolicy-nats.yaml",
+            "src/{package}/orders/events.py",
+            *OF_OUTBOX,
+            "tests/test_order_events.py",
         ],
     },
     "deploy": {
@@ -71,6 +82,7 @@ CHOICES = {
             "src/{package}/orders",
             "src/{package}/migrations/versions/0002_orders.py",
             "tests/test_orders.py",
+            "tests/test_order_events.py",
             "tests/test_orders_in_database.py",
         ]
     },

@@ -1,16 +1,20 @@
 """Fixtures that the tests share: baked projects, one environment for all of them, and running services."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
-from bakery import copy_repository, render, run
+from bakery import SHARED, copy_repository, render, run
 from collector import Collector
 from running import Service, running
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 RAN = "what ran on a row of options"
 
@@ -35,10 +39,23 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
+def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers have in common."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "installed"
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_caches(common: Path, worker_id: str) -> None:
+    """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
+    SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
+    SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{worker_id}")
+
+
+@pytest.fixture(scope="session")
+def installed(common: Path) -> Path:
+    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
+    folder = common / "installed"
     done = folder.with_suffix(".done")
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
@@ -74,6 +91,15 @@ def service(installed: Path, python: Path, tmp_path_factory: pytest.TempPathFact
 def collector() -> Iterator[Collector]:
     """A place that receives spans by OTLP over HTTP."""
     with Collector() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    """A browser for all tests of a module."""
+    from docs_page import chromium
+
+    async with chromium() as one:
         yield one
 
 

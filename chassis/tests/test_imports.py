@@ -14,7 +14,7 @@ SHARED = {"cache", "context", "problem", "request_info", "response_sender", "rou
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
 # The parts whose libraries come with an extra.
-OPTIONAL = {"migrations", "postgres", "sqlalchemy"}
+OPTIONAL = {"migrations", "nats", "postgres", "sqlalchemy"}
 # The optional parts that an optional part may import.
 BUILDS_ON = {"migrations": {"postgres"}, "sqlalchemy": {"postgres"}}
 ALLOWED = {
@@ -24,7 +24,9 @@ ALLOWED = {
     "middleware": {"telemetry"},
     "server": {"app", "http"},
     "migrations": {"telemetry"},
+    "nats": {"api", "app", "telemetry"},
     "postgres": {"api", "app", "telemetry"},
+    "sqlalchemy": {"api", "app", "telemetry"},
 } | {name: set[str]() for name in SHARED}
 
 

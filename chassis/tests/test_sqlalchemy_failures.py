@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -316,7 +317,7 @@ async def test_pooler_gets_no_named_statements(postgres: PostgresServer) -> None
 async def test_server_without_connections_left_is_503(postgres: PostgresServer) -> None:
     connections = []
     async with serve(postgres, ROUTE, pool_max=4, **SERVICE) as (service, database), database.engine.connect():
-        with pytest.raises(asyncpg.TooManyConnectionsError):
+        with suppress(asyncpg.TooManyConnectionsError):
             while True:
                 connections.append(await asyncpg.connect(postgres.url))
         try:

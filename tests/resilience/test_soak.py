@@ -9,7 +9,7 @@ from soak import soak
 
 pytestmark = pytest.mark.long
 
-SECONDS = 20
+SECONDS = 10
 
 
 def test_nothing_is_left_over(installed: Path) -> None:

@@ -1,18 +1,16 @@
 """Pages in a real browser: of another origin, which CORS admits, and of applications that are mounted."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount
 
 from chassis import App, ChassisSettings, Event, EventStream, Handler, Header, Server
-from running import needs
 
 PAGE = """<!doctype html><title>Admin</title><style>body { color: rgb(1, 2, 3) }</style>
 <body><script>document.body.append("script ran")</script>"""
@@ -81,14 +79,10 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    needs("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield await browser.new_page()
-        await browser.close()
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    page = await browser.new_page()
+    yield page
+    await page.close()
 
 
 async def ask(page: Page, server: Server, path: str, **options: Any) -> list[Any]:

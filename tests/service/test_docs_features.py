@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from api_document import HTML, ROUTES
 from chassis import App, ChassisSettings
@@ -15,11 +15,11 @@ from docs_page import docs_page, opened, sent
 
 
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
+async def page(browser: Browser) -> AsyncIterator[Page]:
     """The page of a service whose document has everything."""
     app = App(ChassisSettings.from_values(log_level="CRITICAL"), name="parcels", version="2")
     app.add_routes(*ROUTES)
-    async with docs_page(app) as page:
+    async with docs_page(browser, app) as page:
         await expect(page.get_by_role("heading", level=1)).to_have_text("Parcels")
         yield page
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 from pydantic import BaseModel, Field
 
 from chassis import App, ChassisSettings, Cookie, Form, Handler, Header, Query, Reply, UploadFile, documented, responds
@@ -54,12 +54,12 @@ class Photos(Handler):
 
 
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
+async def page(browser: Browser) -> AsyncIterator[Page]:
     """The page of a service whose handlers ask for everything."""
     app = App(ChassisSettings.from_values(log_level="CRITICAL"), name="photos", version="1")
     app.add_route("/asked/{number}", Asked())
     app.add_route("/photos", Photos())
-    async with docs_page(app) as page:
+    async with docs_page(browser, app) as page:
         yield page
 
 

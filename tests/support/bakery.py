@@ -16,6 +16,8 @@ NOTE = ".cruft.json"  # written by the hook
 HOME = Path.home()
 # All environments share uv's cache: no test is about the network.
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
+# Variables of all processes that `clean_environment` is for; conftest.py adds places for what can be shared.
+SHARED: dict[str, str] = {}
 
 # Values other than the defaults, with characters that mean something in TOML, YAML, Python and Markdown.
 OTHER = {
@@ -93,7 +95,7 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
         "PATH": path,
         "HOME": str(home),
         "UV_CACHE_DIR": UV_CACHE,
-        "PYTHONDONTWRITEBYTECODE": "1",
+        **SHARED,
         "UV_PYTHON": kept.get("UV_PYTHON", str(Path(sys.base_prefix, "bin/python3"))),  # not that of .python-version
         **variables,
     }

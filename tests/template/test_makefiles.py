@@ -66,7 +66,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     (programs / "python3").symlink_to(Path(sys.base_prefix) / "bin/python3")
     for program in ("git", "make"):
         (programs / program).symlink_to(str(shutil.which(program)))
-    variables = clean_environment(home, PATH=f"{programs}:/usr/bin:/bin", PYTHONDONTWRITEBYTECODE="")
+    variables = clean_environment(home, PATH=f"{programs}:/usr/bin:/bin", PYTHONPYCACHEPREFIX="")
     return {**variables, "PIP_CACHE_DIR": str(HOME / ".cache/pip"), "TERM": "dumb"}
 
 

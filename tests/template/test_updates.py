@@ -18,8 +18,6 @@ CHASSIS = "chassis/src/chassis"
 # The tools that the template brings, and packages that an owner adds.
 TOOLS = ("httpx", "mypy", "pytest", "pytest-cov", "ruff", "watchfiles")
 ADDED = ("annotated-types>=0.7", "python-dotenv>=1", "tomli-w>=1", "idna>=3", "packaging>=24", "pygments>=2")
-EXAMPLE = "src/order_service/orders"
-ORDERS = f"{EXAMPLE}/handlers.py"
 
 
 class Template(Repository):
@@ -152,32 +150,6 @@ def add_dependencies(service: Service) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def test_deleted_example_stays_deleted(service: Service, template: Template) -> None:
-    service.git("rm", "-r", "--quiet", EXAMPLE)
-    service.commit("No orders")
-    template.edit(ORDERS, '"""\n\n', '"""\n\n# Better than ever.\n\n', first=True)
-    template.edit("Makefile", "# `make` lists the targets.", "# `make` alone lists the targets.")
-    template.commit("Better orders")
-
-    service.make("update")
-
-    assert not service.path(EXAMPLE).exists()
-    assert "`make` alone" in service.path("Makefile").read_text()
-
-
-def test_renamed_file_keeps_what_people_wrote_in_it(service: Service, template: Template) -> None:
-    service.add(ORDERS, "\n# Ours.\n")
-    service.commit("A remark")
-    new = ORDERS.replace("handlers", "purchases")
-    template.path(ORDERS).rename(template.path(new))
-    template.commit("Purchases")
-
-    service.make("update")
-
-    assert not service.path(ORDERS).exists()
-    assert service.path(new).read_text().endswith("\n# Ours.\n")
-
-
 def test_edited_core_is_named_merged_and_fails_the_checks(service: Service, template: Template) -> None:
     service.add(f"{CHASSIS}/problem.py", "\n# Ours.\n")
     service.commit("In the template's room")
@@ -253,7 +225,7 @@ def small(tmp_path: Path) -> Small:
     answers = {"project_slug": "order-service", "ci": ["github", "gitlab"]}
     template.folder.mkdir()
     (template.folder / "cookiecutter.json").write_text(json.dumps(answers))
-    for path in ("README.md", "Makefile", "settings.ini"):
+    for path in ("README.md", "Makefile", "settings.ini", "example/handlers.py"):
         template.write(path, "one\n\ntwo\n")
     shutil.copytree(SOURCE / "scripts", template.path("scripts"), ignore=shutil.ignore_patterns("__pycache__"))
     template.init()
@@ -361,7 +333,7 @@ def test_new_files_are_shown_to_git_when_it_cannot_merge(small: Small) -> None:
     assert small.service.git("diff", "HEAD", "--name-only").split() == [".cruft.json", "new"]
 
 
-def test_renamed_and_new_files_are_counted(small: Small) -> None:
+def test_renamed_file_keeps_what_people_wrote_in_it_and_new_files_are_counted(small: Small) -> None:
     small.service.add("settings.ini", "ours\n")
     small.service.commit("Ours")
     small.template.path("settings.ini").rename(small.template.path("values.ini"))
@@ -369,7 +341,34 @@ def test_renamed_and_new_files_are_counted(small: Small) -> None:
     small.template.commit("Renamed")
 
     assert "Updated 3 files" in small.update()
+    assert not small.service.path("settings.ini").exists()
     assert small.service.read("values.ini").endswith("ours\n")
+
+
+def test_deleted_example_stays_deleted(small: Small) -> None:
+    small.service.git("rm", "-r", "--quiet", "example")
+    small.service.commit("No example")
+    small.template.add("example/handlers.py", "# Better than ever.\n")
+    small.template.add("Makefile", "three\n")
+    small.template.commit("Better example")
+
+    small.update()
+
+    assert not small.service.path("example").exists()
+    assert small.service.read("Makefile").endswith("three\n")
+
+
+def test_update_to_a_tag(small: Small) -> None:
+    small.template.add("README.md", "One.\n")
+    first = small.template.commit("One")
+    small.template.git("tag", "v1")
+    small.template.add("README.md", "Two.\n")
+    small.template.commit("Two")
+
+    small.update("v1")
+
+    assert small.service.noted_commit() == first
+    assert small.service.read("README.md").endswith("One.\n")
 
 
 def test_update_needs_a_clean_tree_and_a_history(service: Service, template: Template, tmp_path: Path) -> None:
@@ -380,19 +379,6 @@ def test_update_needs_a_clean_tree_and_a_history(service: Service, template: Tem
     assert "git init" in new.make("update", fails=True)
     new.path(".cruft.json").unlink()
     assert ".cruft.json is missing" in new.make("update", fails=True)
-
-
-def test_update_to_a_tag(service: Service, template: Template) -> None:
-    template.add("README.md", "\nOne.\n")
-    first = template.commit("One")
-    template.git("tag", "v1")
-    template.add("README.md", "\nTwo.\n")
-    template.commit("Two")
-
-    service.make("update", "TO=v1")
-
-    assert service.noted_commit() == first
-    assert service.path("README.md").read_text().endswith("\nOne.\n")
 
 
 def test_value_that_the_template_rejects_is_an_error_in_one_line(service: Service) -> None:

@@ -136,7 +136,7 @@ async def test_new_order_is_logged_counted_and_traced(client: httpx.AsyncClient,
     (confirmed,) = await records.wait_for("order confirmed")  # by a background task
     assert confirmed["total_cents"] == 900
     assert records.metric("http_server_request_duration_seconds_count", http_route="/orders") == 1
-    assert [span.name for span in records.spans] == ["POST /orders"]
+    assert "POST /orders" in [span.name for span in records.spans]
 
 
 async def test_order_is_created_over_a_real_connection(app: App) -> None:

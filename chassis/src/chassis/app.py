@@ -106,6 +106,11 @@ class App(RouteTable):
         """The Prometheus registry for your metrics: `Counter("orders", "…", registry=app.registry)`."""
         return self.telemetry.metrics.registry
 
+    @property
+    def parts(self) -> Parts:
+        """The providers and problems that were added, for parts of the chassis that are not requests: consumers."""
+        return self._parts
+
     def group(self, path: str, *, title: str | None = None, version: str | None = None, description: str = "") -> Group:
         """Add a group of routes below `path` with its own middleware and OpenAPI document, such as an API version.
 

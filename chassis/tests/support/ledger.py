@@ -1,4 +1,4 @@
-"""A small service with tables and migrations, made from files of the skeleton. Its package is called `ledger`."""
+"""A small service with tables and migrations, made from files of the skeleton."""
 
 import os
 import shutil
@@ -39,12 +39,33 @@ class Account(Base):
 '''
 
 
+MIGRATION = '''"""Change {number}."""
+
+from alembic import op
+
+revision = "{number}"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+    """Apply this migration."""
+    {upgrade}
+
+
+def downgrade() -> None:
+    """Revert this migration."""
+    {downgrade}
+'''
+
+
 class Ledger:
     """The folder of the service."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "ledger") -> None:
+        """`name` is that of the package. One that is imported by the tests themselves needs a name of its own."""
         self.folder = folder
-        self.package = folder / "src/ledger"
+        self.name = name
+        self.package = folder / "src" / name
         self.package.mkdir(parents=True)
         shutil.copytree(SKELETON / "migrations", self.package / "migrations")
         for path in (self.package / "migrations/versions").glob("*.py"):
@@ -66,6 +87,12 @@ class Ledger:
         path.write_text(text, encoding="utf-8")
         return path
 
+    def add_migration(self, number: int, upgrade: str, downgrade: str = "pass") -> Path:
+        """Add a migration whose functions have these bodies."""
+        before = f"{number - 1:04d}"
+        text = MIGRATION.format(number=f"{number:04d}", before=before, upgrade=upgrade, downgrade=downgrade)
+        return self.write(f"migrations/versions/{number:04d}_change_{number}.py", text)
+
     def add_accounts(self) -> None:
         """Add a table that no migration has."""
         self.write("accounts/__init__.py", '"""Accounts."""\n')
@@ -81,9 +108,9 @@ class Ledger:
         }
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run `python -m chassis.migrations ledger`."""
+        """Run `python -m chassis.migrations` for it."""
         return subprocess.run(
-            [sys.executable, "-m", "chassis.migrations", "ledger", *arguments],
+            [sys.executable, "-m", "chassis.migrations", self.name, *arguments],
             cwd=self.folder,
             env=self.environment(**variables),
             capture_output=True,

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -15,7 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..postgres import DatabaseError
-from ..postgres.embedded import EmbeddedServerError
+from ..postgres.embedded import EmbeddedServerError, is_url_given, running_url
 from ..telemetry.logs import Logs
 from . import commands
 from .errors import MigrationError, explained
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(service: Service, options: argparse.Namespace) -> int:
     match options.command:
         case "upgrade" | "downgrade":
-            settings = service.settings()
+            settings = _settings(service)
             _install_logs(settings)
             change = commands.upgrade if options.command == "upgrade" else commands.downgrade
             return _until_signal(change(service, settings, options.revision, wait_seconds=options.wait_seconds))
@@ -109,10 +110,23 @@ def _run(service: Service, options: argparse.Namespace) -> int:
             commands.check(service)
             sys.stdout.write("the tables of the code and the migrations agree\n")
         case "current":
-            asyncio.run(commands.run_connected(service, service.settings(), command.current))
+            asyncio.run(commands.run_connected(service, _settings(service), command.current))
         case "history":
             command.history(service.config())
     return 0
+
+
+def _settings(service: Service) -> MigrationSettings:
+    """The settings of the database: the given one, else that of `make run`."""
+    if not is_url_given():
+        url = running_url()
+        if url is None:
+            raise MigrationError(
+                "APP_DATABASE_URL is not set, and the database of `make run` does not run; "
+                "set APP_DATABASE_URL, or start the service, which applies the migrations"
+            )
+        os.environ["APP_DATABASE_URL"] = url
+    return service.settings()
 
 
 def _install_logs(settings: MigrationSettings) -> None:

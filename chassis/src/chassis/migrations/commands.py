@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,6 +148,8 @@ def new(service: Service, name: str, *, is_empty: bool = False) -> Path | None:
 
     `is_empty` creates one without statements, for changes of data and whatever Alembic does not find by itself.
     """
+    if not re.search(r"\w", name):
+        raise MigrationError(f"the name is {name!r}; describe the change in a few words, such as: add customer")
     service.script()
     created: list[Path] = []
 

@@ -18,6 +18,8 @@ from .errors import (
     TransactionFailedError,
 )
 from .idempotency import PostgresIdempotencyStore
+from .inbox import PostgresInbox, add_inbox
+from .outbox import Outbox, OutboxRelay, add_outbox
 from .queries import AnyDatabase, Queries, Row
 from .settings import DatabaseSettings
 from .transaction import Transaction
@@ -29,12 +31,17 @@ __all__ = [
     "DatabaseError",
     "DatabaseSettings",
     "DatabaseUnavailableError",
+    "Outbox",
+    "OutboxRelay",
     "PoolExhaustedError",
     "PostgresIdempotencyStore",
+    "PostgresInbox",
     "Queries",
     "Row",
     "StatementTimeoutError",
     "Transaction",
     "TransactionFailedError",
     "add_database",
+    "add_inbox",
+    "add_outbox",
 ]

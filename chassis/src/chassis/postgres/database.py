@@ -1,6 +1,6 @@
 """`Database`: a PostgreSQL database as a resource of an `App`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -110,9 +110,12 @@ class Database(Queries):
 
         return provide
 
-    def queries_of_request(self, request: Request, transaction: Transaction) -> Queries:
-        """This database if the method of the request is safe, else the request's transaction. For `App.provide`."""
-        return self if request.method in SAFE_METHODS else transaction
+    def queries_of_request(self, request: Request, transaction: Transaction) -> Iterator[Queries]:
+        """This database if the method of the request is safe, else the request's transaction. For `App.provide`.
+
+        It yields, because the context manager that a provider returns would be entered, and exited with the request.
+        """
+        yield self if request.method in SAFE_METHODS else transaction
 
     @property
     def queries(self) -> Queries:

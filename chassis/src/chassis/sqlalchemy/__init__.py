@@ -20,6 +20,8 @@ from ..postgres.errors import (
     TransactionFailedError,
 )
 from ..postgres.idempotency import PostgresIdempotencyStore
+from ..postgres.inbox import PostgresInbox, add_inbox
+from ..postgres.outbox import Outbox, OutboxRelay, add_outbox
 from ..postgres.queries import AnyDatabase, Queries, Row
 from ..postgres.settings import DatabaseSettings
 from .database import Database, add_database
@@ -31,11 +33,16 @@ __all__ = [
     "DatabaseError",
     "DatabaseSettings",
     "DatabaseUnavailableError",
+    "Outbox",
+    "OutboxRelay",
     "PoolExhaustedError",
     "PostgresIdempotencyStore",
+    "PostgresInbox",
     "Queries",
     "Row",
     "StatementTimeoutError",
     "TransactionFailedError",
     "add_database",
+    "add_inbox",
+    "add_outbox",
 ]

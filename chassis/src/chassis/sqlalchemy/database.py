@@ -203,4 +203,4 @@ class _DatabaseQueries(Queries):
     async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
         async with self._database.session(autocommit=True) as session:
             queries = self._database.queries_of_session(session)
-            return await queries._run(method, query, args, timeout_seconds)
+            return await getattr(queries, method)(query, *args, timeout_seconds=timeout_seconds)
