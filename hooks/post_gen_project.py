@@ -17,11 +17,48 @@ CONTEXT = r"""
 
 
 OF_BOTH = ["deploy/README.md", "deploy/deploy.mk", "deploy/kind.py", "deploy/shared.py", ".github/workflows/kind.yml"]
+WITH_DATABASE = [
+    "src/{package}/tables.py",
+    "src/{package}/migrations",
+    "src/{package}/orders/tables.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
+    "tests/test_migrations.py",
+    "tests/test_orders_in_database.py",
+    "deploy/base/migration.yaml",
+    "deploy/base/networkpolicy-database.yaml",
+    "deploy/components/postgres",
+    "deploy/chart/templates/_database.tpl",
+    "deploy/chart/templates/migration.yaml",
+    "deploy/chart/templates/networkpolicy-database.yaml",
+    "deploy/chart/templates/postgres.yaml",
+]
+# With a database and events.
+OF_OUTBOX = [
+    "src/{package}/migrations/versions/0003_outbox.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
+]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
     "ci": {
         "github": [".github", "scripts/propose.py", "scripts/propose_on_github.py"],
         "gitlab": [".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"],
+    },
+    "database": {
+        "postgres": [*WITH_DATABASE, "src/{package}/orders/postgres_store_postgres.py"],
+        "sqlalchemy": [*WITH_DATABASE, "src/{package}/orders/postgres_store_sqlalchemy.py"],
+    },
+    "events": {
+        "nats": [
+            "deploy/base/networkpolicy-nats.yaml",
+            "deploy/components/nats",
+            "deploy/chart/templates/nats.yaml",
+            "deploy/chart/templates/networkpolicy-nats.yaml",
+            "src/{package}/orders/events.py",
+            *OF_OUTBOX,
+            "tests/test_order_events.py",
+        ],
     },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
@@ -40,12 +77,22 @@ CHOICES = {
             "deploy/chart/templates/prometheusrule.yaml",
         ],
     },
-    "example": {"orders": ["src/{package}/orders", "tests/test_orders.py"]},
+    "example": {
+        "orders": [
+            "src/{package}/orders",
+            "src/{package}/migrations/versions/0002_orders.py",
+            "tests/test_orders.py",
+            "tests/test_order_events.py",
+            "tests/test_orders_in_database.py",
+        ]
+    },
 }
 # The name of each part that the choice "none" leaves out.
 LEFT_OUT = {
     "license": "a license",
     "ci": "CI",
+    "database": "a database",
+    "events": "events",
     "deploy": "Kubernetes manifests",
     "monitoring": "monitoring",
     "example": "the example",
@@ -58,8 +105,13 @@ def choose(context: dict[str, Any]) -> list[str]:
         kept = files.get(context[question], [])
         for path in {path for paths in files.values() for path in paths}.difference(kept):
             remove(Path(path.format(package=context["__package"])))
+    if context["database"] == context["events"] == "none":
+        remove(Path("compose.yaml"))
     if context["license"] != "none":
         Path("licenses", context["license"]).rename("LICENSE")
+    # One file for each database, with the same name in the service.
+    for store in Path("src").glob(f"*/orders/postgres_store_{context['database']}.py"):
+        store.rename(store.with_name("postgres_store.py"))
     remove(Path("licenses"))
     return [word for question, word in LEFT_OUT.items() if context[question] == "none"]
 

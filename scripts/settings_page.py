@@ -1,6 +1,6 @@
 """Writes the settings into the documents of the skeleton: `make settings`.
 
-docs/settings.md and .env.example have all of them. The setting of the example is a section with a condition of Jinja.
+docs/settings.md and .env.example have all of them. Settings that only some services have are sections with a condition.
 README.md has the rows of those that people change most. The tests of a service compare all three with its settings.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
+from chassis.postgres import DatabaseSettings
 from chassis.settings_page import OWN, env_example, settings_page, with_present_rows
 
 SKELETON = Path(__file__).parents[1] / "{{cookiecutter.project_slug}}"
@@ -20,33 +21,41 @@ FIELD = re.compile(
 )
 
 
-def settings_of_the_example() -> type[ChassisSettings]:
-    """The settings of a service with the example."""
+# The section of each topic that some services have, and its condition.
+CONDITIONS = {
+    OWN: 'cookiecutter.example == "orders" and cookiecutter.database == "none"',
+    "Database": 'cookiecutter.database != "none"',
+}
+
+
+def all_settings() -> type[ChassisSettings]:
+    """The settings of a service with all parts."""
     found = FIELD.search(EXAMPLE.read_text(encoding="utf-8"))
     if found is None:
         sys.exit(f"error: {EXAMPLE} has no line of max_orders; expected {FIELD.pattern}")
     default, meaning = int(found["default"]), found["meaning"]
 
-    class Settings(ChassisSettings):
+    class Settings(ChassisSettings, DatabaseSettings):
         max_orders: int = Field(default, ge=1, description=meaning)
 
     return Settings
 
 
-def with_condition(text: str, mark: str) -> str:
-    """A Jinja template of a document whose own section is there only with the example; `mark` begins each title."""
-    before, title, rest = text.partition(f"{mark}{OWN}")
-    own, _, after = rest.partition(f"\n{mark}")
-    condition = '{% if cookiecutter.example == "orders" -%}'
-    return f"{before}{condition}\n{title}{own}\n{{% endif -%}}\n{mark}{after}"
+def with_conditions(text: str, mark: str) -> str:
+    """A Jinja template of a document whose sections have conditions; `mark` begins each title."""
+    for topic, condition in CONDITIONS.items():
+        before, title, rest = text.partition(f"{mark}{topic}")
+        own, _, after = rest.partition(f"\n{mark}")
+        text = f"{before}{{% if {condition} -%}}\n{title}{own}\n{{% endif -%}}\n{mark}{after}"
+    return text
 
 
 if __name__ == "__main__":
-    settings = settings_of_the_example()
+    settings = all_settings()
     readme = SKELETON / "README.md"
     for path, text in (
-        (SKELETON / "docs/settings.md", with_condition(settings_page(settings), "## ")),
-        (SKELETON / ".env.example", with_condition(env_example(settings), "# --- ")),
+        (SKELETON / "docs/settings.md", with_conditions(settings_page(settings), "## ")),
+        (SKELETON / ".env.example", with_conditions(env_example(settings), "# --- ")),
         (readme, with_present_rows(readme.read_text(encoding="utf-8"), ChassisSettings)),
     ):
         path.parent.mkdir(exist_ok=True)

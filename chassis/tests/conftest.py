@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from .support.nats import NatsServer
     from .support.postgres import PostgresServer
 
 NOBODY = 65_534
@@ -63,3 +64,19 @@ async def postgres(postgres_process: "PostgresServer") -> "PostgresServer":
     """The server, with new tables."""
     await postgres_process.prepare()
     return postgres_process
+
+
+@pytest.fixture(scope="session")
+def nats_process() -> Iterator["NatsServer"]:
+    """A NATS server for all tests of this process."""
+    from .support.nats import nats_server  # needs nats-py, which is optional
+
+    with nats_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def nats(nats_process: "NatsServer") -> "NatsServer":
+    """The server, without streams."""
+    await nats_process.prepare()
+    return nats_process

@@ -1,7 +1,7 @@
 """Queries and transactions with a real PostgreSQL: what is written, and when."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -10,18 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from chassis import (
-    Handler,
-    IdempotencyStore,
-    IdempotentRequest,
-    MemoryIdempotencyStore,
-    Problem,
-    Route,
-    Server,
-    StoredResponse,
-    idempotent,
-    repeatable,
-)
+from chassis import Handler, Problem, Route, Server, repeatable
 from chassis.app import App
 from chassis.postgres import (
     ConflictError,
@@ -41,12 +30,12 @@ Work = Callable[[Transaction], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def serve(postgres: PostgresServer, *routes: Route, **given: Any) -> AsyncIterator[tuple[Service, Database]]:
-    """A service with a database; `given` are settings of it."""
-    app_settings = given.pop("app", {})
+async def serve(postgres: PostgresServer, *routes: Route, **given: Any) -> AsyncIterator[tuple[Service, Any]]:
+    """A service with a database that `add` adds; `given` are settings of it."""
+    app_settings, add = given.pop("app", {}), given.pop("add", add_database)
     with observed() as seen:
         app: App = make_app(seen.telemetry, *routes, **app_settings)
-        database = add_database(app, postgres.settings(**given))
+        database = add(app, postgres.settings(**given))
         async with Server(app) as server, connect(server.port) as client:
             yield Service(app, server, client, seen), database
 
@@ -393,6 +382,47 @@ async def test_conflict_outside_of_a_request_is_an_error_with_a_name(postgres: P
         assert await balance(database) == 99
 
 
+async def test_work_outside_of_a_request_is_repeated_after_a_conflict(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database:
+        calls: list[int] = []
+
+        async def work(transaction: Transaction) -> int:
+            calls.append(await balance(transaction))
+            if len(calls) < 3:
+                await pay(database, 1)
+            await pay(transaction, 1)
+            return len(calls)
+
+        assert await database.repeat(work, isolation="repeatable read") == 3
+        assert (calls, await balance(database)) == ([100, 99, 98], 97)
+
+        async def fail(transaction: Transaction) -> None:
+            calls.append(1)
+            raise ConflictError
+
+        with pytest.raises(ConflictError):
+            await database.repeat(fail, attempts=2)
+        assert len(calls) == 5
+
+
+@pytest.mark.parametrize(("method", "has_transaction"), [("GET", False), ("HEAD", False), ("POST", True)])
+async def test_queries_of_a_request_are_in_a_transaction_unless_its_method_is_safe(
+    postgres: PostgresServer, method: str, has_transaction: bool
+) -> None:
+    class Read(Handler):
+        async def get(self, queries: Queries) -> bool:
+            assert not isinstance(queries, Transaction)
+            return False
+
+        async def post(self, queries: Queries, transaction: Transaction) -> bool:
+            return queries is transaction
+
+    async with serve(postgres, Route("/read", Read())) as (service, _):
+        response = await service.client.request(method, "/read")
+        assert response.status_code == 200
+        assert method == "HEAD" or response.json() == has_transaction
+
+
 async def test_transaction_ends_with_a_query_that_was_interrupted(postgres: PostgresServer) -> None:
     """It is not known whether the query was executed."""
     async with Database(postgres.settings(pool_max=1)) as database:
@@ -419,59 +449,6 @@ async def test_nothing_is_written_without_a_begin(postgres: PostgresServer) -> N
         with pytest.raises(TransactionFailedError):
             await transaction.__aexit__(None, None, None)
         assert await balance(database) == 100
-
-
-class Stored(MemoryIdempotencyStore):
-    """Keeps responses in the transaction of the request, too."""
-
-    async def record(
-        self,
-        request: IdempotentRequest,
-        response: StoredResponse,
-        keep_seconds: float,
-        provided: Mapping[Hashable, Any],
-    ) -> None:
-        await provided[Transaction].execute("INSERT INTO accounts VALUES (3, $1)", response.status)
-
-
-async def test_idempotency_store_writes_in_the_transaction_of_each_attempt(postgres: PostgresServer) -> None:
-    class Pay(Handler):
-        @idempotent
-        @repeatable
-        async def post(self, transaction: Transaction) -> int:
-            calls.append(1)
-            await pay(transaction, 10)
-            return len(calls)
-
-    calls: list[int] = []
-    with observed() as seen:
-        app = make_app(seen.telemetry, Route("/pay", Pay()))
-        database = add_database(app, postgres.settings())
-
-        class Losing(Transaction):
-            """Has a conflict at its first commit."""
-
-            async def __aexit__(self, *error: Any) -> None:
-                if len(calls) == 1 and error[0] is None:
-                    conflict = ConflictError("at the commit")
-                    await super().__aexit__(ConflictError, conflict, None)
-                    raise conflict
-                await super().__aexit__(*error)
-
-        made = database.transactions()
-
-        def losing(request: Request) -> Transaction:
-            transaction = made(request)
-            transaction.__class__ = Losing
-            return transaction
-
-        app.provide(IdempotencyStore, Stored())
-        async with Server(app) as server, connect(server.port) as client:
-            with app.override(Transaction, losing):
-                responses = [await client.post("/pay", headers={"idempotency-key": "a"}) for _ in range(2)]
-        assert [response.json() for response in responses] == [2, 2]
-        assert await postgres.run("SELECT balance FROM accounts WHERE id = 1") == 90
-        assert await postgres.run("SELECT balance FROM accounts WHERE id = 3") == 200
 
 
 async def test_query_that_no_one_waits_for_ends_before_the_commit(postgres: PostgresServer) -> None:

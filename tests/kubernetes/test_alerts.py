@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bakery import run
+from bakery import render, run
 from conftest import Bake, Start
 from running import Service, needs
 
@@ -359,6 +359,75 @@ def test_autoscaler_without_metrics_fires(promtool: Promtool) -> None:
     promtool.expect({**healthy(), **inactive}, {10: [], 20: [], 30: ["AutoscalerInactive"]})
 
 
+@pytest.fixture(scope="module")
+def with_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with a database and events."""
+    return render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats"})
+
+
+@pytest.fixture
+def servers(with_servers: Path, tmp_path: Path) -> Promtool:
+    """Evaluates the rules of that service."""
+    path = with_servers / "deploy/components/prometheus-rule/prometheusrule.yaml"
+    return Promtool(yaml.safe_load(path.read_text())["spec"], tmp_path)
+
+
+OF_SERVERS = "Database.*|Outbox.*|Events.*|DeadLetters"
+
+
+def pool(name: str, instance: str = "a") -> str:
+    return named(f"db_client_connection_{name}", instance=instance, db_client_connection_pool_name="database")
+
+
+@pytest.mark.parametrize(("check", "alert"), [("database", "DatabaseUnavailable"), ("events", "EventsUnavailable")])
+def test_outage_of_a_server_fires_if_no_instance_reaches_it(servers: Promtool, check: str, alert: str) -> None:
+    series = {
+        named("readiness_check_passed", instance="a", check=check): "1x10 0x50",
+        named("readiness_check_passed", instance="b", check=check): "1x20 0x40",
+    }
+
+    servers.expect({**healthy(), **series}, {19: [], 25: [alert]}, only=OF_SERVERS)
+    servers.fires(alert, series, 25)
+
+
+@pytest.mark.parametrize(
+    ("series", "fired"),
+    [
+        ({pool("timeouts_total"): "0x10 0+1x50"}, ["DatabasePoolExhausted"]),
+        ({pool("pending_requests"): "0x10 3x50"}, ["DatabasePoolExhausted"]),
+        ({pool("pending_requests"): "0x10 3x3 0x3 3x3 0x40"}, []),
+        ({pool("timeouts_total"): "0x60", pool("pending_requests"): "0x60"}, []),
+    ],
+    ids=["timeouts", "waiting all the time", "waiting for a moment", "idle"],
+)
+def test_pool_without_free_connections_fires(servers: Promtool, series: Series, fired: list[str]) -> None:
+    servers.expect({**healthy(), **series}, {10: [], 22: fired}, only=OF_SERVERS)
+
+
+def test_outbox_whose_messages_wait_fires(servers: Promtool) -> None:
+    """The state of the table is the same on all instances."""
+    ages = " ".join(str(60 * minute) for minute in range(60))
+    series = {named("outbox_oldest_message_age_seconds", instance=one): ages for one in "ab"}
+
+    servers.expect({**healthy(), **series}, {8: [], 15: ["OutboxDelayed"]}, only=OF_SERVERS)
+
+
+def test_messages_that_were_set_aside_fire_until_somebody_acts(servers: Promtool) -> None:
+    series = {named("outbox_messages", state="rejected"): "0x10 2x30 0x30"}
+
+    servers.expect({**healthy(), **series}, {10: [], 20: ["OutboxRejected"], 60: []}, only=OF_SERVERS)
+
+
+def test_dead_letter_fires_for_its_consumer(servers: Promtool) -> None:
+    dead = named("messaging_dead_letters_total", messaging_consumer_group_name="billing")
+
+    servers.expect({**healthy(), dead: "0x10 1x50"}, {10: [], 15: ["DeadLetters"], 40: []}, only=OF_SERVERS)
+
+
+def test_alerts_on_servers_have_sections_in_the_runbook(servers: Promtool, with_servers: Path) -> None:
+    expect_sections(all_rules(servers.rules), with_servers)
+
+
 def test_alerts_have_labels_to_route_by(promtool: Promtool) -> None:
     """With the values that the texts are filled with."""
     series = {**healthy(), task_failures("mail"): "0x30 1x60", named("service_ready", instance="b"): "0x60"}
@@ -369,8 +438,13 @@ def test_alerts_have_labels_to_route_by(promtool: Promtool) -> None:
 
 
 def test_each_alert_has_a_severity_a_service_and_its_section_in_the_runbook(rules: Rules, installed: Path) -> None:
-    alerts = [rule for rule in all_rules(rules) if "alert" in rule]
-    sections = re.findall("^## (.*)$", (installed / "docs/runbook.md").read_text(), re.MULTILINE)
+    expect_sections(all_rules(rules), installed)
+
+
+def expect_sections(rules: list[dict[str, Any]], project: Path) -> None:
+    """Each alert has its labels, and a section in the runbook, in the same order."""
+    alerts = [rule for rule in rules if "alert" in rule]
+    sections = re.findall("^## (.*)$", (project / "docs/runbook.md").read_text(), re.MULTILINE)
 
     assert {rule["labels"]["severity"] for rule in alerts} == {"critical", "warning"}
     assert {rule["labels"]["service"] for rule in alerts} == {JOB}

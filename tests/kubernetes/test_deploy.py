@@ -30,6 +30,19 @@ def developer(rendered: Path, tmp_path: Path) -> Developer:
     return Developer(Path(shutil.copytree(rendered, tmp_path / "order-service")), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def rendered_with_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("database"), {"database": "postgres", "events": "nats"})
+
+
+@pytest.fixture
+def migrating(rendered_with_database: Path, tmp_path: Path) -> Developer:
+    """A developer of a service with a database."""
+    developer = Developer(Path(shutil.copytree(rendered_with_database, tmp_path / "order-service")), tmp_path)
+    developer.has("kubectl", KUBECTL)
+    return developer
+
+
 def deployment(documents: list[Manifest], name: str = "order-service") -> Manifest:
     (found,) = (one for one in documents if one["kind"] == "Deployment" and one["metadata"]["name"] == name)
     return found
@@ -185,6 +198,105 @@ def test_only_the_image_of_the_service_is_replaced(developer: Developer) -> None
     assert image_of(documents, "a-cache") == "valkey:8"
     # The same image, so the same version.
     assert image_of(documents, "a-worker", "worker") == f"{IMAGE}@{DIGEST}"
+
+
+def sent(given: str) -> list[Manifest]:
+    """The documents of a call of kubectl."""
+    documents = list(yaml.safe_load_all(given))
+    return documents[0]["items"] if documents[0]["kind"] == "List" else documents
+
+
+def test_database_is_migrated_before_anything_else_is_changed(migrating: Developer) -> None:
+    status, said = migrating.make("deploy", "OVERLAY=production", "VERSION=1.2.3", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    (first, needed), (deleted, _), (second, started), (third, everything), (waited, _) = migrating.told()
+    assert first == second == third == ["apply", "--filename=-"]
+    kinds = [one["kind"] for one in sent(needed)]
+    assert kinds == ["Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy"]
+    job = "job/order-service-migration"
+    assert deleted == ["--namespace=order-service", "delete", job, "--ignore-not-found", "--cascade=foreground"]
+    (migration,) = sent(started)
+    pod = migration["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == image_of(sent(everything)) == f"{IMAGE}@{DIGEST}"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/version"] == "1.2.3"
+    # The Job is there already, so that it stays as it is.
+    assert migration in sent(everything)
+    assert waited[-1] == "deployment/order-service"
+
+
+def test_failed_migration_leaves_the_running_version_and_shows_the_log(migrating: Developer) -> None:
+    migrating.log.with_name("told.unmigrated").touch()
+
+    status, said = migrating.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status != 0
+    error = "job/order-service-migration has not migrated the database, so no pod was changed; see its events and log"
+    assert f"error: {error} above\n" in said
+    assert "Traceback" not in said
+    applied = [one["kind"] for arguments, given in migrating.told() if "apply" in arguments for one in sent(given)]
+    assert "Deployment" not in applied
+    pods = "--selector=batch.kubernetes.io/job-name=order-service-migration"
+    assert [arguments[1:] for arguments, _ in migrating.told()[3:]] == [
+        ["describe", "job/order-service-migration"],
+        ["get", "pods", pods],
+        ["logs", "--tail=50", "--prefix", pods],
+    ]
+
+
+def test_database_of_the_overlay_is_ready_before_the_migration(migrating: Developer) -> None:
+    status, said = migrating.make("deploy", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    calls = [arguments[-1] for arguments, _ in migrating.told()]
+    assert calls[1] == "deployment/order-service-postgres"
+    needed = {one["metadata"]["name"] for one in sent(migrating.told()[0][1]) if one["kind"] == "Deployment"}
+    assert needed == {"order-service-postgres"}
+
+
+def test_second_instance_migrates_by_a_job_of_its_own(migrating: Developer) -> None:
+    migrating.overlay(
+        ("namespace: order-service", "namespace: shared\nnamePrefix: eu-"), ("instance: order-service", "instance: eu")
+    )
+
+    status, said = migrating.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    _, (deleted, _), (_, started), *_ = migrating.told()
+    assert deleted[:3] == ["--namespace=shared", "delete", "job/eu-order-service-migration"]
+    (migration,) = sent(started)
+    pod = migration["spec"]["template"]
+    assert migration["metadata"]["namespace"] == "shared"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == "eu"
+    assert pod["spec"]["serviceAccountName"] == "eu-order-service"
+    assert pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].startswith("eu-order-service-")
+
+
+def test_diff_does_not_change_the_job(migrating: Developer) -> None:
+    """Kubernetes rejects a changed Job, also when nothing is stored."""
+    status, said = migrating.make("diff", "OVERLAY=production", f"DIGEST={DIGEST}")
+
+    assert status == 0, said
+    ((_, compared),) = migrating.told()
+    assert {"Deployment", "Job"} & {one["kind"] for one in sent(compared)} == {"Deployment"}
+    assert said.splitlines()[1:] == ["A deployment runs first: job.batch/order-service-migration"]
+
+
+def test_job_of_the_migration_is_kept_by_deploy_and_removed_by_undeploy(migrating: Developer) -> None:
+    put_objects(
+        migrating.log,
+        labelled("Job", "order-service-migration", "batch/v1"),
+        labelled("Job", "report", "batch/v1"),
+    )
+
+    status, said = migrating.make("deploy", "OVERLAY=production", f"DIGEST={DIGEST}")
+    assert status == 0, said
+    assert migrating.told()[-1][0][1:] == ["delete", "job.batch", "report"]
+    status, said = migrating.make("undeploy", "OVERLAY=production")
+
+    assert status == 0, said
+    assert migrating.told()[-2][0][1:] == ["delete", "job.batch", "order-service-migration"]
 
 
 def test_second_instance_in_a_namespace_has_a_prefix(developer: Developer) -> None:

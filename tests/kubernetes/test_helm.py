@@ -15,7 +15,7 @@ from bakery import render as render_template
 from bakery import run
 from deploy_programs import DOCKER, KIND, KUBECTL, Developer, recorded
 from helm_chart import Rendered, render
-from manifests import CUSTOM, DIGEST, Manifest, add_components, kustomize
+from manifests import CUSTOM, DIGEST, Manifest, add_components, kustomize, selecting
 
 IMAGE = "ghcr.io/acme/order-service"
 NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
@@ -24,11 +24,19 @@ EVERYTHING = {name: {"enabled": True} for name in ("httpRoute", "ingress", "podM
 # Set by helm alone, and by kustomize alone.
 OF_HELM = {"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "checksum/settings"}
 OF_BOTH = {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+OF_KUSTOMIZE = {"argocd.argoproj.io/sync-wave", "namespace"}
+WITH_SERVERS = {"database": "postgres", "events": "nats"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_template(tmp_path_factory.mktemp("helm"), {"deploy": "helm"})
+
+
+@pytest.fixture(scope="module")
+def with_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with a database and events."""
+    return render_template(tmp_path_factory.mktemp("servers"), {"deploy": "helm", **WITH_SERVERS})
 
 
 def values_of(project: Path, overlay: str) -> dict[str, Any]:
@@ -43,7 +51,7 @@ def chart(project: Path, *values: dict[str, Any], **options: str) -> Rendered:
 def comparable(node: Any, names: dict[str, str]) -> Any:
     """Without labels that only one of both has, and with the names of both alike."""
     if isinstance(node, dict):
-        kept = {name: comparable(value, names) for name, value in node.items() if name not in OF_HELM | {"namespace"}}
+        kept = {name: comparable(value, names) for name, value in node.items() if name not in OF_HELM | OF_KUSTOMIZE}
         return {name: value for name, value in kept.items() if value not in ({}, None)}
     if isinstance(node, list):
         return [comparable(one, names) for one in node]
@@ -52,33 +60,114 @@ def comparable(node: Any, names: dict[str, str]) -> Any:
     return node
 
 
-def by_kind(documents: list[Manifest]) -> dict[str, Manifest]:
+def by_name(documents: list[Manifest]) -> dict[str, Manifest]:
+    """The objects by kind and name, without the Job of the migration and what only the chart has for it."""
     (config,) = (one["metadata"]["name"] for one in documents if one["kind"] == "ConfigMap")
     names = {config: "order-service", "order-service-dev": "order-service", "order-service": "order-service"}
-    found = {one["kind"]: comparable(one, {**names, f"{IMAGE}@{DIGEST}": "order-service"}) for one in documents}
-    for one in found.values():  # kustomize labels objects of components with the instance only
-        one["metadata"]["labels"] = {
-            name: value for name, value in one["metadata"]["labels"].items() if name not in OF_BOTH
-        }
+    found = {}
+    for document in documents:
+        one = comparable(document, {**names, f"{IMAGE}@{DIGEST}": "order-service"})
+        # kustomize labels objects of components with the instance only.
+        labels = {name: value for name, value in one["metadata"].get("labels", {}).items() if name not in OF_BOTH}
+        one["metadata"]["labels"] = labels
+        for rule in one["spec"].get("ingress", []) if one["kind"] == "NetworkPolicy" else []:
+            for peer in rule["from"]:
+                peer.get("podSelector", {}).get("matchLabels", {}).pop("app.kubernetes.io/instance", None)
+        if one["metadata"]["name"] != "order-service-migration":
+            found[f"{one['kind']} {one['metadata']['name']}"] = one
     return found
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
-def test_chart_and_overlays_have_the_same_objects(project: Path, tmp_path: Path, overlay: str) -> None:
-    other = render_template(tmp_path, {"deploy": "kustomize"})
+@pytest.mark.parametrize("answers", [{}, WITH_SERVERS], ids=["alone", "with servers"])
+def test_chart_and_overlays_have_the_same_objects(
+    project: Path, with_servers: Path, tmp_path: Path, overlay: str, answers: dict[str, str]
+) -> None:
+    project = with_servers if answers else project
+    other = render_template(tmp_path, {"deploy": "kustomize", **answers})
     without = Path("deploy/overlays") / overlay
     for added in ({}, EVERYTHING):
         if added:
-            add_components(other, overlay)
-        expected = by_kind(
+            servers = ["nats", "postgres"] if answers and overlay == "dev" else []
+            add_components(other, overlay, without={"nats", "postgres"}.difference(servers))
+        expected = by_name(
             [one for one in yaml.safe_load_all(kustomize(other / without)) if one["kind"] != "Namespace"]
         )
         rendered = chart(project, values_of(project, overlay), added)
         assert rendered.error == ""
-        found = by_kind(rendered.manifests)
+        found = by_name(rendered.manifests)
         assert sorted(found) == sorted(expected)
-        for kind, manifest in expected.items():
-            assert found[kind] == manifest, kind
+        for name, manifest in expected.items():
+            assert found[name] == manifest, name
+
+
+def job_of(documents: list[Manifest]) -> Manifest:
+    (found,) = (one for one in documents if one["kind"] == "Job")
+    return found
+
+
+@pytest.mark.parametrize("overlay", ["dev", "production"])
+def test_migration_is_that_of_the_overlays_but_for_its_settings_and_account(
+    with_servers: Path, tmp_path: Path, overlay: str
+) -> None:
+    """A hook runs before Helm has made or changed the objects of the release."""
+    folder = render_template(tmp_path, {"deploy": "kustomize", **WITH_SERVERS}) / "deploy/overlays" / overlay
+    pods = []
+    for documents in (
+        list(yaml.safe_load_all(kustomize(folder))),
+        chart(with_servers, values_of(with_servers, overlay)).manifests,
+    ):
+        (settings,) = (one["data"] for one in documents if one["kind"] == "ConfigMap")
+        names = {f"{IMAGE}@{DIGEST}": "order-service", "order-service-dev": "order-service"}
+        job = comparable(job_of(documents)["spec"], names)
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        environment = {one["name"]: one["value"] for one in container.pop("env")}
+        environment |= settings if container.pop("envFrom", None) else {}
+        pods.append((job, pod.pop("serviceAccountName"), environment))
+        assert settings.items() <= environment.items()
+
+    (one, account, given), (other, own_account, same) = pods
+    assert one == other
+    assert given == same
+    assert (account, own_account) == ("order-service", "order-service-migration")
+
+
+@pytest.mark.parametrize(("overlay", "first"), [("dev", "post-install"), ("production", "pre-install")])
+def test_all_that_the_migration_needs_is_there_before_it(with_servers: Path, overlay: str, first: str) -> None:
+    documents = chart(with_servers, values_of(with_servers, overlay)).manifests
+    hooks = {
+        one["kind"]: one["metadata"]["annotations"]
+        for one in documents
+        if "helm.sh/hook" in one["metadata"].get("annotations", {})
+    }
+    pod = job_of(documents)["spec"]["template"]["spec"]
+    account = next(
+        one
+        for one in documents
+        if one["kind"] == "ServiceAccount" and one["metadata"]["name"] == pod["serviceAccountName"]
+    )
+
+    # A database of this release is there only after the installation.
+    assert {one["helm.sh/hook"] for one in hooks.values()} == {f"{first},pre-upgrade"}
+    assert {kind: int(one["helm.sh/hook-weight"]) for kind, one in hooks.items()} == {
+        "Job": 0,
+        "NetworkPolicy": -1,
+        "ServiceAccount": -1,
+    }
+    assert all("before-hook-creation" in one["helm.sh/hook-delete-policy"] for one in hooks.values())
+    assert "helm.sh/hook" in account["metadata"]["annotations"]
+    assert "configMap" not in str(pod)
+
+
+def test_nothing_selects_the_pods_of_the_migration_but_its_network_policies(with_servers: Path) -> None:
+    documents = chart(with_servers, values_of(with_servers, "dev"), EVERYTHING).manifests
+    labels = job_of(documents)["spec"]["template"]["metadata"]["labels"]
+
+    assert sorted(selecting(documents, labels)) == [
+        "NetworkPolicy order-service-migration",
+        "NetworkPolicy order-service-to-database",
+    ]
 
 
 @pytest.mark.parametrize("version", NEWEST)
@@ -90,6 +179,15 @@ def test_helm_and_kubernetes_accept_it(project: Path, version: str) -> None:
     assert len(accepted) >= 8
     for one in accepted:
         assert kubernetes_validate.validate(one, version, strict=True) == version
+
+
+def test_helm_and_kubernetes_accept_the_migration_and_the_servers(with_servers: Path) -> None:
+    rendered = chart(with_servers, values_of(with_servers, "dev"), release="a" * 53)
+
+    assert (rendered.error, rendered.findings) == ("", [])
+    for one in rendered.manifests:
+        kubernetes_validate.validate(one, NEWEST[-1], strict=True)
+        assert len(one["metadata"]["name"]) <= 63
 
 
 @pytest.mark.parametrize(
@@ -190,9 +288,13 @@ def test_changed_setting_starts_a_rollout(project: Path) -> None:
 
 
 @pytest.mark.parametrize("monitoring", ["included", "none"])
-def test_readme_schema_and_defaults_have_the_same_values(project: Path, tmp_path: Path, monitoring: str) -> None:
+def test_readme_schema_and_defaults_have_the_same_values(
+    project: Path, with_servers: Path, tmp_path: Path, monitoring: str
+) -> None:
     if monitoring == "none":
         project = render_template(tmp_path, {"deploy": "helm", "monitoring": "none"})
+    else:
+        project = with_servers
     folder = project / "deploy/chart"
     schema = json.loads((folder / "values.schema.json").read_text())
     defaults = yaml.safe_load((folder / "values.yaml").read_text())
@@ -259,6 +361,20 @@ def test_digest_diff_and_undeploy(developer: Developer) -> None:
     assert compared == ["--namespace=shared", "diff", "--filename=-"]
     assert manifests == "kind: Deployment\n"
     assert removed == ["helm", "uninstall", "order-service", "--namespace=shared", "--ignore-not-found"]
+
+
+def test_objects_of_the_migration_are_deleted_too(with_servers: Path, tmp_path: Path) -> None:
+    """Helm does not delete the objects of hooks."""
+    developer = Developer(with_servers, tmp_path)
+    developer.has("kubectl", KUBECTL)
+    developer.has("helm", HELM, status=0)
+
+    status, said = developer.make("undeploy", "OVERLAY=production")
+
+    assert status == 0, said
+    deleted = recorded(developer.log)[-1][0]
+    assert deleted[:2] == ["delete", "jobs,serviceaccounts,networkpolicies"]
+    assert "--selector=app.kubernetes.io/instance=order-service,app.kubernetes.io/component=migration" in deleted
 
 
 def test_failed_upgrade_shows_the_pods(developer: Developer) -> None:

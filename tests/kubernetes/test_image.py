@@ -9,11 +9,12 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import httpx
 import pytest
 
-from bakery import render, run
+from bakery import files_of, render, run
 from conftest import Bake
 from containers import Podman, Registry, in_container
 from sharing import FOLDER, WORKSPACE, service_at_a_tag, services_that_share, template_repository
@@ -298,6 +299,24 @@ def test_outdated_lock_file_is_rejected(podman: Podman, image: str, project: Pat
     assert image
     assert built.returncode != 0
     assert "uv.lock" in built.stdout
+
+
+def test_wheel_has_the_migrations_and_needs_no_server_of_development(bake: Bake) -> None:
+    """The image contains the files of the wheel, and the libraries of its requirements."""
+    project = bake(database="sqlalchemy")
+    built = run("uv", "build", "--quiet", "--wheel", cwd=project)
+    assert built.returncode == 0, built.stdout
+    (path,) = (project / "dist").glob("*.whl")
+    with ZipFile(path) as wheel:
+        names = wheel.namelist()
+        metadata = wheel.read("order_service-0.1.0.dist-info/METADATA").decode()
+
+    source = project / "src/order_service/migrations"
+    files = {f"order_service/migrations/{one}" for one in files_of(source)}
+    assert "order_service/migrations/versions/0002_orders.py" in files
+    assert {one for one in names if "/migrations/" in one} == files
+    assert "Requires-Dist: asgi-chassis[migrations,sqlalchemy]" in metadata
+    assert "pgserver" not in metadata
 
 
 def test_every_dependency_has_a_wheel_for_both_architectures(image: str, project: Path) -> None:

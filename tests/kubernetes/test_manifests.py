@@ -1,9 +1,12 @@
 """The Kubernetes manifests: accepted by schemas and by the strictest admission, and true to the code."""
 
+import math
 import re
+import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -13,8 +16,20 @@ from kubernetes_validate.utils import all_versions, major_minor
 from packaging.version import Version
 
 from bakery import OTHER, TEMPLATE, render, run
+from chassis.postgres.embedded import temporary_server
 from conftest import Bake, Start
-from manifests import CUSTOM, DIGEST, OVERLAYS, Manifests, add_components, add_image, facts_of, kustomize, megabytes
+from manifests import (
+    CUSTOM,
+    DIGEST,
+    OVERLAYS,
+    Manifests,
+    add_components,
+    add_image,
+    facts_of,
+    kustomize,
+    megabytes,
+    selecting,
+)
 
 # The three newest versions of Kubernetes that are known.
 NEWEST = sorted({major_minor(one) for one in all_versions()}, key=Version)[-3:]
@@ -37,6 +52,13 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
         add_components(project, overlay)
         built[f"{overlay}, all"] = Manifests(kustomize(project / "deploy/overlays" / overlay))
     return built
+
+
+@pytest.fixture(scope="module")
+def with_servers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
+    """The overlays of a service with a database and events."""
+    project = render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats"})
+    return {one: Manifests(kustomize(project / "deploy/overlays" / one)) for one in OVERLAYS}
 
 
 @pytest.fixture(params=[*OVERLAYS, *(f"{one}, all" for one in OVERLAYS)])
@@ -280,6 +302,177 @@ def test_selectors_select_the_pods_of_the_service_alone(manifests: Manifests) ->
     assert name.items() <= spec["template"]["metadata"]["labels"].items()
 
 
+def only(manifests: Manifests, kind: str, name: str) -> Any:
+    (found,) = (one for one in manifests.all if (one["kind"], one["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pod_of(workload: Any) -> Any:
+    return workload["spec"]["template"]["spec"]
+
+
+def test_kubernetes_accepts_the_migration_and_the_servers_of_development(with_servers: dict[str, Manifests]) -> None:
+    for manifests in with_servers.values():
+        for one in manifests.all:
+            assert kubernetes_validate.validate(one, NEWEST[-1], strict=True) == NEWEST[-1]
+
+    names = {one: sorted(each["metadata"]["name"] for each in with_servers[one].all) for one in OVERLAYS}
+    assert [name for name in names["production"] if name.endswith(("-postgres", "-nats"))] == ["order-service-to-nats"]
+    assert [name for name in names["dev"] if name.endswith("-postgres")] == ["order-service-postgres"] * 3
+
+
+def test_nothing_but_its_network_policy_selects_the_pods_of_the_migration(with_servers: dict[str, Manifests]) -> None:
+    """With the labels that kustomize adds to all pods."""
+    for manifests in with_servers.values():
+        (job,) = (one for one in manifests.all if one["kind"] == "Job")
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        assert "app.kubernetes.io/instance" in labels
+        assert selecting(manifests.all, labels) == ["NetworkPolicy order-service-to-database"]
+        server = only(manifests, "Deployment", "order-service")["spec"]["template"]["metadata"]["labels"]
+        assert len(selecting(manifests.all, server)) == 6
+
+
+def test_migration_runs_as_the_service_does(with_servers: dict[str, Manifests]) -> None:
+    for manifests in with_servers.values():
+        job = only(manifests, "Job", "order-service-migration")
+        pod, servers = pod_of(job), pod_of(only(manifests, "Deployment", "order-service"))
+        (container,), (server,) = pod["containers"], servers["containers"]
+        for field in ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "securityContext"):
+            assert pod[field] == servers[field], field
+        assert pod["volumes"] == servers["volumes"]
+        for field in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
+            assert container[field] == server[field], field
+        assert container["env"] == server["env"][:1]
+        assert container["command"] == ["python", "-m", "chassis.migrations", "order_service", "upgrade"]
+        assert pod["restartPolicy"] == "Never"
+
+
+def test_connections_of_all_pods_fit_a_server_with_its_defaults(with_servers: dict[str, Manifests]) -> None:
+    """The formula of chassis/docs/database.md, with 10 connections for others."""
+    manifests = with_servers["production"]
+    surge = only(manifests, "Deployment", "order-service")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    pods = manifests["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]
+    pods += math.ceil(pods * int(surge.removesuffix("%")) / 100)
+
+    assert pods == 13
+    assert pods * (int(manifests.settings["APP_DATABASE_POOL_MAX"]) + 1) <= 100 - 3 - 10
+
+
+def test_command_of_the_migration_migrates_a_database_and_can_be_repeated(tmp_path: Path) -> None:
+    """With the settings of the overlay, and the password as a file of the Secret."""
+    project = render(tmp_path, {"database": "sqlalchemy"})
+    manifests = Manifests(kustomize(project / "deploy/overlays/dev"))
+    job = only(manifests, "Job", "order-service-migration")
+    (container,) = pod_of(job)["containers"]
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    given = {**manifests.settings, "APP_SECRETS_DIR": str(secrets), "PYTHONPATH": "src", "PYTHONWARNINGS": "ignore"}
+
+    def migrate(**changes: str) -> tuple[int, str]:
+        command = [sys.executable, *container["command"][1:]]
+        done = run(*command, cwd=project, **{**given, **changes})
+        return done.returncode, done.stdout
+
+    with temporary_server() as server:
+        url = urlsplit(server.url)
+        (secrets / "app_database_password").write_text(url.password or "")
+        address = server.url.replace(f":{url.password}@", "@")
+        first, second = migrate(APP_DATABASE_URL=address), migrate(APP_DATABASE_URL=address)
+
+    assert url.password
+    assert first[0] == second[0] == 0, first[1] + second[1]
+    assert '"event":"migration applied"' in first[1]
+    assert '"event":"the database is up to date"' in second[1]
+    # Another attempt does not help against a wrong setting.
+    status, said = migrate(APP_DATABASE_URL="mysql://db")
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert [status] == rule["onExitCodes"]["values"]
+    assert "APP_DATABASE_URL" in said
+
+
+def test_servers_of_development_meet_the_restricted_standard(with_servers: dict[str, Manifests]) -> None:
+    for name in ("postgres", "nats"):
+        pod = pod_of(only(with_servers["dev"], "Deployment", f"order-service-{name}"))
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert re.fullmatch(r"docker\.io/library/\w+:[\w.-]+@sha256:[0-9a-f]{64}", container["image"])
+
+
+def test_settings_name_the_servers_of_development(with_servers: dict[str, Manifests]) -> None:
+    settings = with_servers["dev"].settings
+    services = {one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in with_servers["dev"].all
+                if one["kind"] == "Service"}  # fmt: skip
+
+    assert settings["APP_DATABASE_URL"] == "postgresql://order_service@order-service-postgres/order_service"
+    assert settings["APP_NATS_URL"] == "nats://order-service-nats:4222"
+    assert services == {"order-service": 80, "order-service-postgres": 5432, "order-service-nats": 4222}
+    assert not {"APP_DATABASE_URL", "APP_NATS_URL"} & set(with_servers["production"].settings)
+
+
+@pytest.mark.parametrize(("server", "port", "clients"), [("postgres", 5432, {"server", "migration"}),
+                                                         ("nats", 4222, {"server"})])  # fmt: skip
+def test_servers_of_development_are_reached_by_the_service_alone(
+    with_servers: dict[str, Manifests], server: str, port: int, clients: set[str]
+) -> None:
+    policies = [one for one in with_servers["dev"].all if one["kind"] == "NetworkPolicy"]
+    own = only(with_servers["dev"], "NetworkPolicy", f"order-service-{server}")["spec"]
+    labels = {"app.kubernetes.io/name": "order-service", "app.kubernetes.io/instance": "order-service-dev"}
+    allowed, reaching = set(), set()
+    for component in ("server", "migration", "postgres", "nats"):
+        pod = {**labels, "app.kubernetes.io/component": component}
+        (rule,) = own["ingress"]
+        if selecting([{"kind": "", "metadata": {"name": ""}, "spec": one} for one in rule["from"]], pod):
+            allowed.add(component)
+        for policy in policies:
+            targets = [each for one in policy["spec"].get("egress", []) if {"port": port, "protocol": "TCP"} in
+                       one["ports"] for each in one["to"] if "podSelector" in each]  # fmt: skip
+            if targets and selecting([policy], pod):
+                reaching.add(component)
+
+    assert allowed == reaching == clients
+    assert "egress" not in own
+    assert own["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_production_reaches_the_database_and_nats_in_namespaces_of_their_own(
+    with_servers: dict[str, Manifests],
+) -> None:
+    out = {}
+    for name in ("order-service", "order-service-to-database", "order-service-to-nats"):
+        egress = only(with_servers["production"], "NetworkPolicy", name)["spec"]["egress"]
+        out[name] = {port["port"]: rule["to"] for rule in egress for port in rule["ports"]}
+
+    def namespace(name: str) -> list[dict[str, Any]]:
+        return [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}]
+
+    assert set(out["order-service"]) == {53, 5353, 4318}
+    assert set(out["order-service-to-database"]) == {53, 5353, 5432}
+    assert out["order-service-to-database"][5432] == namespace("databases")
+    assert out["order-service-to-nats"] == {4222: namespace("nats")}
+
+
+def test_argo_cd_migrates_before_it_changes_the_pods(with_servers: dict[str, Manifests]) -> None:
+    """https://argo-cd.readthedocs.io/en/stable/user-guide/sync-waves/: each wave waits for the last one."""
+    argo = "argocd.argoproj.io/"
+    notes = {one["kind"] + " " + one["metadata"]["name"]: one["metadata"].get("annotations", {})
+             for one in with_servers["production"].all}  # fmt: skip
+    waves = {name: int(given.get(f"{argo}sync-wave", "0")) for name, given in notes.items()}
+    later = {name for name, wave in waves.items() if wave > waves["Job order-service-migration"]}
+
+    # The autoscaler is not healthy without the Deployment.
+    assert later == {"Deployment order-service", "HorizontalPodAutoscaler order-service"}
+    assert notes["Job order-service-migration"][f"{argo}hook"] == "Sync"
+    assert notes["Job order-service-migration"][f"{argo}hook-delete-policy"] == "BeforeHookCreation"
+
+
 # Another workload of the service in the same overlay, as deploy/README.md describes.
 WORKER = """
 apiVersion: apps/v1
@@ -328,17 +521,20 @@ def test_second_workload_and_second_instance_are_selected_by_nobody_else(bake: B
     assert [one["name"] for one in route] == ["eu-order-service"]
 
 
-def test_openshift_chooses_user_and_group(bake: Bake) -> None:
-    project = bake()
+@pytest.mark.parametrize("answers", [{}, {"database": "postgres"}], ids=["alone", "with a database"])
+def test_openshift_chooses_user_and_group(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
     path = project / "deploy/overlays/production/kustomization.yaml"
     path.write_text(path.read_text().replace("#  - ../../components/openshift", "  - ../../components/openshift"))
-    security = Manifests(kustomize(path.parent)).pod["securityContext"]
+    manifests = Manifests(kustomize(path.parent))
+    security = [pod_of(one)["securityContext"] for one in manifests.all if one["kind"] in {"Deployment", "Job"}]
 
-    assert security == {
+    chosen = {
         "runAsNonRoot": True,
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+    assert security == [chosen] * (2 if answers else 1)
 
 
 def test_labels_are_the_recommended_ones(production: Manifests) -> None:

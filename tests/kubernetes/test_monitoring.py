@@ -16,7 +16,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as SchemaOfDashboard
 
-from bakery import OTHER, SOURCE, TEMPLATE, run
+from bakery import OTHER, SOURCE, TEMPLATE, render, run
 from collector import Collector
 from conftest import Bake, Start
 from prometheus import data, eventually, scraping
@@ -68,6 +68,53 @@ def test_images_have_versions_and_files_are_there(monitoring: Path, compose: dic
     assert files
     assert all((monitoring / path).is_file() for path in files)
     assert (monitoring / services["service"]["build"]["context"] / "Dockerfile").is_file()
+
+
+@pytest.fixture(scope="module")
+def with_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with a database and events."""
+    return render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats"})
+
+
+def test_servers_of_compose_are_those_of_the_cluster_and_open_to_this_machine_alone(with_servers: Path) -> None:
+    own = yaml.safe_load((with_servers / "compose.yaml").read_text())["services"]
+
+    assert {name: one["ports"] for name, one in own.items()} == {
+        "postgres": ["127.0.0.1:5432:5432"],
+        "nats": ["127.0.0.1:4222:4222"],
+    }
+    for name, one in own.items():
+        manifest = (with_servers / f"deploy/components/{name}/{name}.yaml").read_text()
+        assert f"image: {one['image']}@sha256:" in manifest
+        assert "healthcheck" in one
+
+
+def test_local_stack_has_the_servers_and_migrates_first(with_servers: Path) -> None:
+    stack = yaml.safe_load((with_servers / "monitoring/compose.yaml").read_text())
+    services = stack["services"]
+    check = ("uv", "tool", "run", "--quiet", "check-jsonschema>=0.34", "--builtin-schema", "vendor.compose-spec")
+    checked = run(*check, "compose.yaml", "monitoring/compose.yaml", cwd=with_servers)
+
+    assert checked.returncode == 0, checked.stdout
+    assert stack["include"] == ["../compose.yaml"]
+    assert services["service"]["depends_on"] == {
+        "migration": {"condition": "service_completed_successfully"},
+        "nats": {"condition": "service_healthy"},
+    }
+    url = services["service"]["environment"]["APP_DATABASE_URL"]
+    assert url == services["migration"]["environment"]["APP_DATABASE_URL"]
+    assert url == "postgresql://order_service@postgres/order_service"
+    assert services["migration"]["image"] == services["service"]["image"]
+
+
+def test_make_services_starts_the_servers_and_says_how_to_use_them(with_servers: Path) -> None:
+    said = run("make", "--no-print-directory", "services", "ENGINE=echo docker", cwd=with_servers).stdout.splitlines()
+
+    assert said[0] == "docker compose up --detach --wait"
+    assert said[2:] == [
+        "APP_DATABASE_URL=postgresql://order_service@127.0.0.1:5432/order_service",
+        "APP_NATS_URL=nats://127.0.0.1:4222",
+    ]
 
 
 def test_service_starts_with_the_settings_of_the_local_stack(

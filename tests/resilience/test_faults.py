@@ -289,7 +289,7 @@ def test_jump_of_the_clock_has_no_effect(installed: Path, start: Start, tmp_path
         assert 0 <= line["duration_ms"] < 5000
         off = datetime.fromisoformat(line["timestamp"]) - datetime.now(UTC)
         assert abs(off - timedelta(days=offset_days)) < timedelta(seconds=PATIENCE_SECONDS)
-        check = service.http.get("/readyz").json()["checks"]["order store"]
+        check = service.http.get("/readyz").json()["checks"]["catalogue"]
         assert check["status"] == "pass"
         assert 0 <= check["age_seconds"] < 5
     total = service.metric("http_server_request_duration_seconds_sum", http_route="/orders")

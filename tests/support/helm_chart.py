@@ -35,7 +35,7 @@ def render(chart: Path, *values: Values, release: str = "order-service", version
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    documents = [yaml.safe_load(text) for text in said["manifests"].values()]
+    documents = [one for text in said["manifests"].values() for one in yaml.safe_load_all(text)]
     return Rendered([one for one in documents if one], said["findings"], said["error"])
 
 

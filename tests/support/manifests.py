@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,28 @@ def add_image(project: Path, overlay: str) -> None:
     path.write_text(yaml.safe_dump(document))
 
 
-def add_components(project: Path, overlay: str) -> None:
+def add_components(project: Path, overlay: str, without: Collection[str] = ()) -> None:
     """Add all components that fit together to this overlay, as people would."""
     path = project / "deploy/overlays" / overlay / "kustomization.yaml"
     components = sorted(one.name for one in (project / "deploy/components").iterdir())
     document = yaml.safe_load(path.read_text())
-    document["components"] = [f"../../components/{one}" for one in components if one != "openshift"]
+    document["components"] = [f"../../components/{one}" for one in components if one not in {"openshift", *without}]
     path.write_text(yaml.safe_dump(document))
+
+
+def selecting(documents: Iterable[Manifest], labels: Mapping[str, str]) -> list[str]:
+    """The kinds and names of the objects that select pods with these labels. An autoscaler does by its Deployment."""
+    found = []
+    for one in documents:
+        spec = one.get("spec", {})
+        selector = spec.get("selector", spec.get("podSelector"))
+        if not isinstance(selector, dict):
+            continue
+        wanted = selector.get("matchLabels", {} if "matchExpressions" in selector else selector)
+        listed = all(labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", []))
+        if listed and wanted.items() <= labels.items():
+            found.append(f"{one['kind']} {one['metadata']['name']}")
+    return found
 
 
 class Manifests:

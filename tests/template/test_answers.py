@@ -201,7 +201,7 @@ def test_jinja_that_is_typed_stays_text(tmp_path: Path, python: Path, text: str)
     out = tmp_path / "out"
     made = subprocess.run(
         [TOOLS / "cookiecutter", "--config-file", own_config(out), "-o", out, TEMPLATE],
-        input=f"Orders {text}\norders-here\n{text}\n" + "\n" * 10,
+        input=f"Orders {text}\norders-here\n{text}\n" + "\n" * 12,
         capture_output=True,
         text=True,
         check=False,

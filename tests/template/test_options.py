@@ -20,21 +20,24 @@ OPTIONS = {
     "license": ("none", "MIT", "Apache-2.0"),
     "package": ("private", "public"),
     "ci": ("github", "gitlab", "none"),
+    "database": ("none", "postgres", "sqlalchemy"),
+    "events": ("none", "nats"),
     "deploy": ("kustomize", "helm", "none"),
     "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
 # Each pair of options is in at least one of these rows, the defaults in the first.
 ROWS = [
-    ("none", "private", "github", "kustomize", "included", "orders"),
-    ("none", "public", "gitlab", "helm", "none", "none"),
-    ("none", "private", "none", "none", "none", "orders"),
-    ("MIT", "private", "github", "helm", "none", "orders"),
-    ("MIT", "private", "gitlab", "none", "included", "none"),
-    ("MIT", "public", "none", "kustomize", "none", "none"),
-    ("Apache-2.0", "public", "github", "none", "none", "none"),
-    ("Apache-2.0", "private", "gitlab", "kustomize", "none", "orders"),
-    ("Apache-2.0", "public", "none", "helm", "included", "orders"),
+    ("none", "private", "github", "none", "none", "kustomize", "included", "orders"),
+    ("Apache-2.0", "public", "github", "sqlalchemy", "none", "none", "none", "none"),
+    ("Apache-2.0", "private", "none", "postgres", "none", "kustomize", "included", "none"),
+    ("MIT", "public", "gitlab", "sqlalchemy", "nats", "kustomize", "none", "orders"),
+    ("MIT", "public", "none", "none", "nats", "none", "none", "orders"),
+    ("MIT", "private", "gitlab", "none", "none", "none", "included", "none"),
+    ("Apache-2.0", "public", "gitlab", "none", "nats", "helm", "included", "orders"),
+    ("MIT", "private", "github", "postgres", "nats", "helm", "none", "orders"),
+    ("none", "private", "none", "sqlalchemy", "none", "helm", "included", "none"),
+    ("none", "public", "gitlab", "postgres", "nats", "none", "none", "none"),
 ]
 # Files that exist for this option and for no other of its question.
 FILES = {
@@ -46,6 +49,8 @@ FILES = {
         "scripts/propose_on_github.py",
     },
     ("ci", "gitlab"): {".gitlab-ci.yml", "scripts/propose.py", "scripts/propose_on_gitlab.py"},
+    ("database", "postgres"): {"src/order_service/tables.py", "src/order_service/migrations/env.py"},
+    ("database", "sqlalchemy"): {"src/order_service/tables.py", "src/order_service/migrations/env.py"},
     ("deploy", "kustomize"): {
         "deploy/base/deployment.yaml",
         "deploy/deploy.py",
@@ -62,6 +67,8 @@ FILES = {
 WORDS = {
     ("ci", "github"): r"github actions|\.github",
     ("ci", "gitlab"): "gitlab",
+    ("database", "sqlalchemy"): "AsyncSession",
+    ("events", "nats"): r"\bnats\b",
     ("deploy", "kustomize"): "kustomiz",
     ("deploy", "helm"): r"\bhelm (upgrade|install|template)|deploy/chart|values-production",
     ("monitoring", "included"): r"monitoring/|grafana|make observe|pod-monitor|prometheus-rule|podmonitor",
@@ -159,6 +166,7 @@ def test_summary_names_what_is_left_out(tmp_path: Path) -> None:
     made = run(*command, *said_no, cwd=tmp_path).stdout
 
     assert "Generated Order Service in order-service/." in made
-    assert "Left out: a license, CI, Kubernetes manifests, monitoring, the example." in made
+    assert "Left out: a license, CI, a database, events, Kubernetes manifests, monitoring, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
-    assert "Left out" not in run(*command, "license=MIT", "project_slug=other", cwd=tmp_path).stdout
+    everything = ("license=MIT", "database=postgres", "events=nats", "project_slug=other")
+    assert "Left out" not in run(*command, *everything, cwd=tmp_path).stdout

@@ -168,10 +168,24 @@ def test_dependabot_moves_all_that_has_a_version(bake: Bake) -> None:
         compose = {"docker-compose": "/monitoring"} if monitoring == "included" else {}
         assert folders == {"uv": "/", "docker": "/", "github-actions": "/", **compose}
         assert all((project / folder.strip("/")).is_dir() for folder in folders.values())
+    for deploy in ("kustomize", "helm"):
+        project = bake(database="postgres", events="nats", deploy=deploy, project_slug=f"servers-{deploy}")
+        updates = yaml.safe_load((project / ".github/dependabot.yml").read_text())["updates"]
+        found = [one for update in updates for one in update.get("directories", [update.get("directory")])]
+        assert all((project / one.strip("/")).is_dir() for one in found)
+        # Each file that names an image is in one of them.
+        wanted = {str(path.parent.relative_to(project)) for path in images_of(project)}
+        assert wanted == {one.strip("/") or "." for one in found if one != "/.github"}
     for line in re.findall(
         "image: (.*)", (TEMPLATE / "{{cookiecutter.project_slug}}/monitoring/compose.yaml").read_text()
     ):
         assert line.startswith("${SERVICE_IMAGE") or re.fullmatch(r"[\w./-]+:v?[\d.]+", line)
+
+
+def images_of(project: Path) -> list[Path]:
+    """The files that name images of others."""
+    files = [*project.glob("*.yaml"), *project.glob("monitoring/*.yaml"), *project.glob("deploy/**/*.yaml")]
+    return [path for path in files if re.search(r"image: docker\.io/", path.read_text())]
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ NO_DIGEST = "@sha256:" + "0" * 64  # a placeholder in overlays of earlier templa
 KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
 # Removed although this folder may have no manifest of this kind any more.
 USUAL = {"ConfigMap", "CronJob", "DaemonSet", "Deployment", "Job", "Role", "RoleBinding", "StatefulSet"}
+# A migration needs these: their kinds, and the label `component` of others, such as the database of overlays/dev.
+KINDS_BEFORE = {"Namespace", "ConfigMap", "ServiceAccount", "Secret", "ExternalSecret", "SealedSecret"}
+COMPONENTS_BEFORE = {"migration", "postgres"}
+MIGRATION_SECONDS = 240  # for a Job without activeDeadlineSeconds
+POLL_SECONDS = 1
 Document = dict[str, Any]
 
 
@@ -63,6 +69,21 @@ class Manifests:
                 f"as in base/deployment.yaml; it has {len(found)}"
             )
         return found[0]
+
+    @property
+    def migration(self) -> Document | None:
+        """The Job that migrates the database, if there is one."""
+        jobs = (one for one in self.documents if one["kind"] == "Job" and component(one) == "migration")
+        return next(jobs, None)
+
+    @property
+    def before_migration(self) -> list[Document]:
+        """The documents that the migration needs, without its Job."""
+        return [
+            one
+            for one in self.documents
+            if one["kind"] != "Job" and (one["kind"] in KINDS_BEFORE or component(one) in COMPONENTS_BEFORE)
+        ]
 
     @property
     def image(self) -> str:
@@ -106,9 +127,10 @@ class Manifests:
             workloads = [
                 one
                 for one in self.documents
-                if one["kind"] == "Deployment" and own in {without_tag(each["image"]) for each in containers(one)}
+                if one["kind"] in {"Deployment", "Job"}
+                and own in {without_tag(each["image"]) for each in containers(one)}
             ]
-            changed["patches"] = [version_patch(one["metadata"]["name"], value) for one in workloads]
+            changed["patches"] = [version_patch(one, value) for one in workloads]
         (target / "kustomization.yaml").write_text(json.dumps(changed, indent=2), encoding="utf-8")  # JSON is YAML
         return Manifests(self._service, target)
 
@@ -127,20 +149,32 @@ def as_json(text: str) -> list[Document]:
     return documents
 
 
-def version_patch(name: str, version: str) -> Document:
-    """A patch that labels a Deployment and its pods with a version."""
+def as_list(documents: list[Document]) -> str:
+    """Documents as one text for kubectl."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+
+
+def version_patch(workload: Document, version: str) -> Document:
+    """A patch that labels a Deployment or a Job, and its pods, with a version."""
+    kind, name = workload["kind"], workload["metadata"]["name"]
     meta = {"labels": {f"{LABEL}/version": version}}
     patch = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "apiVersion": workload["apiVersion"],
+        "kind": kind,
         "metadata": {"name": name, **meta},
         "spec": {"template": {"metadata": meta}},
     }
-    return {"patch": json.dumps(patch), "target": {"kind": "Deployment", "name": f"^{re.escape(name)}$"}}
+    return {"patch": json.dumps(patch), "target": {"kind": kind, "name": f"^{re.escape(name)}$"}}
+
+
+def component(document: Document) -> str | None:
+    """The label `component` of an object."""
+    labels: dict[str, str] = document["metadata"].get("labels") or {}
+    return labels.get(f"{LABEL}/component")
 
 
 def containers(workload: Document) -> list[Document]:
-    """The containers of a Deployment."""
+    """The containers of a Deployment or a Job."""
     found: list[Document] = workload["spec"]["template"]["spec"]["containers"]
     return found
 
@@ -160,10 +194,11 @@ class Cluster:
         """Call kubectl in the namespace of the overlay, and show its output; returns its exit status."""
         return subprocess.run(["kubectl", *self._where, *arguments], check=False).returncode
 
-    def send(self, command: str) -> int:
-        """Call kubectl with the manifests, and show its output; returns its exit status."""
+    def send(self, command: str, documents: list[Document] | None = None) -> int:
+        """Call kubectl with the manifests, or with some documents, and show its output; returns its exit status."""
         arguments = ["kubectl", *self._context, command, "--filename=-"]
-        return subprocess.run(arguments, check=False, input=self._manifests.text, text=True).returncode
+        text = self._manifests.text if documents is None else as_list(documents)
+        return subprocess.run(arguments, check=False, input=text, text=True).returncode
 
     def read(self, *arguments: str) -> str:
         """The output of kubectl; exits with an error if it fails."""
@@ -175,6 +210,25 @@ class Cluster:
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
         items: list[Document] = json.loads(done.stdout)["items"] if done.stdout.strip() else []
         return items, done.returncode == 0
+
+    def completes(self, job: Document) -> bool:
+        """Wait for the end of a Job; returns whether it was successful."""
+        # Kubernetes deletes the pods of a Job that takes too long. Their log is read before.
+        until = time.monotonic() + job["spec"].get("activeDeadlineSeconds", MIGRATION_SECONDS) - 5
+        while True:
+            found, known = self.objects(["jobs.batch"])
+            if not known:
+                fail("kubectl get failed; see its message above")
+            conditions = {
+                condition["type"]
+                for one in found
+                if one["metadata"]["name"] == job["metadata"]["name"]
+                for condition in one.get("status", {}).get("conditions", [])
+                if condition["status"] == "True"
+            }
+            if conditions & {"Complete", "Failed"} or time.monotonic() > until:
+                return "Complete" in conditions
+            time.sleep(POLL_SECONDS)
 
     def kinds(self) -> list[str]:
         """The kinds that this folder has manifests of, and that the cluster serves."""
@@ -251,6 +305,7 @@ def deploy(given: argparse.Namespace) -> None:
     print(f"Deploying {manifests.image} to {cluster.name}", flush=True)
     deployment = f"deployment/{manifests.name}"
     check_running(cluster, manifests)
+    migrate(cluster, manifests)
     if cluster.send("apply"):
         fail("kubectl apply failed; see its message above")
     # Waits for `progressDeadlineSeconds` of the Deployment at most.
@@ -261,14 +316,43 @@ def deploy(given: argparse.Namespace) -> None:
     cluster.remove(keep=manifests.documents)
 
 
+def migrate(cluster: Cluster, manifests: Manifests) -> None:
+    """Run the Job that migrates the database, if there is one; exits before the pods are changed if it fails."""
+    job = manifests.migration
+    if job is None:
+        return
+    name = f"job/{job['metadata']['name']}"
+    before = manifests.before_migration
+    if cluster.send("apply", before):
+        fail("kubectl apply failed; see its message above")
+    for one in before:
+        needed = f"{one['kind'].lower()}/{one['metadata']['name']}"
+        if one["kind"] in {"Deployment", "StatefulSet"} and cluster.call("rollout", "status", needed):
+            fail(f"{needed} is not ready, and {name} needs it; see the message above")
+    # A Job cannot be changed. `foreground` waits until the pods of the last one are gone too.
+    if cluster.call("delete", name, "--ignore-not-found", "--cascade=foreground"):
+        fail("kubectl delete failed; see its message above")
+    if cluster.send("apply", [job]):
+        fail("kubectl apply failed; see its message above")
+    print(f"Waiting for {name}, which migrates the database", flush=True)
+    if not cluster.completes(job):
+        pods = f"--selector=batch.kubernetes.io/job-name={job['metadata']['name']}"
+        for look in (["describe", name], ["get", "pods", pods], ["logs", "--tail=50", "--prefix", pods]):
+            cluster.call(*look)
+        fail(f"{name} has not migrated the database, so no pod was changed; see its events and log above")
+
+
 def diff(given: argparse.Namespace) -> None:
     """Show what a deployment would change in the cluster."""
     manifests = with_wanted_image(Manifests(given.service, overlay_folder(given.overlay)), given)
     cluster = Cluster(manifests, given.context)
     print(f"Comparing {manifests.image} with {cluster.name}", flush=True)
     # Exit status 1 says that there are differences, and a higher one that it failed.
-    if cluster.send("diff") > 1:
+    job = manifests.migration
+    if cluster.send("diff", [one for one in manifests.documents if one is not job] if job else None) > 1:
         fail("kubectl diff failed; see its message above")
+    if job:
+        print(f"A deployment runs first: job.batch/{job['metadata']['name']}")
     for kind, name in cluster.outdated(keep=manifests.documents):
         print(f"A deployment deletes: {kind}/{name}")
 

@@ -10,7 +10,9 @@ import subprocess
 
 from shared import FOLDER, check_digest, check_name, current_cluster, fail, needs, output_of, parsed, pushed_digest
 
+# For the migration of the database, and for the pods. The Job of the migration has less time.
 ROLLOUT_TIMEOUT = "5m"
+MIGRATION = FOLDER / "chart/templates/migration.yaml"
 
 
 def flags(given: argparse.Namespace) -> list[str]:
@@ -59,7 +61,8 @@ def deploy(given: argparse.Namespace) -> None:
 
 def diff(given: argparse.Namespace) -> None:
     """Show what a deployment would change in the cluster."""
-    manifests = output_of("helm", "template", *flags(given), *chart(given))
+    # Without the Job that migrates the database: Kubernetes rejects a changed Job, also when nothing is stored.
+    manifests = output_of("helm", "template", "--no-hooks", *flags(given), *chart(given))
     print(f"Comparing {given.service} with namespace {given.namespace} of {cluster(given)}", flush=True)
     command = ["kubectl", *flags(given), "diff", "--filename=-"]
     # Exit status 1 says that there are differences, and a higher one that it failed.
@@ -71,6 +74,10 @@ def undeploy(given: argparse.Namespace) -> None:
     """Uninstall the release. The namespace and the Secrets in it stay."""
     print(f"Deleting {given.service} from namespace {given.namespace} of {cluster(given)}", flush=True)
     output_of("helm", "uninstall", given.service, *flags(given), "--ignore-not-found")
+    if MIGRATION.is_file():  # Helm does not delete the objects of hooks
+        label = "app.kubernetes.io"
+        objects = f"--selector={label}/instance={given.service},{label}/component=migration"
+        output_of("kubectl", "delete", "jobs,serviceaccounts,networkpolicies", objects, *flags(given))
     print(f"The namespace was kept. To delete it with everything in it: kubectl delete namespace {given.namespace}")
 
 

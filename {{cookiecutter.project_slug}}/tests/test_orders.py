@@ -1,5 +1,6 @@
 """Tests of the example API. Copy this module for your own resource, then delete it."""
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import httpx
@@ -8,8 +9,11 @@ from chassis import App
 from chassis.testing import Records, serve
 
 from {{ cookiecutter.__package }}.app import create_app
+from {{ cookiecutter.__package }}.orders.catalogue import Catalogue
 from {{ cookiecutter.__package }}.orders.handlers import OrderItem
-from {{ cookiecutter.__package }}.orders.store import OrderNotFoundError, OrderStore
+from {{ cookiecutter.__package }}.orders.memory_store import MemoryOrderStore
+from {{ cookiecutter.__package }}.orders.models import Order
+from {{ cookiecutter.__package }}.orders.store import OrderChangedError, OrderNotFoundError
 from {{ cookiecutter.__package }}.settings import Settings
 
 TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
@@ -18,7 +22,7 @@ TEA = {"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}]}
 @pytest.fixture
 def app(settings: Settings) -> App:
     """The service with a store for two orders. The fixtures `client` and `records` use this app."""
-    return create_app(settings, store=OrderStore(max_orders=2))
+    return create_app(settings, store=MemoryOrderStore(max_orders=2))
 
 
 async def test_new_order_is_priced_and_has_a_location(client: httpx.AsyncClient) -> None:
@@ -92,15 +96,37 @@ async def test_full_store_rejects_new_orders_with_507_until_one_is_deleted(clien
     assert (await client.post("/orders", json=TEA)).status_code == 201
 
 
-async def test_full_store_is_still_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(3):
-        await client.post("/orders", json=TEA)
-    assert (await client.get("/readyz")).json()["checks"]["order store"]["status"] == "pass"
+async def test_changed_order_has_a_new_version(client: httpx.AsyncClient) -> None:
+    location = (await client.post("/orders", json=TEA)).headers["location"]
+    etag = (await client.get(location)).headers["etag"]
+    changed = await client.put(location, json=TEA | {"customer": "Grace"}, headers={"if-match": etag})
+    assert (changed.status_code, changed.headers["etag"]) == (200, '"2"')
+    assert (await client.get(location)).json() == changed.json()
+    assert changed.json()["customer"] == "Grace"
+
+
+async def test_change_of_a_version_that_is_not_current_is_412(client: httpx.AsyncClient) -> None:
+    location = (await client.post("/orders", json=TEA)).headers["location"]
+    responses = [await client.put(location, json=TEA, headers={"if-match": '"1"'}) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 412]
+    assert (await client.put(location, json=TEA)).status_code == 428
+
+
+async def test_service_checks_the_catalogue(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/readyz")).json()["checks"]["catalogue"]["status"] == "pass"
 
 
 async def test_handler_can_be_called_without_a_request() -> None:
     with pytest.raises(OrderNotFoundError):
-        await OrderItem(OrderStore(max_orders=2)).delete(uuid4())
+        await OrderItem(Catalogue()).delete(uuid4(), MemoryOrderStore(max_orders=2))
+
+
+async def test_store_rejects_a_change_of_a_version_that_is_not_current() -> None:
+    store = MemoryOrderStore(max_orders=2)
+    order = Order.model_validate(TEA | {"id": uuid4(), "total_cents": 900, "created": datetime.now(UTC)})
+    await store.add(order)
+    with pytest.raises(OrderChangedError):
+        await store.replace(order)
 
 
 async def test_new_order_is_logged_counted_and_traced(client: httpx.AsyncClient, records: Records) -> None:
@@ -110,7 +136,7 @@ async def test_new_order_is_logged_counted_and_traced(client: httpx.AsyncClient,
     (confirmed,) = await records.wait_for("order confirmed")  # by a background task
     assert confirmed["total_cents"] == 900
     assert records.metric("http_server_request_duration_seconds_count", http_route="/orders") == 1
-    assert [span.name for span in records.spans] == ["POST /orders"]
+    assert "POST /orders" in [span.name for span in records.spans]
 
 
 async def test_order_is_created_over_a_real_connection(app: App) -> None:

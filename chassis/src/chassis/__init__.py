@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StoredResponse,
     )
     from .api.repeatable import RepeatableError, repeatable
+    from .api.request_tasks import RequestTasks
     from .api.routing import Route
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
@@ -74,6 +75,7 @@ _MODULES = {
     "Query": "api.sources",
     "RepeatableError": "api.repeatable",
     "Reply": "api.handler",
+    "RequestTasks": "api.request_tasks",
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.errors",
@@ -124,6 +126,7 @@ __all__ = [
     "Query",
     "RepeatableError",
     "Reply",
+    "RequestTasks",
     "Route",
     "Server",
     "SignatureError",

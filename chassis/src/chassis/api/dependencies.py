@@ -151,12 +151,14 @@ class Dependencies:
         self._providers = providers
         self._keys = keys
 
-    async def fill(self, request: Request, arguments: dict[str, Any], stack: AsyncExitStack) -> Mapping[Hashable, Any]:
-        """Add the provided values to `arguments`. Returns all values by type; each type is provided once."""
-        values: dict[Hashable, Any] = {Request: request}
+    async def fill(self, arguments: dict[str, Any], values: dict[Hashable, Any], stack: AsyncExitStack) -> None:
+        """Add the provided values to `arguments`, and to `values` by type, which has the request. Each is made once."""
         for argument, key in self._keys.items():
-            arguments[argument] = await self._value(key, values, stack)
-        return values
+            provider = self._providers[key]
+            if provider.is_constant:
+                arguments[argument] = values[key] = provider.make
+            else:
+                arguments[argument] = await self._value(key, values, stack)
 
     async def _value(self, key: Hashable, values: dict[Hashable, Any], stack: AsyncExitStack) -> Any:
         if key not in values:

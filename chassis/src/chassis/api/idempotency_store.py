@@ -66,7 +66,8 @@ class IdempotencyStore(Protocol):
     ) -> None:
         """Store `response` in the transaction of the method, if `provided` has one.
 
-        Do not replay it before the transaction is committed.
+        Do not replay it before the transaction is committed. Raises `KeyInUseError` if another attempt has begun since
+        the lock of this one expired: the transaction is then rolled back.
         """
         ...
 

@@ -65,9 +65,16 @@ class Attempt:
         self._options = options
 
     async def record(self, response: StoredResponse, provided: Mapping[Hashable, Any]) -> None:
-        """Let the store save the response in the transaction of the method, after the method has returned."""
-        if is_replayed(response.status):
+        """Let the store save the response in the transaction of the method, after the method has returned.
+
+        Raises a `Problem`, 409, if another attempt has begun because this one took longer than `lock_seconds`.
+        """
+        if not is_replayed(response.status):
+            return
+        try:
             await self._store.record(self._request, self._within_bound(response), self._options.keep_seconds, provided)
+        except KeyInUseError:
+            raise _key_in_use() from None
 
     async def settle(self, response: StoredResponse) -> None:
         """Store the response, or abandon the attempt. A failure of the store is logged, and the response is sent."""
@@ -182,8 +189,7 @@ class IdempotentOperation:
         try:
             return await self._store().begin(request, self._options.lock_seconds)
         except KeyInUseError:
-            detail = f"Another request with this {HEADER} is still in progress; retry later."
-            raise _RejectedKeyError(Problem(409, detail, headers={"retry-after": "1"})) from None
+            raise _RejectedKeyError(_key_in_use()) from None
         except KeyReusedError:
             detail = f"This {HEADER} was used with another query or body; send a new key for a new request."
             raise _RejectedKeyError(Problem(422, detail)) from None
@@ -200,6 +206,11 @@ class IdempotentOperation:
             )
         store: IdempotencyStore = provider.make
         return store
+
+
+def _key_in_use() -> Problem:
+    detail = f"Another request with this {HEADER} is still in progress; retry later."
+    return Problem(409, detail, headers={"retry-after": "1"})
 
 
 class _RejectedKeyError(Exception):

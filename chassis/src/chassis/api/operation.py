@@ -36,6 +36,7 @@ from .negotiation import Encoder, preferred
 from .parameters import Parameter, Parameters
 from .repeatable import attempts_of, repeat
 from .request_body import bind_bytes, bind_json, read_body, read_form
+from .request_tasks import RequestTasks
 from .signature import Signature
 
 JSON_TYPE = "application/json"
@@ -246,14 +247,33 @@ class Operation:
         arguments: dict[str, Any],
         errors: list[dict[str, Any]],
     ) -> "Encoded":
+        """Call the method, and start its background tasks when its dependencies have exited without an error."""
+        provided: dict[Hashable, Any] = {Request: request}
+        try:
+            encoded = await self._call_within(dependencies, request, arguments, errors, provided)
+        except BaseException:
+            if RequestTasks in provided:
+                provided[RequestTasks].discard()
+            raise
+        if RequestTasks in provided:
+            provided[RequestTasks].begin()
+        return encoded
+
+    async def _call_within(
+        self,
+        dependencies: Dependencies | None,
+        request: Request,
+        arguments: dict[str, Any],
+        errors: list[dict[str, Any]],
+        provided: dict[Hashable, Any],
+    ) -> "Encoded":
         """Call the method, and encode its result before the dependencies exit, because encoding may need them."""
         failure: BaseException = RuntimeError(f"{self.name} was not called")
         encoded: Encoded | None = None
         async with AsyncExitStack() as stack:
             try:
-                provided: Mapping[Hashable, Any] = {}
                 if dependencies is not None:
-                    provided = await dependencies.fill(request, arguments, stack)
+                    await dependencies.fill(arguments, provided, stack)
                 if errors:
                     raise invalid(errors)
                 result = await (self.method(**arguments) if self._is_async else self._call(request.scope, arguments))

@@ -17,21 +17,31 @@ from .errors import (
     StatementTimeoutError,
     TransactionFailedError,
 )
-from .queries import Queries, Row
+from .idempotency import PostgresIdempotencyStore
+from .inbox import PostgresInbox, add_inbox
+from .outbox import Outbox, OutboxRelay, add_outbox
+from .queries import AnyDatabase, Queries, Row
 from .settings import DatabaseSettings
 from .transaction import Transaction
 
 __all__ = [
+    "AnyDatabase",
     "ConflictError",
     "Database",
     "DatabaseError",
     "DatabaseSettings",
     "DatabaseUnavailableError",
+    "Outbox",
+    "OutboxRelay",
     "PoolExhaustedError",
+    "PostgresIdempotencyStore",
+    "PostgresInbox",
     "Queries",
     "Row",
     "StatementTimeoutError",
     "Transaction",
     "TransactionFailedError",
     "add_database",
+    "add_inbox",
+    "add_outbox",
 ]

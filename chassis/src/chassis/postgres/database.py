@@ -1,16 +1,18 @@
 """`Database`: a PostgreSQL database as a resource of an `App`."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import asyncpg
 from starlette.requests import Request
 
+from ..api.repeatable import DEFAULT_ATTEMPTS, repeat
 from ..app import App
 from ..request_info import RequestInfo
 from ..telemetry import Telemetry
+from .connector import Connection
 from .errors import (
     ConflictError,
     DatabaseError,
@@ -20,24 +22,32 @@ from .errors import (
     unavailable_problem,
 )
 from .metrics import DatabaseMetrics
-from .pool import PING, RELEASE_SECONDS, Connection, Pool
+from .pool import PING, RELEASE_SECONDS, Pool
 from .queries import Queries
 from .query_telemetry import QueryTelemetry
 from .settings import DatabaseSettings
-from .transaction import Isolation, Statements, Transaction
+from .statements import Statements
+from .transaction import Isolation, Transaction
+
+# Safe methods (RFC 9110, section 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Result = TypeVar("Result")
 
 
 def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
     """Add a database to an application, and return it for the stores that need it.
 
     It is opened at the start, has a readiness check, and its errors are mapped to problems. Handlers can have
-    parameters of the types `Transaction`, for one transaction a request, and `Database`. With `required=False` the
-    service is ready without it.
+    parameters of the types `Transaction`, for one transaction a request, `Database`, and `Queries`: that is the
+    `Database` for GET, HEAD and OPTIONS, and the `Transaction` of the request for all other methods. With
+    `required=False` the service is ready without it.
     """
     database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
     app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)
     app.provide(Database, database)
     app.provide(Transaction, database.transactions())
+    app.provide(Queries, database.queries_of_request)
     app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
     return database
 
@@ -62,12 +72,7 @@ class Database(Queries):
     ) -> None:
         """`name` is that of the pool in metrics. `application_name` is shown by the server, in `pg_stat_activity`."""
         self._pool = Pool(settings, name, application_name)
-        self._statements = Statements(
-            self._pool,
-            QueryTelemetry(telemetry, settings.database_address, slow_seconds=settings.database_slow_query_seconds),
-            seconds=settings.database_statement_seconds,
-            is_session_limited=not settings.database_pooler,
-        )
+        self._statements = Statements(self._pool, QueryTelemetry(telemetry, settings))
         if telemetry is not None:
             DatabaseMetrics.of(telemetry).pools.append(self._pool)
 
@@ -86,7 +91,7 @@ class Database(Queries):
         async with database.transaction() as transaction:
             await transaction.execute("…")
         """
-        return Transaction(self._statements, isolation=isolation, read_only=read_only)
+        return Transaction(self._pool, self._statements, isolation=isolation, read_only=read_only)
 
     def transactions(
         self, *, isolation: Isolation | None = None, read_only: bool = False
@@ -96,6 +101,7 @@ class Database(Queries):
         def provide(request: Request) -> Transaction:
             info = RequestInfo.of(request.scope)
             return Transaction(
+                self._pool,
                 self._statements,
                 isolation=isolation,
                 read_only=read_only,
@@ -103,6 +109,43 @@ class Database(Queries):
             )
 
         return provide
+
+    def queries_of_request(self, request: Request, transaction: Transaction) -> Iterator[Queries]:
+        """This database if the method of the request is safe, else the request's transaction. For `App.provide`.
+
+        It yields, because the context manager that a provider returns would be entered, and exited with the request.
+        """
+        yield self if request.method in SAFE_METHODS else transaction
+
+    @property
+    def queries(self) -> Queries:
+        """Queries without a transaction: the database itself."""
+        return self
+
+    def transaction_in(self, provided: Mapping[Hashable, Any]) -> Queries | None:
+        """The transaction of this database among the values that a method got; None if there is none."""
+        for value in provided.values():
+            if isinstance(value, Transaction) and value.pool is self._pool and not value.is_read_only:
+                return value
+        return None
+
+    async def repeat(
+        self,
+        work: Callable[[Transaction], Awaitable[Result]],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        isolation: Isolation | None = None,
+    ) -> Result:
+        """Call `work` with a new transaction, again after a `ConflictError`, and return its result.
+
+        For work outside of requests; in a handler, use `@repeatable`. The last `ConflictError` is raised.
+        """
+
+        async def attempt() -> Result:
+            async with self.transaction(isolation=isolation) as transaction:
+                return await work(transaction)
+
+        return await repeat(attempt, attempts, getattr(work, "__qualname__", repr(work)))
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:

@@ -49,13 +49,15 @@ CONFLICTS = (
 )
 # 57014: by `statement_timeout`, or by an administrator. asyncpg raises TimeoutError at its own timeout.
 TIMEOUTS = (TimeoutError, asyncpg.QueryCanceledError)
-# 08…, 57P01 (the server stops), 57P02 (it crashed), 25P03 (idle in a transaction for too long).
+# 08…, 57P01 (the server stops), 57P02 (it crashed), 25P03 (idle in a transaction for too long). asyncpg raises
+# InternalClientError for a query that begins just when the server has ended the connection.
 UNAVAILABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
 )
 
 

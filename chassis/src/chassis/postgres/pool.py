@@ -1,7 +1,6 @@
-"""The pool of connections: opened with retries, bounded waits, and dead connections replaced."""
+"""The pool of connections: bounded waits, and dead connections replaced."""
 
 import asyncio
-from itertools import count
 from time import monotonic
 from typing import Any, Protocol, cast
 
@@ -9,13 +8,12 @@ import asyncpg
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
-from .settings import Address, DatabaseSettings
+from .connector import CONNECT_ERRORS, Connection, Connector
+from .errors import DatabaseUnavailableError, PoolExhaustedError
+from .settings import DatabaseSettings
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-CONNECT_SECONDS = 5.0  # for one attempt; a request waits for database_pool_wait_seconds at most
-RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 # A connection that was idle for longer is asked for a sign of life before it is used.
 IDLE_SECONDS = 5.0
 PING_SECONDS = 0.5
@@ -25,21 +23,6 @@ RELEASE_SECONDS = 1.0
 # Time in which a request waits for its rollback. Beyond it, the rollback goes on without the request.
 ROLLBACK_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
-LOG_SECONDS = 1.0  # between two lines about connections that fail
-# TimeoutError is an OSError. The last one: no server is the primary, as during a failover.
-CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
-
-
-class Connection(asyncpg.Connection):
-    """A connection that knows when the server has last responded to it, monotonic seconds."""
-
-    __slots__ = ("seen_at",)
-
-    seen_at: float
-
-    def note_seen(self) -> None:
-        """The server has responded."""
-        self.seen_at = monotonic()
 
 
 class Proxies(Protocol):
@@ -54,23 +37,18 @@ class Proxies(Protocol):
     def get_size(self) -> int: ...
 
 
-class Pool:
+class Pool(Connector):
     """The connections of one database."""
 
     def __init__(self, settings: DatabaseSettings, name: str, application_name: str) -> None:
-        self.name: str = name
-        self.max_size: int = settings.database_pool_max
+        super().__init__(settings, name, application_name)
         self.in_use: int = 0
         self.waiting: int = 0
         self.timeouts: int = 0
-        self.address: Address = settings.database_address
-        self._settings = settings
-        self._application_name = application_name
         self._pool: Proxies | None = None
         self._trusted_from = 0.0
         """A connection that was last seen before this time may be dead."""
         self._cleanups: set[asyncio.Task[None]] = set()
-        self._logged_at = -LOG_SECONDS
 
     def idle(self) -> int:
         """The number of open connections that are not in use."""
@@ -83,25 +61,10 @@ class Pool:
 
     async def open(self) -> None:
         """Connect, again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
-        seconds = self._settings.database_connect_seconds
-        deadline = monotonic() + seconds
-        for attempt in count():
-            try:
-                self._pool = await self._opened(min(CONNECT_SECONDS, max(0.1, deadline - monotonic())))
-            except CONNECT_ERRORS as error:
-                delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-                if monotonic() + delay > deadline:
-                    raise DatabaseUnavailableError(
-                        f"{self._name()} accepted no connection in {seconds:g} seconds: "
-                        f"{_reason(error)}; check the URL, the password and the network policy"
-                    ) from error
-                self._warn("database does not accept connections yet", error)
-                await asyncio.sleep(delay)
-            else:
-                return
+        self._pool = await self.open_with_retries(self._opened)
 
-    async def _opened(self, seconds: float) -> Proxies:
-        settings = self._settings
+    async def _opened(self) -> Proxies:
+        settings = self.settings
         options: dict[str, Any] = {
             "min_size": settings.database_pool_min,
             "max_size": settings.database_pool_max,
@@ -109,30 +72,10 @@ class Pool:
             "connection_class": Connection,
             "reset": _keep_session,
         }
-        async with asyncio.timeout(seconds):
-            pool: Proxies = cast("Any", await asyncpg.create_pool(settings.database_url.get_secret_value(), **options))
-            if not settings.database_pool_min:
-                await pool.release(await pool.acquire())  # shows now whether the settings are right
+        pool: Proxies = cast("Any", await asyncpg.create_pool(settings.database_url.get_secret_value(), **options))
+        if not settings.database_pool_min:
+            await pool.release(await pool.acquire())  # shows now whether the settings are right
         return pool
-
-    async def connect(self, url: str, **options: Any) -> Connection:
-        """A new connection, with the password and the certificates as they are now."""
-        settings = self._settings
-        session = {"application_name": self._application_name}
-        if not settings.database_pooler:
-            session["statement_timeout"] = str(int(settings.database_statement_seconds * 1000) or 1)
-        options |= {
-            "connection_class": Connection,
-            "password": settings.read_database_password(),
-            "ssl": settings.make_database_tls(),
-            "timeout": CONNECT_SECONDS,
-            "command_timeout": settings.database_statement_seconds,
-            "server_settings": session,
-            "statement_cache_size": 0 if settings.database_pooler else 100,
-        }
-        connection: Connection = cast("Any", await asyncpg.connect(url, **options))
-        connection.note_seen()
-        return connection
 
     async def close(self) -> None:
         """Close the connections. Those that are in use after `CLOSE_SECONDS` are cut off."""
@@ -156,7 +99,7 @@ class Pool:
             raise RuntimeError(
                 f"the database {self.name!r} is not open; add it with add_database, or with app.add_resource"
             )
-        seconds = self._settings.database_pool_wait_seconds
+        seconds = self.settings.database_pool_wait_seconds
         timeout = asyncio.timeout(seconds)
         self.waiting += 1
         try:
@@ -174,7 +117,7 @@ class Pool:
                     PoolExhaustedError(f"all {self.max_size} connections were in use for {seconds:g} seconds")
                 ) from None
             raise self.unavailable(
-                DatabaseUnavailableError(f"{self._name()} accepted no connection in {seconds:g} seconds")
+                DatabaseUnavailableError(f"{self.server_name} accepted no connection in {seconds:g} seconds")
             ) from None
         finally:
             self.waiting -= 1
@@ -212,7 +155,7 @@ class Pool:
                 # Nothing is sent, so that no time limit is needed.
                 await self._pool.release(connection)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self._warn("connection was closed, because it could not be used again", error)
+            self.warn("connection was closed, because it could not be used again", error)
         finally:
             self.in_use -= 1
 
@@ -234,12 +177,12 @@ class Pool:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             terminate(connection)
             self._distrust()
-            self._warn("connection was closed, because its transaction could not be rolled back", error)
+            self.warn("connection was closed, because its transaction could not be rolled back", error)
         try:
             await self._release(connection)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._distrust()
-            self._warn("connection was closed, because the server did not respond", error)
+            self.warn("connection was closed, because the server did not respond", error)
         finally:
             self.in_use -= 1
 
@@ -249,26 +192,6 @@ class Pool:
             await self._pool.release(connection, timeout=RELEASE_SECONDS)
         else:
             terminate(connection)
-
-    async def connect_once(self) -> Connection:
-        """A connection that does not belong to the pool."""
-        return await self.connect(self._settings.database_url.get_secret_value())
-
-    def unavailable(self, error: Exception) -> DatabaseError:
-        """The error for the service. Its cause is logged, at most once in a while."""
-        timed_out = isinstance(error, StatementTimeoutError)
-        self._warn("statement did not end in time" if timed_out else "database is not available", error)
-        return error if isinstance(error, DatabaseError) else DatabaseUnavailableError(_reason(error))
-
-    def _warn(self, event: str, error: Exception) -> None:
-        now = monotonic()
-        if now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            log.warning(event, database=self.name, server=self._name(), reason=_reason(error))
-
-    def _name(self) -> str:
-        host, port, database = self.address
-        return f"postgresql://{host}:{port}/{database}"
 
 
 def is_closed(connection: Connection) -> bool:
@@ -287,12 +210,3 @@ def terminate(connection: Connection) -> None:
 
 async def _keep_session(connection: object) -> None:
     """Replaces asyncpg's reset query, a round trip for each use. An open transaction is rolled back in any case."""
-
-
-def _reason(error: BaseException) -> str:
-    """The error in one line, without the details of the server, which may have values."""
-    if isinstance(error, asyncpg.PostgresError):
-        return f"{type(error).__name__}: {error.args[0] if error.args else ''}"
-    if isinstance(error, DatabaseError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")

@@ -1,7 +1,8 @@
 """Queries: the methods that a `Database` and a `Transaction` have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, cast
 
 
@@ -54,3 +55,20 @@ class Queries(ABC):
     @abstractmethod
     async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
         """Call a method of a connection."""
+
+
+class AnyDatabase(Protocol):
+    """A `Database` of `chassis.postgres` or of `chassis.sqlalchemy`, for tables of the chassis itself."""
+
+    @property
+    def queries(self) -> Queries:
+        """Queries without a transaction."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Queries]:
+        """A transaction: committed at the end of its block, rolled back if that raises."""
+        ...
+
+    def transaction_in(self, provided: Mapping[Hashable, Any]) -> Queries | None:
+        """The transaction of this database among the values that a method got; None if there is none."""
+        ...

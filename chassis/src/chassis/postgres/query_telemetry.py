@@ -18,7 +18,7 @@ from ..telemetry.error_type import qualified_name
 from ..telemetry.suppression import is_suppressed
 from .metrics import SYSTEM, DatabaseMetrics, QueryKey
 from .query_summary import QuerySummaries
-from .settings import Address
+from .settings import DatabaseSettings
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -28,12 +28,13 @@ FAILED = Status(StatusCode.ERROR)
 class QueryTelemetry:
     """Observes the queries of one database."""
 
-    def __init__(self, telemetry: Telemetry | None, address: Address, *, slow_seconds: float) -> None:
+    def __init__(self, telemetry: Telemetry | None, settings: DatabaseSettings) -> None:
+        address = settings.database_address
         self.summary_of: QuerySummaries = QuerySummaries()
         self._telemetry = telemetry
         self._metrics = None if telemetry is None else DatabaseMetrics.of(telemetry)
         self._namespace = address.database
-        self._slow_seconds = slow_seconds
+        self._slow_seconds = settings.database_slow_query_seconds
         self._attributes: dict[str, Any] = {
             "db.system.name": SYSTEM,
             "db.namespace": address.database,

@@ -51,6 +51,13 @@ class DatabaseSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True
         None, description="Certificate of the client, if the server wants one."
     )
     database_tls_key_file: Path | None = Field(None, description="Private key of the client's certificate.")
+    database_migration_url: SecretStr | None = Field(
+        None,
+        description=(
+            "Where migrations connect to, if it is not `APP_DATABASE_URL`: the server behind a pooler, or another user "
+            "who may change tables."
+        ),
+    )
     database_pool_min: int = Field(1, ge=0, description="Connections that stay open while there is nothing to do.")
     database_pool_max: int = Field(
         10, ge=1, description="Maximum number of connections of one process. All pods together must fit the server."
@@ -78,9 +85,11 @@ class DatabaseSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True
         ),
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_migration_url")
     @classmethod
-    def _check_url(cls, url: SecretStr) -> SecretStr:
+    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
         parts = urlsplit(url.get_secret_value())
         if parts.scheme not in SCHEMES:
             raise ValueError("must begin with postgresql://, such as postgresql://user@host:5432/name")

@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import asyncpg
 
-from .errors import ConflictError, DatabaseError, StatementTimeoutError, TransactionFailedError, is_lost, translated
-from .pool import Connection, Pool, is_closed
+from .connector import Connection
+from .errors import DatabaseError, StatementTimeoutError, TransactionFailedError, is_lost
+from .pool import Pool
 from .queries import Queries
-from .query_telemetry import QueryTelemetry
+from .statements import Statements
 
 FAILED = (
     "the transaction was rolled back, because one of its queries had failed and the error was caught; "
@@ -24,47 +24,6 @@ INTERRUPTED = (
 )
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
-
-
-class Statements:
-    """Runs statements on connections of a pool, observed, in bounded time."""
-
-    def __init__(self, pool: Pool, telemetry: QueryTelemetry, *, seconds: float, is_session_limited: bool) -> None:
-        """`is_session_limited` says whether the session has `seconds` as its `statement_timeout`."""
-        self.pool: Pool = pool
-        self.seconds: float = seconds
-        self.is_session_limited: bool = is_session_limited
-        self._telemetry = telemetry
-
-    async def run(
-        self,
-        connection: Connection,
-        method: str,
-        query: str,
-        args: tuple[Any, ...],
-        seconds: float,
-        *,
-        may_write: bool = True,
-    ) -> Any:
-        """Call a method of `connection`. Raises the `DatabaseError` that stands for an error, or the error itself."""
-        telemetry = self._telemetry
-        summary = telemetry.summary_of(query)
-        span = telemetry.begin(summary)
-        began = perf_counter()
-        try:
-            result = await getattr(connection, method)(query, *args, timeout=seconds)
-        except BaseException as error:
-            telemetry.end(span, summary, perf_counter() - began, error)
-            if not isinstance(error, Exception):
-                raise
-            known = translated(error, is_closed=is_closed(connection), may_write=may_write)
-            if known is None:
-                raise
-            if not isinstance(known, ConflictError):
-                self.pool.unavailable(known)
-            raise known from error
-        telemetry.end(span, summary, perf_counter() - began)
-        return result
 
 
 class Transaction(Queries):
@@ -80,6 +39,7 @@ class Transaction(Queries):
 
     def __init__(
         self,
+        pool: Pool,
         statements: Statements,
         *,
         isolation: Isolation | None = None,
@@ -87,9 +47,10 @@ class Transaction(Queries):
         remaining_seconds: Callable[[], float | None] | None = None,
     ) -> None:
         """`remaining_seconds` is the time until a deadline, which limits each statement."""
+        self.pool: Pool = pool
+        self.is_read_only: bool = read_only
         self._statements = statements
         self._isolation = isolation
-        self._read_only = read_only
         self._remaining_seconds = remaining_seconds
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
@@ -153,7 +114,7 @@ class Transaction(Queries):
         if seconds <= 0:
             raise StatementTimeoutError("the request's deadline has passed")
         try:
-            return await self._statements.run(connection, method, query, args, seconds, may_write=not self._read_only)
+            return await self._statements.run(connection, method, query, args, seconds, may_write=not self.is_read_only)
         except (DatabaseError, asyncio.CancelledError) as error:
             # It is not known whether the statement was executed, even if the method catches the error.
             self._is_interrupted = True
@@ -168,7 +129,7 @@ class Transaction(Queries):
         if self._is_interrupted:
             raise TransactionFailedError(INTERRUPTED)
         if self._connection is None:
-            self._connection = await self._statements.pool.acquire()
+            self._connection = await self.pool.acquire()
             await self._query(self._connection, "execute", self._begin())
         return self._connection
 
@@ -177,7 +138,7 @@ class Transaction(Queries):
         begin = "BEGIN"
         if self._isolation is not None:
             begin += f" ISOLATION LEVEL {self._isolation.upper()}"
-        if self._read_only:
+        if self.is_read_only:
             begin += " READ ONLY"
         seconds = self._seconds()
         if seconds < self._statements.seconds or not self._statements.is_session_limited:
@@ -203,11 +164,11 @@ class Transaction(Queries):
             await self._roll_back()
             raise
         self._connection = None
-        await self._statements.pool.release(connection)
+        await self.pool.release(connection)
         if status != "COMMIT":
             raise TransactionFailedError(FAILED)
 
     async def _roll_back(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await self._statements.pool.clean_up(connection, is_lost=self._is_lost, rolls_back=True)
+            await self.pool.clean_up(connection, is_lost=self._is_lost, rolls_back=True)

@@ -63,6 +63,12 @@ class ClientSpan(RequestSpan):
         return self._context
 
 
+class ProducerSpan(ClientSpan):
+    """The span of one message that is sent."""
+
+    kind = SpanKind.PRODUCER
+
+
 class ClientTelemetry:
     """Observes calls to other services."""
 
@@ -79,7 +85,7 @@ class ClientTelemetry:
         """
         return None if is_suppressed(context) else Call(self, request, context, resend_count)
 
-    def start_span(self, method: str, context: Context) -> Span | None:
+    def start_span(self, method: str, context: Context, kind: type[ClientSpan] = ClientSpan) -> Span | None:
         """The span of a call in `context`; None for that of the context itself."""
         tracing = self._tracing
         parent = get_current_span(context).get_span_context()
@@ -96,7 +102,7 @@ class ClientTelemetry:
         own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         if not flags.sampled:
             return NonRecordingSpan(own)
-        span = ClientSpan(
+        span = kind(
             method,
             own,
             parent if parent.is_valid else None,

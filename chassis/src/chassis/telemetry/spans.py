@@ -210,6 +210,12 @@ class TaskSpan(RequestSpan):
     kind = SpanKind.INTERNAL
 
 
+class MessageSpan(RequestSpan):
+    """The span of a message that is processed."""
+
+    kind = SpanKind.CONSUMER
+
+
 class RequestSpanProcessor(SpanProcessor):
     """A span processor that takes the spans of requests as they are, and all others by `on_end`."""
 

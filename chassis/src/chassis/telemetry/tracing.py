@@ -25,7 +25,7 @@ from .propagation import W3C, carrier_of, extract_with, propagator_from
 from .redaction import Redactor
 from .resource import make_resource
 from .sampling import Sampling
-from .spans import DEFAULT_MAX, RequestSpan, RequestSpanProcessor, TaskSpan
+from .spans import DEFAULT_MAX, MessageSpan, RequestSpan, RequestSpanProcessor, TaskSpan
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
@@ -158,6 +158,21 @@ class Tracing:
         if context.sampled:
             context.record(self._span(name, context, None, kind=TaskSpan))
         return context.span
+
+    def begin_message(self, name: str, producer: SpanContext, request_id: str) -> RequestContext:
+        """The context of a message that is processed: the root of a trace, with a link to the span that has sent it.
+
+        It is recorded if the producer's trace is, and else as any trace that begins here.
+        """
+        ids = getrandbits(192).to_bytes(24).hex()
+        sampled = self.exporting and (producer.trace_flags.sampled or self.samples_root(int(ids[:32], 16)))
+        context = RequestContext(ids[:32], ids[32:], request_id, sampled)
+        if sampled:
+            span = self._span(name, context, None, kind=MessageSpan)
+            if producer.is_valid:
+                span.add_link(producer)
+            context.record(span)
+        return context
 
     def _span(
         self,

@@ -48,3 +48,28 @@ app.kubernetes.io/component: server
 {{ $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{- end }}
 {{- end }}
+
+{{/* The name of another object of this release, such as its migration. */}}
+{{- define "chart.nameWith" -}}
+{{- $suffix := index . 1 }}
+{{- printf "%s-%s" (include "chart.fullname" (index . 0) | trunc (int (sub 62 (len $suffix))) | trimSuffix "-") $suffix }}
+{{- end }}
+
+{{- define "chart.egressToDns" -}}
+# DNS: of the cluster, and of a cache on the node (NodeLocal DNSCache). On OpenShift the DNS pods listen on port 5353.
+- to:
+    - namespaceSelector:
+        matchExpressions:
+          - key: kubernetes.io/metadata.name
+            operator: In
+            values: [kube-system, openshift-dns]
+    - ipBlock:
+        cidr: 169.254.20.10/32
+  ports:
+    {{- range list 53 5353 }}
+    - port: {{ . }}
+      protocol: UDP
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+{{- end }}

@@ -19,3 +19,6 @@ class Catalogue:
         if sku not in self._cents:
             raise UnknownProductError(sku)
         return self._cents[sku]
+
+    async def ping(self) -> None:
+        """Raise an error if the catalogue is unavailable. `/readyz` calls it."""

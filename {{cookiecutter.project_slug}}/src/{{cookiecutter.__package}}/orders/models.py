@@ -29,6 +29,7 @@ class Order(NewOrder):
     """A stored order."""
 
     id: UUID
+    version: int = 1
     total_cents: int
     created: datetime
 

@@ -1,0 +1,218 @@
+"""Processes one message: parsed, handled, and acknowledged, or delivered again, or sent to the dead letters."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from random import uniform
+from time import monotonic
+from typing import Any
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.msg import Msg
+from opentelemetry import context as otel_context
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from structlog.typing import FilteringBoundLogger
+
+from ..api.repeatable import repeat
+from ..app import App
+from ..request_info import REQUEST_INFO, RequestInfo
+from .consumer import ConsumerMethod
+from .errors import DeadLetterError, EventsError
+from .message import MESSAGE_ID, Message
+from .message_telemetry import MessageTelemetry
+from .publisher import Publisher
+from .streams import DEAD
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+UNAVAILABLE = 503
+FIRST_WAIT_SECONDS = 0.5
+MAX_WAIT_SECONDS = 30.0
+OWN_HEADERS = ("nats-", "traceparent", "tracestate", "baggage", "x-request-id")
+MAX_REASON = 500  # characters of a header
+
+
+class GivenBackError(Exception):
+    """The service stops, so the message is delivered again, to another instance."""
+
+
+class Processing:
+    """Processes the messages of one consumer."""
+
+    def __init__(
+        self,
+        app: App,
+        method: ConsumerMethod,
+        publisher: Publisher,
+        telemetry: MessageTelemetry,
+        *,
+        consumer: str,
+        max_deliveries: int,
+        backoff_seconds: Sequence[float],
+        deadline_seconds: float,
+    ) -> None:
+        self._app = app
+        self._method = method
+        self._publisher = publisher
+        self._telemetry = telemetry
+        self._consumer = consumer
+        self._max_deliveries = max_deliveries
+        self._backoff_seconds = backoff_seconds
+        self._deadline_seconds = deadline_seconds
+
+    async def process(self, received: Msg) -> None:
+        """Process a message to its end. If the task is cancelled, the message is given back to the server."""
+        message = message_of(received)
+        observation = self._telemetry.begin(message)
+        token = otel_context.attach(observation.context)
+        outcome, failure = "returned", None
+        try:
+            outcome, failure = await self._outcome(received, message)
+        except (asyncio.CancelledError, GivenBackError) as error:
+            await settle(received.nak())
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            otel_context.detach(token)
+            self._telemetry.end(observation, outcome, failure)
+
+    async def _outcome(self, received: Msg, message: Message) -> tuple[str, Exception | None]:
+        """What becomes of the message, and the failure."""
+        try:
+            if message.deliveries > self._max_deliveries:
+                # It has ended the process each time, or its acknowledgement was lost.
+                raise DeadLetterError(f"delivered {message.deliveries} times without an acknowledgement")
+            event = self._method.parse(message)
+            is_new = await self._handled(message, event)
+        except DeadLetterError as error:
+            return await self._bury(received, message, error, str(error)), error
+        except GivenBackError:
+            raise
+        except Exception as error:
+            log.warning("message failed", consumer=self._consumer, deliveries=message.deliveries, exc_info=error)
+            if message.deliveries >= self._max_deliveries:
+                reason = f"failed {message.deliveries} times, with {type(error).__qualname__}: {error}"
+                return await self._bury(received, message, error, reason), error
+            await settle(received.nak(delay=self._delay(message.deliveries)))
+            return "retried", error
+        await settle(received.ack())
+        return "acknowledged" if is_new else "duplicate", None
+
+    async def _handled(self, message: Message, event: Any) -> bool:
+        """Call the consumer, as often as a dependency is not available. False if it was processed before."""
+        method = self._method
+        for number in count():
+            request = self._request(message)
+            call = partial(method.call, message, event, request, self._consumer)
+            try:
+                async with asyncio.timeout(self._deadline_seconds):
+                    return await repeat(call, method.attempts, method.name)
+            except Exception as error:
+                if not self._is_unavailable(error):
+                    raise
+                seconds = min(FIRST_WAIT_SECONDS * 2**number, MAX_WAIT_SECONDS) * uniform(0.5, 1.0)  # noqa: S311 - jitter
+                log.warning(
+                    "message waits for a dependency",
+                    consumer=self._consumer,
+                    seconds=round(seconds, 3),
+                    reason=f"{type(error).__qualname__}: {error}",
+                )
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._app.draining.wait()
+                if self._app.draining.is_set():
+                    raise GivenBackError from error
+        raise AssertionError
+
+    def _is_unavailable(self, error: Exception) -> bool:
+        """Whether a request that raised this error would get 503."""
+        problem: Any = error
+        for error_type in type(error).__mro__:
+            if error_type in self._app.parts.problems:
+                problem = self._app.parts.problems[error_type]
+                break
+        if not isinstance(problem, int | HTTPException) and callable(problem):
+            problem = problem(error)
+        return (problem.status_code if isinstance(problem, HTTPException) else problem) == UNAVAILABLE
+
+    def _request(self, message: Message) -> Request:
+        """A request that stands for the message, for providers that need one: a POST with the message's headers."""
+        info = RequestInfo()
+        info.deadline_at = monotonic() + self._deadline_seconds
+        path = f"/{message.subject}"
+        return Request(
+            {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "http_version": "1.1",
+                "method": "POST",
+                "scheme": "nats",
+                "path": path,
+                "raw_path": path.encode(),
+                "root_path": "",
+                "query_string": b"",
+                "headers": [
+                    (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+                    for name, value in message.headers.items()
+                ],
+                "client": None,
+                "server": None,
+                "app": self._app,
+                "state": {},
+                REQUEST_INFO: info,
+            }
+        )
+
+    async def _bury(self, received: Msg, message: Message, error: Exception, reason: str) -> str:
+        """Publish the dead letter, and end the message only after that, so that it cannot be lost."""
+        headers = {name: text for name, text in message.headers.items() if not name.lower().startswith(OWN_HEADERS)}
+        headers |= {
+            "Dead-Letter-Reason": reason.replace("\r", " ").replace("\n", " ")[:MAX_REASON],
+            "Dead-Letter-Consumer": self._consumer,
+            "Dead-Letter-Message-Id": message.id,
+            "Dead-Letter-Deliveries": str(message.deliveries),
+        }
+        letter_id = f"dead:{self._consumer}:{message.stream}:{message.sequence}"
+        try:
+            await self._publisher.publish(
+                f"{message.subject}{DEAD}", message.data, message_id=letter_id, headers=headers
+            )
+        except EventsError:
+            log.exception("dead letter not published", consumer=self._consumer, message_id=message.id)
+            await settle(received.nak(delay=self._delay(message.deliveries)))
+            return "retried"
+        log.error("message is dead", consumer=self._consumer, message_id=message.id, reason=reason[:MAX_REASON])
+        await settle(received.term())
+        return "dead"
+
+    def _delay(self, deliveries: int) -> float:
+        delays = self._backoff_seconds
+        return delays[min(deliveries, len(delays)) - 1] * uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+async def settle(answer: Any) -> None:
+    """Tell the server what becomes of a message. If that fails, the server delivers it again."""
+    try:
+        await answer
+    except (nats_errors.Error, OSError) as error:
+        log.warning("message could not be acknowledged, and is delivered again", reason=str(error))
+
+
+def message_of(received: Msg) -> Message:
+    """The message with its envelope."""
+    metadata = received.metadata
+    headers = received.headers or {}
+    return Message(
+        subject=received.subject,
+        data=received.data,
+        headers=headers,
+        id=headers.get(MESSAGE_ID) or f"{metadata.stream}:{metadata.sequence.stream}",
+        stream=metadata.stream,
+        sequence=metadata.sequence.stream,
+        deliveries=metadata.num_delivered,
+        stored_at=metadata.timestamp,
+    )

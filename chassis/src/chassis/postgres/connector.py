@@ -1,0 +1,115 @@
+"""Connects to a database: with the password and certificates as they are now, and with bounded waits."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+from time import monotonic
+from typing import Any, TypeVar, cast
+
+import asyncpg
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from .errors import DatabaseError, DatabaseUnavailableError, StatementTimeoutError
+from .settings import Address, DatabaseSettings
+
+log: FilteringBoundLogger = structlog.get_logger()
+
+CONNECT_SECONDS = 5.0  # for one attempt; a request waits for database_pool_wait_seconds at most
+RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
+LOG_SECONDS = 1.0  # between two lines about connections that fail
+# TimeoutError is an OSError. The last one: no server is the primary, as during a failover.
+CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
+
+Opened = TypeVar("Opened")
+
+
+class Connection(asyncpg.Connection):
+    """A connection that knows when the server has last responded to it, monotonic seconds."""
+
+    __slots__ = ("seen_at",)
+
+    seen_at: float
+
+    def note_seen(self) -> None:
+        """The server has responded."""
+        self.seen_at = monotonic()
+
+
+class Connector:
+    """Makes the connections of a pool, and logs why they fail."""
+
+    connection_class: type[Connection] = Connection
+
+    def __init__(self, settings: DatabaseSettings, name: str, application_name: str) -> None:
+        self.name: str = name
+        self.max_size: int = settings.database_pool_max
+        self.address: Address = settings.database_address
+        self.server_name: str = "postgresql://{}:{}/{}".format(*self.address)
+        self.settings: DatabaseSettings = settings
+        self._application_name = application_name
+        self._logged_at = -LOG_SECONDS
+
+    async def connect(self, url: str, **options: Any) -> Connection:
+        """A new connection, with the password and the certificates as they are now."""
+        settings = self.settings
+        session = {"application_name": self._application_name}
+        if not settings.database_pooler:
+            session["statement_timeout"] = str(int(settings.database_statement_seconds * 1000) or 1)
+        options |= {
+            "connection_class": self.connection_class,
+            "password": settings.read_database_password(),
+            "ssl": settings.make_database_tls(),
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": settings.database_statement_seconds,
+            "server_settings": session,
+            "statement_cache_size": 0 if settings.database_pooler else 100,
+        }
+        connection: Connection = cast("Any", await asyncpg.connect(url, **options))
+        connection.note_seen()
+        return connection
+
+    async def connect_once(self) -> Connection:
+        """A connection that does not belong to the pool."""
+        return await self.connect(self.settings.database_url.get_secret_value())
+
+    async def open_with_retries(self, open_once: Callable[[], Awaitable[Opened]]) -> Opened:
+        """Call `open_once` again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
+        seconds = self.settings.database_connect_seconds
+        deadline = monotonic() + seconds
+        for attempt in count():
+            try:
+                async with asyncio.timeout(min(CONNECT_SECONDS, max(0.1, deadline - monotonic()))):
+                    return await open_once()
+            except (*CONNECT_ERRORS, DatabaseUnavailableError) as error:
+                delay = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+                if monotonic() + delay > deadline:
+                    raise DatabaseUnavailableError(
+                        f"{self.server_name} accepted no connection in {seconds:g} seconds: "
+                        f"{reason_of(error)}; check the URL, the password and the network policy"
+                    ) from error
+                self.warn("database does not accept connections yet", error)
+                await asyncio.sleep(delay)
+        raise AssertionError  # the loop does not end
+
+    def unavailable(self, error: Exception) -> DatabaseError:
+        """The error for the service. Its cause is logged, at most once in a while."""
+        timed_out = isinstance(error, StatementTimeoutError)
+        self.warn("statement did not end in time" if timed_out else "database is not available", error)
+        return error if isinstance(error, DatabaseError) else DatabaseUnavailableError(reason_of(error))
+
+    def warn(self, event: str, error: BaseException) -> None:
+        """Log why a connection failed, at most once in a while."""
+        now = monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            log.warning(event, database=self.name, server=self.server_name, reason=reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """The error in one line, without the details of the server, which may have values."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{type(error).__name__}: {error.args[0] if error.args else ''}"
+    if isinstance(error, DatabaseError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")

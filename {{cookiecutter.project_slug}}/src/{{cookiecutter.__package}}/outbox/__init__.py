@@ -1,0 +1,1 @@
+"""Tables for events: messages that are not published yet, and the ids of events that were processed."""
