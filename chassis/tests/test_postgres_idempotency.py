@@ -156,14 +156,14 @@ async def test_attempt_that_took_longer_than_its_lock_is_rolled_back(
             begun.set()
             await goes_on.wait()
 
-    other = PostgresIdempotencyStore(Database(postgres.settings()))
     async with serve(postgres, add, Late()) as (service,):
         request = asyncio.create_task(service.client.post("/pay", json={}, headers=KEY))
         await begun.wait()
         await postgres.run("UPDATE idempotency_keys SET expires_at = now()")
-        row = await postgres.run("SELECT key || ' ' || fingerprint FROM idempotency_keys")
-        async with other._database:  # type: ignore[attr-defined]
-            assert await other.begin(IdempotentRequest(*row.split(), attempt="other"), 60.0) is None
+        key, fingerprint = (await postgres.run("SELECT key || ' ' || fingerprint FROM idempotency_keys")).split()
+        async with Database(postgres.settings()) as database:
+            other = PostgresIdempotencyStore(database)
+            assert await other.begin(IdempotentRequest(key, fingerprint, "other"), 60.0) is None
         goes_on.set()
         assert (await request).status_code == 409
         assert await paid(postgres) == 0
