@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from bakery import add_handler
 from balancer import Balancer, server_name
 from conftest import Bake, Start
 from load import CONNECTIONS, Load, ask_slowly, clients
-from running import PATIENCE_SECONDS, Event, Service, needs
+from running import PATIENCE_SECONDS, Event, Service, fixed_port, needs
 
 pytestmark = pytest.mark.long
 
@@ -82,17 +81,6 @@ def upload(client: httpx.Client) -> None:
     length = {"content-length": str(len(CHUNK) * CHUNKS)} if random.random() < 0.5 else {}  # noqa: S311 - no secret
     answer = client.post("/slow", content=body(), headers=length)
     assert (answer.status_code, answer.json()) == (200, digest.hexdigest())
-
-
-def fixed_port(rng: random.Random) -> int:
-    """A port that a service can have again: the system gives it to no connection meanwhile."""
-    while True:
-        with socket.socket() as free:
-            try:
-                free.bind(("127.0.0.1", port := rng.randrange(20_000, 32_000)))
-            except OSError:
-                continue
-            return port
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
-from bakery import TEMPLATE, extend_app, render
+from bakery import TEMPLATE, extend_app, render, run
 from chassis.nats import embedded as nats_embedded
 from chassis.postgres import embedded as postgres_embedded
 from chassis.postgres.outbox import TABLE
@@ -36,6 +36,7 @@ def follow(project: Path, guide: str) -> Path:
             (package / name).write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
         else:
             (package / name).write_text(block)
+    run(PYTHON.with_name("ruff"), "check", "--fix", "--select=I", "src", cwd=project)  # the order of imports alone
     check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
     return project
 

@@ -1,13 +1,13 @@
 """The migrations of a service: where they are, its tables, its settings, and Alembic's configuration."""
 
-import io
 import re
 import sys
+from argparse import Namespace
 from collections import defaultdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -45,9 +45,9 @@ class Service:
         """The command line of its migrations."""
         return f"python -m chassis.migrations {self.package}"
 
-    def config(self, output: TextIO = sys.stdout, **attributes: Any) -> Config:
+    def config(self, *, is_quiet: bool = False, **attributes: Any) -> Config:
         """Alembic's configuration. `attributes` are for the function that `env.py` calls."""
-        config = Config(stdout=output, output_buffer=output)
+        config = Config(cmd_opts=Namespace(quiet=is_quiet))
         config.set_main_option("script_location", str(self.folder).replace("%", "%%"))
         config.set_main_option("path_separator", "os")
         config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
@@ -67,7 +67,7 @@ class Service:
                     f"{' and '.join(names)} are both revision {number}; rename the later one to {following}_….py, and "
                     f"set revision = {following!r} and down_revision = {number!r} in it"
                 )
-        script = ScriptDirectory.from_config(self.config(io.StringIO()))
+        script = ScriptDirectory.from_config(self.config())
         heads = script.get_heads()
         if len(heads) > 1:
             names = [Path(script.get_revision(head).path).name for head in heads]

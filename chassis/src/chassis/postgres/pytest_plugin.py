@@ -63,7 +63,7 @@ class TestDatabase:
         session = {"lock_timeout": f"{LOCK_SECONDS}s", "application_name": "pytest"}
         self._connection = connection = await asyncpg.connect(self.url, server_settings=session)
         tables = [row[0] for row in await connection.fetch(TABLES)]
-        # What the migrations have written belongs to the schema, such as a list of currencies.
+        # Rows that the migrations have written belong to the schema, such as a list of currencies.
         kept = set(await connection.fetchval(_rows_query(tables)))
         self._rows_query = _rows_query([table for table in tables if table not in kept])
 
