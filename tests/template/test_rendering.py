@@ -85,7 +85,6 @@ def test_only_the_packages_name_is_filled_into_python() -> None:
     assert {one for one in filled if "cookiecutter" in one} == {
         "{{ cookiecutter.__package }}",
         "{{ cookiecutter.database }}",  # the module of the core that app.py imports
-        "{{ '0002' if cookiecutter.example == 'orders' else '0001' }}",  # the migration before that of the outbox
     }
 
 
