@@ -298,6 +298,9 @@ async def test_requests_through_pgbouncer(postgres: PostgresServer) -> None:
             requests += [service.client.get("/balance") for _ in range(20)]
             responses = await asyncio.gather(*requests)
             assert {response.status_code for response in responses} == {200}
+            # Statements without a name and without a transaction are not mixed up.
+            sums = [database.queries.fetchval(f"SELECT {number} + $1::int", number) for number in range(50)]
+            assert await asyncio.gather(*sums) == [2 * number for number in range(50)]
             assert_unavailable(await service.client.post("/balance?seconds=5"))
             await in_sleep(postgres, 0)
             assert (await service.client.get("/balance")).json() == 80

@@ -122,8 +122,6 @@ class Database:
         remaining_seconds: Callable[[], float | None] | None,
     ) -> RequestSession:
         options: dict[str, Any] = {}
-        # PgBouncer may run the two steps of a statement on two servers, unless they are in a transaction.
-        autocommit = autocommit and not self._pool.settings.database_pooler
         if autocommit:
             options["isolation_level"] = "AUTOCOMMIT"
         elif isolation is not None:
