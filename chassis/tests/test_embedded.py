@@ -188,6 +188,27 @@ def test_server_that_a_killed_run_has_left_is_stopped_by_the_next_one(project: P
     assert started.has_ended()
 
 
+def test_temporary_server_of_a_killed_process_is_removed_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from chassis.postgres.embedded import temporary_server\n"
+        "with temporary_server() as server:\n    print(server.pid, server.folder, flush=True)\n    input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid, _, folder = process.stdout.readline().strip().partition(" ")
+        monkeypatch.setattr(embedded, "TEMPORARY_PREFIX", Path(folder).name)  # not those of other processes
+        monkeypatch.setattr(embedded, "TEMPORARY_SECONDS", 0)
+        with embedded.temporary_folder():
+            assert Path(folder).exists()  # its process lives
+        process.kill()
+    assert is_running(int(pid))
+    with embedded.temporary_folder():
+        assert not is_running(int(pid))
+        assert not Path(folder).exists()
+
+
 def test_second_run_at_the_same_time_says_where_the_database_is(project: Project) -> None:
     started = project.start()
     second = project.run("true")
