@@ -17,12 +17,17 @@ CONTEXT = r"""
 
 
 OF_BOTH = ["deploy/README.md", "deploy/deploy.mk", "deploy/kind.py", "deploy/shared.py", ".github/workflows/kind.yml"]
+# The example with a database and events.
+OF_OUTBOX = [
+    "src/{package}/migrations/versions/0003_outbox.py",
+    "src/{package}/orders/outbox_store.py",
+    "src/{package}/outbox",
+]
 WITH_DATABASE = [
+    *OF_OUTBOX,
     "src/{package}/tables.py",
     "src/{package}/migrations",
     "src/{package}/orders/tables.py",
-    "src/{package}/orders/outbox_store.py",
-    "src/{package}/outbox",
     "tests/test_migrations.py",
     "tests/test_orders_in_database.py",
     "deploy/base/migration.yaml",
@@ -32,12 +37,6 @@ WITH_DATABASE = [
     "deploy/chart/templates/migration.yaml",
     "deploy/chart/templates/networkpolicy-database.yaml",
     "deploy/chart/templates/postgres.yaml",
-]
-# With a database and events.
-OF_OUTBOX = [
-    "src/{package}/migrations/versions/0003_outbox.py",
-    "src/{package}/orders/outbox_store.py",
-    "src/{package}/outbox",
 ]
 # The files of each choice. Files of other choices are removed.
 CHOICES = {
@@ -79,6 +78,7 @@ CHOICES = {
     },
     "example": {
         "orders": [
+            *OF_OUTBOX,
             "src/{package}/orders",
             "src/{package}/migrations/versions/0002_orders.py",
             "tests/test_orders.py",

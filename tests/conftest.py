@@ -53,16 +53,26 @@ def _shared_caches(common: Path, worker_id: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def installed(common: Path) -> Path:
-    """The default service with its environment in .venv, installed once for all workers. Don't change it."""
-    folder = common / "installed"
-    done = folder.with_suffix(".done")
-    with FileLock(folder.with_suffix(".lock")):
-        if not done.exists():
-            made = run("make", "install", cwd=render(folder, {}))
-            assert made.returncode == 0, made.stdout
-            done.touch()
-    return folder / "order-service"
+def install(common: Path) -> Bake:
+    """`install(**answers)` is a service with its environment in .venv, installed once for all workers."""
+
+    def once(**answers: str) -> Path:
+        folder = common / "-".join(["installed", *answers.values()])
+        done = folder.with_suffix(".done")
+        with FileLock(folder.with_suffix(".lock")):
+            if not done.exists():
+                made = run("make", "install", cwd=render(folder, answers))
+                assert made.returncode == 0, made.stdout
+                done.touch()
+        return folder / "order-service"
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def installed(install: Bake) -> Path:
+    """The default service with its environment in .venv. Don't change it."""
+    return install()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 import uvicorn
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from pydantic import BaseModel, Field
@@ -62,6 +62,7 @@ def parsed(stream: bytes) -> tuple[list[dict[str, str]], int | None]:
 # The lines of an event.
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     data=st.text(st.characters(exclude_categories=["Cs"])),
     name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1),

@@ -9,13 +9,20 @@ import asyncpg
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from chassis import Handler, Problem, Route, Server, repeatable
-from chassis.sqlalchemy import ConflictError, Database, Queries, TransactionFailedError, add_database
+from chassis.sqlalchemy import (
+    ConflictError,
+    Database,
+    Queries,
+    StatementTimeoutError,
+    TransactionFailedError,
+    add_database,
+)
 
 from .support.accounts import Account, balance_of, pay_from
 from .support.application import make_app
@@ -189,6 +196,35 @@ async def test_commit_after_an_error_that_was_caught_is_an_error(postgres: Postg
             await session.__aexit__(None, None, None)
         assert await balance(postgres) == 100
         assert await database.queries.fetchval("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("kind", ["session", "queries"])
+async def test_transaction_ends_with_a_statement_that_was_interrupted(postgres: PostgresServer, kind: str) -> None:
+    """It is not known whether the statement was executed."""
+    async with Database(postgres.settings(pool_max=1)) as database:
+        session = await database.session().__aenter__()
+        await pay_from(session, 10)
+        queries = database.queries_of_session(session)
+        sleep = "SELECT pg_sleep(5)"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.execute(text(sleep)) if kind == "session" else queries.execute(sleep), 0.05)
+        with pytest.raises(PendingRollbackError):
+            await session.__aexit__(None, None, None)
+        assert await balance(postgres) == 100
+        assert await database.queries.fetchval("SELECT 1") == 1
+
+
+async def test_safe_request_goes_on_after_a_statement_that_took_too_long(postgres: PostgresServer) -> None:
+    async def work(session: AsyncSession) -> str:
+        try:
+            await session.execute(text("SELECT pg_sleep(5)"))
+        except StatementTimeoutError:
+            return "too long"
+        return "done"
+
+    async with run(postgres, work, statement_seconds=0.1) as (service, _):
+        assert (await service.client.get("/run")).json() == "too long"
+        assert (await service.client.post("/run")).status_code == 500
 
 
 async def test_error_of_the_commit_is_raised(postgres: PostgresServer) -> None:

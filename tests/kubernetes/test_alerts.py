@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bakery import render, run
+from bakery import TEMPLATE, render, run
 from conftest import Bake, Start
 from running import Service, needs
 
@@ -422,6 +422,22 @@ def test_dead_letter_fires_for_its_consumer(servers: Promtool) -> None:
     dead = named("messaging_dead_letters_total", messaging_consumer_group_name="billing")
 
     servers.expect({**healthy(), dead: "0x10 1x50"}, {10: [], 15: ["DeadLetters"], 40: []}, only=OF_SERVERS)
+
+
+def test_alerts_on_servers_use_metrics_and_log_lines_of_the_core(
+    rules: Rules, servers: Promtool, with_servers: Path
+) -> None:
+    """Without the servers: by the texts in its source."""
+    source = "".join(path.read_text() for path in (TEMPLATE / "chassis/src").rglob("*.py"))
+    others = str(rules)
+    metrics = {name for name in re.findall(r"(\w+)\{", str(servers.rules)) if name not in others}
+    section = (with_servers / "docs/runbook.md").read_text().partition("## DatabaseUnavailable")[2]
+    events = set(re.findall(r"`([a-z]+(?: [a-zA-Z]+)+)`", section.partition("## AutoscalerInactive")[0]))
+
+    assert len(metrics) == 6
+    assert [name for name in metrics if f'"{name.removesuffix("_total")}"' not in source] == []
+    assert len(events) == 9
+    assert [event for event in events if f'"{event}"' not in source] == []
 
 
 def test_alerts_on_servers_have_sections_in_the_runbook(servers: Promtool, with_servers: Path) -> None:

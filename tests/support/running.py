@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -87,11 +87,14 @@ class Lines:
 class Service:
     """A running service: its logs, its addresses, its end."""
 
-    def __init__(self, python: Path, project: Path, home: Path, variables: dict[str, str]) -> None:
+    def __init__(
+        self, python: Path, project: Path, home: Path, variables: dict[str, str], modules: Sequence[str] = ()
+    ) -> None:
+        """`modules` are programs of the core, and their arguments, that run the service."""
         environment = {"APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_DRAIN_SECONDS": "0", "PYTHONPATH": "src"}
         environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"  # ms, instead of five seconds that a test would wait for spans
         self.process = subprocess.Popen(
-            [python, "-W", "error", "-m", package_of(project)],
+            [*modules, python, "-W", "error", "-m", package_of(project)],
             cwd=project,
             env=clean_environment(home, **{**environment, **variables}),
             stdin=subprocess.DEVNULL,
@@ -164,9 +167,11 @@ class Service:
 
 
 @contextmanager
-def running(python: Path, project: Path, home: Path, **variables: str) -> Iterator[Service]:
+def running(
+    python: Path, project: Path, home: Path, modules: Sequence[str] = (), **variables: str
+) -> Iterator[Service]:
     """Run `project`; the last of what it wrote is shown when the test fails."""
-    service = Service(python, project, home, variables)
+    service = Service(python, project, home, variables, modules)
     try:
         yield service
     finally:

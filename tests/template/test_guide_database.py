@@ -1,4 +1,4 @@
-"""The guide "PostgreSQL" is followed to the letter, with a real server."""
+"""The guides "PostgreSQL" and "SQLAlchemy" are followed to the letter, with a real server."""
 
 import asyncio
 import re
@@ -16,31 +16,32 @@ from checks import check
 from guides import BLOCK, write_settings_page
 from running import running
 
-GUIDE = (TEMPLATE / "chassis/docs/database.md").read_text()
-PYTHON = Path(sys.executable)  # has asyncpg; the environment of generated services does not
+GUIDES = {name: (TEMPLATE / f"chassis/docs/{name}.md").read_text() for name in ("database", "sqlalchemy")}
+PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
+both = pytest.mark.parametrize("project", GUIDES, indirect=True)
+one = pytest.mark.parametrize("project", ["database"], indirect=True)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    """A server with the table of the guide."""
+    """A server with the table of the guides."""
     spec = spec_from_file_location("postgres_support", TEMPLATE / "chassis/tests/support/postgres.py")
     assert spec is not None
     assert spec.loader is not None
     support = module_from_spec(spec)
     spec.loader.exec_module(support)
     with support.postgres_server() as server:
-        for statement in re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL):
+        for statement in re.findall(r"```sql\n(.*?)```", GUIDES["database"], re.DOTALL):
             asyncio.run(server.run(statement))
-        asyncio.run(server.run("INSERT INTO accounts VALUES (1, 100), (2, 0)"))
         yield server
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A service with the code of the guide "database.md"."""
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with the code of a guide."""
     project = render(tmp_path_factory.mktemp("guide"), {"example": "none"})
     package = project / "src/order_service"
-    for name, block in BLOCK.findall(GUIDE):
+    for name, block in BLOCK.findall(GUIDES[request.param]):
         if name == "app.py":
             extend_app(project, block)
         elif name == "settings.py":
@@ -50,10 +51,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@both
 def test_tools_accept_the_code(project: Path) -> None:
     check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
 
 
+@one
 def test_settings_are_listed(project: Path) -> None:
     write_settings_page(project, PYTHON)
     page = (project / "docs/settings.md").read_text()
@@ -61,7 +64,13 @@ def test_settings_are_listed(project: Path) -> None:
     assert "| `APP_DATABASE_POOL_MAX` | `10` |" in page
 
 
+@both
 def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
+    asyncio.run(
+        server.run(
+            "INSERT INTO accounts VALUES (1, 100), (2, 0) ON CONFLICT (id) DO UPDATE SET balance = EXCLUDED.balance"
+        )
+    )
     with running(PYTHON, project, tmp_path, APP_DATABASE_URL=server.url) as service:
         http: httpx.Client = service.ready().http
 
@@ -77,6 +86,7 @@ def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
     assert {name.removesuffix("_total") for name in named} == {name.removesuffix("_total") for name in metrics}
 
 
+@one
 def test_start_without_a_server_fails_with_one_line(project: Path, tmp_path: Path) -> None:
     variables = {"APP_DATABASE_URL": "postgresql://127.0.0.1:1/orders", "APP_DATABASE_CONNECT_SECONDS": "0.2"}
     with running(PYTHON, project, tmp_path, **variables) as service:

@@ -13,6 +13,7 @@ import pytest
 from bakery import TEMPLATE, files_of, run
 from checks import CHECKS, check
 from conftest import RAN, Bake, Start
+from running import running
 
 pytestmark = pytest.mark.long
 
@@ -76,6 +77,13 @@ WORDS = {
 }
 
 
+# The programs that start a service with its servers, as in its Makefile.
+SERVERS = {
+    "events": ["python", "-m", "chassis.nats.embedded", "--"],
+    "database": ["python", "-m", "chassis.postgres.embedded", "order_service", "--"],
+}
+
+
 def test_rows_have_every_pair_of_options() -> None:
     questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
     choices = {name: tuple(value) for name, value in questions.items() if isinstance(value, list) and name[0] != "_"}
@@ -88,8 +96,8 @@ def test_rows_have_every_pair_of_options() -> None:
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_rendered_service_passes_its_checks_and_runs(
     bake: Bake,
-    start: Start,
-    python: Path,
+    install: Bake,
+    tmp_path: Path,
     row: tuple[str, ...],
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -97,6 +105,8 @@ def test_rendered_service_passes_its_checks_and_runs(
     ran: dict[str, str] = {}
     record_property(RAN, (answers, ran))  # for the table at the end of the run
     project = bake(**answers)
+    parts = {question: answers[question] for question in ("database", "events") if answers[question] != "none"}
+    python = install(**parts) / ".venv/bin/python"
 
     rendered = set(files_of(project))
     given = set(answers.items())
@@ -122,9 +132,13 @@ def test_rendered_service_passes_its_checks_and_runs(
     tested = run(python, "-m", "pytest", "--cov", cwd=project, PYTHONPATH="src")  # with the gate of coverage
     assert tested.returncode == 0, tested.stdout
     ran["its tests"] = re.findall(r"\d+ passed", tested.stdout)[-1]
-    service = start(project).ready()
-    status = 200 if answers["example"] == "orders" else 404
-    assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
+    servers = [server for question, server in SERVERS.items() if question in parts]
+    with running(
+        python, project, tmp_path, [str(python) if word == "python" else word for server in servers for word in server]
+    ) as service:
+        service.ready()
+        status = 200 if answers["example"] == "orders" else 404
+        assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
     ran["answers"] = "ok"
 
 

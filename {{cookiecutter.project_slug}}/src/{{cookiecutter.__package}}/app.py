@@ -10,8 +10,6 @@ from chassis.nats import add_events
 {% endif -%}
 {% if cookiecutter.database != "none" and cookiecutter.events == "nats" and cookiecutter.example == "orders" -%}
 from chassis.{{ cookiecutter.database }} import PostgresIdempotencyStore, add_database, add_inbox, add_outbox
-{% elif cookiecutter.database != "none" and cookiecutter.events == "nats" -%}
-from chassis.{{ cookiecutter.database }} import PostgresIdempotencyStore, add_database, add_outbox
 {% elif cookiecutter.database != "none" -%}
 from chassis.{{ cookiecutter.database }} import PostgresIdempotencyStore, add_database
 {% endif %}
@@ -80,11 +78,8 @@ def create_app(settings: Settings) -> App:
     database = add_database(app, settings)
     app.provide(IdempotencyStore, PostgresIdempotencyStore(database))
     {%- endif %}
-    {%- if cookiecutter.events == "nats" and cookiecutter.database == "none" %}
+    {%- if cookiecutter.events == "nats" %}
     add_events(app, settings)  # provides Publisher to handlers; add streams and consumers to its result
-    {%- elif cookiecutter.events == "nats" %}
-    events = add_events(app, settings)
-    add_outbox(app, database, events.publisher.deliver)
     {%- endif %}
     app.add_problems({})  # for example: {InvoiceNotFoundError: 404}
     return app

@@ -38,10 +38,11 @@ Result = TypeVar("Result")
 def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
     """Add a database to an application, and return it for the stores that need it.
 
-    It is opened at the start, has a readiness check, and its errors are mapped to problems. Handlers can have
-    parameters of the types `Transaction`, for one transaction a request, `Database`, and `Queries`: that is the
-    `Database` for GET, HEAD and OPTIONS, and the `Transaction` of the request for all other methods. With
-    `required=False` the service is ready without it.
+    It is opened at the start, has a readiness check, and its errors are mapped to problems. With `required=False` the
+    service is ready without it.
+
+    Handlers can have parameters of the types `Database`, `Transaction`, for one transaction a request, and `Queries`.
+    `Queries` is the `Database` for GET, HEAD and OPTIONS, and the `Transaction` of the request for all other methods.
     """
     database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
     app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)

@@ -1,5 +1,6 @@
 """`Database`: a PostgreSQL database as a resource of an `App`, with SQLAlchemy."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -21,7 +22,7 @@ from ..postgres.statements import Statements
 from ..postgres.transaction import Isolation
 from ..request_info import RequestInfo
 from ..telemetry import Telemetry
-from .engine_pool import EnginePool
+from .engine_pool import NEVER, EnginePool
 from .observer import EngineObserver
 from .session import RequestSession
 from .session_queries import SessionQueries
@@ -67,6 +68,7 @@ class Database:
         self._pool = EnginePool(settings, name, application_name)
         self._query_telemetry = QueryTelemetry(telemetry, settings)
         self._statements = Statements(self._pool, self._query_telemetry)
+        self._queries = _DatabaseQueries(self._pool, self._statements)
         EngineObserver(self._pool, self._query_telemetry)
         if telemetry is not None:
             DatabaseMetrics.of(telemetry).pools.append(self._pool)
@@ -151,7 +153,7 @@ class Database:
     @property
     def queries(self) -> Queries:
         """Queries without a transaction, each on any connection of the pool."""
-        return _DatabaseQueries(self)
+        return self._queries
 
     def transaction_in(self, provided: Mapping[Hashable, Any]) -> Queries | None:
         """The transaction of this database among the values that a method got; None if there is none."""
@@ -195,12 +197,21 @@ class Database:
 
 
 class _DatabaseQueries(Queries):
-    """Runs each query in a session of its own, without a transaction."""
+    """Runs each query on any connection of the pool, without a transaction."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, pool: EnginePool, statements: Statements) -> None:
+        self._pool = pool
+        self._statements = statements
 
     async def _run(self, method: str, query: str, args: tuple[Any, ...], timeout_seconds: float | None) -> Any:
-        async with self._database.session(autocommit=True) as session:
-            queries = self._database.queries_of_session(session)
-            return await getattr(queries, method)(query, *args, timeout_seconds=timeout_seconds)
+        seconds = self._statements.seconds
+        seconds = seconds if timeout_seconds is None else min(timeout_seconds, seconds)
+        connection = await self._pool.acquire_raw()
+        driver: Any = connection.driver_connection
+        try:
+            return await self._statements.run(driver, method, query, args, seconds)
+        except (asyncio.CancelledError, DatabaseUnavailableError):
+            driver.seen_at = NEVER  # it is replaced before it is used again
+            raise
+        finally:
+            connection.close()  # sends nothing, because there is no transaction

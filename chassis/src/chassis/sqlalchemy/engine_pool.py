@@ -1,7 +1,8 @@
 """SQLAlchemy's pool of connections: opened with retries, bounded waits, and dead connections replaced."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, cast
@@ -14,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 from structlog.typing import FilteringBoundLogger
 
 from ..postgres import pool as limits
@@ -25,6 +26,7 @@ from .driver import DriverConnection
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+NEVER = -1.0  # the time at which a distrusted connection was seen
 # The time until which the connection must be there, of the request that waits for it; monotonic seconds.
 _deadline: ContextVar[float] = ContextVar("chassis_sqlalchemy_deadline")
 
@@ -122,6 +124,17 @@ class EnginePool(Connector):
 
         Raises `DatabaseUnavailableError` after `database_pool_wait_seconds`.
         """
+        with self._waiting():
+            return self.engine.sync_engine.connect().execution_options(**options)
+
+    async def acquire_raw(self) -> PoolProxiedConnection:
+        """The same, without SQLAlchemy's transaction: close it, outside of a transaction."""
+        with self._waiting():
+            return await self.engine.raw_connection()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Limits the time until a connection is there."""
         if not self._is_open:
             raise RuntimeError(
                 f"the database {self.name!r} is not open; add it with add_database, or with app.add_resource"
@@ -130,7 +143,7 @@ class EnginePool(Connector):
         token = _deadline.set(began + self._wait_seconds)
         self.waiting += 1
         try:
-            return self.engine.sync_engine.connect().execution_options(**options)
+            yield
         except PoolTimeoutError:
             self.timeouts += 1
             raise self.unavailable(
@@ -169,7 +182,8 @@ class EnginePool(Connector):
         info = cast("dict[str, Any]", entry.record_info)
         if info.pop("in_use", False):
             self.in_use -= 1
-            if adapted is not None:
+            # A connection that was interrupted stays distrusted.
+            if adapted is not None and adapted.driver_connection.seen_at != NEVER:
                 adapted.driver_connection.note_seen()
 
     def distrust(self) -> None:

@@ -45,7 +45,7 @@ class LazySession(Session):
         """Write what is pending, commit, and give back the connection."""
         self.flush()
         self.has_ended = True
-        if self._held is not None and _is_in_transaction(self._held):
+        if self._held is not None and _must_commit(self._held):
             self._commit()
         self.discard()
 
@@ -95,14 +95,22 @@ class RequestSession(AsyncSession):
             telemetry=telemetry,
         )
 
-    def _acquire(self) -> Connection:
+    def statement_seconds(self) -> float:
+        """The time limit of a statement that begins now. Raises `StatementTimeoutError` after the deadline."""
+        seconds = self.pool.settings.database_statement_seconds
         remaining = None if self._remaining_seconds is None else self._remaining_seconds()
-        if remaining is not None and remaining <= 0:
+        if remaining is None or remaining >= seconds:
+            return seconds
+        if remaining <= 0:
             raise StatementTimeoutError("the request's deadline has passed")
+        return remaining
+
+    def _acquire(self) -> Connection:
+        seconds = self.statement_seconds()
         connection = self.pool.acquire(**self._connection_options)
-        if remaining is not None and remaining < self.pool.settings.database_statement_seconds:
+        if seconds < self.pool.settings.database_statement_seconds:
             driver: Any = connection.connection.driver_connection
-            driver.statement_milliseconds = max(1, int(remaining * 1000))
+            driver.statement_milliseconds = max(1, int(seconds * 1000))
         return connection
 
     async def __aenter__(self) -> Self:
@@ -133,9 +141,9 @@ class RequestSession(AsyncSession):
             self.pool.warn("connection was closed, because its transaction could not be rolled back", error)
 
 
-def _is_in_transaction(connection: Connection) -> bool:
-    """Whether the server is in a transaction, which must then be committed."""
-    if connection.closed:
+def _must_commit(connection: Connection) -> bool:
+    """Whether the server is in a transaction."""
+    if connection.closed or connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return False
     if connection.invalidated:
         return True  # the commit raises an error

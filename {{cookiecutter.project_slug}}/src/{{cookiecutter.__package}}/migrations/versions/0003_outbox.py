@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0003"
-down_revision = "{{ '0002' if cookiecutter.example == 'orders' else '0001' }}"
+down_revision = "0002"
 
 
 def upgrade() -> None:
