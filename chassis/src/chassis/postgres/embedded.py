@@ -290,8 +290,8 @@ def _last_line(text: str) -> str:
 
 
 def _is_open(folder: Path) -> bool:
-    """Whether the user `nobody` may enter a folder."""
-    found = [path.stat() for path in (folder, *folder.parents)]
+    """Whether the user `nobody` may enter a folder, or can when the missing ones on its path are created."""
+    found = [path.stat() for path in (folder, *folder.parents) if path.exists()]
     return all(status.st_mode & stat.S_IXOTH or status.st_uid == NOBODY for status in found)
 
 
