@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -117,7 +118,7 @@ class EmbeddedServer:
         if os.geteuid() == 0:
             self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             if not _is_open(self.programs):
-                self.programs = _open_copy(self.programs.parent) / self.programs.name
+                self.programs = _open_copy(self.programs)
             if not _is_open(self.folder.parent):
                 self.folder = _open_folder(self.folder)
                 self.data = self.folder / self.data.name
@@ -307,24 +308,24 @@ def _open_folder(path: Path) -> Path:
     return folder
 
 
-def _open_copy(installation: Path) -> Path:
-    """A copy of the folder of PostgreSQL that the user `nobody` may enter. It is made once."""
-    status = (installation / "bin/postgres").stat()
-    # Another version in the same place is another copy.
-    folder = _open_folder(installation / f"{status.st_size}-{int(status.st_mtime)}")
+def _open_copy(programs: Path) -> Path:
+    """The folder of the programs in a copy that the user `nobody` may enter. One copy of each version is made."""
+    package = programs.parents[1]
+    folder = _open_folder(Path(f"{WHEEL}-{version(WHEEL)}"))
     if folder.stat().st_uid != 0:
         raise EmbeddedServerError(f"{folder} belongs to another user; remove it, {ALTERNATIVE}")
-    copy = folder / installation.name
+    copy = folder / "wheel"
     if not copy.exists():
         new = Path(tempfile.mkdtemp(dir=folder))
-        try:
-            new.chmod(0o755)
-            shutil.copytree(installation, new / installation.name, symlinks=True)
-            with suppress(OSError):  # another process was faster
-                (new / installation.name).rename(copy)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return copy
+        new.chmod(0o755)
+        # The programs find their libraries by relative paths: on Linux beside the package, on macOS inside it.
+        for part in (programs.parent, package / ".dylibs", package.with_name(f"{WHEEL}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, new / part.relative_to(package.parent), symlinks=True)
+        with suppress(OSError):  # another process was faster
+            new.rename(copy)
+        shutil.rmtree(new, ignore_errors=True)
+    return copy / programs.relative_to(package.parent)
 
 
 def _command_of(pid: int) -> str:
