@@ -161,7 +161,7 @@ async def test_connections_that_a_network_has_forgotten_are_noticed_before_use(
         began = time.monotonic()
         responses = await asyncio.gather(*(service.client.get("/balance") for _ in range(4)))
         assert [response.status_code for response in responses] == [200] * 4
-        assert time.monotonic() - began < 0.7
+        assert time.monotonic() - began < 1.0
 
 
 async def test_lost_rollback_does_not_hold_up_the_response(postgres: PostgresServer) -> None:

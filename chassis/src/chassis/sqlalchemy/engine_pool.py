@@ -169,12 +169,14 @@ class EnginePool(Connector):
     def _on_checkout(self, adapted: Any, entry: ConnectionPoolEntry, _: object) -> None:
         driver: DriverConnection = adapted.driver_connection
         if driver.is_closed() or driver.seen_at < self._trusted_from:
+            driver.terminate()  # a graceful end would wait for a server that may be gone
             raise DisconnectionError("the connection is closed, or may be dead")
         if monotonic() - driver.seen_at > limits.IDLE_SECONDS:
             try:
                 adapted.run_async(_ping)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 self.distrust()
+                driver.terminate()
                 raise DisconnectionError("the connection did not respond to a ping") from error
         driver.statement_milliseconds = self._milliseconds
         info = cast("dict[str, Any]", entry.record_info)
