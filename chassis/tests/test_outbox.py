@@ -218,7 +218,7 @@ async def test_message_that_is_rejected_again_and_again_is_set_aside(tables: Pos
     assert (
         await tables.run("SELECT error FROM outbox WHERE rejected_at IS NOT NULL") == "RejectedError: not a valid order"
     )
-    # It is delivered again when an operator says so.
+    # An operator delivers it again.
     destination = Destination()
     await tables.run("UPDATE outbox SET rejected_at = NULL, due_at = now()")
     async with serve(tables, destination):

@@ -103,8 +103,8 @@ class Events:
         """Consume the events of a subject while the service runs.
 
         `durable` names the consumer on the server. All instances share it, and each event goes to one of them. Another
-        name begins again with the first event of the stream. `inbox` remembers processed events in the consumer's
-        transaction, so that each is processed once.
+        name begins again with the first event of the stream. `inbox` stores the ids of processed events in the
+        transaction of the consumer, so that each is processed once.
 
         Up to `max_in_flight` events are processed at the same time by one instance, so their order is not kept; pass 1
         and run one instance to keep it. After a failure, the event is delivered again after the next of

@@ -81,7 +81,7 @@ class Processing:
             self._telemetry.end(observation, outcome, failure)
 
     async def _outcome(self, received: Msg, message: Message) -> tuple[str, Exception | None]:
-        """What becomes of the message, and the failure."""
+        """The outcome of the message, and the failure."""
         try:
             if message.deliveries > self._max_deliveries:
                 # It has ended the process each time, or its acknowledgement was lost.

@@ -108,7 +108,7 @@ class Runner:
         try:
             await self._ask(client, inbox)
         finally:
-            # The server sends nothing more. What is on its way arrives before this returns, and is given back.
+            # The server sends nothing more. Messages on their way arrive before this returns, and are given back.
             with suppress(nats_errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await subscription.drain()  # type: ignore[no-untyped-call]

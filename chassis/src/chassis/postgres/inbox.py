@@ -1,4 +1,4 @@
-"""`PostgresInbox`: remembers the events that consumers have processed, in the transaction of their work."""
+"""`PostgresInbox`: stores the ids of processed events in the transaction of the work."""
 
 from collections.abc import Hashable
 
@@ -53,7 +53,7 @@ class PostgresInbox:
         self._keep_seconds = keep_seconds
 
     async def add(self, provided: Queries, consumer: str, message_id: str) -> bool:
-        """Remember an event of a consumer, in its transaction. False if it was remembered already."""
+        """Add an event of a consumer, in its transaction. False if it is there already."""
         return await provided.execute(ADD, consumer, message_id) == "INSERT 0 1"
 
     async def clean(self) -> Idle | None:
