@@ -10,7 +10,7 @@ from .service import PACKAGE, Installer, versions
 
 OUR_COUNTER = "http_server_request_duration_seconds_count"
 THEIR_COUNTER = "http_requests_total"
-SMOKE = ("bare_asgi", "ours", "ours_100")
+SMOKE = ("bare_asgi", "ours", "ours_100", "bare_asyncpg", "ours_asyncpg", "ours_orm")
 SAMPLERS = {0.0: "always_off", 0.01: "parentbased_traceidratio", 1.0: "parentbased_always_on"}
 
 
@@ -45,6 +45,11 @@ class Candidates:
     @cached_property
     def _peers(self) -> Path:
         return self._installer.peers(self._service, bare=self._smoke)
+
+    @cached_property
+    def _drivers(self) -> None:
+        """The drivers of databases, in both environments. The first candidate that needs them installs them."""
+        self._installer.add_drivers(self._service, self._peers, bare=self._smoke)
 
     @cached_property
     def _before(self) -> Path:
@@ -84,6 +89,21 @@ class Candidates:
             for name, endpoint in endpoints.items()
         }
 
+    def database(self, url: str) -> dict[str, Candidate]:
+        """Each reads one row by its primary key; the others are compared with the first."""
+        _ = self._drivers
+        parts = ("logs", "metrics", "traces", "queries")
+        every = {
+            "bare_asyncpg": self._peer("bare ASGI function with asyncpg", "yardstick", "asyncpg", DATABASE_URL=url),
+            "ours_asyncpg": self._ours(what="asyncpg, 1 % sampled", module="asyncpg_app", APP_DATABASE_URL=url),
+            "ours_orm": self._ours(what="SQLAlchemy's ORM, 1 % sampled", module="sqlalchemy_app", APP_DATABASE_URL=url),
+            "bare_orm": self._peer("FastAPI + SQLAlchemy's ORM, bare", "bare", "orm", DATABASE_URL=url),
+            "usual_orm": self._peer(
+                "FastAPI + SQLAlchemy's ORM + all four, 1 % sampled", "usual", "orm", *parts, DATABASE_URL=url
+            ),
+        }
+        return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
+
     def before_and_now(self) -> list[dict[str, Candidate]]:
         """The service of the other commit and of the working tree, at each sampling."""
         return [
@@ -100,15 +120,19 @@ class Candidates:
         sampler = {"OTEL_TRACES_SAMPLER": SAMPLERS[sampled], "OTEL_TRACES_SAMPLER_ARG": str(sampled)}
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self._collector, "OTEL_SERVICE_NAME": "bench", **sampler}
 
-    def _ours(self, sampled: float = 0.01, *, what: str = "", python: Path | None = None, **env: str) -> Candidate:
+    def _ours(
+        self, sampled: float = 0.01, *, what: str = "", python: Path | None = None, module: str = "", **env: str
+    ) -> Candidate:
         """The rendered service, started as in a container."""
         env = {"APP_HOST": "127.0.0.1", "APP_DRAIN_SECONDS": "0", **self._env(sampled), **env}
         if self._smoke:  # it shares its cores, so requests and spans may have to wait for them
             env |= {"APP_QUEUE_SECONDS": "60", "OTEL_BSP_MAX_QUEUE_SIZE": "200000"}
+        if "APP_DATABASE_URL" in env:  # all clients come at once, while the pool opens its connections
+            env |= {"APP_QUEUE_SECONDS": "60", "APP_DATABASE_POOL_WAIT_SECONDS": "60"}
         return Candidate(
             label=f"ours, {what or f'observed, {sampled * 100:.0f} % sampled'}",
             kind="ours",
-            command=(python or self._service, "-m", PACKAGE),
+            command=(python or self._service, "-m", f"{PACKAGE}.{module}" if module else PACKAGE),
             folder=self._installer.folder,
             env=env,
             logs="APP_LOG_LEVEL" not in env,
@@ -116,14 +140,14 @@ class Candidates:
             sampled=sampled if env["OTEL_EXPORTER_OTLP_ENDPOINT"] == self._collector else None,
         )
 
-    def _peer(self, label: str, kind: str, name: str, *parts: str, sampled: float = 0.01) -> Candidate:
+    def _peer(self, label: str, kind: str, name: str, *parts: str, sampled: float = 0.01, **env: str) -> Candidate:
         """A peer of `peers.py`."""
         return Candidate(
             label=label,
             kind=kind,
             command=(self._peers, "-m", "benchmarks.peers", name, *parts),
             folder=ROOT,
-            env=self._env(sampled),
+            env={**self._env(sampled), **env},
             logs="logs" in parts,
             counter=THEIR_COUNTER if "metrics" in parts else None,
             sampled=sampled if "traces" in parts else None,

@@ -1,7 +1,8 @@
-"""The peers: `python -m benchmarks.peers asgi|fastapi [logs] [metrics] [traces]` serves one on $PORT.
+"""The peers: `python -m benchmarks.peers <app> [logs] [metrics] [traces] [queries]` serves one on $PORT.
 
-Each is written as its documentation says. FastAPI with all three parts is the usual stack. Libraries are imported
-where they are used, so that no peer's start and memory hold those of another.
+Each is written as its documentation says. FastAPI with all parts is the usual stack. The part `queries` is for the app
+`orm`, which reads from $DATABASE_URL, as `asyncpg` does. Libraries are imported where they are used, so that no peer's
+start and memory hold those of another.
 """
 
 import os
@@ -11,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 import uvicorn
+
+CONNECTIONS = 10  # to the database, as many as the service has by default
 
 
 def bare_asgi() -> Any:
@@ -48,6 +51,75 @@ def bare_fastapi() -> Any:
     app = FastAPI()
     app.get("/items/{item_id}")(read_item)
     app.post("/items")(create_item)
+    return app
+
+
+def bare_asyncpg() -> Any:
+    """The yardstick with a database: an ASGI function that reads one row through asyncpg's own pool."""
+    import asyncpg
+    import orjson
+
+    pool: Any = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal pool
+        if scope["type"] == "lifespan":
+            await receive()
+            pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await pool.close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        number = int(scope["path"].removeprefix("/items/"))
+        row = await pool.fetchrow("SELECT id, name FROM items WHERE id = $1", number)
+        body = orjson.dumps({"id": row["id"], "name": row["name"]})
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def fastapi_orm() -> Any:
+    """One `AsyncSession` a request as a dependency, one object by its primary key, pydantic model out."""
+    from collections.abc import AsyncIterator
+    from typing import Annotated
+
+    from fastapi import Depends, FastAPI, HTTPException
+    from pydantic import BaseModel
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+    class Base(DeclarativeBase):
+        pass
+
+    class StoredItem(Base):
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class Item(BaseModel):
+        id: int
+        name: str
+
+    url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://")
+    engine = create_async_engine(url, pool_size=CONNECTIONS, max_overflow=0)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with sessions() as session:
+            yield session
+
+    async def read_item(item_id: int, session: Annotated[AsyncSession, Depends(get_session)]) -> Item:
+        item = await session.get(StoredItem, item_id)
+        if item is None:
+            raise HTTPException(404)
+        return Item(id=item.id, name=item.name)
+
+    app = FastAPI()
+    app.state.engine = engine
+    app.get("/items/{item_id}")(read_item)
     return app
 
 
@@ -121,8 +193,15 @@ def add_traces(app: Any) -> None:
     FastAPIInstrumentor.instrument_app(app)
 
 
-APPS = {"asgi": bare_asgi, "fastapi": bare_fastapi}
-PARTS = {"logs": add_logs, "metrics": add_metrics, "traces": add_traces}
+def add_queries(app: Any) -> None:
+    """A span for each query, after `add_traces`."""
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
+    SQLAlchemyInstrumentor().instrument(engine=app.state.engine.sync_engine)
+
+
+APPS = {"asgi": bare_asgi, "asyncpg": bare_asyncpg, "fastapi": bare_fastapi, "orm": fastapi_orm}
+PARTS = {"logs": add_logs, "metrics": add_metrics, "traces": add_traces, "queries": add_queries}
 
 
 def main() -> None:

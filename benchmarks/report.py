@@ -10,6 +10,7 @@ TITLES = {
     "latency": "Latency at half of the peak rate",
     "collectors": "Collectors, 100 % sampled",
     "memory": "Memory",
+    "database": "One row of PostgreSQL by its primary key",
     "against": "Beside another commit",
 }
 COLUMNS = {
@@ -118,6 +119,12 @@ def goals(sections: Results) -> list[list[str]]:
         resident = max(row["rss_mb"] for row in rows["memory"].values())
         goal("resident memory", resident, "{:.1f} MB", most=75)
         goal("its change from 100,000 requests on", rows["memory"]["flat"]["rss_mb"], "{:.1f} MB", most=3)
+    if "usual_orm" in rows.get("database", {}):
+        cpu = {name: row["cpu_ratio"]["median"] for name, row in rows["database"].items()}
+        goal("a row with asyncpg, to the bare function with asyncpg, by CPU", cpu["ours_asyncpg"], "{:.2f}", least=0.7)
+        times = cpu["ours_asyncpg"] / cpu["usual_orm"]
+        goal("a row with asyncpg, to the usual stack with the ORM, by CPU", times, "{:.1f}", least=10)
+        goal("the same with the ORM", cpu["ours_orm"] / cpu["usual_orm"], "{:.1f}", least=3)
     for suffix in ("", "_100") if "against" in rows else ():
         before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
         case = f"{now['label']}, to before"

@@ -8,9 +8,10 @@ from statistics import median
 from typing import Any
 
 from .candidates import Candidate, Candidates
+from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -81,6 +82,10 @@ class Sections:
 
     def _collectors(self) -> Rows:
         return self._rounds(self._candidates.collectors(), self._plan.few_rounds)
+
+    def _database(self) -> Rows:
+        with database() as url:
+            return self._rounds(self._candidates.database(url), self._plan.rounds)
 
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""

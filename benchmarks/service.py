@@ -9,6 +9,7 @@ from .processes import ROOT, BenchError, run
 
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
+WITH_A_DATABASE = ("asyncpg_app.py", "sqlalchemy_app.py")
 # All environments have the same server libraries, in the versions of the service.
 SHARED = ("httptools", "uvloop", "pydantic", "uvicorn")
 PEERS = (
@@ -21,7 +22,13 @@ PEERS = (
     "structlog>=25.1",
     *SHARED,
 )
-SHOWN = (*SHARED, "starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk")
+# opentelemetry-instrumentation-sqlalchemy rejects 2.1, so that all candidates have 2.0.
+DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
+INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
+SHOWN = (
+    *SHARED,
+    *("starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk", "asyncpg", "sqlalchemy"),
+)
 # Inserted into app.py of a commit before the seam `App(settings)`.
 OLD_IMPORT = "from .chassis import "
 OLD_ROUTES = """
@@ -64,15 +71,25 @@ class Installer:
             "peers", *(SHARED if bare else PEERS), *(pin for pin in pins(like) if pin.split("==")[0] in SHARED)
         )
 
+    def add_drivers(self, service: Path, peers: Path, *, bare: bool) -> None:
+        """Install what candidates with a database need, in the same versions for all."""
+        self._install(service, *DRIVERS)
+        same = ("asyncpg", "orjson") if bare else ("asyncpg", "orjson", "sqlalchemy")
+        others = () if bare else (*DRIVERS, INSTRUMENTATION)
+        self._install(peers, *(pin for pin in pins(service) if pin.split("==")[0] in same), *others)
+
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"
         python = folder / "bin/python"
         if not python.exists():
             run(["uv", "venv", "--quiet", "--python", self._python, folder], UV_PYTHON_DOWNLOADS="never")
+        self._install(python, *packages)
+        return python
+
+    def _install(self, python: Path, *packages: str | Path) -> None:
         # As in the image: compiled, and not editable.
         command = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
         run((*command, *packages), UV_NO_EDITABLE="1")
-        return python
 
 
 def pins(python: Path) -> list[str]:
@@ -93,6 +110,8 @@ def extend(package: Path) -> None:
     rendered, ours = app.read_text(), SOURCE.read_text()
     if re.search(r"\bApp\(settings\b", rendered):
         app.write_text(ours)
+        for name in WITH_A_DATABASE:
+            shutil.copy(SOURCE.with_name(name), package)
         return
     # A commit before the seam: a module of handlers, and lines in app.py.
     handlers = ours.partition("\n\ndef create_app")[0].replace("from chassis import App, ChassisSettings, ", OLD_IMPORT)

@@ -1,5 +1,6 @@
 """Fixtures that the tests share: baked projects, one environment for all of them, and running services."""
 
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from itertools import combinations
@@ -43,6 +44,15 @@ def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder that all workers have in common."""
     own = tmp_path_factory.getbasetemp()
     return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _open_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let other users enter pytest's folders: the PostgreSQL of root runs as the user `nobody`."""
+    base = tmp_path_factory.getbasetemp()
+    for folder in (base, *base.parents):
+        if folder.owner() == base.owner() and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o011)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -171,21 +171,38 @@ def test_ctrl_c_in_a_terminal_reaches_the_command_once(project: Project) -> None
     assert os.waitstatus_to_exitcode(status) == 7
 
 
-def test_data_are_kept(project: Project) -> None:
-    psql = 'exec "$0" --quiet --no-align --tuples-only "$APP_DATABASE_URL" -c "$1"'
-    program = str(embedded.programs() / "psql")
-    assert project.run("sh", "-c", psql, program, "CREATE TABLE kept AS SELECT 42 AS id").returncode == 0
-    assert project.run("sh", "-c", psql, program, "SELECT id FROM kept").stdout.splitlines()[-1] == "42"
-
-
-def test_server_that_a_killed_run_has_left_is_stopped_by_the_next_one(project: Project) -> None:
+def test_server_that_a_killed_run_has_left_is_stopped_by_the_next_one_which_has_its_data(project: Project) -> None:
     started = project.start()
     for pid in (started.process.pid, int(str(started.first["pid"]))):
         os.kill(pid, signal.SIGKILL)
     started.process.communicate()
     assert is_running(started.server_pid)
-    assert project.run("true").returncode == 0
+    psql = 'exec "$0" --no-align --tuples-only "$APP_DATABASE_URL" -c "SELECT version_num FROM alembic_version"'
+    migrated, revision = project.run("sh", "-c", psql, str(embedded.programs() / "psql")).stdout.splitlines()
     assert started.has_ended()
+    assert json.loads(migrated)["event"] == "the database is up to date"
+    assert revision == "0001"
+
+
+def test_temporary_server_of_a_killed_process_is_removed_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from chassis.postgres.embedded import temporary_server\n"
+        "with temporary_server() as server:\n    print(server.pid, server.folder, flush=True)\n    input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid, _, folder = process.stdout.readline().strip().partition(" ")
+        monkeypatch.setattr(embedded, "TEMPORARY_PREFIX", Path(folder).name)  # not those of other processes
+        monkeypatch.setattr(embedded, "TEMPORARY_SECONDS", 0)
+        with embedded.temporary_folder():
+            assert Path(folder).exists()  # its process lives
+        process.kill()
+    assert is_running(int(pid))
+    with embedded.temporary_folder():
+        assert not is_running(int(pid))
+        assert not Path(folder).exists()
 
 
 def test_second_run_at_the_same_time_says_where_the_database_is(project: Project) -> None:

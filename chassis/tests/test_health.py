@@ -274,6 +274,33 @@ async def test_draining_is_503_while_the_checks_pass() -> None:
         assert (await service.client.get("/healthz")).status_code == 200
 
 
+async def test_check_runs_for_the_first_time_when_the_service_has_started() -> None:
+    """Before, what it asks is not open yet: it would fail, and the failure would be cached for a while."""
+    gate = asyncio.Event()
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        await gate.wait()
+        opened.append("database")
+        yield
+
+    with observed() as seen:
+        app = make_app(seen.telemetry, resources=[slow()], checks=[Check("database", lambda: opened[0])])
+        server = Server(app)
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: seen.events("listening"))
+        async with connect(server.port) as client:
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (503, {"status": "starting", "checks": {}})
+            gate.set()
+            await until(lambda: seen.events("ready"))
+            assert (await client.get("/readyz")).status_code == 200
+        server.stop(drain=False)
+        await serving
+        assert not seen.events("check changed")
+
+
 async def test_starting_is_503_while_the_process_is_alive() -> None:
     gate = asyncio.Event()
 

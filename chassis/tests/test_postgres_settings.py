@@ -130,12 +130,33 @@ def test_tls_modes(mode: str, verifies: bool, checks_host: bool) -> None:
     assert (context.verify_mode is ssl.CERT_REQUIRED, context.check_hostname) == (verifies, checks_host)
 
 
-def test_import_without_asyncpg_is_explained_in_one_line() -> None:
-    code = "import sys; sys.modules['asyncpg'] = None; import chassis.postgres"
+NEEDS = {
+    "chassis.postgres": "needs asyncpg, which is not installed; depend on asgi-chassis[postgres]",
+    "chassis.sqlalchemy": (
+        "needs asyncpg and sqlalchemy[asyncio], and one of them is not installed; depend on asgi-chassis[sqlalchemy]"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("package", "library"),
+    [
+        ("chassis.postgres", "asyncpg"),
+        ("chassis.sqlalchemy", "asyncpg"),
+        ("chassis.sqlalchemy", "sqlalchemy"),
+        ("chassis.sqlalchemy", "greenlet"),
+    ],
+)
+def test_import_without_a_library_is_explained_in_one_line(package: str, library: str) -> None:
+    code = f"import sys; sys.modules['{library}'] = None; import {package}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    expected = "chassis.postgres needs asyncpg, which is not installed; depend on asgi-chassis[postgres]"
-    assert done.stderr.splitlines()[-1] == f"ImportError: {expected}"
+    assert done.stderr.splitlines()[-1] == f"ImportError: {package} {NEEDS[package]}"
+
+
+def test_postgres_does_not_import_sqlalchemy() -> None:
+    code = "import chassis.postgres, sys; assert 'sqlalchemy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_core_does_not_import_asyncpg() -> None:

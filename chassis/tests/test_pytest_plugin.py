@@ -136,11 +136,6 @@ def test_server_is_started_only_for_tests_that_need_it(ledger: Ledger) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_embedded_server_is_started_without_a_variable(ledger: Ledger) -> None:
-    done = run(ledger, "tests/test_orders.py", "-k", "stay")
-    assert done.returncode == 0, done.stdout
-
-
 def test_migration_that_fails_is_an_error_in_one_line(ledger: Ledger, postgres_process: PostgresServer) -> None:
     ledger.add_migration(3, 'op.execute("broken")')
     done = run(ledger, "tests/test_orders.py", TEST_APP_DATABASE_URL=postgres_process.url)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import Handler, Route, repeatable
@@ -325,3 +325,20 @@ async def test_server_without_connections_left_is_503(postgres: PostgresServer) 
         finally:
             await asyncio.gather(*(connection.close() for connection in connections))
         await recovered(service)
+
+
+async def test_connection_that_is_lost_while_it_is_set_up_is_503(postgres: PostgresServer) -> None:
+    def lose(*_: object) -> None:
+        raise asyncpg.InterfaceError("connection is closed")
+
+    async with Database(postgres.settings(pool_max=2)) as database, database.engine.connect():
+        event.listen(database.engine.sync_engine.pool, "connect", lose)
+        with pytest.raises(DatabaseUnavailableError, match="connection is closed"):
+            await database.queries.execute("SELECT 1")
+        with pytest.raises(DatabaseUnavailableError, match="connection is closed"):
+            await read(database)
+
+
+async def read(database: Database) -> int:
+    async with database.session() as session:
+        return await balance_of(session)

@@ -379,6 +379,9 @@ def test_command_of_the_migration_migrates_a_database_and_can_be_repeated(tmp_pa
         address = server.url.replace(f":{url.password}@", "@")
         first, second = migrate(APP_DATABASE_URL=address), migrate(APP_DATABASE_URL=address)
 
+    assert (
+        container["resources"] == pod_of(only(manifests, "Deployment", "order-service"))["containers"][0]["resources"]
+    )
     assert url.password
     assert first[0] == second[0] == 0, first[1] + second[1]
     assert '"event":"migration applied"' in first[1]

@@ -86,7 +86,9 @@ class Health:
         return outcome is None or outcome.status == "pass"
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the service is ready, and the document that explains it."""
+        """Whether the service is ready, and the document that explains it. While it starts, no check runs."""
+        if self.state is State.STARTING:  # resources are not open yet; a failed check would be cached
+            return False, {"status": self.state, "checks": {}}
         await asyncio.gather(*(self._update(check) for check in self._checks))
         now = time.monotonic()
         ready = self.state is State.READY

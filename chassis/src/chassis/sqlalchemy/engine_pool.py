@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
@@ -125,7 +125,8 @@ class EnginePool(Connector):
         Raises `DatabaseUnavailableError` after `database_pool_wait_seconds`.
         """
         with self._waiting():
-            return self.engine.sync_engine.connect().execution_options(**options)
+            connection = self.engine.sync_engine.connect()
+            return connection.execution_options(**options) if options else connection
 
     async def acquire_raw(self) -> PoolProxiedConnection:
         """The same, without SQLAlchemy's transaction: close it, outside of a transaction."""
@@ -156,6 +157,8 @@ class EnginePool(Connector):
                 self.timeouts += 1
                 raise self.unavailable(DatabaseUnavailableError(self._no_connection())) from error
             raise self.unavailable(error) from error.__cause__
+        except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise self.unavailable(error) from error  # the connection was lost while it was set up
         finally:
             self.waiting -= 1
             _deadline.reset(token)

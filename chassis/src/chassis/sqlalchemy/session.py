@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import structlog
 from sqlalchemy import Connection
@@ -41,11 +41,22 @@ class LazySession(Session):
             self._held = self._open_connection()
         return self._held
 
+    @property
+    def has_transaction(self) -> bool:
+        """Whether the server is in a transaction. Also true if the connection was lost, so that the commit fails."""
+        connection = self._held
+        if connection is None or connection.closed:
+            return False
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return False
+        driver: Any = None if connection.invalidated else connection.connection.driver_connection
+        return driver is None or bool(driver.is_in_transaction())
+
     def finish(self) -> None:
         """Write what is pending, commit, and give back the connection."""
         self.flush()
         self.has_ended = True
-        if self._held is not None and _must_commit(self._held):
+        if self.has_transaction:
             self._commit()
         self.discard()
 
@@ -129,7 +140,11 @@ class RequestSession(AsyncSession):
             await self._clean_up()
 
     async def _clean_up(self) -> None:
-        self.sync_session.has_ended = True  # type: ignore[attr-defined]
+        session = cast("LazySession", self.sync_session)
+        session.has_ended = True
+        if not session.has_transaction:
+            await self._discard()  # sends nothing
+            return
         await self.pool.clean_up(asyncio.create_task(self._discard(), name="database clean-up"))
 
     async def _discard(self) -> None:
@@ -139,13 +154,3 @@ class RequestSession(AsyncSession):
         except (OSError, SQLAlchemyError, DatabaseError) as error:
             self.pool.distrust()
             self.pool.warn("connection was closed, because its transaction could not be rolled back", error)
-
-
-def _must_commit(connection: Connection) -> bool:
-    """Whether the server is in a transaction."""
-    if connection.closed or connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        return False
-    if connection.invalidated:
-        return True  # the commit raises an error
-    driver: Any = connection.connection.driver_connection
-    return bool(driver.is_in_transaction())
