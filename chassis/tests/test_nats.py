@@ -127,6 +127,12 @@ async def test_subject_with_a_space_is_rejected(nats: NatsServer) -> None:
             await events.publisher.publish("orders created", b"{}")
 
 
+async def test_event_with_an_invalid_header_is_rejected(nats: NatsServer) -> None:
+    async with serve(nats) as (_, events):
+        with pytest.raises(EventRejectedError, match="has a header whose name is not valid"):
+            await events.publisher.publish(CREATED, b"{}", headers={"not valid": "1"})
+
+
 async def test_request_gets_503_when_the_server_does_not_respond(nats: NatsServer) -> None:
     async with serve(nats, routes=[Route("/orders", Publish())], settings={"publish_seconds": 0.2}) as (service, _):
         with nats.paused():

@@ -389,6 +389,20 @@ async def test_http_destination_distinguishes_rejections(status: int, error: typ
             await HttpDestination(client, url, source="orders")(message)
 
 
+async def test_http_destination_encodes_the_envelope() -> None:
+    message = OutboundMessage("id", CREATED, "Zoë 1%", b"{}", {}, datetime.now(UTC))
+    async with endpoint() as (received, url, _), http_client() as client:
+        await HttpDestination(client, url, source="orders")(message)
+    assert received.requests[0]["ce-partitionkey"] == "Zo%C3%AB%201%25"
+
+
+async def test_http_destination_rejects_a_header_that_is_not_ascii() -> None:
+    message = OutboundMessage("id", CREATED, None, b"{}", {"tenant": "Zoë"}, datetime.now(UTC))
+    async with http_client() as client:
+        with pytest.raises(RejectedError, match="is not ASCII: 'Zoë'"):
+            await HttpDestination(client, "http://127.0.0.1:1", source="orders")(message)
+
+
 # The inbox.
 
 

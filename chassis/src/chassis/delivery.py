@@ -3,9 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 import httpx
 
+# The characters that a header of CloudEvents has as they are.
+PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 # Responses that say that the message itself is wrong. All others, such as 401, may go away while it waits.
 REJECTED = frozenset({400, 405, 409, 410, 413, 414, 415, 422})
 
@@ -54,13 +57,17 @@ class HttpDestination:
             "idempotency-key": message.id,
             "ce-specversion": "1.0",
             "ce-id": message.id,
-            "ce-type": message.subject,
-            "ce-source": self._source,
+            "ce-type": _encoded(message.subject),
+            "ce-source": _encoded(self._source),
             "ce-time": message.created_at.isoformat(),
         }
         if message.key is not None:
-            envelope["ce-partitionkey"] = message.key
-        response = await self._client.post(self._url, content=message.payload, headers=envelope)
+            envelope["ce-partitionkey"] = _encoded(message.key)
+        try:
+            headers = httpx.Headers(envelope)
+        except UnicodeEncodeError as error:
+            raise RejectedError(f"a header of the message is not ASCII: {error.object!r}") from error
+        response = await self._client.post(self._url, content=message.payload, headers=headers)
         if response.status_code in REJECTED:
             raise RejectedError(f"{self._url} responds with {response.status_code}")
         response.raise_for_status()
@@ -68,3 +75,8 @@ class HttpDestination:
             raise httpx.HTTPStatusError(
                 f"{self._url} responds with {response.status_code}", request=response.request, response=response
             )
+
+
+def _encoded(text: str) -> str:
+    """A value of a header, as the HTTP binding of CloudEvents encodes it (section 3.1.3.2)."""
+    return quote(text, safe=PLAIN)

@@ -45,6 +45,7 @@ class Connection:
         self._is_over = asyncio.Event()
         """Set when the client is to be replaced."""
         self._task: asyncio.Task[None] | None = None
+        self._is_starting = False
         self._is_closing = False
         self._logged_at = -LOG_SECONDS
         self._last_error: Exception | None = None
@@ -65,6 +66,7 @@ class Connection:
     async def open(self, *, wait: bool) -> None:
         """Begin to connect. With `wait`, raises `EventsUnavailableError` after `nats_connect_seconds`."""
         self.down_since = monotonic()
+        self._is_starting = wait
         self._task = task = asyncio.create_task(self._keep_connected(), name="connection to NATS")
         if not wait:
             return
@@ -84,6 +86,7 @@ class Connection:
             raise
         finally:
             connected.cancel()
+            self._is_starting = False
 
     async def close(self) -> None:
         """Send what is waiting, and close the connection."""
@@ -117,6 +120,10 @@ class Connection:
                 self._is_over.clear()
                 await self._on_connect()
                 await self._is_over.wait()
+            except (OSError, nats_errors.Error) as error:
+                if self._is_starting:
+                    raise  # a mistake in the settings
+                await self._on_error(error)  # such as a certificate that is just being replaced
             finally:
                 await self._on_disconnect()
                 with suppress(nats_errors.Error, OSError):

@@ -119,6 +119,8 @@ class Publisher:
             return EventRejectedError(f"the event for {subject} has {size} bytes, more than the server allows")
         if isinstance(error, nats_errors.BadSubjectError):
             return EventRejectedError(f"{subject!r} is not a subject; use letters, digits, '-' and '_' between dots")
+        if isinstance(error, nats_errors.BadHeaderError):
+            return EventRejectedError(f"the event for {subject} has a header whose name is not valid: {error}")
         if isinstance(error, stream_errors.NoStreamResponseError):
             return EventsUnavailableError(
                 f"no stream takes {subject}; add the subject to a stream, such as with events.ensure_stream"

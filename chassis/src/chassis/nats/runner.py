@@ -112,9 +112,11 @@ class Runner:
             with suppress(nats_errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await subscription.drain()  # type: ignore[no-untyped-call]
-            if self._in_hand and self._draining.is_set():
-                await asyncio.wait(self._in_hand)
-            heartbeats.cancel()
+            try:
+                if self._in_hand and self._draining.is_set():
+                    await asyncio.wait(self._in_hand)
+            finally:
+                heartbeats.cancel()
 
     async def _ask(self, client: Client, inbox: str) -> None:
         """Keep one request open, for as many messages as can be processed."""

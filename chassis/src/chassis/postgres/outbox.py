@@ -256,6 +256,8 @@ class OutboxRelay:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             await asyncio.wait({task}, timeout=FINISH_SECONDS)
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                log.warning("outbox not relayed", reason=f"{type(error).__qualname__}: {error}")
             task.cancel()
             raise
 
