@@ -60,7 +60,8 @@ def markdown(results: Results) -> str:
     for name, title in TITLES.items():
         if name in sections:
             chart = f"![{title}](throughput.svg)\n\n" if name == "main" else ""
-            parts.append(f"## {title}\n\n{chart}{_rows(sections[name]['rows'])}")
+            added = "Measured on {date}, template at `{commit}`.\n\n" if "date" in sections[name] else ""
+            parts.append(f"## {title}\n\n{chart}{added.format(**sections[name])}{_rows(sections[name]['rows'])}")
     held = [[subject, str(count)] for subject, count in results["checks"]["held"].items()]
     parts.append("## Checks\n\n" + table(["comparison", "held"], held))
     if failed := results["checks"]["failed"]:

@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python", default=sys.executable, help="the Python of all candidates, 3.11 or newer")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of services and environments")
     parser.add_argument("--output", type=Path, help="folder of the results; else results, or .work/results unless full")
+    parser.add_argument("--add", action="store_true", help="put the sections of --only into the results that there are")
     parser.add_argument("--report", action="store_true", help="write table and chart again from results.json")
     arguments = parser.parse_args()
     names = ["against"] if arguments.against else [name for name in SECTIONS if name != "against"]
@@ -63,7 +64,11 @@ def parse() -> argparse.Namespace:
         parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     if "against" in arguments.sections and not arguments.against:
         parser.error("the section against needs --against COMMIT")
-    full = arguments.report or not (arguments.quick or arguments.smoke or arguments.only or arguments.against)
+    full = (
+        arguments.report
+        or arguments.add
+        or not (arguments.quick or arguments.smoke or arguments.only or arguments.against)
+    )
     arguments.output = arguments.output or (HERE if full else arguments.work) / "results"
     return arguments
 
@@ -89,14 +94,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "machine": machine_facts(),
         }
         results: dict[str, Any] = {"about": about, "errors": {}, "sections": {}}
+        if arguments.add:
+            results = json.loads((arguments.output / "results.json").read_text())
+            checks.held.update(results["checks"]["held"])
+            checks.failed += results["checks"]["failed"]
         for name in arguments.sections:
             try:
                 results["sections"][name] = sections.run(name)
+                if arguments.add:
+                    results["sections"][name] |= {"date": about["date"], "commit": about["commit"]}
             except Exception as error:  # noqa: BLE001 - the other sections are measured nevertheless
                 traceback.print_exc()
                 results["errors"][name] = f"{type(error).__name__}: {error}"
-            about["minutes"] = round((time.monotonic() - began) / 60, 1)
-            about["versions"] = candidates.versions()
+            if not arguments.add:
+                about["minutes"] = round((time.monotonic() - began) / 60, 1)
+            results["about"]["versions"] = {**results["about"].get("versions", {}), **candidates.versions()}
             results["checks"] = {"held": dict(checks.held), "failed": checks.failed}
             write(results, arguments.output)
     return results

@@ -85,7 +85,7 @@ class Sections:
 
     def _database(self) -> Rows:
         with database() as url:
-            return self._rounds(self._candidates.database(url), self._plan.rounds)
+            return self._rounds(self._candidates.database(url), self._plan.few_rounds)
 
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""
