@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,33 @@ async def test_signal_is_handed_to_the_command_and_the_server_ends(tmp_path: Pat
     assert status == 7
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+
+async def test_server_of_a_process_that_was_killed_is_ended_by_the_next_one(tmp_path: Path) -> None:
+    process = await start(tmp_path, WAIT)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    first = int((tmp_path / ".cache/nats/pid").read_text())
+    child = children(process.pid)[-1]
+    process.kill()
+    await process.wait()
+    os.kill(child, signal.SIGKILL)
+    await end(await start(tmp_path, PRINT_URL))
+    assert b"nats-server" not in commands().get(first, b"")
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process, in the order of their starts."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def commands() -> dict[int, bytes]:
+    """The command lines of all processes."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes()
+    return found
 
 
 def test_two_processes_do_not_use_the_same_streams(tmp_path: Path) -> None:

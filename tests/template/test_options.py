@@ -139,6 +139,7 @@ def test_rendered_service_passes_its_checks_and_runs(
         service.ready()
         status = 200 if answers["example"] == "orders" else 404
         assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
+        assert service.end() == 0  # and its servers end
     ran["answers"] = "ok"
 
 

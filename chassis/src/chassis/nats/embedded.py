@@ -84,6 +84,7 @@ class EmbeddedServer:
     def start(self, *options: str) -> None:
         """Start the server, and wait until it accepts connections. Raises `EmbeddedServerError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._end_earlier()
         for attempt in range(PORT_ATTEMPTS):
             try:
                 self._start(options)
@@ -96,10 +97,10 @@ class EmbeddedServer:
 
     def _start(self, options: Sequence[str]) -> None:
         log = self.folder / "log"
-        arguments = ["-js", "-sd", str(self.folder), "-a", HOST, "-p", str(self.port), *options]
+        arguments = ["-js", "-sd", str(self.folder), "-a", HOST, "-p", str(self.port), "-P", str(self.folder / "pid")]
         with log.open("wb") as output:
             self._process = process = subprocess.Popen(  # noqa: S603 - the program of the wheel
-                [self.program, *arguments],
+                [self.program, *arguments, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -120,6 +121,26 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
+
+    def _end_earlier(self) -> None:
+        """End the server of a process that was killed: two servers must not write to the same streams."""
+        try:
+            pid = int((self.folder / "pid").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + STOP_SECONDS
+            if self._is_own(pid):
+                os.kill(pid, number)
+            while self._is_own(pid) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+
+    def _is_own(self, pid: int) -> bool:
+        """Whether a process is a server of this folder that runs. On other systems than Linux that is not known."""
+        try:
+            return str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
 
     def _is_ready(self) -> bool:
         """Whether the server greets clients, as the protocol says."""
