@@ -17,6 +17,7 @@ pytestmark = pytest.mark.long
 RESULTS = TEMPLATE / "benchmarks/results/results.json"
 # In the order of the table in docs/performance.md.
 HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
+WITH_POSTGRESQL = ("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_orm", "usual_orm")
 # For each row of the second table: here with and without, FastAPI with and without.
 COSTS = (
     ("ours", "ours_no_line", "part_structlog", "bare_fastapi"),
@@ -44,6 +45,12 @@ def test_documents_state_the_committed_figures() -> None:
     assert f"handles {int(ours / usual)} times as many requests" in page
     assert f"\n{ours:.2f} of the rate of an empty ASGI function" in readme
 
+    database = json.loads(RESULTS.read_text())["sections"]["database"]["rows"]
+    stated_costs = re.findall(
+        r"\| ([\d,]+) \|$", page.partition("## With PostgreSQL")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert stated_costs == [f"{database[name]['cpu_us']['median']:,.0f}" for name in WITH_POSTGRESQL]
+
     least = {name: row["cpu_us"]["least"] for name, row in rows.items()}
     costs = [(f"{least[a] - least[b]:.1f}", f"{least[c] - least[d]:.0f}") for a, b, c, d in COSTS]
     table = page.partition("| µs of CPU for each request")[2].partition("\n\n")[0]
@@ -62,7 +69,7 @@ def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
 
 def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     needs("wrk")
-    sections = ("main", "post", "latency", "collectors", "memory", "against")
+    sections = ("main", "post", "latency", "collectors", "memory", "database", "against")
 
     done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
@@ -74,6 +81,7 @@ def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     assert results["checks"]["failed"] == []
     assert min(row["rate"]["least"] for row in results["sections"]["main"]["rows"].values()) > 0
     assert "| ours, observed, 100 % sampled |" in report
+    assert "| ours, SQLAlchemy's ORM, 1 % sampled |" in report
     assert "| ours, now, 1 % sampled, to before: rate |" in report
 
 
