@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import Any
@@ -12,7 +13,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from ..api.idempotency_store import IdempotentRequest, KeyInUseError, KeyReusedError, StoredResponse
-from .errors import DatabaseError
+from .errors import DatabaseError, DatabaseUnavailableError
 from .queries import AnyDatabase, Queries
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -51,7 +52,9 @@ UPDATE idempotency_keys
 SET status = $3, headers = $4::text::jsonb, body = $5, expires_at = now() + make_interval(secs => $6)
 WHERE key = $1 AND attempt = $2 AND status IS NULL
 """
-RELEASE = "DELETE FROM idempotency_keys WHERE key = $1 AND attempt = $2 AND status IS NULL"
+RELEASE = "DELETE FROM idempotency_keys WHERE key = ANY($1::text[]) AND attempt = ANY($2::text[]) AND status IS NULL"
+MAX_UNRELEASED = 10_000  # beyond it, the lock of the oldest one expires
+RELEASE_SECONDS = 0.5  # between two attempts while the database is not available
 # Rows that another process removes are skipped.
 CLEAN = """
 DELETE FROM idempotency_keys WHERE key IN (
@@ -81,6 +84,9 @@ class PostgresIdempotencyStore:
         """The attempts whose response is in the transaction of their method."""
         self._cleaned_at = monotonic()
         self._cleaning: asyncio.Task[None] | None = None
+        self._unreleased: dict[str, str] = {}
+        """Attempts that were abandoned while the database was not available, and their keys."""
+        self._releasing: asyncio.Task[None] | None = None
 
     async def begin(self, request: IdempotentRequest, lock_seconds: float) -> StoredResponse | None:
         self._clean_sometimes()
@@ -121,9 +127,34 @@ class PostgresIdempotencyStore:
         await _store(self._database.queries, request, response, keep_seconds)
 
     async def abandon(self, request: IdempotentRequest) -> None:
-        """Release the key. If a commit was interrupted after it succeeded, the response stays."""
+        """Release the key. If a commit was interrupted after it succeeded, the response stays.
+
+        While the database is not available, this returns, and the key is released in the background.
+        """
         self._recorded.discard(request.attempt)
-        await self._database.queries.execute(RELEASE, request.key, request.attempt)
+        try:
+            await self._database.queries.execute(RELEASE, [request.key], [request.attempt])
+        except DatabaseUnavailableError:  # is in the log
+            if len(self._unreleased) >= MAX_UNRELEASED:
+                self._unreleased.pop(next(iter(self._unreleased)))
+            self._unreleased[request.attempt] = request.key
+            if self._releasing is None:
+                self._releasing = asyncio.create_task(
+                    self._release_later(), name="idempotency release", context=Context()
+                )
+
+    async def _release_later(self) -> None:
+        try:
+            while attempts := dict(self._unreleased):
+                await asyncio.sleep(RELEASE_SECONDS)
+                with suppress(DatabaseUnavailableError):
+                    await self._database.queries.execute(RELEASE, [*attempts.values()], [*attempts])
+                    for attempt in attempts:
+                        self._unreleased.pop(attempt, None)
+        except (DatabaseError, asyncpg.PostgresError, RuntimeError) as error:  # the last one: the database is closed
+            log.warning("idempotency keys not released", reason=f"{type(error).__name__}: {error}")
+        finally:
+            self._releasing = None
 
     def _clean_sometimes(self) -> None:
         now = monotonic()

@@ -1,6 +1,7 @@
 """The pool of connections: bounded waits, and dead connections replaced."""
 
 import asyncio
+import logging
 from time import monotonic
 from typing import Any, Protocol, cast
 
@@ -61,6 +62,8 @@ class Pool(Connector):
 
     async def open(self) -> None:
         """Connect, again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""
+        # It would log a traceback each second while the server is gone. The reason is in the log already.
+        logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
         self._pool = await self.open_with_retries(self._opened)
 
     async def _opened(self) -> Proxies:
