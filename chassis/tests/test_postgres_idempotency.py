@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import asyncpg
@@ -14,7 +14,15 @@ from starlette.responses import Response
 from chassis import App, Handler, IdempotencyStore, Route, Server, idempotent, repeatable
 from chassis import sqlalchemy as with_sqlalchemy
 from chassis.api.idempotency_store import IdempotentRequest, KeyInUseError, KeyReusedError, StoredResponse
-from chassis.postgres import ConflictError, Database, PostgresIdempotencyStore, Queries, Transaction, add_database
+from chassis.postgres import (
+    ConflictError,
+    Database,
+    PostgresIdempotencyStore,
+    Queries,
+    Transaction,
+    add_database,
+    idempotency,
+)
 from chassis.postgres.idempotency import TABLE
 
 from .support.accounts import pay_from
@@ -310,3 +318,26 @@ async def test_missing_table_is_logged_by_the_clean_up_and_raised_by_a_request(
             await until(lambda: store._cleaning is None)
         (line,) = seen.events("expired idempotency keys not removed")
         assert "idempotency_keys" in line["reason"]
+
+
+async def test_lock_is_renewed_while_its_process_lives_and_expires_after_its_death(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(idempotency, "RENEW_SECONDS", 0.1)
+    async with Database(postgres.settings()) as database, Database(postgres.settings()) as other_database:
+        store, other = PostgresIdempotencyStore(database), PostgresIdempotencyStore(other_database)
+        assert await store.begin(IdempotentRequest("key", "fingerprint", "first"), 300.0) is None
+        await asyncio.sleep(0.8)
+        with pytest.raises(KeyInUseError):
+            await other.begin(IdempotentRequest("key", "fingerprint", "second"), 300.0)
+        await database.__aexit__(None, None, None)  # nobody renews the lock, as after SIGKILL
+
+        async with asyncio.timeout(5):
+            while True:
+                with suppress(KeyInUseError):
+                    assert await other.begin(IdempotentRequest("key", "fingerprint", "third"), 300.0) is None
+                    break
+                await asyncio.sleep(0.05)
+        await other.abandon(IdempotentRequest("key", "fingerprint", "third"))
+        store._let_go(IdempotentRequest("key", "fingerprint", "first"))

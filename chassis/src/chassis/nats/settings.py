@@ -2,20 +2,26 @@
 
 import ssl
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 DEFAULT_PORT = 4222
 SCHEMES = ("nats", "tls", "ws", "wss")
 
 
-class NatsSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
+class NatsSettings(BaseModel):
     """The settings of a NATS server, with the variables `APP_NATS_*`.
 
     class Settings(ChassisSettings, NatsSettings): ...
     """
+
+    # Of the type that `ChassisSettings` has, so that a class can inherit both.
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(  # pyright: ignore[reportIncompatibleVariableOverride]
+        allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     nats_url: SecretStr = Field(
         description="Where NATS is: `nats://host:4222`, or `tls://…`. Separate several servers with commas."

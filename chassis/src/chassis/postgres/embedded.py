@@ -54,7 +54,6 @@ INITDB = (
 )
 # For data that nobody needs after the process.
 TEMPORARY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off")
-KEPT = ("synchronous_commit=off",)
 TEMPORARY_PREFIX = "postgres-of-chassis-"
 # A folder that is younger may belong to a process that has not locked it yet.
 TEMPORARY_SECONDS = 60.0
@@ -207,13 +206,14 @@ class EmbeddedServer:
         own = (f"port={self.port}", f"listen_addresses={HOST}", "unix_socket_directories=")
         options = [f"--{option}" for option in (*own, *self.options)]
         with self._explained(), log.open("wb") as output:
-            self._process = process = subprocess.Popen(  # noqa: S603 - a program of the wheel
+            process = subprocess.Popen(  # noqa: S603 - a program of the wheel
                 [str(self.programs / "postgres"), "-D", str(self.data), *options],
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 **self._context(),
             )
+        self._process = process  # pyright: ignore[reportAttributeAccessIssue] - text is not asked for
         deadline = time.monotonic() + START_SECONDS
         try:
             while not self._is_ready():
@@ -386,7 +386,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 @contextmanager
 def kept_server(folder: Path = FOLDER) -> Iterator[EmbeddedServer]:
     """The server of `make run`, whose data are kept. Raises `EmbeddedServerError` if another process uses them."""
-    server = EmbeddedServer(folder, *KEPT)
+    server = EmbeddedServer(folder)
     folder.mkdir(parents=True, exist_ok=True)
     address = folder / "url"
     with _locked(folder) as is_locked:

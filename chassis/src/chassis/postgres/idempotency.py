@@ -53,6 +53,17 @@ SET status = $3, headers = $4::text::jsonb, body = $5, expires_at = now() + make
 WHERE key = $1 AND attempt = $2 AND status IS NULL
 """
 RELEASE = "DELETE FROM idempotency_keys WHERE key = ANY($1::text[]) AND attempt = ANY($2::text[]) AND status IS NULL"
+# While a request is in progress, its process renews the lock. If the process dies, the lock expires.
+LEASE_SECONDS = 20.0
+RENEW_SECONDS = 5.0
+# A row that a transaction holds is about to be complete.
+RENEW = """
+UPDATE idempotency_keys SET expires_at = now() + make_interval(secs => $3)
+WHERE (key, attempt) IN (
+    SELECT key, attempt FROM idempotency_keys
+    WHERE key = ANY($1::text[]) AND attempt = ANY($2::text[]) AND status IS NULL FOR UPDATE SKIP LOCKED
+)
+"""
 MAX_UNRELEASED = 10_000  # beyond it, the lock of the oldest one expires
 RELEASE_SECONDS = 0.5  # between two attempts while the database is not available
 # Rows that another process removes are skipped.
@@ -75,6 +86,9 @@ class PostgresIdempotencyStore:
     If the method has a transaction of this database, or an `AsyncSession`, the response is stored in it: both are
     committed, or neither. Expired rows are removed in the background, in small batches.
 
+    The process renews the lock of a request in progress, for at most `lock_seconds`. If the process dies, the lock
+    expires after `LEASE_SECONDS`.
+
     It needs the table `idempotency_keys`, see `TABLE`. Raises the errors of `Queries`.
     """
 
@@ -82,6 +96,9 @@ class PostgresIdempotencyStore:
         self._database = database
         self._recorded: set[str] = set()
         """The attempts whose response is in the transaction of their method."""
+        self._held: dict[str, tuple[str, float]] = {}
+        """The attempts in progress, their keys, and the end of their locks in monotonic seconds."""
+        self._renewing: asyncio.Task[None] | None = None
         self._cleaned_at = monotonic()
         self._cleaning: asyncio.Task[None] | None = None
         self._unreleased: dict[str, str] = {}
@@ -92,7 +109,9 @@ class PostgresIdempotencyStore:
         self._clean_sometimes()
         queries = self._database.queries
         for _ in range(BEGIN_ATTEMPTS):
-            if await queries.fetchval(BEGIN, request.key, request.fingerprint, request.attempt, lock_seconds):
+            lease = min(lock_seconds, LEASE_SECONDS)
+            if await queries.fetchval(BEGIN, request.key, request.fingerprint, request.attempt, lease):
+                self._hold(request, monotonic() + lock_seconds)
                 return None
             row = await queries.fetchrow(READ, request.key)
             if row is None:
@@ -121,6 +140,7 @@ class PostgresIdempotencyStore:
         self._recorded.add(request.attempt)
 
     async def complete(self, request: IdempotentRequest, response: StoredResponse, keep_seconds: float) -> None:
+        self._let_go(request)
         if request.attempt in self._recorded:
             self._recorded.discard(request.attempt)
             return
@@ -131,6 +151,7 @@ class PostgresIdempotencyStore:
 
         While the database is not available, this returns, and the key is released in the background.
         """
+        self._let_go(request)
         self._recorded.discard(request.attempt)
         try:
             await self._database.queries.execute(RELEASE, [request.key], [request.attempt])
@@ -142,6 +163,27 @@ class PostgresIdempotencyStore:
                 self._releasing = asyncio.create_task(
                     self._release_later(), name="idempotency release", context=Context()
                 )
+
+    def _hold(self, request: IdempotentRequest, until: float) -> None:
+        self._held[request.attempt] = (request.key, until)
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew(), name="idempotency renewal", context=Context())
+
+    def _let_go(self, request: IdempotentRequest) -> None:
+        self._held.pop(request.attempt, None)
+        if not self._held and self._renewing is not None:
+            self._renewing.cancel()
+            self._renewing = None
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            now = monotonic()
+            keys = {attempt: key for attempt, (key, until) in self._held.items() if until > now}
+            try:
+                await self._database.queries.execute(RENEW, [*keys.values()], [*keys], LEASE_SECONDS)
+            except (DatabaseError, asyncpg.PostgresError, RuntimeError) as error:
+                log.warning("locks of idempotency keys not renewed", reason=f"{type(error).__name__}: {error}")
 
     async def _release_later(self) -> None:
         try:

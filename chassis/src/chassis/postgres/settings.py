@@ -2,10 +2,11 @@
 
 import ssl
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 DEFAULT_PORT = 5432
 # The last one is the spelling of SQLAlchemy.
@@ -20,13 +21,18 @@ class Address(NamedTuple):
     database: str
 
 
-class DatabaseSettings(BaseModel, allow_inf_nan=False, hide_input_in_errors=True):
+class DatabaseSettings(BaseModel):
     """The settings of a PostgreSQL database, with the variables `APP_DATABASE_*`.
 
     class Settings(ChassisSettings, DatabaseSettings): ...
 
     For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`.
     """
+
+    # Of the type that `ChassisSettings` has, so that a class can inherit both.
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(  # pyright: ignore[reportIncompatibleVariableOverride]
+        allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(
         description=(
