@@ -19,6 +19,8 @@ TURN_SECONDS = 0.00025
 LATE_SECONDS = 0.005
 # How the CPU time of a request is measured.
 EMPTY_TURN_SECONDS = 0.00005
+# How long a loop that has nothing to do is left alone, unless a request ends. The timers of uvloop take whole ms.
+REST_SECONDS = 0.001
 COST_PERIOD_SECONDS = 0.1
 FIRST_COST_SECONDS = 0.001
 EAGERNESS = 1.25
@@ -50,6 +52,8 @@ class LoadShedder:
     Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
     no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
     in progress.
+
+    While all requests in progress wait for something else, such as a database, the loop is left alone until one ends.
 
     A turn of the loop for each quick request would be expensive. So while all that begin together
     end in the same turn, as many begin together as end within `BATCH_SECONDS`.
@@ -94,6 +98,7 @@ class LoadShedder:
         self._cost_empty = 0.0
         self._left = 0
         self._next_begins_at = 0.0
+        self._rest: asyncio.TimerHandle | None = None
 
     def enter(self, read_at: float | None) -> "Awaitable[Problem | None] | None":
         """Admit a request that was read at that time (monotonic seconds; None if it is unknown).
@@ -116,6 +121,8 @@ class LoadShedder:
         """An admitted request has ended."""
         self.in_progress -= 1
         self._left += 1
+        if self._rest is not None:
+            self._end_rest()
 
     def leaver(self) -> Callable[[], None]:
         """Return the function to call in place of `leave` for a request that has waited. Call this on its admission."""
@@ -177,10 +184,20 @@ class LoadShedder:
                 self._begin(queue.popleft(), now)
                 if now < self._next_begins_at and self._begun_in_turn >= self._batch:
                     break
-        if queue:
-            asyncio.get_running_loop().call_soon(self._turn)
-        else:
+        if not queue:
             self._standing.emptied()
+        elif turn < EMPTY_TURN_SECONDS and not self._begun_in_turn:
+            # Turns without work would take CPU from the others on this machine, such as the database.
+            self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._end_rest)
+        else:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _end_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        self._turned_at = self._clock()
+        asyncio.get_running_loop().call_soon(self._turn)
 
     def _set_batch(self, turn: float) -> None:
         """Compute how many may begin together, from the results of the last ones, in a turn of that many seconds."""
