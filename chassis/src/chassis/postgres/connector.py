@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from time import monotonic
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import structlog
@@ -49,10 +50,14 @@ class Connector:
         self.settings: DatabaseSettings = settings
         self._application_name = application_name
         self._logged_at = -LOG_SECONDS
+        self._first_host = 0
+        """The host that is tried first: another one after a host that did not respond."""
 
     async def connect(self, url: str, **options: Any) -> Connection:
         """A new connection, with the password and the certificates as they are now."""
         settings = self.settings
+        hosts = count_hosts(url)
+        seconds = min(CONNECT_SECONDS, settings.database_pool_wait_seconds) / hosts if hosts > 1 else CONNECT_SECONDS
         session = {"application_name": self._application_name}
         if not settings.database_pooler:
             session["statement_timeout"] = str(int(settings.database_statement_seconds * 1000) or 1)
@@ -60,14 +65,25 @@ class Connector:
             "connection_class": self.connection_class,
             "password": settings.read_database_password(),
             "ssl": settings.make_database_tls(),
-            "timeout": CONNECT_SECONDS,
+            "timeout": seconds,
             "command_timeout": settings.database_statement_seconds,
             "server_settings": session,
             "statement_cache_size": 0 if settings.database_pooler else 100,
         }
-        connection: Connection = cast("Any", await asyncpg.connect(url, **options))
-        connection.note_seen()
-        return connection
+        for attempt in range(1, hosts + 1):
+            first = self._first_host
+            try:
+                connection: Connection = cast("Any", await asyncpg.connect(rotate_hosts(url, first), **options))
+            except (TimeoutError, asyncio.CancelledError) as error:
+                # asyncpg does not reach the next host. A request that is at its deadline cancels this.
+                if self._first_host == first:
+                    self._first_host = (first + 1) % hosts
+                if attempt == hosts or not isinstance(error, TimeoutError):
+                    raise
+            else:
+                connection.note_seen()
+                return connection
+        raise AssertionError  # the last attempt raises
 
     async def connect_once(self) -> Connection:
         """A connection that does not belong to the pool."""
@@ -104,6 +120,21 @@ class Connector:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             log.warning(event, database=self.name, server=self.server_name, reason=reason_of(error))
+
+
+def count_hosts(url: str) -> int:
+    """The number of hosts in a URL, separated by commas."""
+    return urlsplit(url).netloc.rpartition("@")[2].count(",") + 1
+
+
+def rotate_hosts(url: str, first: int) -> str:
+    """The URL whose list of hosts begins with that of the index `first`."""
+    if not first:
+        return url
+    parts = urlsplit(url)
+    user, at, names = parts.netloc.rpartition("@")
+    hosts = names.split(",")
+    return urlunsplit(parts._replace(netloc=user + at + ",".join(hosts[first:] + hosts[:first])))
 
 
 def reason_of(error: BaseException) -> str:
