@@ -35,6 +35,16 @@ class RejectedError(Exception):
     """The destination does not accept this message as it is, however often it is sent."""
 
 
+class UnavailableError(Exception):
+    """A dependency cannot be reached. A consumer's event waits for it, and this is not counted as a failure.
+
+    A service can subclass it for its own dependencies.
+    """
+
+    is_outage: bool = True
+    """False for an error that may concern only one request, such as a slow query. Then the event does not wait."""
+
+
 class HttpDestination:
     """Delivers messages to an HTTP endpoint: each is the body of a POST.
 
