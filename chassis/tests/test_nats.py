@@ -20,6 +20,7 @@ from chassis.nats import (
     Events,
     EventsUnavailableError,
     Message,
+    NatsSettings,
     Published,
     Publisher,
     add_events,
@@ -119,7 +120,9 @@ async def test_event_without_a_stream_is_not_published(nats: NatsServer) -> None
 
 async def test_event_that_is_too_large_is_rejected(nats: NatsServer) -> None:
     async with serve(nats) as (_, events):
-        with pytest.raises(EventRejectedError, match=r"has 2000\d{3} bytes with its headers, more than the 1048576 bytes"):
+        with pytest.raises(
+            EventRejectedError, match=r"has 2000\d{3} bytes with its headers, more than the 1048576 bytes"
+        ):
             await events.publisher.publish(CREATED, b"x" * 2_000_000)
 
 
@@ -264,7 +267,7 @@ async def test_consumer_can_send_an_event_to_the_dead_letters(nats: NatsServer) 
     assert letter.headers["Dead-Letter-Reason"] == "the order is too old"
 
 
-async def test_dead_letter_of_an_event_that_leaves_no_room_for_headers_has_no_payload(nats: NatsServer) -> None:
+async def test_dead_letter_that_would_be_too_large_has_no_payload(nats: NatsServer) -> None:
     async with serve(nats, Collector()) as (service, events):
         await events.publisher.publish(CREATED, b"x" * 1_048_450, message_id="l")
         (line,) = await lines_of(service)
@@ -676,7 +679,7 @@ async def test_two_consumers_with_one_durable_name_are_an_error(nats: NatsServer
         ("ws://host", "must begin with nats:// or tls://"),
     ],
 )
-def test_invalid_url_is_an_error_without_its_password(nats: NatsServer, url: str, message: str) -> None:
+def test_invalid_url_is_an_error_without_its_password(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        nats.settings(url=url)
+        NatsSettings.model_validate({"nats_url": url})
     assert "p/w" not in str(error.value)

@@ -170,7 +170,7 @@ class Processing:
             try:
                 await publish(message.data, headers=headers)
             except EventRejectedError:
-                # The event is so large that it leaves no room for the headers of the letter.
+                # With the headers of the letter, the event is too large for the server.
                 place = {"Dead-Letter-Stream": message.stream, "Dead-Letter-Sequence": str(message.sequence)}
                 letter = {name: text for name, text in headers.items() if name.startswith("Dead-Letter-")}
                 await publish(b"", headers=letter | place)
