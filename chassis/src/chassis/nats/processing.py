@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from itertools import count
 from random import uniform
@@ -164,8 +165,9 @@ class Processing:
             "Dead-Letter-Message-Id": message.id,
             "Dead-Letter-Deliveries": str(message.deliveries),
         }
-        subject, letter_id = f"{message.subject}{DEAD}", f"dead:{self._consumer}:{message.id}"
-        publish = partial(self._publisher.publish, subject, message_id=letter_id)
+        # Not the publisher's id, which several events may have.
+        letter_id = f"dead:{self._consumer}:{place_of(message.stream, message.sequence, message.stored_at)}"
+        publish = partial(self._publisher.publish, f"{message.subject}{DEAD}", message_id=letter_id)
         try:
             try:
                 await publish(message.data, headers=headers)
@@ -203,11 +205,14 @@ def message_of(received: Msg) -> Message:
         subject=received.subject,
         data=received.data,
         headers=headers,
-        # With the time: in a stream that was deleted and created again, the numbers begin at 1 again.
-        id=headers.get(MESSAGE_ID)
-        or f"{metadata.stream}:{metadata.sequence.stream}:{int(metadata.timestamp.timestamp() * 1e6)}",
+        id=headers.get(MESSAGE_ID) or place_of(metadata.stream, metadata.sequence.stream, metadata.timestamp),
         stream=metadata.stream,
         sequence=metadata.sequence.stream,
         deliveries=metadata.num_delivered,
         stored_at=metadata.timestamp,
     )
+
+
+def place_of(stream: str, sequence: int, stored_at: datetime) -> str:
+    """An id of an event. It has the time, because the numbers of a stream that was created again begin at 1 again."""
+    return f"{stream}:{sequence}:{int(stored_at.timestamp() * 1e6)}"
