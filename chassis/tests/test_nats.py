@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from chassis import Handler, RepeatableError, Route, Server, repeatable
 from chassis.app import App
+from chassis.delivery import UnavailableError
 from chassis.nats import (
     Consumer,
     ConsumerError,
@@ -19,10 +20,12 @@ from chassis.nats import (
     Events,
     EventsUnavailableError,
     Message,
+    NatsSettings,
     Published,
     Publisher,
     add_events,
 )
+from chassis.postgres import StatementTimeoutError
 
 from .support.application import make_app
 from .support.nats import NatsServer
@@ -117,8 +120,21 @@ async def test_event_without_a_stream_is_not_published(nats: NatsServer) -> None
 
 async def test_event_that_is_too_large_is_rejected(nats: NatsServer) -> None:
     async with serve(nats) as (_, events):
-        with pytest.raises(EventRejectedError, match="has 2000000 bytes, more than the server allows"):
+        with pytest.raises(
+            EventRejectedError, match=r"has 2000\d{3} bytes with its headers, more than the 1048576 bytes"
+        ):
             await events.publisher.publish(CREATED, b"x" * 2_000_000)
+
+
+async def test_headers_count_as_part_of_a_large_event(nats: NatsServer) -> None:
+    async with serve(nats) as (service, events):
+        with pytest.raises(EventRejectedError, match="with its headers"):
+            await events.publisher.publish(CREATED, b"x" * 1_048_500)
+        largest = await events.publisher.publish(CREATED, b"x" * (1_048_576 - 98), message_id="a")
+        with pytest.raises(EventRejectedError, match="has 1048577 bytes with its headers"):
+            await events.publisher.publish(CREATED, b"x" * (1_048_576 - 97), message_id="b")
+        assert not service.seen.events("connection to NATS lost")
+    assert largest.sequence == 1
 
 
 async def test_subject_with_a_space_is_rejected(nats: NatsServer) -> None:
@@ -251,6 +267,31 @@ async def test_consumer_can_send_an_event_to_the_dead_letters(nats: NatsServer) 
     assert letter.headers["Dead-Letter-Reason"] == "the order is too old"
 
 
+async def test_dead_letter_that_would_be_too_large_has_no_payload(nats: NatsServer) -> None:
+    async with serve(nats, Collector()) as (service, events):
+        await events.publisher.publish(CREATED, b"x" * 1_048_450, message_id="l")
+        (line,) = await lines_of(service)
+    (letter,) = await nats.stored(f"{CREATED}.dead")
+    assert line["outcome"] == "dead"
+    assert letter.data == b""
+    assert letter.headers["Dead-Letter-Message-Id"] == "l"
+    assert (letter.headers["Dead-Letter-Stream"], letter.headers["Dead-Letter-Sequence"]) == ("orders", "1")
+
+
+async def test_event_of_a_stream_that_was_created_again_has_another_id(nats: NatsServer) -> None:
+    collector = Collector()
+    async with serve(nats, collector) as (service, _), nats.client() as client:
+        await client.jetstream().publish(CREATED, b'{"order_id": 1}')
+        await lines_of(service)
+        await client.jsm().delete_stream("orders")
+        await until(lambda: len(service.seen.events("consumer created")) == 2)
+        await client.jetstream().publish(CREATED, b'{"order_id": 2}')
+        await lines_of(service, 2)
+    first, second = collector.messages
+    assert first.sequence == second.sequence
+    assert first.id != second.id
+
+
 async def test_event_that_was_delivered_too_often_is_not_handled_again(nats: NatsServer) -> None:
     collector = Collector()
     async with nats.client() as client:
@@ -332,8 +373,21 @@ async def test_repeatable_consumer_is_called_again_after_a_conflict(nats: NatsSe
     assert (line["outcome"], line["deliveries"], line["attempts"]) == ("acknowledged", 1, 3)
 
 
-class DownError(Exception):
+class DownError(UnavailableError):
     """A dependency is not available."""
+
+
+async def test_event_whose_query_is_too_slow_does_not_wait(nats: NatsServer) -> None:
+    async def call(_: OrderCreated, message: Message) -> None:
+        raise StatementTimeoutError("the statement did not end in time")
+
+    def prepare(app: App, _: Events) -> None:
+        app.add_problems({StatementTimeoutError: 503})
+
+    async with serve(nats, Collector(call), prepare=prepare, max_deliveries=1) as (service, events):
+        await events.publisher.publish(CREATED, OrderCreated(order_id=1))
+        (line,) = await lines_of(service)
+    assert line["outcome"] == "dead"
 
 
 async def test_event_waits_while_a_dependency_is_not_available(nats: NatsServer) -> None:
@@ -346,7 +400,7 @@ async def test_event_waits_while_a_dependency_is_not_available(nats: NatsServer)
             raise DownError("no connection")
 
     collector = Collector(call)
-    async with serve(nats, collector, prepare=lambda app, _: app.add_problems({DownError: 503})) as (service, events):
+    async with serve(nats, collector) as (service, events):
         await events.publisher.publish(CREATED, OrderCreated(order_id=1))
         (line,) = await lines_of(service)
         waits = service.seen.events("message waits for a dependency")
@@ -604,3 +658,28 @@ async def test_invalid_option_of_a_consumer_is_an_error(
         events = add_events(make_app(seen.telemetry), nats.settings())
         with pytest.raises(ValueError, match=message):
             events.add_consumer(**given)
+
+
+async def test_two_consumers_with_one_durable_name_are_an_error(nats: NatsServer) -> None:
+    with observed() as seen:
+        events = add_events(make_app(seen.telemetry), nats.settings())
+        events.add_consumer(CREATED, Collector(), stream="orders", durable="a")
+        with pytest.raises(ValueError, match="two consumers have the durable name 'a'; change one"):
+            events.add_consumer("payments.made", Collector(), stream="payments", durable="a")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nats://host:abc", "the port is not a number"),
+        ("nats://user:p/w@host:4222", "the port is not a number"),
+        ("nats://host:99999", "the port is not a number"),
+        ("nats://", "has no host"),
+        ("nats://p#w@host", "encode / # [?] @ in the password"),
+        ("ws://host", "must begin with nats:// or tls://"),
+    ],
+)
+def test_invalid_url_is_an_error_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        NatsSettings.model_validate({"nats_url": url})
+    assert "p/w" not in str(error.value)

@@ -385,8 +385,10 @@ async def test_http_destination_gets_the_message_with_its_envelope(tables: Postg
 async def test_http_destination_distinguishes_rejections(status: int, error: type[Exception]) -> None:
     message = OutboundMessage("id", CREATED, None, b"{}", {}, datetime.now(UTC))
     async with endpoint(status) as (_, url, _), http_client() as client:
-        with pytest.raises(error):
-            await HttpDestination(client, url, source="orders")(message)
+        secret = url.replace("http://", "http://user:geheim@") + "?key=geheim"
+        with pytest.raises(error) as raised:
+            await HttpDestination(client, secret, source="orders")(message)
+    assert str(raised.value) == f"{url} responds with {status}"
 
 
 async def test_http_destination_encodes_the_envelope() -> None:

@@ -35,6 +35,16 @@ class RejectedError(Exception):
     """The destination does not accept this message as it is, however often it is sent."""
 
 
+class UnavailableError(Exception):
+    """A dependency cannot be reached. A consumer's event waits for it, and this is not counted as a failure.
+
+    A service can subclass it for its own dependencies.
+    """
+
+    is_outage: bool = True
+    """False for an error that may concern only one request, such as a slow query. Then the event does not wait."""
+
+
 class HttpDestination:
     """Delivers messages to an HTTP endpoint: each is the body of a POST.
 
@@ -47,6 +57,9 @@ class HttpDestination:
         """`client` is one of `http_client()`, so that requests carry the trace. `source` names this service."""
         self._client = client
         self._url = url
+        parts = httpx.URL(url)
+        # Without user, password and query, which may be secret: the text is in the log and in the table.
+        self._name = str(parts.copy_with(userinfo=b"", query=None, fragment=None))
         self._source = source
 
     async def __call__(self, message: OutboundMessage) -> None:
@@ -69,11 +82,10 @@ class HttpDestination:
             raise RejectedError(f"a header of the message is not ASCII: {error.object!r}") from error
         response = await self._client.post(self._url, content=message.payload, headers=headers)
         if response.status_code in REJECTED:
-            raise RejectedError(f"{self._url} responds with {response.status_code}")
-        response.raise_for_status()
+            raise RejectedError(f"{self._name} responds with {response.status_code}")
         if not response.is_success:
             raise httpx.HTTPStatusError(
-                f"{self._url} responds with {response.status_code}", request=response.request, response=response
+                f"{self._name} responds with {response.status_code}", request=response.request, response=response
             )
 
 

@@ -41,7 +41,11 @@ def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue
     app = App(settings)
     app.add_problems(PROBLEMS)
     {%- if cookiecutter.events == "nats" %}
+    {%- if cookiecutter.database == "none" %}
     events = add_events(app, settings)
+    {%- else %}
+    events = add_events(app, settings, required=False)  # the outbox keeps the events while NATS is down
+    {%- endif %}
     events.ensure_stream("orders", ["orders.>"])
     {%- endif %}
     {%- if cookiecutter.database == "none" and cookiecutter.events == "nats" %}

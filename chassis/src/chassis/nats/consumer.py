@@ -45,7 +45,8 @@ class Consumer:
 
     A failure is logged, and the event is delivered again after a growing delay. After the last delivery, and for a
     payload that is not valid, it goes to the dead letters. Raise `DeadLetterError` to send it there at once. While a
-    dependency is not available, such as the database, the message waits, and no further ones are taken.
+    dependency cannot be reached (`UnavailableError`), such as the database, the message waits, and no further ones are
+    taken.
 
     A method with `@repeatable` is called again after a `RepeatableError`, such as a deadlock.
     """

@@ -1,6 +1,6 @@
 """The errors of events, and their problem."""
 
-from ..delivery import RejectedError
+from ..delivery import RejectedError, UnavailableError
 from ..problem import Problem
 
 
@@ -8,7 +8,7 @@ class EventsError(Exception):
     """An error of publishing or consuming events."""
 
 
-class EventsUnavailableError(EventsError):
+class EventsUnavailableError(EventsError, UnavailableError):
     """The server cannot be reached, or did not acknowledge in time. The response is 503.
 
     The event may have been stored or not. Publish it again with the same message id, and it is stored once.

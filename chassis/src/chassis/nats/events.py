@@ -128,8 +128,8 @@ class Events:
             )
         if not backoff_seconds or min(backoff_seconds) <= 0 or min(ack_wait_seconds, deadline_seconds) <= 0:
             raise ValueError("backoff_seconds, ack_wait_seconds and deadline_seconds must be more than 0")
-        if any(durable == other.durable.name and stream == other.durable.stream for other in self._registrations):
-            raise ValueError(f"two consumers of the stream {stream!r} have the durable name {durable!r}; change one")
+        if any(durable == other.durable.name for other in self._registrations):
+            raise ValueError(f"two consumers have the durable name {durable!r}; change one")
         self._registrations.append(
             Registration(
                 consumer,

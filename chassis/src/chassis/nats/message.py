@@ -15,7 +15,7 @@ class Message:
     data: bytes
     headers: Mapping[str, str]
     id: str
-    """The publisher's id; `<stream>:<sequence>` without one. It is the same in all deliveries."""
+    """The publisher's id; `<stream>:<sequence>:<microseconds>` without one. It is the same in all deliveries."""
     stream: str
     sequence: int
     """The number of the event in its stream."""

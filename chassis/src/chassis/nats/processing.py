@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from itertools import count
 from random import uniform
@@ -13,15 +14,15 @@ import structlog
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from opentelemetry import context as otel_context
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from structlog.typing import FilteringBoundLogger
 
 from ..api.repeatable import repeat
 from ..app import App
+from ..delivery import UnavailableError
 from ..request_info import REQUEST_INFO, RequestInfo
 from .consumer import ConsumerMethod
-from .errors import DeadLetterError, EventsError
+from .errors import DeadLetterError, EventRejectedError, EventsError
 from .message import MESSAGE_ID, Message
 from .message_telemetry import MessageTelemetry
 from .publisher import Publisher
@@ -29,7 +30,6 @@ from .streams import DEAD
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-UNAVAILABLE = 503
 FIRST_WAIT_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
 OWN_HEADERS = ("nats-", "traceparent", "tracestate", "baggage", "x-request-id")
@@ -103,7 +103,7 @@ class Processing:
         return "acknowledged" if is_new else "duplicate", None
 
     async def _handled(self, message: Message, event: Any) -> bool:
-        """Call the consumer, as often as a dependency is not available. False if it was processed before."""
+        """Call the consumer, as often as a dependency cannot be reached. False if it was processed before."""
         method = self._method
         for number in count():
             request = self._request(message)
@@ -111,8 +111,8 @@ class Processing:
             try:
                 async with asyncio.timeout(self._deadline_seconds):
                     return await repeat(call, method.attempts, method.name)
-            except Exception as error:
-                if not self._is_unavailable(error):
+            except UnavailableError as error:
+                if not error.is_outage:
                     raise
                 seconds = min(FIRST_WAIT_SECONDS * 2**number, MAX_WAIT_SECONDS) * uniform(0.5, 1.0)  # noqa: S311 - jitter
                 log.warning(
@@ -127,17 +127,6 @@ class Processing:
                 if self._app.draining.is_set():
                     raise GivenBackError from error
         raise AssertionError
-
-    def _is_unavailable(self, error: Exception) -> bool:
-        """Whether a request that raised this error would get 503."""
-        problem: Any = error
-        for error_type in type(error).__mro__:
-            if error_type in self._app.parts.problems:
-                problem = self._app.parts.problems[error_type]
-                break
-        if not isinstance(problem, int | HTTPException) and callable(problem):
-            problem = problem(error)
-        return (problem.status_code if isinstance(problem, HTTPException) else problem) == UNAVAILABLE
 
     def _request(self, message: Message) -> Request:
         """A request that stands for the message, for providers that need one: a POST with the message's headers."""
@@ -176,11 +165,17 @@ class Processing:
             "Dead-Letter-Message-Id": message.id,
             "Dead-Letter-Deliveries": str(message.deliveries),
         }
-        letter_id = f"dead:{self._consumer}:{message.stream}:{message.sequence}"
+        # Not the publisher's id, which several events may have.
+        letter_id = f"dead:{self._consumer}:{place_of(message.stream, message.sequence, message.stored_at)}"
+        publish = partial(self._publisher.publish, f"{message.subject}{DEAD}", message_id=letter_id)
         try:
-            await self._publisher.publish(
-                f"{message.subject}{DEAD}", message.data, message_id=letter_id, headers=headers
-            )
+            try:
+                await publish(message.data, headers=headers)
+            except EventRejectedError:
+                # With the headers of the letter, the event is too large for the server.
+                place = {"Dead-Letter-Stream": message.stream, "Dead-Letter-Sequence": str(message.sequence)}
+                letter = {name: text for name, text in headers.items() if name.startswith("Dead-Letter-")}
+                await publish(b"", headers=letter | place)
         except EventsError:
             log.exception("dead letter not published", consumer=self._consumer, message_id=message.id)
             await settle(received.nak(delay=self._delay(message.deliveries)))
@@ -210,9 +205,14 @@ def message_of(received: Msg) -> Message:
         subject=received.subject,
         data=received.data,
         headers=headers,
-        id=headers.get(MESSAGE_ID) or f"{metadata.stream}:{metadata.sequence.stream}",
+        id=headers.get(MESSAGE_ID) or place_of(metadata.stream, metadata.sequence.stream, metadata.timestamp),
         stream=metadata.stream,
         sequence=metadata.sequence.stream,
         deliveries=metadata.num_delivered,
         stored_at=metadata.timestamp,
     )
+
+
+def place_of(stream: str, sequence: int, stored_at: datetime) -> str:
+    """An id of an event. It has the time, because the numbers of a stream that was created again begin at 1 again."""
+    return f"{stream}:{sequence}:{int(stored_at.timestamp() * 1e6)}"

@@ -65,7 +65,8 @@ class Publisher:
         """Publish an event, and wait until its stream has stored it.
 
         A model is sent as JSON. The stream stores one event for each `message_id` within its duplicate window, which is
-        two minutes by default. Without one, a random id is sent, so that consumers can recognize the event.
+        two minutes by default. It belongs to the stream and not to the subject, so let it name the event, such as
+        `created-<order id>`. Without one, a random id is sent, so that consumers can recognize the event.
 
         Raises `EventsUnavailableError` if it is not acknowledged in time, and `EventRejectedError` if it never can be.
         """
@@ -108,15 +109,20 @@ class Publisher:
 
     async def _publish(self, subject: str, data: bytes, headers: dict[str, str]) -> Published:
         client = await self._connection.wait(self._seconds)
+        size = len(data) + _size_of(headers)
+        if size > client.max_payload:
+            # nats-py does not count the headers, and the server would end the connection.
+            raise EventRejectedError(
+                f"the event for {subject} has {size} bytes with its headers, more than the {client.max_payload} bytes "
+                "that the server allows"
+            )
         try:
             answer = await client.jetstream().publish(subject, data, timeout=self._seconds, headers=headers)
         except (nats_errors.Error, OSError, TimeoutError) as error:
-            raise self._translated(error, subject, len(data)) from error
+            raise self._translated(error, subject) from error
         return Published(answer.stream, answer.seq, bool(answer.duplicate))
 
-    def _translated(self, error: Exception, subject: str, size: int) -> EventsError:
-        if isinstance(error, nats_errors.MaxPayloadError):
-            return EventRejectedError(f"the event for {subject} has {size} bytes, more than the server allows")
+    def _translated(self, error: Exception, subject: str) -> EventsError:
         if isinstance(error, nats_errors.BadSubjectError):
             return EventRejectedError(f"{subject!r} is not a subject; use letters, digits, '-' and '_' between dots")
         if isinstance(error, nats_errors.BadHeaderError):
@@ -130,3 +136,9 @@ class Publisher:
         if isinstance(error, stream_errors.APIError) and error.code == BAD_REQUEST:
             return EventRejectedError(f"the stream rejects the event for {subject}: {error.description}")
         return EventsUnavailableError(f"{subject} was not published: {error}")
+
+
+def _size_of(headers: Mapping[str, str]) -> int:
+    """The bytes of the headers in the protocol: a line for the version, one for each header, and an empty one."""
+    lines = (len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+    return len("NATS/1.0\r\n") + sum(lines) + len("\r\n")

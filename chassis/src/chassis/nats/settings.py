@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, SecretStr, field_validator, model_validat
 from pydantic_settings import SettingsConfigDict
 
 DEFAULT_PORT = 4222
-SCHEMES = ("nats", "tls", "ws", "wss")
+SCHEMES = ("nats://", "tls://")
+HINT = "encode / # ? @ in the password, or use APP_NATS_PASSWORD"
 
 
 class NatsSettings(BaseModel):
@@ -54,9 +55,11 @@ class NatsSettings(BaseModel):
     @field_validator("nats_url")
     @classmethod
     def _check_nats_url(cls, url: SecretStr) -> SecretStr:
-        schemes = {urlsplit(server).scheme for server in _servers(url)}
-        if not schemes or not schemes <= set(SCHEMES):
+        servers = _servers(url)
+        if not servers or not all(server.startswith(SCHEMES) for server in servers):
             raise ValueError("must begin with nats:// or tls://, such as nats://host:4222")
+        for server in servers:
+            _check_address(server)
         return url
 
     @model_validator(mode="after")
@@ -96,7 +99,7 @@ class NatsSettings(BaseModel):
             options["token"] = self.nats_token.get_secret_value()
         if self.nats_credentials_file is not None:
             options["user_credentials"] = str(self.nats_credentials_file)
-        is_secure = any(urlsplit(server).scheme in ("tls", "wss") for server in self.nats_servers)
+        is_secure = any(urlsplit(server).scheme == "tls" for server in self.nats_servers)
         if is_secure or self.nats_tls_ca_file is not None or self.nats_tls_certificate_file is not None:
             context = ssl.create_default_context(cafile=self.nats_tls_ca_file)
             if self.nats_tls_certificate_file is not None:
@@ -112,3 +115,16 @@ class NatsSettings(BaseModel):
 
 def _servers(url: SecretStr) -> list[str]:
     return [server.strip() for server in url.get_secret_value().split(",") if server.strip()]
+
+
+def _check_address(server: str) -> None:
+    """Raises `ValueError`, whose text has no part of the URL: what is taken for the port may be a password."""
+    try:
+        parts = urlsplit(server)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"the port is not a number from 0 to 65535; {HINT}") from None
+    if not host:
+        raise ValueError(f"has no host; write nats://host:4222, and {HINT}")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"has more than a host and a port; {HINT}")

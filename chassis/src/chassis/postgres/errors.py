@@ -3,6 +3,7 @@
 import asyncpg
 
 from ..api.repeatable import RepeatableError
+from ..delivery import UnavailableError
 from ..problem import Problem
 
 
@@ -10,7 +11,7 @@ class DatabaseError(Exception):
     """An error of the database that is not an error of one query, such as a constraint that is violated."""
 
 
-class DatabaseUnavailableError(DatabaseError):
+class DatabaseUnavailableError(DatabaseError, UnavailableError):
     """The server cannot be reached, does not accept connections, or has closed the connection. The response is 503.
 
     If a commit raises it, the transaction may have been committed or not.
@@ -23,6 +24,8 @@ class PoolExhaustedError(DatabaseUnavailableError):
 
 class StatementTimeoutError(DatabaseUnavailableError):
     """A statement took longer than `database_statement_seconds`, or than the deadline allows. The response is 503."""
+
+    is_outage = False
 
 
 class ConflictError(DatabaseError, RepeatableError):
