@@ -474,3 +474,15 @@ async def test_savepoint_does_not_hide_that_a_query_was_interrupted(postgres: Po
             await transaction.execute("SELECT pg_sleep(5)", timeout_seconds=0.05)
         assert not await savepoint.__aexit__(StatementTimeoutError, raised.value, None)
         await transaction.__aexit__(StatementTimeoutError, raised.value, None)
+
+
+async def test_transaction_ends_with_a_savepoint_that_was_cancelled(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings(pool_max=1)) as database:
+        transaction = await database.transaction().__aenter__()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), transaction.savepoint():
+                await pay(transaction, 10)
+                await asyncio.sleep(5)
+        with pytest.raises(TransactionFailedError, match="was interrupted"):
+            await transaction.__aexit__(None, None, None)
+        assert await balance(database) == 100

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import asyncpg
 
 from .connector import Connection
-from .errors import DatabaseError, StatementTimeoutError, TransactionFailedError, is_lost
+from .errors import DatabaseError, InvalidValueError, StatementTimeoutError, TransactionFailedError, is_lost
 from .pool import Pool
 from .queries import Queries
 from .statements import Statements
@@ -19,7 +19,7 @@ FAILED = (
     "put that query into `async with transaction.savepoint()`"
 )
 INTERRUPTED = (
-    "the transaction was rolled back, because one of its queries was interrupted and the error was caught; "
+    "the transaction was rolled back, because a query or savepoint of it was interrupted and the error was caught; "
     "let the error end the transaction"
 )
 
@@ -71,6 +71,8 @@ class Transaction(Queries):
     async def savepoint(self) -> AsyncIterator[None]:
         """Undo what is done in the block if it raises, and only that: the transaction can go on.
 
+        If the block is cancelled, such as by a timeout around it, the whole transaction is rolled back.
+
         async with transaction.savepoint():
             await transaction.execute("INSERT INTO …")  # may violate a constraint
         """
@@ -79,11 +81,15 @@ class Transaction(Queries):
         await self.execute(f"SAVEPOINT {name}")
         try:
             yield
+            await self.execute(f"RELEASE SAVEPOINT {name}")
         except Exception:
             if not self._is_interrupted:
                 await self.execute(f"ROLLBACK TO SAVEPOINT {name}")
             raise
-        await self.execute(f"RELEASE SAVEPOINT {name}")
+        except BaseException:
+            # A task that is cancelled must not wait for the server, so nothing of the transaction is kept.
+            self._is_interrupted = True
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,6 +121,8 @@ class Transaction(Queries):
             raise StatementTimeoutError("the request's deadline has passed")
         try:
             return await self._statements.run(connection, method, query, args, seconds, may_write=not self.is_read_only)
+        except InvalidValueError:
+            raise
         except (DatabaseError, asyncio.CancelledError) as error:
             # It is not known whether the statement was executed, even if the method catches the error.
             self._is_interrupted = True
