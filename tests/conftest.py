@@ -1,5 +1,6 @@
 """Fixtures that the tests share: baked projects, one environment for all of them, and running services."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 RAN = "what ran on a row of options"
+# By its variable, because some tests run this without the plugin of xdist.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 
 Bake = Callable[..., Path]
 Start = Callable[..., Service]
@@ -40,10 +43,10 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def common(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers have in common."""
     own = tmp_path_factory.getbasetemp()
-    return own if worker_id == "master" else own.parent
+    return own.parent if WORKER else own
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,10 +59,10 @@ def _open_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_caches(common: Path, worker_id: str) -> None:
+def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
-    SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{worker_id}")
+    SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ NOT_OURS = {
     "No module named 'cookiecutter_2_2_or_newer'",
     "ValueError: … provided for choice variable …, but the choices are […]",
     "Requirements contain conflicting URLs for package asgi-chassis",
+    "Can't reconnect until invalid transaction is rolled back",
 }
 
 
