@@ -42,7 +42,7 @@ LINES = [{"sku": "tea", "quantity": 1}]
 
 @dataclass
 class Outcome:
-    """What became of a request."""
+    """The result of a request."""
 
     request: str
     began: float
@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass
 class Load:
-    """Requests at a constant rate, whatever becomes of the earlier ones."""
+    """Requests at a constant rate. None waits for the response to an earlier one."""
 
     client: httpx.AsyncClient
     order: UUID

@@ -174,7 +174,15 @@ def test_floors_of_the_service_are_true(oldest: Path) -> None:
         assert checked.returncode == 0, checked.stdout
 
 
-OPTIONAL = ("test_postgres", "test_sqlalchemy")
+OPTIONAL = (
+    "test_embedded",
+    "test_migrations",
+    "test_nats",
+    "test_outbox",
+    "test_postgres",
+    "test_pytest_plugin",
+    "test_sqlalchemy",
+)
 # Files about time, threads, processes and sockets do not depend on the versions of libraries.
 NOT_ABOUT_LIBRARIES = """
 any_signature connection_age deadline draining forks idempotency imports lease listening load log_writer loop_watch

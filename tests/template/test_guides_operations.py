@@ -23,6 +23,8 @@ from running import Service
 pytestmark = pytest.mark.long
 
 PAGES = ("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services")
+# The tests of the database and of the events compare these.
+OF_OPTIONAL_PARTS = ("db_client_", "messaging_", "outbox_")
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,7 @@ def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: 
     labels: set[str] = set()
     for metric, type_, cell, _ in table(page_of(project, "metrics"), "metric"):
         labels = labels if cell == "the same" else set(names(cell))
-        if not names(metric)[0].startswith("db_client_"):  # of an optional part, see test_postgres_telemetry.py
+        if not names(metric)[0].startswith(OF_OPTIONAL_PARTS):
             documented[names(metric)[0]] = type_, labels
     assert documented.keys() == families.keys() - {"sold_total"}
     for name, (type_, labels) in documented.items():

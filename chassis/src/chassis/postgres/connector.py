@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from time import monotonic
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
@@ -131,10 +131,10 @@ def rotate_hosts(url: str, first: int) -> str:
     """The URL whose list of hosts begins with that of the index `first`."""
     if not first:
         return url
-    parts = urlsplit(url)
-    user, at, names = parts.netloc.rpartition("@")
+    netloc = urlsplit(url).netloc
+    user, at, names = netloc.rpartition("@")
     hosts = names.split(",")
-    return urlunsplit(parts._replace(netloc=user + at + ",".join(hosts[first:] + hosts[:first])))
+    return url.replace(netloc, user + at + ",".join(hosts[first:] + hosts[:first]), 1)
 
 
 def reason_of(error: BaseException) -> str:
