@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from chassis.app import App
 from chassis.postgres import (
     ConflictError,
     Database,
+    InvalidValueError,
     Queries,
     StatementTimeoutError,
     Transaction,
@@ -479,10 +481,52 @@ async def test_savepoint_does_not_hide_that_a_query_was_interrupted(postgres: Po
 async def test_transaction_ends_with_a_savepoint_that_was_cancelled(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pool_max=1)) as database:
         transaction = await database.transaction().__aenter__()
-        with pytest.raises(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(0.1), transaction.savepoint():
                 await pay(transaction, 10)
                 await asyncio.sleep(5)
         with pytest.raises(TransactionFailedError, match="was interrupted"):
             await transaction.__aexit__(None, None, None)
         assert await balance(database) == 100
+
+
+# Values that the database cannot store.
+
+
+INVALID = [
+    ("SELECT $1::text", "a\0b"),
+    ("SELECT $1::jsonb", '"a\\u0000b"'),
+    ("SELECT $1::bigint", 2**63),
+    ("SELECT $1::int", 2**31),
+    ("SELECT $1::int * 2", 2**30),
+    ("SELECT $1::timestamptz", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))),
+]
+
+
+@pytest.mark.parametrize(("query", "value"), INVALID)
+async def test_value_that_does_not_fit_its_type_is_422_without_the_value(
+    postgres: PostgresServer, query: str, value: Any
+) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.fetchval(query, value)
+
+    async with serve(postgres, Route("/run", Run(work))) as (service, _):
+        response = await service.client.post("/run")
+        assert response.status_code == 422
+        assert response.json()["detail"] == (
+            "A value cannot be stored in the database: it is out of range, or has a NUL character."
+        )
+
+
+async def test_transaction_goes_on_after_a_savepoint_with_an_invalid_value(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database, database.transaction() as transaction:
+        with pytest.raises(InvalidValueError):
+            async with transaction.savepoint():
+                await transaction.fetchval("SELECT $1::text", "\0")
+        assert await balance(transaction) == 100
+
+
+async def test_value_of_a_wrong_type_is_a_mistake_of_the_service(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database:
+        with pytest.raises(asyncpg.DataError, match="invalid input for query argument"):
+            await database.fetchval("SELECT $1::int", "text")

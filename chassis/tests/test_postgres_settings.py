@@ -77,6 +77,7 @@ def test_address_of_a_url(url: str, address: Address) -> None:
         ({"pool_min": 11}, "database_pool_min is 11, more than database_pool_max, 10; lower it"),
         ({"pool_max": 0}, "greater than or equal to 1"),
         ({"statement_seconds": "inf"}, "finite"),
+        ({"statement_seconds": 1e9}, "less than or equal to 86400"),
         ({"tls": "off"}, "'disable', 'prefer', 'require', 'verify-ca' or 'verify-full'"),
         ({"tls_ca_file": "ca.pem"}, "database_tls is not set, so ca.pem is not used; set it to verify-full"),
         (

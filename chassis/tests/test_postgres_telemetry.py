@@ -195,6 +195,7 @@ async def test_optional_database_leaves_the_service_ready(postgres: PostgresServ
         ("-- from a comment\nSELECT /* FROM x */ 1 FROM orders", "SELECT orders"),
         ("SELECT $$ FROM body $$ FROM orders", "SELECT orders"),
         ("SELECT 'it''s FROM x' FROM orders", "SELECT orders"),
+        (r"SELECT * FROM t WHERE path = 'C:\' AND name = 'x FROM secret'", "SELECT t"),
         ("BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL statement_timeout = 10", "BEGIN"),
         ("SAVEPOINT s1", "SAVEPOINT"),
         ("CREATE TABLE IF NOT EXISTS orders (id int)", "CREATE orders"),

@@ -472,3 +472,14 @@ async def test_pool_is_in_the_metrics(postgres: PostgresServer) -> None:
         assert await service.sample(count, db_client_connection_state="idle", **name) == 2
         assert await service.sample("db_client_connection_max", **name) == 7
         assert await service.sample("db_client_connection_pending_requests", **name) == 0
+
+
+@pytest.mark.parametrize("value", ["a\0b", 2**63])
+async def test_value_that_does_not_fit_its_type_is_422(postgres: PostgresServer, value: Any) -> None:
+    async def work(session: AsyncSession) -> None:
+        query = "SELECT CAST(:value AS text)" if isinstance(value, str) else "SELECT CAST(:value AS bigint)"
+        await session.execute(text(query), {"value": value})
+
+    async with run(postgres, work) as (service, _):
+        assert (await service.client.post("/run")).status_code == 422
+        assert (await service.client.get("/run")).status_code == 422

@@ -13,14 +13,7 @@ from ..app import App
 from ..request_info import RequestInfo
 from ..telemetry import Telemetry
 from .connector import Connection
-from .errors import (
-    ConflictError,
-    DatabaseError,
-    DatabaseUnavailableError,
-    conflict_problem,
-    is_lost,
-    unavailable_problem,
-)
+from .errors import PROBLEMS, DatabaseError, is_lost
 from .metrics import DatabaseMetrics
 from .pool import PING, RELEASE_SECONDS, Pool
 from .queries import Queries
@@ -49,7 +42,7 @@ def add_database(app: App, settings: DatabaseSettings, *, name: str = "database"
     app.provide(Database, database)
     app.provide(Transaction, database.transactions())
     app.provide(Queries, database.queries_of_request)
-    app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
+    app.add_problems(PROBLEMS)
     return database
 
 

@@ -1,5 +1,8 @@
 """The errors of the database that a service meets, and which errors of asyncpg they are."""
 
+from collections.abc import Callable
+from typing import Any
+
 import asyncpg
 
 from ..api.repeatable import RepeatableError
@@ -43,6 +46,13 @@ class TransactionFailedError(DatabaseError):
     """
 
 
+class InvalidValueError(DatabaseError):
+    """A value does not fit its type in the database: NUL in a text, or a number or time out of range.
+
+    The response is 422. Nothing is done by this query. Use `transaction.savepoint()` to go on after it.
+    """
+
+
 # 40001 and 40P01. The last two: a migration has changed a type that this connection had cached.
 CONFLICTS = (
     asyncpg.SerializationError,
@@ -63,12 +73,22 @@ UNAVAILABLE = (
     asyncpg.InternalClientError,
 )
 
+# 22021, 22P05 (NUL in `jsonb`), 22003 and 22008. asyncpg rejects other values before it sends them.
+INVALID_VALUES = (
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.DatetimeFieldOverflowError,
+)
+
 
 def translated(error: Exception, *, is_closed: bool, may_write: bool) -> DatabaseError | None:
     """The `DatabaseError` that stands for an error of asyncpg; None for an error of the query itself.
 
     `is_closed` says whether the connection is closed, and `may_write` whether the transaction is not read-only.
     """
+    if isinstance(error, INVALID_VALUES) or _is_out_of_range(error):
+        return InvalidValueError("a value does not fit its type in the database")
     if isinstance(error, CONFLICTS):
         return ConflictError(f"{type(error).__name__}: {error.args[0]}")
     if isinstance(error, TIMEOUTS):
@@ -78,6 +98,11 @@ def translated(error: Exception, *, is_closed: bool, may_write: bool) -> Databas
     if may_write and isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return DatabaseUnavailableError("the server is read-only; it may have been the primary before a failover")
     return None
+
+
+def _is_out_of_range(error: Exception) -> bool:
+    """Whether asyncpg cannot encode a value of the right type. A value of a wrong type is a mistake of the service."""
+    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, OverflowError)
 
 
 def is_lost(error: DatabaseError) -> bool:
@@ -94,3 +119,15 @@ def conflict_problem(error: ConflictError) -> Problem:
     """503, because the same request may succeed later."""
     detail = "The request was in conflict with another one, and nothing was done; retry later."
     return Problem(503, detail, headers={"retry-after": "1"})
+
+
+def invalid_value_problem(error: InvalidValueError) -> Problem:
+    """422, without the value."""
+    return Problem(422, "A value cannot be stored in the database: it is out of range, or has a NUL character.")
+
+
+PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
+    DatabaseUnavailableError: unavailable_problem,
+    ConflictError: conflict_problem,
+    InvalidValueError: invalid_value_problem,
+}

@@ -24,6 +24,8 @@ RELEASE_SECONDS = 1.0
 # Time in which a request waits for its rollback. Beyond it, the rollback goes on without the request.
 ROLLBACK_SECONDS = 0.25
 CLOSE_SECONDS = 1.0
+# The last one: asyncpg finds that the connection was closed while it gives it back.
+CLEAN_UP_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Proxies(Protocol):
@@ -133,7 +135,7 @@ class Pool(Connector):
             if connection.seen_at >= self._trusted_from:
                 try:
                     await connection.execute(PING, timeout=PING_SECONDS)
-                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                except CLEAN_UP_ERRORS:
                     self._distrust()
                 except BaseException:
                     terminate(connection)
@@ -157,7 +159,7 @@ class Pool(Connector):
                 connection.note_seen()
                 # Nothing is sent, so that no time limit is needed.
                 await self._pool.release(connection)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except CLEAN_UP_ERRORS as error:
             self.warn("connection was closed, because it could not be used again", error)
         finally:
             self.in_use -= 1
@@ -177,13 +179,13 @@ class Pool(Connector):
                 await connection.execute("ROLLBACK", timeout=RELEASE_SECONDS)
             if not is_closed(connection):
                 connection.note_seen()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except CLEAN_UP_ERRORS as error:
             terminate(connection)
             self._distrust()
             self.warn("connection was closed, because its transaction could not be rolled back", error)
         try:
             await self._release(connection)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except CLEAN_UP_ERRORS as error:
             self._distrust()
             self.warn("connection was closed, because the server did not respond", error)
         finally:

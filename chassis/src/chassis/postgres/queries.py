@@ -26,8 +26,9 @@ class Queries(ABC):
     """Runs SQL. Annotate a parameter of a store with it, to take a `Transaction` or the `Database`.
 
     Pass values as arguments for `$1`, `$2`, …, and never as a part of the text. `timeout_seconds` can only be shorter
-    than the setting `database_statement_seconds`. Raises `DatabaseUnavailableError`, `StatementTimeoutError` and
-    `ConflictError`. Errors of the query itself are those of asyncpg, such as `asyncpg.UniqueViolationError`.
+    than the setting `database_statement_seconds`. Raises `DatabaseUnavailableError`, `StatementTimeoutError`,
+    `ConflictError` and `InvalidValueError`. Errors of the query itself are those of asyncpg, such as
+    `asyncpg.UniqueViolationError`.
     """
 
     async def fetch(self, query: str, *args: Any, timeout_seconds: float | None = None) -> Sequence[Row]:

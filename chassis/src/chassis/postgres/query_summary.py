@@ -6,7 +6,7 @@ from ..cache import BoundedCache
 
 MAX_LENGTH = 255  # semantic conventions for databases, db.query.summary
 MAX_READ = 10_000  # of a query, characters
-NOISE = re.compile(r"--[^\n]*|/\*.*?\*/|[eE]?'(?:[^'\\]|''|\\.)*'|(\$\w*\$).*?\1", re.DOTALL)
+NOISE = re.compile(r"--[^\n]*|/\*.*?\*/|[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL)
 TOKEN = re.compile(r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)(?:\s*\.\s*(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*))*|[(),;]')
 OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
 BEFORE_TABLE = frozenset({"FROM", "INTO", "JOIN", "USING", "TABLE"})

@@ -74,6 +74,7 @@ class DatabaseSettings(BaseModel):
     database_statement_seconds: float = Field(
         10.0,
         gt=0,
+        le=86_400,
         description="Longest time in seconds for one statement, within the request's deadline. Beyond it 503.",
     )
     database_connect_seconds: float = Field(

@@ -4,7 +4,7 @@ from time import perf_counter
 from typing import Any
 
 from .connector import Connection, Connector
-from .errors import ConflictError, translated
+from .errors import DatabaseUnavailableError, translated
 from .pool import is_closed
 from .query_telemetry import QueryTelemetry
 
@@ -43,7 +43,7 @@ class Statements:
             known = translated(error, is_closed=is_closed(connection), may_write=may_write)
             if known is None:
                 raise
-            if not isinstance(known, ConflictError):
+            if isinstance(known, DatabaseUnavailableError):
                 self._connector.unavailable(known)
             raise known from error
         telemetry.end(span, summary, perf_counter() - began)

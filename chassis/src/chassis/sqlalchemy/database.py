@@ -12,7 +12,7 @@ from starlette.requests import Request
 from ..api.repeatable import DEFAULT_ATTEMPTS, repeat
 from ..app import App
 from ..postgres.database import SAFE_METHODS
-from ..postgres.errors import ConflictError, DatabaseUnavailableError, conflict_problem, unavailable_problem
+from ..postgres.errors import PROBLEMS, DatabaseUnavailableError
 from ..postgres.metrics import DatabaseMetrics
 from ..postgres.pool import PING
 from ..postgres.queries import Queries
@@ -42,7 +42,7 @@ def add_database(app: App, settings: DatabaseSettings, *, name: str = "database"
     app.provide(Database, database)
     app.provide(AsyncSession, database.sessions())
     app.provide(Queries, database.queries_of_session)
-    app.add_problems({DatabaseUnavailableError: unavailable_problem, ConflictError: conflict_problem})
+    app.add_problems(PROBLEMS)
     return database
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, ExceptionContext, event
 
-from ..postgres.errors import ConflictError, is_lost, translated
+from ..postgres.errors import DatabaseUnavailableError, is_lost, translated
 from ..postgres.query_telemetry import QueryTelemetry
 from .engine_pool import EnginePool
 
@@ -54,7 +54,7 @@ class EngineObserver:
             return None
         if is_lost(known):
             context.is_disconnect = True
-        if not isinstance(known, ConflictError):
+        if isinstance(known, DatabaseUnavailableError):
             self._pool.unavailable(known)
         return known
 
