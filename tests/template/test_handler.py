@@ -109,3 +109,16 @@ def test_app_of_another_shape_is_extended_right_or_not_at_all(
     else:
         assert (done.returncode, reason in done.stdout) == (1, True), done.stdout
         assert app.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["x'; touch harm; '", "$(shell touch harm)x", "$$(touch harm)x", "`touch harm`"])
+@pytest.mark.parametrize("target", ["handler", "migration"])
+def test_make_does_not_execute_a_name(bake: Bake, target: str, name: str) -> None:
+    project = bake(database="postgres")
+    show = 'RUN=printf "%s\\n"'
+
+    # Without `install`: the name is printed, and not used.
+    done = run("make", "--silent", "--old-file=install", target, f"name={name}", show, "UV=true", cwd=project)
+
+    assert done.stdout.splitlines()[-1] == name
+    assert not (project / "harm").exists()
