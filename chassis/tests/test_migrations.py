@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from structlog.testing import capture_logs
 
 from chassis.migrations import commands, connection, idempotency_table
+from chassis.migrations.__main__ import main
 from chassis.migrations.connection import LOCK, direct
 from chassis.migrations.errors import MigrationError, explained
 from chassis.migrations.service import MigrationSettings, Service
@@ -170,7 +171,7 @@ def test_new_migration_needs_a_database_with_all_migrations(case: Case) -> None:
         commands.new(case.service, "too early")
 
 
-@pytest.mark.parametrize("name", ["", "…"])
+@pytest.mark.parametrize("name", ["", "…", "__", 'add """\nprint(1)', "a\\nb", "../a", "$(id)"])
 def test_new_migration_needs_a_name(case: Case, name: str) -> None:
     with pytest.raises(MigrationError, match="describe the change in a few words"):
         commands.new(case.service, name)
@@ -429,6 +430,29 @@ def test_sigterm_ends_a_migration_and_rolls_it_back(case: Case) -> None:
     case.upgrade(wait_seconds=1)
 
 
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "86401", "long"])
+def test_wait_is_a_number_of_seconds(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["ledger", "upgrade", f"--wait-seconds={seconds}"])
+    assert f"--wait-seconds: {seconds} is not a number of seconds from 0 to 86400" in capsys.readouterr().err
+
+
+def test_syntax_error_of_a_migration_is_one_line(case: Case) -> None:
+    case.ledger.add_migration(2, "op.execute(")
+    done = case.ledger.run("upgrade", APP_DATABASE_URL=case.url)
+    (line,) = lines_of(done)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "SyntaxError: '(' was never closed (0002_" in line["reason"]
+
+
+def test_migration_that_exits_is_not_taken_for_an_interrupted_one(case: Case) -> None:
+    case.ledger.add_migration(2, 'raise SystemExit("the table is not ready")')
+    done = case.ledger.run("upgrade", APP_DATABASE_URL=case.url)
+    assert (done.returncode, done.stderr) == (1, "the table is not ready\n")
+    assert "interrupted" not in done.stdout
+    assert case.revision == "0001"
+
+
 def test_sql_is_printed_without_a_database(case: Case) -> None:
     case.ledger.add_migration(2, 'op.execute("CREATE TABLE a (id int)")')
     done = case.ledger.run("sql")
@@ -453,6 +477,12 @@ def test_errors_of_other_commands_are_one_line(case: Case) -> None:
 def test_unknown_package_is_an_error() -> None:
     with pytest.raises(MigrationError, match="there is no package 'no_such_package'; install it, or check the name"):
         Service("no_such_package")
+
+
+def test_unknown_package_before_a_dot_is_an_error() -> None:
+    for name in ("no_such_package.orders", ".orders"):
+        with pytest.raises(MigrationError, match=f"there is no package '{name}'"):
+            Service(name)
 
 
 def test_package_without_migrations_is_an_error() -> None:

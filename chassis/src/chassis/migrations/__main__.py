@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .errors import MigrationError, explained
 from .service import MigrationSettings, Service
 
 INTERRUPTED = 128 + signal.SIGTERM
+MAX_WAIT_SECONDS = 86_400.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-KNOWN = (MigrationError, DatabaseError, EmbeddedServerError, CommandError, SQLAlchemyError, OSError)
+KNOWN = (MigrationError, DatabaseError, EmbeddedServerError, CommandError, SQLAlchemyError, SyntaxError, OSError)
 
 
 def _is_from(error: Exception, folder: Path) -> bool:
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     for parser_ in (up, down):
         parser_.add_argument(
             "--wait-seconds",
-            type=float,
+            type=_seconds,
             default=commands.WAIT_SECONDS,
             help="how long to wait for another migration and for locks of tables (default: %(default)g)",
         )
@@ -85,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     commands_.add_parser("current", help="print the revision of the database")
     commands_.add_parser("history", help="print the migrations, the last one first")
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to {MAX_WAIT_SECONDS:g}")
+    return seconds
 
 
 def _run(service: Service, options: argparse.Namespace) -> int:
@@ -139,11 +151,20 @@ def _until_signal(change: Coroutine[Any, Any, None]) -> int:
 
     async def run() -> int:
         task = asyncio.ensure_future(change)
+        is_terminated = False
+
+        def terminate() -> None:
+            nonlocal is_terminated
+            is_terminated = True
+            task.cancel()
+
         if sys.platform != "win32":
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
         try:
             await task
         except asyncio.CancelledError:
+            if not is_terminated:  # asyncio.run ends for another reason, such as SystemExit of a migration
+                raise
             structlog.get_logger().warning("interrupted; the migration in progress was rolled back")
             return INTERRUPTED
         return 0

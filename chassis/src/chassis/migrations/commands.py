@@ -147,8 +147,12 @@ def new(service: Service, name: str, *, is_empty: bool = False) -> Path | None:
 
     `is_empty` creates one without statements, for changes of data and whatever Alembic does not find by itself.
     """
-    if not re.search(r"\w", name):
-        raise MigrationError(f"the name is {name!r}; describe the change in a few words, such as: add customer")
+    # The name becomes a part of the code and of the path of its file.
+    if not re.fullmatch(r"[\w .,-]*[^\W_][\w .,-]*", name):
+        raise MigrationError(
+            f"the name is {name!r}; describe the change in a few words, such as: add customer. "
+            "Letters, digits, spaces and - _ . , are allowed"
+        )
     service.script()
     created: list[Path] = []
 

@@ -30,7 +30,10 @@ class Service:
 
     def __init__(self, package: str) -> None:
         """Raises `MigrationError` if there is no such package, or if it has no migrations."""
-        spec = find_spec(package) if re.fullmatch(r"[\w.]+", package) else None
+        try:
+            spec = find_spec(package) if re.fullmatch(r"\w+(\.\w+)*", package) else None
+        except ModuleNotFoundError:  # of the package before the dot
+            spec = None
         if spec is None or spec.origin is None:
             raise MigrationError(f"there is no package {package!r}; install it, or check the name")
         self.package: str = package
