@@ -128,11 +128,11 @@ def created_by(metadata: MetaData) -> str:
 def test_new_migration_has_the_difference_and_satisfies_the_linter(case: Case) -> None:
     case.upgrade()
     case.ledger.add_accounts()
-    path = commands.new(case.service, "Add accounts: of everybody")
+    path = commands.new(case.service, "Add accounts of everybody")
     assert path is not None
     text = path.read_text()
     assert path.name == "0002_add_accounts_of_everybody.py"
-    assert text.startswith('"""Add accounts: of everybody."""\n\nimport sqlalchemy as sa\nfrom alembic import op\n')
+    assert text.startswith('"""Add accounts of everybody."""\n\nimport sqlalchemy as sa\nfrom alembic import op\n')
     assert 'name=op.f("ck_accounts_positive")' in text
     assert "###" not in text
     for arguments in (["check"], ["format", "--check", "--line-length=88"]):
