@@ -74,6 +74,8 @@ def test_address_of_a_url(url: str, address: Address) -> None:
     [
         ({"url": "mysql://db"}, "must begin with postgresql://"),
         ({"url": "db.example"}, "must begin with postgresql://"),
+        ({"url": "postgresql://user:pa/ss@db/orders"}, "the port is not a number; encode / # ? @ in the password"),
+        ({"url": "postgresql://db:abc/orders"}, "the port is not a number"),
         ({"pool_min": 11}, "database_pool_min is 11, more than database_pool_max, 10; lower it"),
         ({"pool_max": 0}, "greater than or equal to 1"),
         ({"statement_seconds": "inf"}, "finite"),

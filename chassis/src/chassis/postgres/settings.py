@@ -100,6 +100,12 @@ class DatabaseSettings(BaseModel):
         parts = urlsplit(url.get_secret_value())
         if parts.scheme not in SCHEMES:
             raise ValueError("must begin with postgresql://, such as postgresql://user@host:5432/name")
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            port = "" if host.endswith("]") else host.partition("]")[2] or host
+            if ":" in port and not port.rpartition(":")[2].isdigit():
+                raise ValueError(
+                    "the port is not a number; encode / # ? @ in the password, or use the setting database_password"
+                )
         return SecretStr(url.get_secret_value().replace("postgresql+asyncpg:", "postgresql:", 1))
 
     @model_validator(mode="after")
