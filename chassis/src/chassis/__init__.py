@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .api.access import PUBLIC, Requirement, Requires, public, read_write, requires
     from .api.dependencies import ProviderError
     from .api.errors import SignatureError
     from .api.handler import Handler, Reply, documented, responds
@@ -70,12 +71,15 @@ _MODULES = {
     "Lease": "lease",
     "MemoryIdempotencyStore": "api.idempotency_store",
     "MemoryLease": "lease",
+    "PUBLIC": "api.access",
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
     "RepeatableError": "api.repeatable",
     "Reply": "api.handler",
     "RequestTasks": "api.request_tasks",
+    "Requirement": "api.access",
+    "Requires": "api.access",
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.errors",
@@ -92,13 +96,17 @@ _MODULES = {
     "load_settings": "settings",
     "page": "pagination",
     "page_links": "pagination",
+    "public": "api.access",
+    "read_write": "api.access",
     "repeatable": "api.repeatable",
+    "requires": "api.access",
     "responds": "api.handler",
     "run": "run",
 }
 
 __all__ = [
     "IDLE",
+    "PUBLIC",
     "App",
     "ChassisSettings",
     "Check",
@@ -127,6 +135,8 @@ __all__ = [
     "RepeatableError",
     "Reply",
     "RequestTasks",
+    "Requirement",
+    "Requires",
     "Route",
     "Server",
     "SignatureError",
@@ -144,7 +154,10 @@ __all__ = [
     "load_settings",
     "page",
     "page_links",
+    "public",
+    "read_write",
     "repeatable",
+    "requires",
     "responds",
     "run",
 ]

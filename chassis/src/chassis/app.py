@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .api.access import AccessControl, Requires
 from .api.dependencies import Override
 from .api.negotiation import Encoder
 from .api.request_tasks import RequestTasks
@@ -94,6 +95,7 @@ class App(RouteTable):
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
+        self.requires = self._parts.requires
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
@@ -111,30 +113,50 @@ class App(RouteTable):
         """The providers and problems that were added, for parts of the chassis that are not requests: consumers."""
         return self._parts
 
-    def group(self, path: str, *, title: str | None = None, version: str | None = None, description: str = "") -> Group:
+    def group(
+        self,
+        path: str,
+        *,
+        title: str | None = None,
+        version: str | None = None,
+        description: str = "",
+        requires: Requires | None = None,
+    ) -> Group:
         """Add a group of routes below `path` with its own middleware and OpenAPI document, such as an API version.
 
-        v2 = app.group("/v2", version="2")
-        v2.add_route("/orders", Orders(store))
+            v2 = app.group("/v2", version="2")
+            v2.add_route("/orders", Orders(store))
+
+        `requires` is what clients need for its routes, unless a route has its own (`add_route`).
         """
         self._must_not_be_built()
         info = {"title": title or self.name, "version": version or self.version, "description": description}
-        group = Group(path, info)
+        group = Group(path, info, requires)
         self._parts.groups.append(group)
         self.add_routes(group.mounted())
         return group
 
-    def mount(self, path: str, app: ASGIApp, *, name: str | None = None, lifespan: bool = False) -> None:
+    def mount(
+        self,
+        path: str,
+        app: ASGIApp,
+        *,
+        name: str | None = None,
+        lifespan: bool = False,
+        requires: Requires | None = None,
+    ) -> None:
         """Serve another ASGI application, such as a FastAPI app, below a path.
 
         With `lifespan`, the application starts and stops with the service, as a resource (`add_resource`). The state
         that its lifespan yields is in `request.state`. If the application fails to start, the service fails to start.
+
+        `requires` is what clients need for everything below the path, its 404 and its documentation included.
         """
         middleware = []
         if lifespan:
             resource = self.add_resource(Lifespan(app))
             middleware.append(Middleware(StateMiddleware, resource.state))
-        self.add_routes(Mount(path, app, name=name, middleware=middleware))
+        self.add_routes(Mount(path, app, name=name, middleware=middleware), requires=requires)
 
     def add_problems(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
         """Map exception types, and their subclasses, to the status of a problem document.
@@ -168,6 +190,16 @@ class App(RouteTable):
     def override(self, provided_type: Hashable, provider: Any) -> Override:
         """Replace a provider in a test, permanently or for a `with` block. Works while the app runs."""
         return self._parts.providers.override(provided_type, provider)
+
+    def set_access_control(self, control: AccessControl) -> None:
+        """Protect every route that is not public, for an authentication part such as `chassis.auth`.
+
+        `/openapi.json`, `/docs` and the endpoints for operation stay open. Raises `ValueError` for a second one.
+        """
+        self._must_not_be_built()
+        if self._parts.access_control is not None:
+            raise ValueError("the app has authentication already; call add_auth once")
+        self._parts.access_control = control
 
     def add_encoder(self, media_type: str, encode: Encoder) -> None:
         """Add content negotiation: send results as `media_type` to clients that prefer it to JSON (`Accept`).

@@ -7,8 +7,10 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .api.access import AccessControl, Requires, no_login
 from .api.handler import Handler
 from .api.openapi import documented_routes, openapi_document
+from .api.protection import Protection
 from .api.routing import Route, Router
 from .middleware.problems import ProblemMiddleware
 from .problem import ProblemOf
@@ -20,6 +22,8 @@ class RouteTable:
 
     def __init__(self, routes: list[BaseRoute], middleware: list[Middleware]) -> None:
         self.routes: list[BaseRoute] = routes
+        self.requires: dict[int, Requires] = {}
+        """The requirements of routes, by their `id`."""
         self._middleware = middleware
 
     def add_route(
@@ -32,21 +36,30 @@ class RouteTable:
         max_body_bytes: int | None = None,
         deadline_seconds: float | None = None,
         sheds_load: bool = True,
+        requires: Requires | None = None,
     ) -> None:
         """Add a route: requests to `path`, such as `/orders/{order_id}`, go to `handler`.
 
         `max_body_bytes` and `deadline_seconds` replace the limits of the service for this route. With
         `sheds_load=False`, its requests are not shed under overload. Raises `SignatureError` if a method of the handler
         does not fit this path.
+
+        `requires` is what clients need, such as `Requirement(scopes=["orders:read"])`, `PUBLIC`, or `read_write(…)`.
+        `@requires` and `@public` on the handler's methods and class replace it.
         """
         limits = RouteLimits(max_body_bytes, deadline_seconds, sheds_load)
         limits = NO_LIMITS if limits == NO_LIMITS else limits
-        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi, limits=limits))
+        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi, limits=limits), requires=requires)
 
-    def add_routes(self, *routes: BaseRoute) -> None:
-        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`, such as `HttpServerRoute`."""
+    def add_routes(self, *routes: BaseRoute, requires: Requires | None = None) -> None:
+        """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`, such as `HttpServerRoute`.
+
+        `requires` is what clients need for them; see `add_route`.
+        """
         self._must_not_be_built()
         self.routes.extend(routes)
+        if requires is not None:
+            self.requires |= {id(route): requires for route in routes}
 
     def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
         """Add pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
@@ -68,17 +81,23 @@ class Group(RouteTable):
     describe all routes. The middleware of the group is inside the middleware of the app.
     """
 
-    def __init__(self, path: str, info: Mapping[str, str]) -> None:
+    def __init__(self, path: str, info: Mapping[str, str], requires: Requires | None = None) -> None:
         super().__init__([], [])
         self.path: str = path
+        self.access_control: AccessControl | None = None
+        """The authentication of this group; by default, that of the app."""
         self._info = dict(info)
+        self._requires = requires
         self._app: ASGIApp | None = None
 
-    def build(self, problems: Mapping[type[Exception], ProblemOf]) -> None:
+    def build(self, problems: Mapping[type[Exception], ProblemOf], access_control: AccessControl | None) -> None:
         """Build the application of the group, when its routes are complete and their dependencies are resolved."""
-        document = openapi_document(self.routes, **self._info)
-        self.routes.extend(documented_routes(self.routes, document))
-        app: ASGIApp = Router(self.routes)
+        control = self.access_control = self.access_control or access_control
+        routes = Protection(control, self.requires, group=self._requires, path=self.path).of(self.routes)
+        document = openapi_document(self.routes, **self._info, schemes=control.schemes if control else {})
+        documented = documented_routes(self.routes, document, control.login if control else no_login)
+        self.routes.extend(documented)
+        app: ASGIApp = Router([*routes, *documented])
         if self._middleware:
             app = ProblemMiddleware(app, problems=problems)
         for cls, args, kwargs in reversed(self._middleware):
@@ -93,6 +112,13 @@ class Group(RouteTable):
         if self._app is None:
             raise RuntimeError(f"the group {self.path} cannot serve requests yet; start its App first")
         await self._app(scope, receive, send)
+
+    def set_access_control(self, control: AccessControl) -> None:
+        """Protect the routes of this group: see `App.set_access_control`."""
+        self._must_not_be_built()
+        if self.access_control is not None:
+            raise ValueError(f"the group {self.path} has authentication already; call add_auth once for it")
+        self.access_control = control
 
     def _must_not_be_built(self) -> None:
         if self._app is not None:

@@ -10,10 +10,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admin import admin_routes
+from .api.access import AccessControl, Requires, no_login
 from .api.dependencies import Providers
 from .api.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from .api.negotiation import Encoder
 from .api.openapi import documented_routes, extended, openapi_document
+from .api.protection import Protection
 from .api.routing import Route, Router, handler_routes, limits_of
 from .groups import Group
 from .health import Health, State
@@ -41,6 +43,15 @@ class Parts:
     openapi: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     encoders: dict[str, Encoder] = field(default_factory=dict[str, Encoder])
     groups: list[Group] = field(default_factory=list[Group])
+    requires: dict[int, Requires] = field(default_factory=dict[int, Requires])
+    """The requirements of routes, by their `id`."""
+    access_control: AccessControl | None = None
+
+    @property
+    def access_controls(self) -> list[AccessControl]:
+        """The access controls of the app and of its groups."""
+        controls = [self.access_control, *(group.access_control for group in self.groups)]
+        return [control for control in controls if control is not None]
 
 
 class Stacks:
@@ -63,9 +74,13 @@ class Stacks:
         for route in handler_routes(parts.routes):
             route.resource.use(parts.providers, parts.encoders)
         for group in parts.groups:
-            group.build(parts.problems)
-        self.openapi: dict[str, Any] = extended(openapi_document(parts.routes, **info), parts.openapi)
-        router = Router([*parts.routes, *documented_routes(parts.routes, self.openapi)])
+            group.build(parts.problems, parts.access_control)
+        routes = Protection(parts.access_control, parts.requires, groups=parts.groups).of(parts.routes)
+        controls = parts.access_controls
+        schemes = {name: scheme for control in controls for name, scheme in control.schemes.items()}
+        self.openapi: dict[str, Any] = extended(openapi_document(parts.routes, **info, schemes=schemes), parts.openapi)
+        login = controls[0].login if controls else no_login
+        router = Router([*routes, *documented_routes(parts.routes, self.openapi, login)])
         has_limits = any(route.limits is not NO_LIMITS for route in handler_routes(parts.routes))
         self.router: Router = router
         self.public: ASGIApp = build_stack(

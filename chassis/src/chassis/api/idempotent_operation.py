@@ -18,6 +18,7 @@ from ..context import annotate
 from ..problem import Problem
 from ..request_info import RequestInfo
 from ..response_sender import send_response
+from .access import identity_of
 from .continuation import Continuation, DetachedError
 from .dependencies import Provider, ProviderError
 from .idempotency import HEADER, REPLAYED, Idempotency, key_of
@@ -174,7 +175,8 @@ class IdempotentOperation:
     async def _identify(self, key: bytes, request: Request, body: bytes) -> IdempotentRequest:
         principal = self._options.principal
         if principal is None:
-            user = request.headers.get("authorization", "")
+            # Not the token of an authenticated client: it is renewed between two requests.
+            user = identity_of(request.scope) or request.headers.get("authorization", "")
         else:
             result = principal(request)
             user = await result if inspect.isawaitable(result) else result

@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+import html
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from ..problem import PROBLEM_JSON, phrase
+from .access import Login, Requirement, no_login
 from .handler import Handler
 from .idempotency import HEADER, MAX_KEY_LENGTH, PROBLEMS, REPLAYED
 from .operation import Operation
@@ -24,6 +26,7 @@ from .schemas import REF_TEMPLATE, Schemas
 
 OPENAPI_VERSION = "3.1.0"
 URL_ENCODED_TYPE = "application/x-www-form-urlencoded"
+NO_LOGIN = '<meta name="login" content="null">'  # in docs.html
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -56,14 +59,21 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 
-def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, description: str = "") -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the handlers in `routes`."""
+def openapi_document(
+    routes: Sequence[BaseRoute],
+    *,
+    title: str,
+    version: str,
+    description: str = "",
+    schemes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the handlers in `routes`. `schemes` are the security schemes of protected ones."""
     operations = operations_of(routes)
     schemas = Schemas([described.operation for described in operations])
     paths: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
     for place in operations:
-        described = _operation(place, schemas)
+        described = _operation(place, schemas, schemes or {})
         # `/order-lines` and `/order/lines` get the same name, so the second one gets a number.
         name = str(described["operationId"])
         seen[name] += 1
@@ -71,20 +81,20 @@ def openapi_document(routes: Sequence[BaseRoute], *, title: str, version: str, d
             described["operationId"] = f"{name}_{seen[name]}"
         paths.setdefault(place.path, {})[place.method.lower()] = described
     info = {"title": title, "version": version, **({"description": description} if description else {})}
-    return {
-        "openapi": OPENAPI_VERSION,
-        "info": info,
-        "paths": paths,
-        "components": {"schemas": {**schemas.components, "Problem": PROBLEM_SCHEMA}},
-    }
+    components: dict[str, Any] = {"schemas": {**schemas.components, "Problem": PROBLEM_SCHEMA}}
+    if schemes:
+        components["securitySchemes"] = {name: dict(scheme) for name, scheme in schemes.items()}
+    return {"openapi": OPENAPI_VERSION, "info": info, "paths": paths, "components": components}
 
 
-def documented_routes(routes: Sequence[BaseRoute], document: dict[str, Any]) -> list[Route]:
-    """`/openapi.json` and `/docs`, unless the owner has a route on the same path."""
+def documented_routes(
+    routes: Sequence[BaseRoute], document: dict[str, Any], login: Callable[[], Login | None] = no_login
+) -> list[Route]:
+    """`/openapi.json` and `/docs`, unless the owner has a route on the same path. `login` is for `/docs`."""
     own = {getattr(route, "path", None) for route in routes}
     return [
         Route(path, handler, in_openapi=False)
-        for path, handler in (("/openapi.json", OpenApi(document)), ("/docs", Docs()))
+        for path, handler in (("/openapi.json", OpenApi(document)), ("/docs", Docs(login)))
         if path not in own
     ]
 
@@ -106,28 +116,33 @@ class OpenApi(Handler):
 
 
 class Docs(Handler):
-    """`GET /docs`: a page that shows `openapi.json` and sends requests. It loads nothing from other hosts."""
+    """`GET /docs`: a page that shows `openapi.json` and sends requests. It loads nothing from other hosts.
 
-    def __init__(self) -> None:
+    With a `login`, it also gets tokens from the provider: its policy allows requests to the token endpoint.
+    """
+
+    def __init__(self, login: Callable[[], Login | None] = no_login) -> None:
         folder = files(__name__.rpartition(".")[0])
         page, css, js = (folder.joinpath(f"docs.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js"))
         # Script and style are inline, so that the policy can allow only their hashes.
         page = page.replace("<style></style>", f"<style>\n{css}</style>")
-        page = page.replace("<script></script>", f"<script>\n{js}</script>")
-        script, style = (_inline_hash(page, element) for element in ("script", "style"))
-        self._page = page
-        policy = (
-            f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
-            "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-        )
-        self._headers = {
-            "cache-control": "no-store",
-            "content-security-policy": policy,
-            "referrer-policy": "no-referrer",
-        }
+        self._page = page.replace("<script></script>", f"<script>\n{js}</script>")
+        self._hashes = [_inline_hash(self._page, element) for element in ("script", "style")]
+        self._login = login
 
     async def get(self) -> Response:
-        return HTMLResponse(self._page, headers=self._headers)
+        login = self._login()
+        script, style = self._hashes
+        page, connect = self._page, "'self'"
+        if login is not None:
+            page = page.replace(NO_LOGIN, NO_LOGIN.replace("null", html.escape(orjson.dumps(login).decode())))
+            connect = f"'self' {login.token_origin}"
+        policy = (
+            f"default-src 'none'; script-src {script}; style-src {style}; connect-src {connect}; img-src data:; "
+            "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        headers = {"cache-control": "no-store", "content-security-policy": policy, "referrer-policy": "no-referrer"}
+        return HTMLResponse(page, headers=headers)
 
 
 def extended(document: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -146,7 +161,7 @@ def _merged(document: Mapping[str, Any], additions: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def _operation(place: Described, schemas: Schemas) -> dict[str, Any]:
+def _operation(place: Described, schemas: Schemas, schemes: Mapping[str, object]) -> dict[str, Any]:
     operation = place.operation
     slug = re.sub(r"\W+", "_", place.path).strip("_")
     described: dict[str, Any] = {
@@ -158,6 +173,8 @@ def _operation(place: Described, schemas: Schemas) -> dict[str, Any]:
         described["summary"] = summary.rstrip(".")
     if description.strip():
         described["description"] = description.strip()
+    if place.requirement is not None:
+        described["security"] = _security(place.requirement, schemes)
     described |= operation.documentation.members
     parameters = _parameters(place, schemas)
     if parameters:
@@ -165,8 +182,13 @@ def _operation(place: Described, schemas: Schemas) -> dict[str, Any]:
     body = _request_body(operation, schemas)
     if body is not None:
         described["requestBody"] = body
-    described["responses"] = _responses(operation, bool(parameters), schemas)
+    described["responses"] = _responses(operation, bool(parameters), schemas, place.requirement)
     return described
+
+
+def _security(requirement: Requirement, schemes: Mapping[str, object]) -> list[dict[str, list[str]]]:
+    """An alternative for each scheme. OpenAPI 3.1 allows the names of scopes for every type of scheme."""
+    return [] if requirement.is_public else [{name: sorted(requirement.scopes)} for name in schemes]
 
 
 def _parameters(place: Described, schemas: Schemas) -> list[dict[str, Any]]:
@@ -270,7 +292,9 @@ def _form(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
-def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> dict[str, dict[str, Any]]:
+def _responses(
+    operation: Operation, has_parameters: bool, schemas: Schemas, requirement: Requirement | None
+) -> dict[str, dict[str, Any]]:
     success: dict[str, Any] = {"description": phrase(operation.status)}
     if operation.result is not None and operation.has_content:
         content: dict[str, Any] = {"schema": schemas.of(operation.result, "serialization")}
@@ -303,6 +327,10 @@ def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> 
         errors.setdefault(415, "Content-Type is not application/json, or the body is compressed.")
     if (operation.body is not None and not operation.body_is_raw) or operation.has_form or has_parameters:
         errors.setdefault(422, "The request has invalid values; `errors` lists them with the reasons.")
+    if requirement is not None and not requirement.is_public:
+        errors.setdefault(401, "The credentials are missing or invalid.")
+        if requirement.scopes or requirement.roles:
+            errors[403] = f"{errors.get(403, '')} The credentials need {requirement}.".strip()
     if operation.idempotency is not None:
         replayed = {
             "description": "`true` if this is the stored response to an earlier request.",

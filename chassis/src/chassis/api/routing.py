@@ -15,8 +15,10 @@ from starlette.types import Receive, Scope, Send
 from ..problem import Problem
 from ..response_sender import send_response
 from ..route_limits import NO_LIMITS, RouteLimits
+from .access import AccessControl, Requirement, Requires, for_method, requirement_of
 from .dependencies import Providers
 from .errors import SignatureError
+from .guarded import guarded
 from .handler import VERBS, Handler
 from .idempotent_operation import IdempotentOperation
 from .negotiation import Encoder
@@ -44,7 +46,12 @@ class Endpoint:
             raise SignatureError(
                 f"{type(handler).__name__} has no method for requests; define at least one of {', '.join(VERBS)}"
             )
-        self._by_method = self._applications(Providers())
+        self.requirements: dict[str, Requirement] = {}
+        """What clients need, by HTTP method. Empty if nothing protects the route."""
+        self._class_requirement = requirement_of(type(handler))
+        self._control: AccessControl | None = None
+        self._applications = self._unguarded(Providers())
+        self._by_method = self._guarded()
         self.allow: str = ", ".join([*self._by_method, "OPTIONS"])
 
     def use(self, providers: Providers, encoders: Mapping[str, Encoder]) -> None:
@@ -54,16 +61,40 @@ class Endpoint:
         """
         for operation in self.operations.values():
             operation.use(providers, encoders)
-        self._by_method = self._applications(providers)
+        self._applications = self._unguarded(providers)
+        self._by_method = self._guarded()
 
-    def _applications(self, providers: Providers) -> dict[str, Application]:
-        """The application for each HTTP method: its operation, wrapped if it is idempotent."""
+    def marks(self) -> Iterator[tuple[str, Requirement]]:
+        """The requirements that `requires` and `public` have set on the methods and on the class, with their names."""
+        for operation in self.operations.values():
+            requirement = requirement_of(operation.method) or self._class_requirement
+            if requirement is not None:
+                yield operation.name, requirement
+
+    def protect(self, control: AccessControl, *levels: Mapping[str, Requirement]) -> None:
+        """Ask the guard before each request. `levels` are the requirements of the route and of its group."""
+        marks = dict(self.marks())
+        for method, operation in self.operations.items():
+            requirement = marks.get(operation.name) or for_method(method, *levels) or control.requirement
+            self.requirements[method] = requirement
+        self._control = control
+        self._by_method = self._guarded()
+
+    def _guarded(self) -> dict[str, Application]:
+        applications = dict(self._applications)
+        if self._control is not None:
+            for method, requirement in self.requirements.items():
+                applications[method] = guarded(applications[method], self._control.guard, requirement)
+        if "GET" in applications:
+            applications["HEAD"] = applications["GET"]
+        return applications
+
+    def _unguarded(self, providers: Providers) -> dict[str, Application]:
+        """The application for each method of the handler: its operation, wrapped if it is idempotent."""
         applications: dict[str, Application] = {}
         for method, operation in self.operations.items():
             options = operation.idempotency
             applications[method] = operation if options is None else IdempotentOperation(operation, options, providers)
-        if "GET" in applications:
-            applications["HEAD"] = applications["GET"]
         return applications
 
     def check(self) -> None:
@@ -99,8 +130,9 @@ class Route(StarletteRoute):
         name: str | None = None,
         in_openapi: bool = True,
         limits: RouteLimits = NO_LIMITS,
+        requires: Requires | None = None,
     ) -> None:
-        """`limits` replace the limits of the service. They have an effect only in an `App`."""
+        """`limits` replace the limits of the service. They have an effect only in an `App`, and so has `requires`."""
         if not isinstance(handler, Handler):
             raise SignatureError(
                 f"{path}: {handler!r} is not an instance of Handler; pass one, such as Orders(store), "
@@ -111,6 +143,7 @@ class Route(StarletteRoute):
         convertors = compile_path(path)[2]
         self.names: tuple[str, ...] = tuple(convertors)
         self.limits: RouteLimits = limits
+        self.requires: Requires | None = requires
         self.resource: Endpoint = Endpoint(handler, convertors)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
@@ -302,6 +335,8 @@ class Described(NamedTuple):
     """The names of the parameters of that path."""
     method: str
     operation: Operation
+    requirement: Requirement | None
+    """What clients need; None if nothing protects the operation."""
 
 
 def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str, ...] = ()) -> list[Described]:
@@ -315,7 +350,13 @@ def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str,
                 operations += operations_of(inner, path + route.path_format.removesuffix("/{path}"), names + mounted)
         elif isinstance(route, Route) and route.include_in_schema:
             operations += [
-                Described(path + route.path_format, tuple(dict.fromkeys(names + route.names)), method, operation)
+                Described(
+                    path + route.path_format,
+                    tuple(dict.fromkeys(names + route.names)),
+                    method,
+                    operation,
+                    route.resource.requirements.get(method),
+                )
                 for method, operation in route.resource.operations.items()
             ]
     return operations

@@ -1,0 +1,145 @@
+"""Puts the routes of an app behind its guard. Every route is protected, unless it is marked as public."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import Receive, Scope, Send
+
+from .access import AccessControl, Requirement, Requires, by_method, for_method, requirement_of
+from .errors import SignatureError
+from .guarded import GuardedApp
+from .routing import Route
+
+Levels = tuple[Mapping[str, Requirement], ...]
+
+
+class Protection:
+    """The access control of a table of routes, and the requirements that the table has for them.
+
+    `given` are the requirements of routes by their `id`, and `group` that of the group which the routes are in.
+    """
+
+    def __init__(
+        self,
+        control: AccessControl | None,
+        given: Mapping[int, Requires],
+        *,
+        group: Requires | None = None,
+        path: str = "",
+        groups: Sequence[object] = (),
+    ) -> None:
+        """`path` is that of the group. `groups` are applications that protect their routes themselves."""
+        self._control = control
+        self._given = given
+        self._path = path
+        self._group = by_method(group, f"the group {path}")
+        self._groups = groups
+
+    def of(self, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+        """The routes for a router. Routes that are not of handlers are copied, because others may use them too.
+
+        Raises `SignatureError` for a requirement that has no effect.
+        """
+        return [self._protected(route) for route in routes]
+
+    def _protected(self, route: BaseRoute) -> BaseRoute:
+        path = self._path + str(getattr(route, "path", ""))
+        if isinstance(route, Route):
+            self._protect_handler(route, path, self._levels(route, path))
+            return route
+        if isinstance(route, Mount) and any(route.app is group for group in self._groups):
+            return route
+        levels = self._levels(route, path)
+        mark = requirement_of(getattr(route, "endpoint", None))
+        if mark is not None:
+            levels = ({"*": mark}, *levels)
+        if isinstance(route, Mount):
+            self._check_mounted(route, path, levels)
+        if self._control is None:
+            self._reject(path, *levels)
+            return route
+        return self._behind_guard(route, self._control, levels)
+
+    def _levels(self, route: BaseRoute, path: str) -> Levels:
+        """The requirements of a route and of its group, by method."""
+        own = route.requires if isinstance(route, Route) else None
+        return by_method(own if own is not None else self._given.get(id(route)), path), self._group
+
+    def _behind_guard(self, route: BaseRoute, control: AccessControl, levels: Levels) -> BaseRoute:
+        has_app = callable(getattr(route, "app", None))
+        inner: Any = getattr(route, "app", None) if has_app else route.handle
+        app = GuardedApp(inner, control.guard, levels, control.requirement)
+        if not has_app:
+            return _GuardedRoute(route, app)
+        protected: Any = copy.copy(route)
+        protected.app = app
+        return protected  # type: ignore[no-any-return]
+
+    def _protect_handler(self, route: Route, path: str, levels: Levels) -> None:
+        if "OPTIONS" in levels[0]:
+            raise SignatureError(f"{path}: requires has OPTIONS, which handlers answer without credentials; remove it")
+        if self._control is not None:
+            route.resource.protect(self._control, *levels)
+        else:
+            self._reject(path, *levels)
+            for name, requirement in route.resource.marks():
+                self._reject(name, {"*": requirement})
+
+    def _check_mounted(self, mount: Mount, path: str, levels: Levels) -> None:
+        """Protect the handlers below a mount, and reject marks that have no effect there."""
+        inner: object = mount.routes
+        for route in inner if isinstance(inner, Sequence) else ():
+            below = f"{path}{getattr(route, 'path', '')}"
+            if isinstance(route, Route):
+                own = by_method(route.requires, below)
+                self._protect_handler(route, below, (own, *levels))
+                self._check_public(route, below, levels)
+            elif isinstance(route, Mount):
+                self._check_mounted(route, below, levels)
+            elif requirement_of(getattr(route, "endpoint", None)) is not None:
+                raise SignatureError(
+                    f"{below} has @requires or @public, which has no effect below the mount {path}; "
+                    "pass requires=… to the mount, or use app.group"
+                )
+
+    def _check_public(self, route: Route, below: str, levels: Levels) -> None:
+        if self._control is None:
+            return
+        for method, requirement in route.resource.requirements.items():
+            outer = for_method(method, *levels) or self._control.requirement
+            if requirement.is_public and not outer.is_public:
+                raise SignatureError(
+                    f"{below}: {method} is public, but its mount needs {outer}; pass requires=PUBLIC to the mount, "
+                    "or use app.group"
+                )
+
+    def _reject(self, name: str, *levels: Mapping[str, Requirement]) -> None:
+        """Raise `SignatureError` for a requirement without a guard that checks it."""
+        for requirement in (requirement for level in levels for requirement in level.values()):
+            if not requirement.is_public:
+                raise SignatureError(
+                    f"{name} needs {requirement}, but no authentication protects it; "
+                    "call add_auth(app, settings) of chassis.auth in create_app"
+                )
+
+
+class _GuardedRoute(BaseRoute):
+    """A route of a class that is not Starlette's, behind the guard."""
+
+    def __init__(self, route: BaseRoute, app: GuardedApp) -> None:
+        self._route = route
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._route, name)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return self._route.matches(scope)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        return self._route.url_path_for(name, **path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
