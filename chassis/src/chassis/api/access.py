@@ -1,4 +1,4 @@
-"""Who may ask: `requires` and `public` on handlers, and the guard that an authentication part adds to an app."""
+"""Access: `requires` and `public` on handlers, and the guard that an authentication part adds to an app."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ NAME = re.compile(r"[!#-\[\]-~]+")  # a scope-token (RFC 6749, section 3.3)
 
 @dataclass(frozen=True, slots=True, init=False)
 class Requirement:
-    """What a client needs for a request: all of `scopes`, and any one of `roles`. Without both, valid credentials.
+    """The needs of a request: all of `scopes`, and any one of `roles`. Without both, any valid credentials.
 
     Raises `SignatureError` if they are not lists of names.
     """
