@@ -1,4 +1,4 @@
-"""Who may ask: requirements of handlers, routes, groups and mounts, and the guard that checks them."""
+"""Access: requirements of handlers, routes, groups and mounts, and the guard that checks them."""
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass

@@ -15,6 +15,8 @@ let api = {}; // the OpenAPI document
 let server = ""; // the base URL of its paths
 let fieldCount = 0; // for unique ids
 const credentials = new Map(); // by security scheme; never stored, so they are gone when the page is closed
+const login = JSON.parse(document.querySelector("meta[name=login]").content); // the endpoints of the provider, or null
+const LOGIN = "chassis-login"; // the key of a login in progress, in sessionStorage
 
 function element(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -266,6 +268,63 @@ function authorize(operation, query, headers, cookies) {
   }
 }
 
+const base64url = (bytes) => btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+const randomText = () => base64url(crypto.getRandomValues(new Uint8Array(32)));
+const loginReturn = () => location.origin + location.pathname; // the URL that the provider must allow
+
+// Go to the provider: the authorization code flow with PKCE (RFC 7636). The page is loaded again with a code.
+async function logIn(scope) {
+  if (!crypto.subtle) throw new Error("browsers allow this over HTTPS only, or on localhost");
+  const [verifier, state] = [randomText(), randomText()];
+  const challenge = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(verifier));
+  sessionStorage.setItem(LOGIN, JSON.stringify({ verifier, state }));
+  const url = new URL(login.authorization_endpoint);
+  for (const [key, value] of Object.entries({
+    response_type: "code", client_id: login.client_id, redirect_uri: loginReturn(), scope, state, audience: login.audience,
+    code_challenge: base64url(new Uint8Array(challenge)), code_challenge_method: "S256",
+  })) if (value) url.searchParams.set(key, value);
+  location.assign(url);
+}
+
+// Exchange the code with which the provider has returned for a token. Undefined if it has not returned.
+async function finishLogIn() {
+  const query = new URLSearchParams(location.search);
+  if (!login || !query.has("state")) return undefined;
+  const { verifier, state } = JSON.parse(sessionStorage.getItem(LOGIN) ?? "{}");
+  sessionStorage.removeItem(LOGIN);
+  history.replaceState(null, "", location.pathname); // the code is not kept in the history
+  if (query.get("state") !== state) throw new Error("the response belongs to another login; log in again");
+  if ((query.get("iss") ?? login.issuer) !== login.issuer) throw new Error(`the response is from another issuer, ${query.get("iss")}`);
+  if (!query.has("code")) throw new Error([query.get("error"), query.get("error_description")].filter(Boolean).join(": "));
+  const response = await fetch(login.token_endpoint, { method: "POST", credentials: "omit", body: new URLSearchParams({
+    grant_type: "authorization_code", code: query.get("code"), redirect_uri: loginReturn(), client_id: login.client_id, code_verifier: verifier,
+  }) });
+  const { access_token: token, error, error_description: reason } = await response.json();
+  if (!token) throw new Error([error ?? response.status, reason].filter(Boolean).join(": "));
+  return token;
+}
+
+// The controls of a login, whose token is put into `control`.
+function showLogin(control) {
+  const operations = Object.values(api.paths ?? {}).flatMap((item) => METHODS.map((method) => item[method]?.security ?? []));
+  const scopes = [...new Set(operations.flat().flatMap((schemes) => Object.values(schemes).flat()))].sort();
+  const wanted = element("input", { type: "text", value: scopes.join(" "), spellcheck: "false" });
+  const button = element("button", { type: "button" }, "Log in");
+  const state = element("p", { role: "status" });
+  const fail = (error) => {
+    state.replaceChildren(badge("login failed", "status-4"), ` ${error.message}`);
+    document.getElementById("authorize").open = true;
+  };
+  button.addEventListener("click", () => logIn(wanted.value.trim()).catch(fail));
+  finishLogIn().then((token) => {
+    if (!token) return;
+    control.value = token;
+    state.textContent = "Logged in.";
+    announce("authorized");
+  }).catch(fail);
+  return [element("label", {}, "Scopes ", small("separated by spaces"), wanted), element("p", {}, button), state];
+}
+
 function showScheme([name, reference]) {
   const scheme = resolve(reference);
   const { type, description, flows = {}, openIdConnectUrl } = scheme;
@@ -276,6 +335,7 @@ function showScheme([name, reference]) {
   };
   const summary = [type, scheme.scheme, scheme.bearerFormat, scheme.in && `in ${scheme.in}`, scheme.name].filter(Boolean).join(" · ");
   const labels = [];
+  let loginParts = [];
   if (type === "http" && scheme.scheme?.toLowerCase() === "basic") {
     const [user, userLabel] = input("User name", "text");
     const [password, passwordLabel] = input("Password");
@@ -286,6 +346,7 @@ function showScheme([name, reference]) {
     const [control, label] = input(type === "apiKey" ? "Key" : "Token");
     labels.push(label);
     credentials.set(name, () => control.value.trim());
+    if (type === "openIdConnect" && login) loginParts = showLogin(control);
   }
   return element("fieldset", {}, element("legend", {}, code(name), " ", small(summary)), prose(description),
     type === "mutualTLS" && element("p", {}, "The browser asks for a client certificate itself."),
@@ -293,7 +354,8 @@ function showScheme([name, reference]) {
       element("p", {}, small(["Flow ", code(flow), ". Get a token there and paste it here. ",
         [authorizationUrl, tokenUrl].filter(Boolean).map((url) => [link(url), " "])])),
       element("ul", {}, Object.entries(scopes).map(([scope, text]) => element("li", {}, code(scope), " ", small(text))))]),
-    openIdConnectUrl && element("p", {}, small(["OpenID Connect: ", link(openIdConnectUrl), ". Get a token there and paste it here."])), labels);
+    openIdConnectUrl && element("p", {}, small(["OpenID Connect: ", link(openIdConnectUrl), login ? ". Log in, or paste a token."
+      : ". Get a token there and paste it here."])), loginParts, labels);
 }
 
 function showAuthorize() {
