@@ -65,7 +65,7 @@ AUTHENTICATED = Requirement()
 Requires = Requirement | Mapping[str, Requirement]
 """The requirement of a route, or one for each HTTP method, such as `{"GET": PUBLIC, "*": Requirement(…)}`.
 
-`*` stands for the methods that are not named. HEAD needs the same as GET.
+`*` stands for all other methods. HEAD needs the same as GET.
 """
 
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel, Field
 
 
-class AuthSettings(BaseSettings):
+class AuthSettings(BaseModel):
     """A mixin: `class Settings(ChassisSettings, AuthSettings)`."""
 
     auth_issuer: str = Field(description="The URL of the OpenID provider.")
