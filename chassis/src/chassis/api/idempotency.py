@@ -70,8 +70,9 @@ def idempotent(
     as usual; with `required`, it gets 400.
 
     The key is a quoted string, as in the draft, or the same text without quotes. It is scoped to the method, the path
-    and the principal. `principal` is a function of the request that returns an id of the user; the default is the value
-    of the Authorization header. Pass one if a user's token changes or is in a cookie.
+    and the principal. `principal` is a function of the request that returns an id of the user. The default is the
+    authenticated principal, and without authentication the value of the Authorization header. Pass one if a user's
+    token is in a cookie.
 
     The response is stored for `keep_seconds` if the method returns it. In these cases it is not stored, and a retry is
     executed again:
