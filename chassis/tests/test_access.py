@@ -175,6 +175,7 @@ def everything() -> App:
     app.mount("/raw", raw)
     app.mount("/open-raw", raw, requires=PUBLIC)
     app.mount("/half-raw", raw, requires={"OPTIONS": PUBLIC, "*": Requirement(scopes=["orders:write"])})
+    app.mount("/raw-by-method", raw, requires={"GET": Requirement(scopes=["orders:write"])})
     group = app.group("/v2", requires=Requirement(scopes=["orders:read"]))
     group.add_route("/plain", Plain())
     group.add_route("/orders", Orders())
@@ -210,7 +211,6 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/raw/below"),
         ("OPTIONS", "/raw/below"),
         ("PROPFIND", "/raw/below"),
-        ("get", "/half-raw/x"),
         ("PROPFIND", "/half-raw/x"),
         ("GET", "/v2/plain"),
         ("GET", "/v2/function"),
@@ -276,7 +276,10 @@ async def test_public_and_unknown_routes_need_no_credentials(
         (ADA, "GET", "/mounted/nothing", 404),
         (ADA, "GET", "/raw/x", 200),
         (ADA, "PROPFIND", "/half-raw/x", 403),
-        (ADA, "get", "/half-raw/x", 403),
+        (ADA, "GET", "/raw-by-method/x", 403),
+        (ADA, "HEAD", "/raw-by-method/x", 403),
+        (ADA, "get", "/raw-by-method/x", 403),
+        (ADA, "POST", "/raw-by-method/x", 200),
         (WRITER, "GET", "/half-raw/x", 200),
         (ADA, "GET", "/v2/plain", 403),
         (READER, "GET", "/v2/plain", 200),

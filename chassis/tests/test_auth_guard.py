@@ -21,6 +21,7 @@ from .support.application import TEST_SETTINGS
 TOKENS = {
     "ada.token": Principal("ada", "https://login.example", frozenset({"orders:read"}), frozenset({"clerk"})),
     "bob.token==": Principal("bob", "https://login.example"),
+    "odd.subject": Principal("Zoë \ud800", "https://login.example", frozenset({"orders:read"})),
 }
 KEYS = {"k3y": Principal("importer", "api keys", frozenset({"orders:read"}), scheme="api_key")}
 ERRORS: dict[str, Exception] = {
@@ -231,10 +232,12 @@ async def test_subject_is_on_the_access_line_and_the_span_and_the_token_is_nowhe
             sampled = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
             await client.get("/orders", headers=sampled | {"authorization": "Bearer ada.token"})
             await client.get("/orders", headers=sampled | {"authorization": "Bearer expired"})
-        granted, denied = await records.access_lines(2)
-        span, _ = records.spans
+            await client.get("/orders", headers=sampled | {"authorization": "Bearer odd.subject"})
+        granted, denied, odd = await records.access_lines(3)
+        span, *_ = records.spans
         output = repr(records.lines) + repr([dict(span.attributes or {}) for span in records.spans])
-    assert granted["subject"] == "ada"
+    assert (granted["subject"], odd["subject"]) == ("ada", "Zoë ?")
+    assert "subject" not in denied
     assert (span.attributes or {})["user.id"] == "ada"
     assert (denied["status"], denied["auth_failure"]) == (401, "the token has expired")
     assert "ada.token" not in output

@@ -34,7 +34,17 @@ class RequestContext(Context):
     span is built only when it is read.
     """
 
-    __slots__ = ("_span", "facts", "has_random_id", "request_id", "sampled", "span_id", "trace_id", "trace_state")
+    __slots__ = (
+        "_span",
+        "facts",
+        "has_random_id",
+        "request_id",
+        "sampled",
+        "span_id",
+        "subject",
+        "trace_id",
+        "trace_state",
+    )
 
     def __init__(
         self,
@@ -60,6 +70,8 @@ class RequestContext(Context):
         self.has_random_id: bool = has_random_id
         self.facts: dict[str, object] | None = None
         """Facts that the service's owner adds to the access line and the span: see `annotate`."""
+        self.subject: str | None = None
+        """The user or the machine that has sent the request, for the access line; None if it is not known."""
         self._span: Span | None = None
 
     @property

@@ -114,10 +114,11 @@ class BearerGuard:
         scope[PRINCIPAL] = scope["user"] = principal
         request = request_context(get_current())
         if request is not None:
-            # As `annotate` does, which would look up the context again.
-            request.facts = {**(request.facts or {}), "subject": principal.subject}
+            subject = principal.subject
+            # A claim may have lone surrogates, which no log line can hold.
+            request.subject = subject = subject if subject.isascii() else subject.encode(errors="replace").decode()
             if request.sampled:
-                request.span.set_attribute("user.id", principal.subject)
+                request.span.set_attribute("user.id", subject)
         if requirement.scopes <= principal.scopes and not (
             requirement.roles and requirement.roles.isdisjoint(principal.roles)
         ):

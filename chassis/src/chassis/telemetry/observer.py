@@ -121,6 +121,8 @@ class Observer:
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
+            if context.subject is not None:
+                line["subject"] = context.subject
             if interrupted:
                 line["shutdown"] = True
             if error is not None:
