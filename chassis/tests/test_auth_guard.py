@@ -6,11 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware as FastApiCors
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
 
-from chassis import App, ChassisSettings, Handler, requires
+from chassis import PUBLIC, App, ChassisSettings, Handler, requires
 from chassis.api.access import AccessControl
 from chassis.auth import InvalidTokenError, KeysUnavailableError, Principal
 from chassis.auth.guard import BearerGuard, quoted
@@ -253,6 +255,27 @@ async def test_mounted_application_finds_the_principal_as_its_user() -> None:
     async with connect(app) as client:
         response = await client.get("/user", headers={"authorization": "Bearer ada.token"})
     assert response.json() == "ada"
+
+
+async def test_mounted_fastapi_is_protected_as_a_whole() -> None:
+    legacy = FastAPI()
+    legacy.add_middleware(FastApiCors, allow_origins=["https://shop.example"], allow_headers=["authorization"])
+
+    @legacy.get("/user")
+    def user(request: Request) -> str:
+        subject: str = request.user.subject
+        return subject
+
+    app = make_app()
+    app.mount("/legacy", legacy, requires={"OPTIONS": PUBLIC})
+    ada = {"authorization": "Bearer ada.token"}
+    preflight = {"origin": "https://shop.example", "access-control-request-method": "GET"}
+    async with connect(app) as client:
+        for path in ("/legacy/user", "/legacy/openapi.json", "/legacy/docs", "/legacy/nothing"):
+            assert (await client.get(path)).status_code == 401
+        assert (await client.get("/legacy/user", headers=ada)).json() == "ada"
+        assert (await client.get("/legacy/nothing", headers=ada)).status_code == 404
+        assert (await client.options("/legacy/user", headers=preflight)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`add_auth`: authentication for an app, or for groups of its routes."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from .settings import AuthSettings
 from .verifier import TokenVerifier
 
 CHECK = "authentication keys"
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/|$)")
 
 
 def add_auth(app: App, settings: AuthSettings, *, routes: Group | Iterable[Group] | None = None) -> "Auth":
@@ -89,7 +91,8 @@ class Auth:
         """The endpoints of the provider for `/docs`, when they are known; None without `auth_docs_client_id`."""
         metadata = self.keys.metadata
         authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
-        if self._docs_client_id is None or not authorization or not token:
+        # The origin becomes a part of the page's security policy.
+        if self._docs_client_id is None or not authorization or not token or not ORIGIN.match(token):
             return None
         return Login(self._issuer, authorization, token, self._docs_client_id, self._audience)
 
