@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import BaseModel
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -137,6 +138,24 @@ async def open_function(request: Request) -> Response:
     return PlainTextResponse("open")
 
 
+class Endpoint(HTTPEndpoint):
+    """An endpoint of Starlette with a requirement on one method."""
+
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("got")
+
+    @requires(scopes=["orders:write"])
+    async def post(self, request: Request) -> Response:
+        return PlainTextResponse("posted")
+
+
+class OtherRoute(StarletteRoute):
+    """A route that does not serve requests as Starlette's do."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("other")(scope, receive, send)
+
+
 async def raw(scope: Scope, receive: Receive, send: Send) -> None:
     """An application that serves every method alike."""
     await PlainTextResponse("raw")(scope, receive, send)
@@ -169,6 +188,8 @@ def everything() -> App:
         StarletteRoute("/function", function, methods=["GET", "POST", "OPTIONS"]),
         StarletteRoute("/open-function", open_function),
         WebSocketRoute("/echo", echo),
+        StarletteRoute("/endpoint", Endpoint),
+        OtherRoute("/other-route", function),
         Mount("/mounted", routes=[StarletteRoute("/in", function), Route("/handler", Plain())]),
     )
     app.add_routes(WebSocketRoute("/open-echo", echo), requires=PUBLIC)
@@ -204,6 +225,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/function"),
         ("HEAD", "/function"),
         ("OPTIONS", "/function"),
+        ("GET", "/endpoint"),
+        ("GET", "/other-route"),
         ("GET", "/mounted/in"),
         ("GET", "/mounted/handler"),
         ("GET", "/mounted/nothing"),
@@ -271,6 +294,10 @@ async def test_public_and_unknown_routes_need_no_credentials(
         (WRITER, "POST", "/routes-own", 200),
         (ADA, "POST", "/half-open", 200),
         (ADA, "GET", "/function", 200),
+        (ADA, "GET", "/endpoint", 200),
+        (ADA, "POST", "/endpoint", 403),
+        (WRITER, "POST", "/endpoint", 200),
+        (ADA, "GET", "/other-route", 200),
         (ADA, "GET", "/mounted/in", 200),
         (ADA, "GET", "/mounted/handler", 200),
         (ADA, "GET", "/mounted/nothing", 404),
@@ -480,6 +507,7 @@ async def test_public_mark_has_no_effect_without_authentication() -> None:
         ({"scopes": [""]}, "^scopes has ''; a scope is one word"),
         ({"scopes": ['a"b']}, "a scope is one word"),
         ({"scopes": [7]}, "^scopes has 7; a scope is one word"),
+        ({"roles": [""]}, "^roles has ''; a role is a text"),
     ],
 )
 def test_invalid_names_are_rejected(names: Any, message: str) -> None:
@@ -527,6 +555,29 @@ async def test_mark_below_a_mount_that_has_no_effect_stops_the_start(route: Base
     with pytest.raises(SignatureError, match=message):
         async with connect(app):
             pass
+
+
+async def test_mark_on_a_method_that_serves_no_requests_stops_the_start() -> None:
+    class Echo(WebSocketEndpoint):
+        @requires(scopes=["orders:read"])
+        async def on_connect(self, websocket: WebSocket) -> None: ...
+
+    app = make_app()
+    app.add_routes(WebSocketRoute("/x", Echo))
+    with pytest.raises(SignatureError, match=r"^/x: Echo.on_connect has @requires or @public, which has no effect"):
+        async with connect(app):
+            pass
+
+
+def test_mark_on_a_method_that_is_not_of_http_is_rejected() -> None:
+    class Marked(Plain):
+        @requires(scopes=["orders:read"])
+        async def save(self) -> None: ...
+
+    with pytest.raises(
+        SignatureError, match=r"^Marked.save has @requires or @public, which has an effect on get, post"
+    ):
+        make_app().add_route("/x", Marked())
 
 
 async def test_group_alone_is_protected() -> None:

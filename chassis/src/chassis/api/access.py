@@ -37,6 +37,9 @@ class Requirement:
         object.__setattr__(self, "scopes", frozenset(scopes))
         object.__setattr__(self, "roles", frozenset(roles))
         object.__setattr__(self, "is_public", is_public)
+        for role in self.roles:
+            if not isinstance(role, str) or not role:
+                raise SignatureError(f"roles has {role!r}; a role is a text that is not empty, such as 'admin'")
         for scope in self.scopes:
             if not isinstance(scope, str) or not NAME.fullmatch(scope):
                 raise SignatureError(
@@ -114,6 +117,12 @@ def requirement_of(marked: object) -> Requirement | None:
     if requirement is None and callable(marked) and not isinstance(marked, type):
         requirement = getattr(innermost(marked), MARK, None)
     return requirement if isinstance(requirement, Requirement) else None
+
+
+def marked_methods(cls: type) -> dict[str, Requirement]:
+    """The requirements that `requires` and `public` have set on the methods of a class, by the names of the methods."""
+    methods = {name: requirement_of(getattr(cls, name, None)) for name in dir(cls) if not name.startswith("__")}
+    return {name: requirement for name, requirement in methods.items() if requirement is not None}
 
 
 def by_method(requires: Requires | None, place: str) -> Mapping[str, Requirement]:

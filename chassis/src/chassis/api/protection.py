@@ -4,15 +4,29 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.routing import BaseRoute, Match, Mount
+from starlette.routing import BaseRoute, Host, Match, Mount, WebSocketRoute
+from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
-from .access import AccessControl, Requirement, Requires, by_method, for_method, requirement_of
+from .access import (
+    METHODS,
+    OTHERS,
+    AccessControl,
+    Requirement,
+    Requires,
+    by_method,
+    for_method,
+    marked_methods,
+    requirement_of,
+)
 from .errors import SignatureError
 from .guarded import GuardedApp
 from .routing import Route
 
 Levels = tuple[Mapping[str, Requirement], ...]
+
+# Routes with one of these methods serve requests with their attribute `app`.
+HANDLE = (StarletteRoute.handle, WebSocketRoute.handle, Mount.handle, Host.handle)
 
 
 class Protection:
@@ -51,10 +65,7 @@ class Protection:
             return route
         if isinstance(route, Mount) and any(route.app is group for group in self._groups):
             return route
-        levels = self._levels(route, path)
-        mark = requirement_of(getattr(route, "endpoint", None))
-        if mark is not None:
-            levels = ({"*": mark}, *levels)
+        levels = (*marks_of(getattr(route, "endpoint", None), path), *self._levels(route, path))
         if isinstance(route, Mount):
             self._check_mounted(route, path, levels)
         if self._control is None:
@@ -68,13 +79,10 @@ class Protection:
         return by_method(own if own is not None else self._given.get(id(route)), path), self._group
 
     def _behind_guard(self, route: BaseRoute, control: AccessControl, levels: Levels) -> BaseRoute:
-        has_app = callable(getattr(route, "app", None))
-        inner: Any = getattr(route, "app", None) if has_app else route.handle
-        app = GuardedApp(inner, control.guard, levels, control.requirement)
-        if not has_app:
-            return _GuardedRoute(route, app)
+        if type(route).handle not in HANDLE:
+            return _GuardedRoute(route, GuardedApp(route.handle, control.guard, levels, control.requirement))
         protected: Any = copy.copy(route)
-        protected.app = app
+        protected.app = GuardedApp(protected.app, control.guard, levels, control.requirement)
         return protected  # type: ignore[no-any-return]
 
     def _protect_handler(self, route: Route, path: str, levels: Levels) -> None:
@@ -85,7 +93,7 @@ class Protection:
         else:
             self._reject(path, *levels)
             for name, requirement in route.resource.marks():
-                self._reject(name, {"*": requirement})
+                self._reject(name, {OTHERS: requirement})
 
     def _check_mounted(self, mount: Mount, path: str, levels: Levels) -> None:
         """Protect the handlers below a mount, and reject marks that have no effect there."""
@@ -98,7 +106,7 @@ class Protection:
                 self._check_public(route, below, levels)
             elif isinstance(route, Mount):
                 self._check_mounted(route, below, levels)
-            elif requirement_of(getattr(route, "endpoint", None)) is not None:
+            elif any(marks_of(getattr(route, "endpoint", None), below)):
                 raise SignatureError(
                     f"{below} has @requires or @public, which has no effect below the mount {path}; "
                     "pass requires=… to the mount, or use app.group"
@@ -123,6 +131,25 @@ class Protection:
                     f"{name} needs {requirement}, but no authentication protects it; "
                     "call add_auth(app, settings) of chassis.auth in create_app"
                 )
+
+
+def marks_of(endpoint: object, path: str) -> Levels:
+    """The requirements that `requires` and `public` have set on an endpoint of Starlette: a function or a class.
+
+    Raises `SignatureError` for a mark on a method that does not serve requests.
+    """
+    mark = requirement_of(endpoint)
+    own: Mapping[str, Requirement] = {} if mark is None else {OTHERS: mark}
+    if not isinstance(endpoint, type):
+        return (own,)
+    methods = {name.upper(): requirement for name, requirement in marked_methods(endpoint).items()}
+    for method in methods:
+        if method not in METHODS:
+            raise SignatureError(
+                f"{path}: {endpoint.__name__}.{method.lower()} has @requires or @public, which has no effect there; "
+                "write it on the class"
+            )
+    return methods, own
 
 
 class _GuardedRoute(BaseRoute):

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from ..problem import Problem
 from ..response_sender import send_response
 from ..route_limits import NO_LIMITS, RouteLimits
-from .access import AccessControl, Requirement, Requires, for_method, requirement_of
+from .access import AccessControl, Requirement, Requires, for_method, marked_methods, requirement_of
 from .dependencies import Providers
 from .errors import SignatureError
 from .guarded import guarded
@@ -49,6 +49,12 @@ class Endpoint:
         self.requirements: dict[str, Requirement] = {}
         """What clients need, by HTTP method. Empty if nothing protects the route."""
         self._class_requirement = requirement_of(type(handler))
+        for name in marked_methods(type(handler)):
+            if name not in VERBS:
+                raise SignatureError(
+                    f"{type(handler).__name__}.{name} has @requires or @public, which has an effect on "
+                    f"{', '.join(VERBS)} and on the class; write it there"
+                )
         self._control: AccessControl | None = None
         self._applications = self._unguarded(Providers())
         self._by_method = self._guarded()
