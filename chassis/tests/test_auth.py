@@ -1,5 +1,8 @@
 """`add_auth`: an app whose clients have tokens of an OpenID provider; here the one for development."""
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
@@ -7,11 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from chassis import App, ChassisSettings, Handler, public, requires
+from chassis import App, ChassisSettings, Handler, ProviderError, public, requires
 from chassis.api.sources import Header
 from chassis.auth import AuthSettings, Principal, add_auth
-from chassis.auth.development import challenge_of, provider, split
+from chassis.auth.development import challenge_of, main, provider, split
 from chassis.auth.issuer import Issuer
+from chassis.auth.testing import issuer_for
 from chassis.testing import connect
 
 from .support.application import TEST_SETTINGS
@@ -130,6 +134,23 @@ async def test_group_alone_is_protected(issuer: Issuer) -> None:
         assert "chassis-login" in (await client.get("/v2/docs")).text
 
 
+async def test_issuer_for_tests_needs_no_provider() -> None:
+    app = make_app(Issuer("https://login.example", "orders"))
+    issuer = issuer_for(app)
+    async with connect(app) as client:
+        assert (await client.get("/orders", headers=issuer.headers("bob"))).json()["subject"] == "bob"
+        denied = await client.post("/orders", headers=issuer.headers(scopes=["orders:read"]))
+        expired = await client.get("/orders", headers=bearer(issuer.token(seconds=-100)))
+        ready = await client.get("/readyz")
+    assert (denied.status_code, expired.status_code, ready.status_code) == (403, 401, 200)
+
+
+def test_issuer_for_an_app_without_authentication_is_rejected() -> None:
+    app = App(ChassisSettings.from_values(**TEST_SETTINGS), name="orders", version="1")
+    with pytest.raises(ProviderError, match=r"^orders has no authentication; call add_auth"):
+        issuer_for(app)
+
+
 AUTHORIZATION = {
     "response_type": "code",
     "client_id": "docs",
@@ -217,6 +238,19 @@ async def test_pages_of_this_machine_alone_may_read_tokens(issuer: Issuer, origi
         data = {"grant_type": "client_credentials"}
         response = await client.post("/token", data=data, headers={"origin": origin})
     assert response.headers.get("access-control-allow-origin") == (origin if is_allowed else None)
+
+
+@pytest.mark.parametrize("arguments", [[], ["orders"], ["orders", "--"], ["--", "run"]])
+def test_launcher_needs_a_package_and_a_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: expected a package and a command; usage: python -m chassis.auth.")
+
+
+def test_launcher_only_runs_the_command_if_there_is_a_provider() -> None:
+    arguments = [sys.executable, "-m", "chassis.auth.development", "orders", "--", "printenv", "APP_AUTH_ISSUER"]
+    variables = os.environ | {"APP_AUTH_ISSUER": "https://login.example"}
+    done = subprocess.run(arguments, env=variables, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "https://login.example\n", "")
 
 
 @pytest.mark.parametrize(

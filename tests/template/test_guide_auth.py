@@ -29,7 +29,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif name == "settings.py":
             (package / name).write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
         else:
-            (package / name).write_text(block)
+            path = project / name if name.startswith("tests/") else package / name
+            path.write_text(block)
     run(PYTHON.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
     return project
 
@@ -54,7 +55,12 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def test_tools_accept_the_code(project: Path) -> None:
-    check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
+    check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"))
+    check(project, PYTHON, ("mypy", "src", "tests/test_accounts.py"))
+
+
+def test_tests_of_the_guide_pass(project: Path) -> None:
+    check(project, PYTHON, ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_accounts.py"))
 
 
 def test_settings_are_listed(project: Path) -> None:

@@ -60,8 +60,8 @@ class Auth:
         self.keys: KeySet = KeySet(settings)
         self.verifier: TokenVerifier = TokenVerifier(settings, self.keys)
         self.guard: Guard = BearerGuard(self.verifier, api_keys, realm=app.name, rejected=rejected)
-        self._issuer = settings.auth_issuer
-        self._audience = settings.auth_audience[0]
+        self.issuer: str = settings.auth_issuer
+        self.audience: str = settings.auth_audience[0]
         self._docs_client_id = settings.auth_docs_client_id
 
     async def __aenter__(self) -> Self:
@@ -94,7 +94,7 @@ class Auth:
         # The origin becomes a part of the page's security policy.
         if self._docs_client_id is None or not authorization or not token or not ORIGIN.match(token):
             return None
-        return Login(self._issuer, authorization, token, self._docs_client_id, self._audience)
+        return Login(self.issuer, authorization, token, self._docs_client_id, self.audience)
 
 
 def security_schemes(settings: AuthSettings) -> dict[str, dict[str, str]]:

@@ -25,6 +25,10 @@ class Issuer:
         """The public key, as a JWK set (RFC 7517)."""
         return {"keys": [self._key.as_dict(private=False)]}
 
+    def headers(self, subject: str = "ada", *, scopes: Iterable[str] = (), roles: Iterable[str] = ()) -> dict[str, str]:
+        """The headers of a request with a token."""
+        return {"authorization": f"Bearer {self.token(subject, scopes=scopes, roles=roles)}"}
+
     def token(
         self,
         subject: str = "ada",

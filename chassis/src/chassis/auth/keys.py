@@ -16,7 +16,13 @@ class KeySet:
         self.metadata: dict[str, Any] = {}
         self.keys: JoseKeySet | None = None
 
+    def use(self, keys: dict[str, Any]) -> None:
+        """Use these keys, a JWK set, and fetch none; for tests."""
+        self.keys = JoseKeySet.import_key_set(keys)  # type: ignore[arg-type]
+
     async def __aenter__(self) -> Self:
+        if self.keys is not None:
+            return self
         async with httpx.AsyncClient() as client:
             response = await client.get(f"{self._issuer}/.well-known/openid-configuration")
             self.metadata = response.json()

@@ -2,7 +2,7 @@
 
 import time
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import JoseError
 
 from .errors import InvalidTokenError, KeysUnavailableError
@@ -10,40 +10,53 @@ from .keys import KeySet
 from .principal import Principal
 from .settings import AuthSettings
 
+ALGORITHMS = ["RS256", "PS256", "ES256"]
+MAX_CACHED = 10_000
+
 
 class TokenVerifier:
-    """Verifies tokens, and caches them."""
+    """Verifies access tokens of RFC 9068, and caches them until they expire."""
 
     def __init__(self, settings: AuthSettings, keys: KeySet) -> None:
-        self._settings = settings
         self._keys = keys
+        self._claims = jwt.JWTClaimsRegistry(
+            leeway=30,
+            iss={"essential": True, "value": settings.auth_issuer},
+            aud={"essential": True, "values": settings.auth_audience},
+            exp={"essential": True},
+            sub={"essential": True},
+        )
+        self._registry = jws.JWSRegistry(algorithms=ALGORITHMS)
         self._cache: dict[str, Principal] = {}
 
     def cached(self, token: str) -> Principal | None:
-        """The principal of a token that was verified before."""
+        """The principal of a token that was verified before and has not expired."""
         principal = self._cache.get(token)
-        if principal is None or (principal.expires_at or 0) < time.time():
-            return None
-        return principal
+        return principal if principal is not None and (principal.expires_at or 0.0) > time.time() else None
 
     async def verify(self, token: str) -> Principal:
-        """The principal of a token."""
+        """The principal of a token. Raises `InvalidTokenError` or `KeysUnavailableError`."""
         if self._keys.keys is None:
             raise KeysUnavailableError
         try:
-            claims = jwt.decode(token, self._keys.keys, ["ES256", "RS256"]).claims
+            decoded = jwt.decode(token, self._keys.keys, ALGORITHMS, self._registry)
+            claims = decoded.claims
+            self._claims.validate(claims)
         except (JoseError, ValueError) as error:
-            raise InvalidTokenError(str(error)) from None
-        if claims["exp"] < time.time():
-            raise InvalidTokenError("the token has expired")
+            raise InvalidTokenError(getattr(error, "error", "it cannot be decoded")) from None
+        if str(decoded.header.get("typ", "")).lower().removeprefix("application/") != "at+jwt":
+            raise InvalidTokenError("its type is not at+jwt")
+        scopes, roles = claims.get("scope", ""), claims.get("roles", [])
         principal = Principal(
-            claims["sub"],
-            claims["iss"],
-            frozenset(claims.get("scope", "").split()),
-            frozenset(claims.get("roles", [])),
+            str(claims["sub"]),
+            str(claims["iss"]),
+            frozenset(scopes.split() if isinstance(scopes, str) else map(str, scopes)),
+            frozenset(map(str, roles)),
             claims,
             "bearer",
-            claims["exp"],
+            float(claims["exp"]),
         )
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
         self._cache[token] = principal
         return principal
