@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.routing import Route as StarletteRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
@@ -373,6 +373,21 @@ async def test_stored_response_is_replayed_to_the_same_principal_only() -> None:
     assert anonymous.status_code == 401
 
 
+class Labelled:
+    """Middleware with a `send` of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-label", b"1")]
+            await send(message)
+
+        await self._app(scope, receive, labelled)
+
+
 @public
 class Cached(Handler):
     """Responses with and without caching."""
@@ -404,8 +419,13 @@ class Cached(Handler):
         ("shared", "public, max-age=60", None),
     ],
 )
-async def test_response_is_not_cached_for_another_principal(kind: str, cache_control: str, vary: str | None) -> None:
+@pytest.mark.parametrize("middleware", [False, True])
+async def test_response_is_not_cached_for_another_principal(
+    middleware: bool, kind: str, cache_control: str, vary: str | None
+) -> None:
     app = make_app()
+    if middleware:
+        app.add_middleware(Labelled)
     app.add_route("/cached", Cached())
     async with connect(app) as client:
         response = await client.get("/cached", params={"kind": kind}, headers=ADA)

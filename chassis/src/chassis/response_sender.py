@@ -21,6 +21,12 @@ BODY_FOLLOWS = "chassis.body_follows"
 ADDED = "chassis.added"
 # Suffixes of the media types that an API sends to programs.
 API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
+CACHE_CONTROL = b"cache-control"
+# A browser may keep the response, but asks before each use, so that credentials are checked again.
+REVALIDATED: Header = (CACHE_CONTROL, b"private, no-cache")
+# With these, the owner has said that the response is not kept, or that everybody may get it (RFC 9111, section 3.5).
+DECIDED = (b"no-store", b"no-cache", b"public", b"s-maxage")
+VARIES: Header = (b"vary", b"authorization, x-api-key")
 # A response with one of these may be cached and validated (RFC 9110, section 8.8).
 VALIDATORS = frozenset({b"etag", b"last-modified"})
 
@@ -91,6 +97,7 @@ class ResponseSender:
         "_send",
         "body_bytes",
         "is_complete",
+        "is_private",
         "on_complete",
         "on_leave",
         "request_id",
@@ -115,6 +122,8 @@ class ResponseSender:
         """The bytes of the content that the server has accepted."""
         self.is_complete: bool = False
         """Whether the server has accepted the last part of an HTTP response."""
+        self.is_private: bool = False
+        """Whether the response is for one user, and caches must not give it to another one: see `private`."""
         self.on_complete: Callable[[], object] | None = None
         self.on_leave: Callable[[], object] | None = None
         """Both are called when the response is complete, in this order."""
@@ -171,7 +180,7 @@ class ResponseSender:
 
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id
-        headers = [*headers]
+        headers = private(headers) if self.is_private else [*headers]
         if JSON not in headers and PROBLEM not in headers:
             defaults = defaults.matching(headers)
         if defaults.names_with_id.isdisjoint(map(LOWER, map(NAME, headers))):  # the most frequent case
@@ -187,6 +196,23 @@ class ResponseSender:
             headers.append((REQUEST_ID, request_id.encode()))
         headers += [header for header in defaults.headers if header[0] not in present]
         return headers
+
+
+def private(headers: Iterable[Header]) -> list[Header]:
+    """The headers of a response that no cache gives to another user (RFC 9111, sections 3.5 and 4.1).
+
+    JSON and other content of an API has `no-store` by default. A response that may be cached, because it has a
+    validator or is a file, gets `private, no-cache`. One that the owner lets browsers cache gets `Vary`.
+    """
+    headers = [*headers]
+    present = {name.lower(): value for name, value in headers}
+    directives = present.get(CACHE_CONTROL)
+    if directives is not None:
+        is_decided = any(word in directives.lower() for word in DECIDED)
+        return headers if is_decided else [*headers, VARIES]
+    media_type = present.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    is_of_api = not media_type or media_type.endswith(API_TYPES)
+    return headers if is_of_api and VALIDATORS.isdisjoint(present) else [*headers, REVALIDATED]
 
 
 def is_json_result(headers: Iterable[Header]) -> bool:

@@ -1,23 +1,16 @@
 """Routes behind a guard: it is asked before the application of a route reads anything of the request."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..problem import send_problem
-from ..response_sender import API_TYPES, VALIDATORS, is_json_result
+from ..response_sender import ResponseSender, is_json_result, private
 from .access import Guard, Requirement, for_method
 
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
-
-CACHE_CONTROL = b"cache-control"
-# A browser may keep the response, but asks before each use, so that the guard is asked too.
-REVALIDATED = (CACHE_CONTROL, b"private, no-cache")
-# With these, the owner has said that the response is not kept, or that everybody may get it (RFC 9111, section 3.5).
-DECIDED = (b"no-store", b"no-cache", b"public", b"s-maxage")
-CREDENTIALS = b"authorization, x-api-key"
 
 
 def guarded(app: Application, guard: Guard, requirement: Requirement) -> Application:
@@ -41,34 +34,17 @@ async def _call_after(waits: Awaitable[None], app: Application, scope: Scope, re
 
 
 def for_one_principal(send: Send) -> Send:
-    """A `send` that keeps caches from giving the response to another principal (RFC 9111, sections 3.5 and 4.1).
-
-    JSON and other content of an API has `no-store` by default. A response that may be cached, because it has a
-    validator or is a file, gets `private, no-cache`. One that the owner lets browsers cache gets `Vary`.
-    """
+    """A `send` of responses that caches do not give to another principal."""
+    if isinstance(send, ResponseSender):
+        send.is_private = True
+        return send
 
     def send_for_one(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            headers = message.get("headers", ())
-            if not is_json_result(headers):
-                message = {**message, "headers": _private(headers)}
+        if message["type"] == "http.response.start" and not is_json_result(message.get("headers", ())):
+            message = {**message, "headers": private(message.get("headers", ()))}
         return send(message)
 
     return send_for_one
-
-
-def _private(headers: Iterable[Iterable[bytes]]) -> list[tuple[bytes, bytes]]:
-    pairs = [(bytes(name), bytes(value)) for name, value in headers]
-    present = {name.lower(): value for name, value in pairs}
-    directives = present.get(CACHE_CONTROL)
-    if directives is not None:
-        is_decided = any(word in directives.lower() for word in DECIDED)
-        return pairs if is_decided else [*pairs, (b"vary", CREDENTIALS)]
-    media_type = present.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    is_of_api = not media_type or media_type.endswith(API_TYPES)
-    if is_of_api and VALIDATORS.isdisjoint(present):
-        return pairs  # gets the default, `no-store`
-    return [*pairs, REVALIDATED]
 
 
 class GuardedApp:
