@@ -26,7 +26,8 @@ class DatabaseSettings(BaseModel):
 
     class Settings(ChassisSettings, DatabaseSettings): ...
 
-    For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`.
+    For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`. Pass
+    `settings.replica` to `add_database`, with `name` and `provides`.
     """
 
     # Of the type that `ChassisSettings` has, so that a class can inherit both.
