@@ -15,7 +15,9 @@ from references import Document, targets_of, unknown_metrics
 from running import Service
 
 ENGLISH = [
-    *(TEMPLATE / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+    *(TEMPLATE / name for name in ("README.md", "AGENTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    TEMPLATE / "benchmarks/README.md",
+    TEMPLATE / ".github/PULL_REQUEST_TEMPLATE.md",
     *sorted((TEMPLATE / "docs").glob("*.md")),
     TEMPLATE / "chassis/README.md",
     *sorted((TEMPLATE / "chassis/docs").glob("*.md")),
@@ -70,7 +72,17 @@ def test_links_of_a_document_lead_somewhere(path: Path) -> None:
     assert Document(path).dead_links() == []
 
 
-def test_documents_of_a_service_are_plain_english(project: Path) -> None:
+ANSWERS = [
+    {},
+    {"database": "postgres", "events": "nats", "deploy": "helm", "ci": "gitlab"},
+    {"database": "sqlalchemy", "example": "none"},
+    {"events": "nats", "deploy": "none", "monitoring": "none"},
+]
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()) or "defaults")
+def test_documents_of_a_service_are_plain_english(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
     found = {path.relative_to(project): prose.findings(path.read_text()) for path in documents_of(project)}
 
     assert {name: list(map(str, findings)) for name, findings in found.items() if findings} == {}
