@@ -88,6 +88,21 @@ def test_documents_of_a_service_are_plain_english(bake: Bake, answers: dict[str,
     assert {name: list(map(str, findings)) for name, findings in found.items() if findings} == {}
 
 
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()) or "defaults")
+def test_readme_and_agents_link_the_guides_of_their_options(bake: Bake, answers: dict[str, str]) -> None:
+    of_database = {"database", "migrations", "outbox"}
+    guides = {"postgres": of_database, "sqlalchemy": {*of_database, "sqlalchemy"}, "nats": {"events"}}
+    wanted = set().union(*(guides.get(answer, set()) for answer in answers.values()))
+    others = set().union(*guides.values()) - wanted
+    project = bake(**answers)
+    for name in ("README.md", "AGENTS.md"):
+        text = (project / name).read_text()
+        linked = set(re.findall(r"\(chassis/docs/([a-z-]+)\.md", text))
+        assert linked >= {"idempotency", *wanted}, name
+        assert linked & others == set(), name
+    assert ("503 `The event could not be published`" in (project / "README.md").read_text()) == ("events" in answers)
+
+
 def test_links_of_a_service_lead_somewhere(project: Path) -> None:
     dead = {path.relative_to(project): Document(path).dead_links() for path in documents_of(project)}
 
