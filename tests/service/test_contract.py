@@ -19,9 +19,11 @@ mode = "all"
 deterministic = true
 max-examples = 50
 
-# So many that each of the links is followed.
+# So many that each link is followed. The phases before have sent invalid data; a link begins with a success. A link by
+# the header `Location` would have the same beginning and end as another one.
 [phases.stateful]
-generation = { mode = "all", deterministic = true, max-examples = 100 }
+inference = { algorithms = ["dependency-analysis"] }
+generation = { mode = "positive", deterministic = true, max-examples = 100 }
 
 [dictionaries.skus]
 values = ["tea", "coffee", "cocoa"]
@@ -48,13 +50,13 @@ include-name = "PUT /orders/{order_id}"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "412", "428"]
 """
 
-# Half of the changes are of any version, the others of a version that never was, or of none.
+# Most changes are of any version; `*` stands for that. The others are of a version that never was, or of none.
 HOOKS = """
 from itertools import cycle
 
 import schemathesis
 
-CONDITIONS = cycle(["*", '"0"', "*", None])
+CONDITIONS = cycle([*["*"] * 6, '"0"', None])
 
 
 @schemathesis.hook
@@ -175,13 +177,12 @@ def test_default_service_responds_as_its_document_says(start: Start, installed: 
     # The links between the operations were followed, so that orders were made, read, changed, deleted and missed.
     covered = re.search(r"API Links: +(\d+) covered / (\d+) selected", said)
     assert covered is not None
-    assert int(covered[1]) == int(covered[2]) > 8
+    assert int(covered[1]) == int(covered[2]) >= 10
     statuses = statuses_of(service)
     assert {201, 204, 400, 404, 405, 409, 412, 415, 422, 428} <= {status for _, _, status in statuses}
     assert statuses["POST", "/orders", 201] > 20
     assert statuses["GET", "/orders/{order_id}", 200] > 20
-    for status in (200, 412, 428):
-        assert statuses["PUT", "/orders/{order_id}", status] > 5
+    assert statuses["PUT", "/orders/{order_id}", 200] > 5
 
 
 def test_handler_of_every_type_responds_as_its_document_says(bake: Bake, start: Start, tmp_path: Path) -> None:
