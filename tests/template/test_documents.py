@@ -77,7 +77,7 @@ ANSWERS = [
     {},
     {"database": "postgres", "events": "nats", "deploy": "helm", "ci": "gitlab"},
     {"database": "sqlalchemy", "example": "none"},
-    {"events": "nats", "deploy": "none", "monitoring": "none"},
+    {"events": "nats", "deploy": "none", "monitoring": "none", "ci": "none"},
 ]
 
 
@@ -101,7 +101,9 @@ def test_readme_and_agents_link_the_guides_of_their_options(bake: Bake, answers:
         linked = set(re.findall(r"\(chassis/docs/([a-z-]+)\.md", text))
         assert linked >= {"idempotency", *wanted}, name
         assert linked & others == set(), name
-    assert ("503 `The event could not be published`" in (project / "README.md").read_text()) == ("events" in answers)
+    readme = (project / "README.md").read_text()
+    assert ("(chassis/docs/ci.md)" in readme) == (answers.get("ci") != "none")
+    assert ("503 `The event could not be published`" in readme) == ("events" in answers)
 
 
 def test_links_of_a_service_lead_somewhere(project: Path) -> None:
