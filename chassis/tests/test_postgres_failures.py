@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from chassis import Handler, Route, repeatable
+from chassis.migrations.connection import connected
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError, Transaction
 
 from .support.postgres import PostgresServer, certificate, free_port, pgbouncer, proxy_of
@@ -91,6 +92,23 @@ async def test_start_fails_at_its_deadline_with_one_line(postgres: PostgresServe
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("sslmode=require&ssl_min_protocol_version=9", "9"),
+        ("sslnegotiation=foo", "`sslnegotiation` parameter must be one of"),
+    ],
+)
+async def test_start_fails_at_once_with_a_parameter_that_can_never_work(
+    postgres: PostgresServer, query: str, reason: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError, match=f"cannot be used: .*{reason}.*; correct APP_DATABASE_URL"):
+        async with Database(postgres.settings(url=f"{postgres.url}?{query}", connect_seconds=5.0)):
+            pass
+    assert time.monotonic() - began < 2.0
+
+
 async def test_start_fails_at_its_deadline_when_nothing_answers(postgres: PostgresServer) -> None:
     async with proxy_of(postgres) as proxy:
         proxy.is_black_hole = True
@@ -135,6 +153,45 @@ async def test_connection_that_ends_between_two_queries_is_503(postgres: Postgre
         assert_unavailable(await service.client.post("/run"))
         assert (await service.client.get("/balance")).json() == 100
         await nothing_is_in_use(service)
+
+
+async def test_session_that_is_idle_in_a_transaction_is_ended_by_the_server(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.postgres.connector.IDLE_IN_TRANSACTION_SECONDS", 0.1)
+
+    async def work(transaction: Transaction) -> None:
+        await pay(transaction, 1)
+        await asyncio.sleep(0.3)
+        await pay(transaction, 1)
+
+    async with serve(postgres, Route("/run", Run(work)), ROUTE, pool_max=1, statement_seconds=0.2) as (service, _):
+        request = asyncio.create_task(service.client.post("/run"))
+        await asyncio.sleep(0.25)
+        assert await postgres.run("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 0
+        assert_unavailable(await request)
+        assert (await service.client.get("/balance")).json() == 100
+        await nothing_is_in_use(service)
+
+
+SESSION = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp\\_%' OR name LIKE '%\\_timeout'"
+
+
+async def test_server_ends_sessions_that_are_idle_or_whose_client_is_gone(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database:
+        session = {row["name"]: row["setting"] for row in await database.fetch(SESSION)}
+    assert session["statement_timeout"] == "5000"
+    assert session["idle_in_transaction_session_timeout"] == "60000"
+    assert [session[f"tcp_keepalives_{name}"] for name in ("idle", "interval", "count")] == ["30", "10", "3"]
+    assert session["tcp_user_timeout"] == "60000"
+
+
+async def test_lock_of_a_migration_whose_node_is_gone_ends(postgres: PostgresServer) -> None:
+    async with connected(postgres.settings(), "migrations") as connection:
+        session = {name: setting for name, setting in await connection.exec_driver_sql(SESSION)}
+    assert session["tcp_keepalives_idle"] == "30"
+    assert session["tcp_user_timeout"] == "60000"
+    assert session["idle_in_transaction_session_timeout"] == "86400000"
 
 
 async def in_sleep(postgres: PostgresServer, count: int) -> None:
@@ -375,6 +432,7 @@ async def test_password_file_is_read_for_each_new_connection(postgres: PostgresS
 async def test_pooler_gets_no_settings_and_no_cached_statements(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pooler=True, pool_max=1)) as database:
         assert await database.fetchval("SHOW statement_timeout") == "0"
+        assert await database.fetchval("SHOW idle_in_transaction_session_timeout") == "0"
         assert await balance(database) == 100
         assert await database.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''") == 0
         async with database.transaction() as transaction:
