@@ -188,7 +188,7 @@ async def test_server_ends_sessions_that_are_idle_or_whose_client_is_gone(postgr
 
 async def test_lock_of_a_migration_whose_node_is_gone_ends(postgres: PostgresServer) -> None:
     async with connected(postgres.settings(), "migrations") as connection:
-        session = {name: setting for name, setting in await connection.exec_driver_sql(SESSION)}
+        session = dict(await connection.exec_driver_sql(SESSION))
     assert session["tcp_keepalives_idle"] == "30"
     assert session["tcp_user_timeout"] == "60000"
     assert session["idle_in_transaction_session_timeout"] == "86400000"

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 
 from ..api.repeatable import RepeatableError
-from ..delivery import UnavailableError
 from ..problem import Problem
+from ..unavailable import UnavailableError
 
 
 class DatabaseError(Exception):
