@@ -14,9 +14,11 @@ import pytest
 from chassis import Handler, Route, repeatable
 from chassis.migrations.connection import connected
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError, Transaction
+from chassis.postgres.errors import translated
+from chassis.postgres.pool import Pool
 
 from .support.postgres import PostgresServer, certificate, free_port, pgbouncer, proxy_of
-from .support.service import Service
+from .support.service import Service, observed, until
 from .test_postgres import Run, balance, pay, serve
 
 
@@ -155,6 +157,40 @@ async def test_connection_that_ends_between_two_queries_is_503(postgres: Postgre
         await nothing_is_in_use(service)
 
 
+async def test_connection_that_ends_just_when_it_is_given_back_is_replaced(postgres: PostgresServer) -> None:
+    pool = Pool(postgres.settings(pool_max=1), "database", "test")
+    await pool.open()
+    connection = await pool.acquire()
+    asyncio.get_running_loop().call_soon(connection.terminate)  # asyncpg gives it back in a task of its own
+    with observed() as seen:
+        await pool.release(connection)
+        (line,) = seen.events("connection was closed, because it could not be used again")
+    assert line["reason"].startswith("InternalClientError")
+    assert pool.in_use == 0
+    connection = await pool.acquire()
+    assert await connection.fetchval("SELECT 1") == 1
+    await pool.release(connection)
+    await pool.close()
+
+
+def test_query_that_begins_just_when_its_connection_ends_is_503() -> None:
+    error = asyncpg.InternalClientError("got result for unknown protocol state 0")
+    assert isinstance(translated(error, is_closed=False, may_write=True), DatabaseUnavailableError)
+
+
+async def test_readiness_logs_a_server_that_is_gone_in_one_line(postgres: PostgresServer) -> None:
+    async with serve(postgres, ROUTE) as (service, _):
+        postgres.stop()
+        try:
+            response = await service.client.get("/readyz")
+            (line,) = await until(lambda: service.seen.events("check changed"))
+        finally:
+            await asyncio.to_thread(postgres.start)
+    assert response.status_code == 503
+    assert line["reason"].startswith("DatabaseUnavailableError")
+    assert "exception" not in line
+
+
 async def test_session_that_is_idle_in_a_transaction_is_ended_by_the_server(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +224,7 @@ async def test_server_ends_sessions_that_are_idle_or_whose_client_is_gone(postgr
 
 async def test_lock_of_a_migration_whose_node_is_gone_ends(postgres: PostgresServer) -> None:
     async with connected(postgres.settings(), "migrations") as connection:
-        session = dict(await connection.exec_driver_sql(SESSION))
+        session = {row.name: row.setting for row in await connection.exec_driver_sql(SESSION)}
     assert session["tcp_keepalives_idle"] == "30"
     assert session["tcp_user_timeout"] == "60000"
     assert session["idle_in_transaction_session_timeout"] == "86400000"
