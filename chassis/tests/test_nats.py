@@ -731,6 +731,7 @@ async def test_two_consumers_with_one_durable_name_are_an_error(nats: NatsServer
         ("nats://host:abc", "the port is not a number"),
         ("nats://user:p/w@host:4222", "the port is not a number"),
         ("nats://host:99999", "the port is not a number"),
+        ("nats://host:0", "the port is not a number from 1 to 65535"),
         ("nats://", "has no host"),
         ("nats://p#w@host", "encode / # [?] @ in the password"),
         ("ws://host", "must begin with nats:// or tls://"),

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+import chassis.postgres
+import chassis.sqlalchemy
 from chassis import Handler, Problem, Route, Server, repeatable
 from chassis.sqlalchemy import (
     ConflictError,
@@ -484,3 +486,14 @@ async def test_value_that_does_not_fit_its_type_is_422(postgres: PostgresServer,
     async with run(postgres, work) as (service, _):
         assert (await service.client.post("/run")).status_code == 422
         assert (await service.client.get("/run")).status_code == 422
+
+
+def test_names_are_those_of_the_other_part_but_the_transaction() -> None:
+    assert {*chassis.postgres.__all__} - {*chassis.sqlalchemy.__all__} == {"Transaction"}
+    assert {*chassis.sqlalchemy.__all__} <= {*chassis.postgres.__all__}
+    own = {
+        name
+        for name in chassis.sqlalchemy.__all__
+        if getattr(chassis.sqlalchemy, name) is not getattr(chassis.postgres, name)
+    }
+    assert own == {"Database", "add_database"}

@@ -128,13 +128,14 @@ def _servers(url: SecretStr) -> list[str]:
 
 def _check_address(server: str) -> None:
     """Raises `ValueError`, whose text has no part of the URL: what is taken for the port may be a password."""
+    wrong_port = ValueError(f"the port is not a number from 1 to 65535; {HINT}")
     try:
         parts = urlsplit(server)
-        host, is_port = parts.hostname, parts.port != 0
+        host, port = parts.hostname, parts.port
     except ValueError:
-        is_port = False
-    if not is_port:
-        raise ValueError(f"the port is not a number from 1 to 65535; {HINT}")
+        raise wrong_port from None
+    if port == 0:
+        raise wrong_port
     if not host:
         raise ValueError(f"has no host; write nats://host:4222, and {HINT}")
     if parts.path.strip("/") or parts.query or parts.fragment:
