@@ -111,25 +111,6 @@ async def test_connection_that_ends_between_two_queries_is_503(postgres: Postgre
         await nothing_is_in_use(service)
 
 
-async def test_session_that_is_idle_in_a_transaction_is_ended_by_the_server(
-    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("chassis.postgres.connector.IDLE_IN_TRANSACTION_SECONDS", 0.1)
-
-    class Run(Handler):
-        async def post(self, session: AsyncSession) -> None:
-            await pay_from(session, 1)
-            await asyncio.sleep(0.3)
-
-    async with serve(postgres, Route("/run", Run()), ROUTE, pool_max=1, statement_seconds=0.2, **SERVICE) as (
-        service,
-        _,
-    ):
-        assert_unavailable(await service.client.post("/run"))
-        assert (await service.client.get("/balance")).json() == 100
-        await nothing_is_in_use(service)
-
-
 async def test_requests_fail_fast_without_a_server_and_recover(postgres: PostgresServer) -> None:
     async with serve(postgres, ROUTE, pool_min=4, pool_max=4, **SERVICE) as (service, _):
         requests = [asyncio.create_task(service.client.post("/balance?seconds=5")) for _ in range(3)]

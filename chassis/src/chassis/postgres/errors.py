@@ -76,8 +76,8 @@ UNAVAILABLE = (
 # The errors of a query if the session had ended before it.
 BETWEEN_STATEMENTS = (asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError)
 
-# 22021, 22P05 (NUL in `jsonb`), 22P02 (such as NaN in `jsonb`, or a name that an enum does not have), 22001 (a text is
-# too long), 54000 (for its index), 22003 and 22008. asyncpg rejects other values before it sends them.
+# asyncpg rejects other values before it sends them. Examples of 22P02 are NaN in `jsonb`, and a name that an enum does
+# not have. 54000 is a text that is too long for its index.
 INVALID_VALUES = (
     asyncpg.InvalidTextRepresentationError,
     asyncpg.StringDataRightTruncationError,
