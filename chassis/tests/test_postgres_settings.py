@@ -96,6 +96,16 @@ def test_wrong_values_are_explained(given: dict[str, Any], message: str) -> None
     assert message in str(raised.value)
 
 
+def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("APP_DATABASE_URL", "mysql://user:hidden@db")
+    with pytest.raises(SystemExit):
+        load_settings(Settings)
+    said = capfd.readouterr().err
+    assert "APP_DATABASE_URL" in said
+    assert "must begin with postgresql://" in said
+    assert "hidden" not in said
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -147,16 +157,6 @@ def test_numbers_are_bounded(settings: type[BaseModel], name: str, value: str) -
     values = {"database_url": URL, "nats_url": "nats://host", name: value}
     with pytest.raises(ValidationError, match=name):
         settings.model_validate(values)
-
-
-def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("APP_DATABASE_URL", "mysql://user:hidden@db")
-    with pytest.raises(SystemExit):
-        load_settings(Settings)
-    said = capfd.readouterr().err
-    assert "APP_DATABASE_URL" in said
-    assert "must begin with postgresql://" in said
-    assert "hidden" not in said
 
 
 def test_spelling_of_sqlalchemy_is_that_of_the_server() -> None:
