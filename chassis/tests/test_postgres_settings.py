@@ -94,6 +94,10 @@ def test_wrong_values_are_explained(given: dict[str, Any], message: str) -> None
     assert message in str(raised.value)
 
 
+def test_files_are_allowed_where_tls_is_disabled() -> None:
+    assert of(tls="disable", tls_ca_file="ca.pem").make_database_tls() == "disable"
+
+
 def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("APP_DATABASE_URL", "mysql://user:hidden@db")
     with pytest.raises(SystemExit):
