@@ -1,4 +1,4 @@
-"""What a method returns: the declared results, and how one becomes a response."""
+"""The results that a method declares, and the response that one becomes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
