@@ -17,12 +17,15 @@ import pytest
 from sqlalchemy import event, text
 
 import chassis.sqlalchemy
+from chassis.migrations.connection import connected
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
+from chassis.postgres.errors import translated
+from chassis.postgres.pool import Pool
 
 from .support.accounts import balance_of, pay_from
 from .support.database_kinds import Asyncpg, Kind, SqlAlchemy
 from .support.postgres import PostgresServer, certificate, free_port, pgbouncer, proxy_of
-from .support.service import Service
+from .support.service import Service, observed, until
 from .test_postgres import serve
 
 
@@ -84,6 +87,23 @@ async def test_start_fails_at_its_deadline_with_one_line(postgres: PostgresServe
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("sslmode=require&ssl_min_protocol_version=9", "9"),
+        ("sslnegotiation=foo", "`sslnegotiation` parameter must be one of"),
+    ],
+)
+async def test_start_fails_at_once_with_a_parameter_that_can_never_work(
+    postgres: PostgresServer, query: str, reason: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError, match=f"cannot be used: .*{reason}.*; correct APP_DATABASE_URL"):
+        async with Database(postgres.settings(url=f"{postgres.url}?{query}", connect_seconds=5.0)):
+            pass
+    assert time.monotonic() - began < 2.0
+
+
 async def test_start_fails_at_its_deadline_when_nothing_answers(postgres: PostgresServer) -> None:
     async with proxy_of(postgres) as proxy:
         proxy.is_black_hole = True
@@ -138,6 +158,82 @@ async def test_connection_that_ends_between_two_statements_is_503(
         assert_unavailable(await service.client.post("/run"))
         assert (await service.client.get("/balance")).json() == 100
         await nothing_is_in_use(service)
+
+
+async def test_connection_that_ends_just_when_it_is_given_back_is_replaced(postgres: PostgresServer) -> None:
+    pool = Pool(postgres.settings(pool_max=1), "database", "test")
+    await pool.open()
+    connection = await pool.acquire()
+    asyncio.get_running_loop().call_soon(connection.terminate)  # asyncpg gives it back in a task of its own
+    with observed() as seen:
+        await pool.release(connection)
+        (line,) = seen.events("connection was closed, because it could not be used again")
+    assert line["reason"].startswith("InternalClientError")
+    assert pool.in_use == 0
+    connection = await pool.acquire()
+    assert await connection.fetchval("SELECT 1") == 1
+    await pool.release(connection)
+    await pool.close()
+
+
+def test_query_that_begins_just_when_its_connection_ends_is_503() -> None:
+    error = asyncpg.InternalClientError("got result for unknown protocol state 0")
+    assert isinstance(translated(error, is_closed=False, may_write=True), DatabaseUnavailableError)
+
+
+async def test_readiness_logs_a_server_that_is_gone_in_one_line(postgres: PostgresServer, kind: Kind) -> None:
+    async with serve(postgres, kind.route, add=kind.add) as (service, _):
+        postgres.stop()
+        try:
+            response = await service.client.get("/readyz")
+            (line,) = await until(lambda: service.seen.events("check changed"))
+        finally:
+            await asyncio.to_thread(postgres.start)
+    assert response.status_code == 503
+    assert line["reason"].startswith("DatabaseUnavailableError")
+    assert "exception" not in line
+
+
+@pytest.mark.parametrize("at_commit", [False, True])
+async def test_session_that_is_idle_in_a_transaction_is_ended_by_the_server(
+    postgres: PostgresServer, kind: Kind, monkeypatch: pytest.MonkeyPatch, at_commit: bool
+) -> None:
+    monkeypatch.setattr("chassis.postgres.connector.IDLE_IN_TRANSACTION_SECONDS", 0.1)
+
+    async def work(unit: Any) -> None:
+        await kind.pay(unit, 1)
+        await asyncio.sleep(0.3)
+        if not at_commit:
+            await kind.pay(unit, 1)
+
+    options = {"pool_max": 1, "statement_seconds": 0.2}
+    async with serve(postgres, kind.run(work), kind.route, **options, add=kind.add) as (service, _):
+        request = asyncio.create_task(service.client.post("/run"))
+        await asyncio.sleep(0.25)
+        assert await postgres.run("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 0
+        assert_unavailable(await request)
+        assert (await service.client.get("/balance")).json() == 100
+        await nothing_is_in_use(service)
+
+
+SESSION = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp\\_%' OR name LIKE '%\\_timeout'"
+
+
+async def test_server_ends_sessions_that_are_idle_or_whose_client_is_gone(postgres: PostgresServer) -> None:
+    async with Database(postgres.settings()) as database:
+        session = {row["name"]: row["setting"] for row in await database.fetch(SESSION)}
+    assert session["statement_timeout"] == "5000"
+    assert session["idle_in_transaction_session_timeout"] == "60000"
+    assert [session[f"tcp_keepalives_{name}"] for name in ("idle", "interval", "count")] == ["30", "10", "3"]
+    assert session["tcp_user_timeout"] == "60000"
+
+
+async def test_lock_of_a_migration_whose_node_is_gone_ends(postgres: PostgresServer) -> None:
+    async with connected(postgres.settings(), "migrations") as connection:
+        session = {row.name: row.setting for row in await connection.exec_driver_sql(SESSION)}
+    assert session["tcp_keepalives_idle"] == "30"
+    assert session["tcp_user_timeout"] == "60000"
+    assert session["idle_in_transaction_session_timeout"] == "86400000"
 
 
 async def in_sleep(postgres: PostgresServer, count: int) -> None:
@@ -421,6 +517,7 @@ async def test_missing_password_file_is_the_reason(postgres: PostgresServer, kin
 async def test_pooler_gets_no_settings_and_no_cached_statements(postgres: PostgresServer) -> None:
     async with Database(postgres.settings(pooler=True, pool_max=1)) as database:
         assert await database.fetchval("SHOW statement_timeout") == "0"
+        assert await database.fetchval("SHOW idle_in_transaction_session_timeout") == "0"
         assert await database.fetchval("SELECT balance FROM accounts WHERE id = 1") == 100
         assert await database.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''") == 0
         async with database.transaction() as transaction:

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 
 from ..api.repeatable import RepeatableError
-from ..delivery import UnavailableError
 from ..problem import Problem
+from ..unavailable import UnavailableError
 
 
 class DatabaseError(Exception):
@@ -47,8 +47,9 @@ class TransactionFailedError(DatabaseError):
 
 
 class InvalidValueError(DatabaseError):
-    """A value does not fit its type in the database: NUL in a text, or a number or time out of range.
+    """A value does not fit its type in the database.
 
+    Examples are NUL or a lone surrogate in a text, a text that is too long, and a number or time that is out of range.
     The response is 422. Nothing is done by this query. Use `transaction.savepoint()` to go on after it.
     """
 
@@ -73,8 +74,11 @@ UNAVAILABLE = (
     asyncpg.InternalClientError,
 )
 
-# 22021, 22P05 (NUL in `jsonb`), 22003 and 22008. asyncpg rejects other values before it sends them.
+# 22021, 22P05 (NUL in `jsonb`), 22P02 (such as NaN in `jsonb`, or a name that an enum does not have), 22001 (a text is
+# too long), 22003 and 22008. asyncpg rejects other values before it sends them.
 INVALID_VALUES = (
+    asyncpg.InvalidTextRepresentationError,
+    asyncpg.StringDataRightTruncationError,
     asyncpg.CharacterNotInRepertoireError,
     asyncpg.UntranslatableCharacterError,
     asyncpg.NumericValueOutOfRangeError,
@@ -102,7 +106,11 @@ def translated(error: Exception, *, is_closed: bool, may_write: bool) -> Databas
 
 def _is_out_of_range(error: Exception) -> bool:
     """Whether asyncpg cannot encode a value of the right type. A value of a wrong type is a mistake of the service."""
-    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, OverflowError)
+    if not isinstance(error, asyncpg.DataError):
+        return False
+    cause = error.__cause__
+    # UnicodeEncodeError: a lone surrogate in a text. The text is that of a ValueError for a float of 4 bytes.
+    return isinstance(cause, (OverflowError, UnicodeEncodeError)) or "out of float32 range" in str(cause)
 
 
 def is_lost(error: DatabaseError) -> bool:
@@ -123,7 +131,7 @@ def conflict_problem(error: ConflictError) -> Problem:
 
 def invalid_value_problem(error: InvalidValueError) -> Problem:
     """422, without the value."""
-    return Problem(422, "A value cannot be stored in the database: it is out of range, or has a NUL character.")
+    return Problem(422, "A value cannot be stored in the database: it is too large or too long, or is not valid text.")
 
 
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
