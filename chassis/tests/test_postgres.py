@@ -493,6 +493,7 @@ async def test_transaction_ends_with_a_savepoint_that_was_cancelled(postgres: Po
 # Values that the database cannot store.
 
 
+SHORT = "CREATE TEMPORARY TABLE IF NOT EXISTS short (name varchar(3), indexed text UNIQUE)"
 INVALID = [
     ("SELECT $1::text", "a\0b"),
     ("SELECT $1::jsonb", '"a\\u0000b"'),
@@ -500,7 +501,8 @@ INVALID = [
     ("SELECT $1::text[]", ["\ud800"]),
     ("SELECT $1::jsonb", '{"a":"\\ud800"}'),
     ("SELECT $1::jsonb", '{"a":NaN}'),
-    ("INSERT INTO short VALUES ($1)", "long"),
+    ("INSERT INTO short (name) VALUES ($1)", "long"),
+    ("INSERT INTO short (indexed) VALUES ($1)", "".join(map(str, range(9_000)))),
     ("SELECT $1::real", 1e300),
     ("SELECT $1::bigint", 2**63),
     ("SELECT $1::int", 2**31),
@@ -514,7 +516,7 @@ async def test_value_that_does_not_fit_its_type_is_422_without_the_value(
     postgres: PostgresServer, query: str, value: Any
 ) -> None:
     async def work(transaction: Transaction) -> None:
-        await transaction.execute("CREATE TEMPORARY TABLE short (name varchar(3)) ON COMMIT DROP")
+        await transaction.execute(SHORT)
         await transaction.fetchval(query, value)
 
     async with serve(postgres, Route("/run", Run(work))) as (service, _):

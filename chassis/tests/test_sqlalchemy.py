@@ -30,7 +30,7 @@ from .support.accounts import Account, balance_of, pay_from
 from .support.application import make_app
 from .support.postgres import PostgresServer
 from .support.service import SAMPLED, UNSAMPLED, Service, connect, observed
-from .test_postgres import INVALID, both, serve
+from .test_postgres import INVALID, SHORT, both, serve
 
 Work = Callable[[AsyncSession], Awaitable[Any]]
 SERVICE = {"add": add_database}
@@ -480,7 +480,7 @@ async def test_pool_is_in_the_metrics(postgres: PostgresServer) -> None:
 async def test_value_that_does_not_fit_its_type_is_422(postgres: PostgresServer, query: str, value: Any) -> None:
     async def work(session: AsyncSession) -> None:
         connection = await session.connection()
-        await connection.exec_driver_sql("CREATE TEMPORARY TABLE IF NOT EXISTS short (name varchar(3))")
+        await connection.exec_driver_sql(SHORT)
         await connection.exec_driver_sql(query, (value,))
 
     async with run(postgres, work) as (service, _):

@@ -1,5 +1,6 @@
 """`Publisher`: publishes events to JetStream, acknowledged, with trace context, a span and metrics."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import perf_counter
@@ -133,7 +134,9 @@ class Publisher:
                 answer = await publish()
             except stream_errors.NoStreamResponseError:
                 # The server has stored nothing. It may have lost the stream.
-                if not await self._restore_streams():
+                async with asyncio.timeout(self._seconds):
+                    is_restored = await self._restore_streams()
+                if not is_restored:
                     raise
                 answer = await publish()
         except (nats_errors.Error, OSError, TimeoutError) as error:

@@ -73,9 +73,11 @@ UNAVAILABLE = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
+# The errors of a query if the session had ended before it.
+BETWEEN_STATEMENTS = (asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError)
 
 # 22021, 22P05 (NUL in `jsonb`), 22P02 (such as NaN in `jsonb`, or a name that an enum does not have), 22001 (a text is
-# too long), 22003 and 22008. asyncpg rejects other values before it sends them.
+# too long), 54000 (for its index), 22003 and 22008. asyncpg rejects other values before it sends them.
 INVALID_VALUES = (
     asyncpg.InvalidTextRepresentationError,
     asyncpg.StringDataRightTruncationError,
@@ -83,6 +85,7 @@ INVALID_VALUES = (
     asyncpg.UntranslatableCharacterError,
     asyncpg.NumericValueOutOfRangeError,
     asyncpg.DatetimeFieldOverflowError,
+    asyncpg.ProgramLimitExceededError,
 )
 
 
@@ -97,7 +100,11 @@ def translated(error: Exception, *, is_closed: bool, may_write: bool) -> Databas
         return ConflictError(f"{type(error).__name__}: {error.args[0]}")
     if isinstance(error, TIMEOUTS):
         return StatementTimeoutError("the statement did not end in time")
-    if isinstance(error, UNAVAILABLE) or (is_closed and isinstance(error, asyncpg.InterfaceError)):
+    if is_closed and isinstance(error, BETWEEN_STATEMENTS):
+        ended = DatabaseUnavailableError(f"{type(error).__name__}: {error}")
+        ended.is_outage = False  # the server may have ended the session because it was idle in a transaction
+        return ended
+    if isinstance(error, UNAVAILABLE):
         return DatabaseUnavailableError(f"{type(error).__name__}: {error}")
     if may_write and isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return DatabaseUnavailableError("the server is read-only; it may have been the primary before a failover")
