@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..problem import send_problem
 from ..response_sender import ResponseSender, is_json_result, private
-from .access import Guard, Requirement, for_method
+from .access import PRINCIPAL, Guard, Requirement, for_method
 
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
@@ -72,6 +72,7 @@ class GuardedApp:
                 raise
             await send_problem(_denying(send), error)
             return
+        scope["user"] = scope.get(PRINCIPAL)  # `request.user` in Starlette
         await self._app(scope, receive, for_one_principal(send))
 
 

@@ -111,7 +111,7 @@ class BearerGuard:
         self._let_in(principal, scope, requirement)
 
     def _let_in(self, principal: Principal, scope: Scope, requirement: Requirement) -> None:
-        scope[PRINCIPAL] = scope["user"] = principal
+        scope[PRINCIPAL] = principal
         request = request_context(get_current())
         if request is not None:
             subject = principal.subject
