@@ -40,7 +40,7 @@ BUDGETS = {
     "a request that isn't sampled": 147,
     "a sampled request": 193,
     "a request with a body": 168,
-    "a request with a cached token": 173,
+    "a request with a cached token": 166,
 }
 
 HEADERS = "host: localhost:8000\r\nuser-agent: test/1.0\r\naccept: */*\r\n"

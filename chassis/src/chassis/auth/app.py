@@ -11,7 +11,7 @@ from ..api.access import AUTHENTICATED, PRINCIPAL, AccessControl, Guard, Login
 from ..app import App
 from ..groups import Group
 from .api_keys import ApiKeys
-from .guard import API_KEY, BearerGuard
+from .guard import API_KEY, FIELDS, BearerGuard
 from .keys import KeySet
 from .principal import Principal
 from .settings import AuthSettings
@@ -83,7 +83,7 @@ class Auth:
     async def principal_if_any(self, request: Request) -> Principal | None:
         """The principal of a request, or None if it has no credentials. Invalid credentials are rejected."""
         names = {name for name, _ in request.scope["headers"]}
-        if PRINCIPAL not in request.scope and names.isdisjoint((b"authorization", API_KEY.lower().encode())):
+        if PRINCIPAL not in request.scope and names.isdisjoint(FIELDS):
             return None
         return await self.principal_of(request)
 
