@@ -1,9 +1,11 @@
 """`add_auth`: an app whose clients have tokens of an OpenID provider; here the one for development."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
@@ -65,9 +67,19 @@ def make_app(issuer: Issuer, *, group: bool = False) -> App:
     return app
 
 
+@asynccontextmanager
+async def ready(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app that has the keys of its issuer."""
+    async with connect(app) as client:
+        async with asyncio.timeout(5):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.005)
+        yield client
+
+
 @pytest.fixture(scope="module")
 async def client(issuer: Issuer) -> AsyncIterator[httpx.AsyncClient]:
-    async with connect(make_app(issuer)) as client:
+    async with ready(make_app(issuer)) as client:
         yield client
 
 
@@ -128,7 +140,7 @@ async def test_documentation_page_may_ask_the_token_endpoint_alone(client: httpx
 
 
 async def test_group_alone_is_protected(issuer: Issuer) -> None:
-    async with connect(make_app(issuer, group=True)) as client:
+    async with ready(make_app(issuer, group=True)) as client:
         assert (await client.get("/v2/orders")).status_code == 401
         assert (await client.get("/v2/orders", headers=bearer(issuer.token()))).status_code == 200
         assert "chassis-login" in (await client.get("/v2/docs")).text

@@ -1,5 +1,6 @@
 """`/docs` gets a token from an OpenID provider, with the authorization code flow and PKCE; in a real browser."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -40,6 +41,9 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
         add_auth(app, settings)
         app.add_route("/orders", Orders())
         async with docs_page(browser, app) as page:
+            while (await page.request.get(page.url.replace("/docs", "/readyz"))).status != 200:
+                await asyncio.sleep(0.01)  # the endpoints of the provider are not known yet
+            await page.reload()
             yield page
 
 

@@ -1,6 +1,7 @@
 """The guide "Authentication and authorization" is followed to the letter, with the provider for development."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from chassis.auth.development import provider_in_thread
 from chassis.auth.issuer import Issuer
 from checks import check
 from guides import BLOCK, write_settings_page
-from running import running
+from running import Service, running
 
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
 
@@ -47,7 +48,17 @@ def http(project: Path, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
     home = tmp_path_factory.mktemp("home")
     variables = {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": "orders"}
     with running(PYTHON, project, home, **variables) as service:
-        yield service.ready().http
+        yield with_keys(service)
+
+
+def with_keys(service: Service) -> httpx.Client:
+    """A client of the service, when it has the keys of its issuer."""
+    http = service.ready().http
+    by = time.monotonic() + 10
+    while http.get("/readyz").status_code != 200:
+        assert time.monotonic() < by
+        time.sleep(0.02)
+    return http
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -101,7 +112,7 @@ def test_principal_is_that_of_the_token(http: httpx.Client, issuer: Issuer) -> N
 def test_command_of_the_guide_runs_a_service_beside_the_provider(project: Path, tmp_path: Path) -> None:
     command = (str(PYTHON), "-m", "chassis.auth.development", "order_service", "accounts:read", "--")
     with running(PYTHON, project, tmp_path, command) as service:
-        http = service.ready().http
+        http = with_keys(service)
         (line,) = service.errors.wait_for(lambda line: line.startswith("TOKEN="))
         token = line.removeprefix("TOKEN=")
         assert http.get("/accounts").status_code == 401
