@@ -63,6 +63,7 @@ def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
+    (common / "bytecode/environments").mkdir(parents=True, exist_ok=True)
     SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
 

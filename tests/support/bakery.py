@@ -104,8 +104,18 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
     }
 
 
+def share_bytecode(project: Path) -> None:
+    """Let the environment in `project` use the bytecode of all others: uv links their files to the same ones."""
+    if prefix := SHARED.get("PYTHONPYCACHEPREFIX"):
+        place = Path(prefix, *project.absolute().parts[1:], ".venv")
+        if not place.is_symlink() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(Path(prefix, "environments"))
+
+
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a clean environment; its output is one text."""
+    share_bytecode(cwd)
     return subprocess.run(
         command,
         cwd=cwd,
@@ -137,6 +147,12 @@ def copy_repository(copy: Path) -> Path:
         for command in (["init", "-q", "-b", "main"], ["add", "-A"], commit, ["repack", "-a", "-d", "-q"]):
             done = run("git", *command, cwd=first)
             assert done.returncode == 0, done.stdout
-    if first != copy:
-        shutil.copytree(first, copy, symlinks=True)
+    return copy if first == copy else copy_folder(first, copy)
+
+
+def copy_folder(folder: Path, copy: Path) -> Path:
+    """Copy a folder by cp(1), which takes a sixth of the time of `shutil.copytree`; returns the copy."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    done = run("cp", "-R", "-p", folder, copy, cwd=folder)
+    assert done.returncode == 0, done.stdout
     return copy
