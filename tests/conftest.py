@@ -61,6 +61,7 @@ def _open_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
+    MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
     (common / "bytecode/environments").mkdir(parents=True, exist_ok=True)

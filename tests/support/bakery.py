@@ -20,6 +20,7 @@ UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
 SHARED: dict[str, str] = {}
 # Folders of what is made once and copied then; conftest.py says where they are.
 MADE_ONCE: dict[str, Path] = {}
+RENDERED: dict[tuple[tuple[str, str], ...], Path] = {}
 NOT_OF_SERVICES = re.compile(r"tests/|benchmarks/|chassis/tests/test_")
 
 # Values other than the defaults, with characters that mean something in TOML, YAML, Python and Markdown.
@@ -33,7 +34,20 @@ OTHER = {
 
 
 def render(folder: Path, answers: dict[str, str]) -> Path:
+    """Render into `folder`; returns the project. The same answers are rendered once in a process, and copied then."""
+    if "rendered" not in MADE_ONCE:
+        return render_anew(folder, answers)
+    given = tuple(sorted(answers.items()))
+    if given not in RENDERED:
+        RENDERED[given] = render_anew(MADE_ONCE["rendered"] / str(len(RENDERED)), answers)
+    project = folder / RENDERED[given].name
+    assert not project.exists(), project
+    return copy_folder(RENDERED[given], project)
+
+
+def render_anew(folder: Path, answers: dict[str, str]) -> Path:
     """Render into `folder` by cookiecutter's Python interface; returns the project."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     return Path(
         cookiecutter(
             str(TEMPLATE),
