@@ -12,6 +12,8 @@ import pytest
 from bakery import TEMPLATE, add_handler, run
 from conftest import Bake, Start
 
+pytestmark = pytest.mark.long
+
 SHAPES = TEMPLATE / "benchmarks/shapes.py"
 
 
