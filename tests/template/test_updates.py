@@ -209,7 +209,7 @@ def test_update_with_a_conflict_fails_until_it_is_resolved(service: Service, tem
     service.edit("README.md", "\n## Run it\n", "\n## Start it\n")
     service.commit("Other words")
     template.edit("README.md", "\n## Run it\n", "\n## Run it on your machine\n")
-    template.commit("Other words, too")
+    newest = template.commit("Other words, too")
 
     for _ in range(2):
         assert "README.md: combine the lines between <<<<<<< (yours) and >>>>>>>" in service.make("update", fails=True)
@@ -222,7 +222,8 @@ def test_update_with_a_conflict_fails_until_it_is_resolved(service: Service, tem
     conflict = re.compile(r"<<<<<<< .*?\n(.*?)=======\n.*?>>>>>>> .*?\n", re.DOTALL)
     service.path("README.md").write_text(conflict.sub(r"\1", service.path("README.md").read_text()))
     service.commit("Ours")
-    assert "up to date" in service.make("update")
+    assert service.make("merged") == ""
+    assert service.noted_commit() == newest
 
 
 @dataclass(frozen=True)
