@@ -34,7 +34,7 @@ OTHER = {
 
 
 def render(folder: Path, answers: dict[str, str]) -> Path:
-    """Render into `folder`; returns the project. The same answers are rendered once in a process, and copied then."""
+    """Render into `folder`; returns the project. A service with the same values is rendered once, and copied then."""
     if "rendered" not in MADE_ONCE:
         return render_anew(folder, answers)
     given = tuple(sorted(answers.items()))
