@@ -7,8 +7,8 @@ are. *Below peak*: four fifths of it. *Burst*: ten times that rate for 0.1 s. *O
 loop*: each connection asks again as soon as it has its response. *After*: half of the rate, and the time until no
 request is shed. A request that is due while no connection is free is counted as not sent. Latencies of the overload
 are for its first second, in which the service has to detect it, and for the rest. During both overloads, `/healthz`
-and `/metrics` are requested ten times a second. `--short` leaves out *At peak*, *Below peak* and *Burst*, and what is
-compared with them.
+and `/metrics` are requested ten times a second. `--short` leaves out *At peak* and *Below peak*, and what is compared
+with them.
 """
 
 import json
@@ -67,12 +67,12 @@ def main() -> None:
         peak = max(peak, Client(port, path, few).run(seconds, None).rate)
         time.sleep(PAUSE_SECONDS)
     many = Client(port, path, CONNECTIONS)  # now: a connection that sends nothing for ten seconds gets 408
-    at_peak, below, burst = Responses(), Responses(), Responses()
+    at_peak, below = Responses(), Responses()
     if not short:
         at_peak = many.run(seconds, peak)
         time.sleep(PAUSE_SECONDS)
         below = many.run(seconds, BELOW * peak)
-        burst = many.run(BURST_SECONDS, TIMES * peak)
+    burst = many.run(BURST_SECONDS, TIMES * peak)
     probes = Probes(admin_port)
     probes.start()
     overload = many.run(seconds, TIMES * peak)
@@ -91,6 +91,7 @@ def main() -> None:
             "not_sent": overload.not_sent,
             "without_retry_after": overload.without_retry_after,
         },
+        "burst": {"sent": burst.sent, "shed": len(burst.shed_at)},
         "closed_loop": {
             "goodput": round(closed.rate_within(seconds) / peak, 3),
             "p99_ms": closed.percentile(99, since=1),
@@ -106,7 +107,6 @@ def main() -> None:
         usual_ms = at_peak.percentile(99)
         found["at_peak"] = {"rate": round(at_peak.rate, 1), "p99_ms": usual_ms, "shed": len(at_peak.shed_at)}
         found["below_peak_shed"] = len(below.shed_at)
-        found["burst"] = {"sent": burst.sent, "shed": len(burst.shed_at)}
         for load in ("overload", "closed_loop"):
             found[load]["p99_ratio"] = round(found[load]["p99_ms"] / usual_ms, 2)
     print(json.dumps(found, indent=2))
