@@ -112,6 +112,13 @@ def choose(context: dict[str, Any]) -> list[str]:
     # One file for each database, with the same name in the service.
     for store in Path("src").glob(f"*/orders/postgres_store_{context['database']}.py"):
         store.rename(store.with_name("postgres_store.py"))
+    # One file for each combination of resources that the example uses.
+    parts = [question for question in ("database", "events") if context[question] != "none"]
+    for file in Path("src").glob("*/resources_*.py"):
+        if context["example"] != "none" and file.stem == "_".join(["resources", *parts]):
+            file.rename(file.with_name("resources.py"))
+        else:
+            file.unlink()
     remove(Path("licenses"))
     return [word for question, word in LEFT_OUT.items() if context[question] == "none"]
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chassis import Check, Server
+from chassis.delivery import UnavailableError
 from chassis.health import Health, State
 
 from .support.application import make_app
@@ -263,6 +264,28 @@ async def test_change_is_logged_once_with_its_error() -> None:
         ("info", "database", "pass"),
     ]
     assert "no route" in lines[0]["exception"]
+
+
+class StrangeError(Exception):
+    """An error of a library."""
+
+
+@pytest.mark.parametrize(
+    "cause", [ConnectionRefusedError("no route"), TimeoutError("too slow"), UnavailableError("down")]
+)
+async def test_unavailable_dependency_is_logged_in_one_line(cause: Exception) -> None:
+    async def failing() -> None:
+        raise StrangeError("it failed") from cause
+
+    async def failing_itself() -> None:
+        raise cause
+
+    asked = health(Check("first", failing), Check("second", failing_itself))
+    with observed() as seen:
+        await ask(asked)
+        lines = await until(lambda: seen.events("check changed"))
+    assert [line["reason"] for line in lines] == ["StrangeError: it failed", f"{type(cause).__name__}: {cause}"]
+    assert not any("exception" in line for line in lines)
 
 
 async def test_draining_is_503_while_the_checks_pass() -> None:

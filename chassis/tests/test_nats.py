@@ -522,6 +522,63 @@ async def test_consumer_goes_on_after_a_restart_of_the_server(nats: NatsServer) 
     assert collector.ids == [1, 2]
 
 
+async def test_stream_that_was_deleted_is_created_again_by_the_next_event(nats: NatsServer) -> None:
+    async with serve(nats, routes=[Route("/orders", Publish())]) as (service, events):
+        await nats.prepare()
+        responses = await asyncio.gather(*(service.client.post("/orders", json={"order_id": 7}) for _ in range(5)))
+        assert sorted(response.json() for response in responses) == [1, 2, 3, 4, 5]
+        await nats.prepare()
+        with pytest.raises(EventsUnavailableError, match="no stream takes"):
+            await events.publisher.publish(CREATED, b"{}")  # a second time only after a while
+        await asyncio.sleep(1.0)
+        assert (await events.publisher.publish(CREATED, b"{}")).sequence == 1
+
+
+async def test_stream_that_a_restarted_server_has_lost_is_created_again(nats: NatsServer) -> None:
+    def prepare(_: App, events: Events) -> None:
+        events.ensure_stream("payments", ["payments.>"], storage="memory")
+
+    async with serve(nats, prepare=prepare) as (service, _):
+        nats.kill()
+        nats.start()
+        await until(lambda: service.seen.events("reconnected to NATS"))
+        await until(lambda: len(service.seen.events("stream created")) == 3)
+        async with nats.client() as client:
+            assert await client.jsm().find_stream_name_by_subject("payments.made") == "payments"
+
+
+async def test_streams_that_cannot_be_created_are_logged_once_in_a_while(nats: NatsServer) -> None:
+    async with serve(nats) as (service, events):
+        async with nats.client() as client:
+            await client.jsm().delete_stream("orders")
+            await client.jsm().add_stream(name="orders", subjects=["other"])
+        for _ in range(3):
+            with pytest.raises(EventsUnavailableError, match="no stream takes"):
+                await events.publisher.publish(CREATED, b"{}")
+        (line,) = service.seen.events("streams not set up")
+    assert "the stream 'orders' exists with the subjects other, without orders.>" in line["reason"]
+
+
+async def test_service_that_does_not_require_nats_is_ready_while_it_is_down_and_stops_well(nats: NatsServer) -> None:
+    try:
+        async with serve(nats, Collector(), required=False, settings={"publish_seconds": 0.1}) as (service, events):
+            await until(lambda: service.seen.events("consumer created"))
+            nats.kill()
+            await until(lambda: service.seen.events("connection to NATS lost"))
+            with pytest.raises(EventsUnavailableError):
+                await events.publisher.publish(CREATED, b"{}")
+            response = await service.client.get("/readyz")
+            (line,) = await until(lambda: service.seen.events("check changed"))
+    finally:
+        nats.start()
+    assert response.status_code == 200
+    check = response.json()["checks"]["events"]
+    assert (check["status"], check["required"]) == ("fail", False)
+    assert (line["check"], line["status"]) == ("events", "fail")
+    assert line["reason"].startswith("EventsUnavailableError: NATS at 127.0.0.1")
+    assert "exception" not in line
+
+
 async def test_service_does_not_start_without_a_server(nats: NatsServer) -> None:
     settings = {"url": "nats://127.0.0.1:1", "connect_seconds": 0.3}
     with pytest.raises(EventsUnavailableError, match=r"NATS at 127\.0\.0\.1:1 accepted no connection in 0\.3 seconds"):
@@ -674,6 +731,7 @@ async def test_two_consumers_with_one_durable_name_are_an_error(nats: NatsServer
         ("nats://host:abc", "the port is not a number"),
         ("nats://user:p/w@host:4222", "the port is not a number"),
         ("nats://host:99999", "the port is not a number"),
+        ("nats://host:0", "the port is not a number from 1 to 65535"),
         ("nats://", "has no host"),
         ("nats://p#w@host", "encode / # [?] @ in the password"),
         ("ws://host", "must begin with nats:// or tls://"),

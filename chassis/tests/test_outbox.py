@@ -98,6 +98,7 @@ async def serve(
     *,
     add: Callable[..., Any] = add_database,
     prepare: Callable[[App], object] | None = None,
+    settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Service, Any]]:
     """A service with an outbox; `options` are those of `add_outbox`."""
@@ -105,7 +106,7 @@ async def serve(
         app = make_app(seen.telemetry, Route("/orders", Orders()))
         if prepare is not None:
             prepare(app)
-        database = add(app, postgres.settings())
+        database = add(app, postgres.settings(**(settings or {})))
         add_outbox(app, database, deliver, poll_seconds=0.05, **options)
         async with Server(app) as server, connect(server.port) as client:
             yield Service(app, server, client, seen), database
@@ -244,6 +245,21 @@ async def test_destination_that_is_down_is_left_alone(tables: PostgresServer) ->
         aside = service.seen.events("outbox message is set aside")
     assert attempts <= 4
     assert aside == []
+
+
+async def test_slow_destination_does_not_end_the_transaction_of_the_relay(
+    tables: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.postgres.connector.IDLE_IN_TRANSACTION_SECONDS", 0.1)
+
+    async def take_time(_: OutboundMessage) -> None:
+        await asyncio.sleep(0.4)
+
+    destination = Destination(take_time)
+    async with serve(tables, destination, settings={"statement_seconds": 0.2}) as (_, database):
+        await add_all(database, ("a", "first"))
+        await empty(tables)
+    assert destination.attempts == ["first"]
 
 
 async def test_relays_share_messages_and_keep_the_order_of_keys(tables: PostgresServer) -> None:

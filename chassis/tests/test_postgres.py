@@ -493,9 +493,17 @@ async def test_transaction_ends_with_a_savepoint_that_was_cancelled(postgres: Po
 # Values that the database cannot store.
 
 
+SHORT = "CREATE TEMPORARY TABLE IF NOT EXISTS short (name varchar(3), indexed text UNIQUE)"
 INVALID = [
     ("SELECT $1::text", "a\0b"),
     ("SELECT $1::jsonb", '"a\\u0000b"'),
+    ("SELECT $1::text", "\ud800"),
+    ("SELECT $1::text[]", ["\ud800"]),
+    ("SELECT $1::jsonb", '{"a":"\\ud800"}'),
+    ("SELECT $1::jsonb", '{"a":NaN}'),
+    ("INSERT INTO short (name) VALUES ($1)", "long"),
+    ("INSERT INTO short (indexed) VALUES ($1)", "".join(map(str, range(9_000)))),
+    ("SELECT $1::real", 1e300),
     ("SELECT $1::bigint", 2**63),
     ("SELECT $1::int", 2**31),
     ("SELECT $1::int * 2", 2**30),
@@ -508,13 +516,14 @@ async def test_value_that_does_not_fit_its_type_is_422_without_the_value(
     postgres: PostgresServer, query: str, value: Any
 ) -> None:
     async def work(transaction: Transaction) -> None:
+        await transaction.execute(SHORT)
         await transaction.fetchval(query, value)
 
     async with serve(postgres, Route("/run", Run(work))) as (service, _):
         response = await service.client.post("/run")
         assert response.status_code == 422
         assert response.json()["detail"] == (
-            "A value cannot be stored in the database: it is out of range, or has a NUL character."
+            "A value cannot be stored in the database: it is too large or too long, or is not valid text."
         )
 
 

@@ -1,5 +1,6 @@
 """The settings of a database."""
 
+import re
 import ssl
 import subprocess
 import sys
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chassis import ChassisSettings, load_settings
+from chassis.nats import NatsSettings
 from chassis.postgres import DatabaseSettings
 from chassis.postgres.settings import Address
 
@@ -74,7 +76,7 @@ def test_address_of_a_url(url: str, address: Address) -> None:
     [
         ({"url": "mysql://db"}, "must begin with postgresql://"),
         ({"url": "db.example"}, "must begin with postgresql://"),
-        ({"url": "postgresql://user:pa/ss@db/orders"}, "the port is not a number; encode / # ? @ in the password"),
+        ({"url": "postgresql://user:pa/ss@db/orders"}, "encode / # ? @ [ ] in the password"),
         ({"url": "postgresql://db:abc/orders"}, "the port is not a number"),
         ({"pool_min": 11}, "database_pool_min is 11, more than database_pool_max, 10; lower it"),
         ({"pool_max": 0}, "greater than or equal to 1"),
@@ -102,6 +104,59 @@ def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert "APP_DATABASE_URL" in said
     assert "must begin with postgresql://" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://user:hidd/en@db/orders", "has an @ or # that is not encoded"),
+        ("postgresql://user:12/hidden@db/orders", "has an @ or # that is not encoded"),
+        ("postgresql://user:12?hidden@db/orders", "has an @ or # that is not encoded"),
+        ("postgresql://user:12#hidden@db/orders", "has an @ or # that is not encoded"),
+        ("postgresql://user:hidd@en@db/orders", "has an @ or # that is not encoded"),
+        ("postgresql://user:[hidden]@db/orders", "encode / # ? @ [ ] in the password"),
+        ("postgresql://user:hidden\u2100@db/orders", "is not a URL"),
+        ("postgresql://user:hidden@db:0/orders", "from 1 to 65535"),
+        ("postgresql://user:hidden@db:99999/orders", "from 1 to 65535"),
+        ("postgresql://user:hidden@db:\u00b2/orders", "from 1 to 65535"),
+        ("postgresql://user:hidden@db:/orders", "from 1 to 65535"),
+        ("postgresql://user:hidden@::1/orders", "write an IPv6 address in brackets"),
+        ("postgresql://user:hidden@:5432/orders", "has no host"),
+        ("postgresql://user:hidden@one,,two/orders", "has no host"),
+        ("postgresql://user:hidden@db/orders?port=0", "from 1 to 65535"),
+        ("postgresql://user:hidden@db/orders?hidden", "parameters that are not written as ?name=value"),
+        ("postgresql://user:hidden@db/orders?sslmode=foo", "the value of sslmode is not known; use one of disable, "),
+        ("postgresql://user:hidden@db/orders?target_session_attrs=master", "use one of any, primary"),
+        ("postgresql://user:hidden@db/orders?connect_timeout=3", "the parameter connect_timeout is not supported"),
+    ],
+)
+def test_url_that_can_be_misread_is_one_line_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], url: str, message: str
+) -> None:
+    monkeypatch.setenv("APP_DATABASE_URL", url)
+    with pytest.raises(SystemExit):
+        load_settings(Settings)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "APP_DATABASE_URL" in line]
+    assert message in line
+    assert not re.search("hidd|en@", line)
+
+
+BOUNDED = [
+    (settings, name)
+    for settings in (DatabaseSettings, NatsSettings)
+    for name, field in settings.model_fields.items()
+    if field.annotation in (int, float)
+]
+
+
+@pytest.mark.parametrize(("settings", "name"), BOUNDED)
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e9", "0"])
+def test_numbers_are_bounded(settings: type[BaseModel], name: str, value: str) -> None:
+    if (name, value) == ("database_pool_min", "0"):
+        return
+    values = {"database_url": URL, "nats_url": "nats://host", name: value}
+    with pytest.raises(ValidationError, match=name):
+        settings.model_validate(values)
 
 
 def test_spelling_of_sqlalchemy_is_that_of_the_server() -> None:

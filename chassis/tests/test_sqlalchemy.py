@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+import chassis.postgres
+import chassis.sqlalchemy
 from chassis import Handler, Problem, Route, Server, repeatable
 from chassis.sqlalchemy import (
     ConflictError,
@@ -28,7 +30,7 @@ from .support.accounts import Account, balance_of, pay_from
 from .support.application import make_app
 from .support.postgres import PostgresServer
 from .support.service import SAMPLED, UNSAMPLED, Service, connect, observed
-from .test_postgres import both, serve
+from .test_postgres import INVALID, SHORT, both, serve
 
 Work = Callable[[AsyncSession], Awaitable[Any]]
 SERVICE = {"add": add_database}
@@ -474,12 +476,24 @@ async def test_pool_is_in_the_metrics(postgres: PostgresServer) -> None:
         assert await service.sample("db_client_connection_pending_requests", **name) == 0
 
 
-@pytest.mark.parametrize("value", ["a\0b", 2**63])
-async def test_value_that_does_not_fit_its_type_is_422(postgres: PostgresServer, value: Any) -> None:
+@pytest.mark.parametrize(("query", "value"), INVALID)
+async def test_value_that_does_not_fit_its_type_is_422(postgres: PostgresServer, query: str, value: Any) -> None:
     async def work(session: AsyncSession) -> None:
-        query = "SELECT CAST(:value AS text)" if isinstance(value, str) else "SELECT CAST(:value AS bigint)"
-        await session.execute(text(query), {"value": value})
+        connection = await session.connection()
+        await connection.exec_driver_sql(SHORT)
+        await connection.exec_driver_sql(query, (value,))
 
     async with run(postgres, work) as (service, _):
         assert (await service.client.post("/run")).status_code == 422
         assert (await service.client.get("/run")).status_code == 422
+
+
+def test_names_are_those_of_the_other_part_but_the_transaction() -> None:
+    assert {*chassis.postgres.__all__} - {*chassis.sqlalchemy.__all__} == {"Transaction"}
+    assert {*chassis.sqlalchemy.__all__} <= {*chassis.postgres.__all__}
+    own = {
+        name
+        for name in chassis.sqlalchemy.__all__
+        if getattr(chassis.sqlalchemy, name) is not getattr(chassis.postgres, name)
+    }
+    assert own == {"Database", "add_database"}

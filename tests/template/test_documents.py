@@ -16,10 +16,13 @@ from running import Service
 
 ENGLISH = [
     *(TEMPLATE / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+    TEMPLATE / ".github/PULL_REQUEST_TEMPLATE.md",
     *sorted((TEMPLATE / "docs").glob("*.md")),
     TEMPLATE / "chassis/README.md",
     *sorted((TEMPLATE / "chassis/docs").glob("*.md")),
 ]
+# It names files and commands of earlier versions, so only its sentences and links are checked.
+CHANGELOG = TEMPLATE / "CHANGELOG.md"
 PYTHON = ("chassis", "hooks", "scripts", "tests", "benchmarks", "docs")
 CORE = TEMPLATE / "chassis/src/chassis"
 # A document may name a file without its folder.
@@ -42,7 +45,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(TEMPLATE).as_posix()
 
 
-@pytest.mark.parametrize("path", ENGLISH, ids=name_of)
+@pytest.mark.parametrize("path", [*ENGLISH, CHANGELOG], ids=name_of)
 def test_document_is_plain_english(path: Path) -> None:
     assert [str(finding) for finding in prose.findings(path.read_text(encoding="utf-8"))] == []
 
@@ -65,15 +68,42 @@ def findings_in_python(folder: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("path", ENGLISH, ids=name_of)
+@pytest.mark.parametrize("path", [*ENGLISH, CHANGELOG], ids=name_of)
 def test_links_of_a_document_lead_somewhere(path: Path) -> None:
     assert Document(path).dead_links() == []
 
 
-def test_documents_of_a_service_are_plain_english(project: Path) -> None:
+ANSWERS = [
+    {},
+    {"database": "postgres", "events": "nats", "deploy": "helm", "ci": "gitlab"},
+    {"database": "sqlalchemy", "example": "none"},
+    {"events": "nats", "deploy": "none", "monitoring": "none", "ci": "none"},
+]
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()) or "defaults")
+def test_documents_of_a_service_are_plain_english(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers)
     found = {path.relative_to(project): prose.findings(path.read_text()) for path in documents_of(project)}
 
     assert {name: list(map(str, findings)) for name, findings in found.items() if findings} == {}
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()) or "defaults")
+def test_readme_and_agents_link_the_guides_of_their_options(bake: Bake, answers: dict[str, str]) -> None:
+    of_database = {"database", "migrations", "outbox"}
+    guides = {"postgres": of_database, "sqlalchemy": {*of_database, "sqlalchemy"}, "nats": {"events"}}
+    wanted = set().union(*(guides.get(answer, set()) for answer in answers.values()))
+    others = set().union(*guides.values()) - wanted
+    project = bake(**answers)
+    for name in ("README.md", "AGENTS.md"):
+        text = (project / name).read_text()
+        linked = set(re.findall(r"\(chassis/docs/([a-z-]+)\.md", text))
+        assert linked >= {"idempotency", *wanted}, name
+        assert linked & others == set(), name
+    readme = (project / "README.md").read_text()
+    assert ("(chassis/docs/ci.md)" in readme) == (answers.get("ci") != "none")
+    assert ("503 `The event could not be published`" in readme) == ("events" in answers)
 
 
 def test_links_of_a_service_lead_somewhere(project: Path) -> None:

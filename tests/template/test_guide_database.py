@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -18,6 +19,7 @@ from running import running
 
 GUIDES = {name: (TEMPLATE / f"chassis/docs/{name}.md").read_text() for name in ("database", "sqlalchemy")}
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
+SECOND = "## Use a second database"
 both = pytest.mark.parametrize("project", GUIDES, indirect=True)
 one = pytest.mark.parametrize("project", ["database"], indirect=True)
 
@@ -40,15 +42,39 @@ def server() -> Iterator[Any]:
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service with the code of a guide."""
     project = render(tmp_path_factory.mktemp("guide"), {"example": "none"})
+    write_blocks(project, parts_of(request.param)[0])
+    return project
+
+
+@pytest.fixture(scope="module")
+def project_with_replica(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same service, with the code of the section about a second database."""
+    copy = Path(shutil.copytree(project, tmp_path_factory.mktemp("replica") / project.name))
+    write_blocks(copy, parts_of("database")[1])
+    is_sqlalchemy = "AsyncSession" in (project / "src/order_service/accounts.py").read_text()
+    if is_sqlalchemy:
+        write_blocks(copy, parts_of("sqlalchemy")[1])
+    return copy
+
+
+def parts_of(guide: str) -> tuple[str, str]:
+    """A guide without the section about a second database, and this section."""
+    before, _, rest = GUIDES[guide].partition(f"\n{SECOND}\n")
+    section, _, after = rest.partition("\n## ")
+    assert section
+    return before + after, section
+
+
+def write_blocks(project: Path, text: str) -> None:
+    """Write each block of code into the file that its first line names."""
     package = project / "src/order_service"
-    for name, block in BLOCK.findall(GUIDES[request.param]):
+    for name, block in BLOCK.findall(text):
         if name == "app.py":
             extend_app(project, block)
         elif name == "settings.py":
             (package / name).write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
         else:
             (package / name).write_text(block)
-    return project
 
 
 @both
@@ -84,6 +110,46 @@ def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
         metrics = set(re.findall(r"^# TYPE (db_\w+)", http.get("/metrics").text, re.MULTILINE))
     named = set(re.findall(r"^\| `(db_\w+)`", (TEMPLATE / "chassis/docs/metrics.md").read_text(), re.MULTILINE))
     assert {name.removesuffix("_total") for name in named} == {name.removesuffix("_total") for name in metrics}
+
+
+@both
+def test_second_database_has_a_type_and_a_name_of_its_own(
+    project_with_replica: Path, server: Any, tmp_path: Path
+) -> None:
+    tools = (("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
+    check(project_with_replica, PYTHON, *tools)
+    asyncio.run(server.run("DELETE FROM accounts"))
+    asyncio.run(server.run("INSERT INTO accounts VALUES (1, 5)"))
+    asyncio.run(server.run("CREATE DATABASE replica TEMPLATE postgres"))
+    asyncio.run(server.run("UPDATE accounts SET balance = 7"))
+    replica_url = server.url.removesuffix("/postgres") + "/replica"
+    variables = {"APP_DATABASE_URL": server.url, "APP_REPLICA__DATABASE_POOL_MAX": "3"}
+    try:
+        with running(
+            PYTHON, project_with_replica, tmp_path, APP_REPLICA__DATABASE_URL=replica_url, **variables
+        ) as service:
+            http: httpx.Client = service.ready().http
+            assert (http.get("/accounts/1").json(), http.get("/total").json()) == (7, 5)
+            checks = http.get("/readyz").json()["checks"]
+            assert (checks["database"]["required"], checks["replica"]["required"]) == (True, False)
+            metrics = http.get("/metrics").text
+    finally:
+        asyncio.run(server.run("DROP DATABASE replica"))
+    sizes = dict(
+        re.findall(r'^db_client_connection_max\{db_client_connection_pool_name="(\w+)"\} (\S+)', metrics, re.MULTILINE)
+    )
+    assert sizes == {"database": "10.0", "replica": "3.0"}
+    assert 'db_namespace="replica"' in metrics
+
+
+@one
+def test_second_database_is_the_first_one_without_settings(
+    project_with_replica: Path, server: Any, tmp_path: Path
+) -> None:
+    asyncio.run(server.run("DELETE FROM accounts"))
+    asyncio.run(server.run("INSERT INTO accounts VALUES (1, 7)"))
+    with running(PYTHON, project_with_replica, tmp_path, APP_DATABASE_URL=server.url) as service:
+        assert service.ready().http.get("/total").json() == 7
 
 
 @one

@@ -35,7 +35,7 @@ def follow(project: Path, guide: str) -> Path:
         elif name == "settings.py":
             (package / name).write_text(f'"""Settings."""\n\nfrom chassis import ChassisSettings\n{block}')
         else:
-            (package / name).write_text(block)
+            (project / name if name.startswith("tests/") else package / name).write_text(block)
     run(PYTHON.with_name("ruff"), "check", "--fix", "--select=I", "src", cwd=project)  # the order of imports alone
     check(project, PYTHON, ("ruff", "check", "src"), ("ruff", "format", "--check", "src"), ("mypy", "src"))
     return project
@@ -69,6 +69,9 @@ def test_guide_of_events_works(tmp_path: Path) -> None:
         assert service.event("payment booked")["cents"] == 5
         assert http.get("/readyz").json()["checks"]["events"]["status"] == "pass"
         assert exposed(http, "messaging") == documented("messaging")
+    tests = ("-q", "-p", "chassis.nats.pytest_plugin", "tests/test_payments.py")
+    done = run(PYTHON, "-m", "pytest", *tests, cwd=project, PYTHONPATH="src")
+    assert "2 passed" in done.stdout, done.stdout
 
 
 class Warehouse(BaseHTTPRequestHandler):

@@ -60,7 +60,7 @@ def service(
 
 
 def test_tests_of_the_guides_pass(project: Path, database: socket.socket, python: Path) -> None:
-    tests = ("tests/test_inventory.py", "tests/test_ledger.py", "tests/test_small_store.py")
+    tests = [f"tests/test_{name}.py" for name in ("inventory", "ledger", "small_store", "words")]
     check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", *tests))
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from difflib import ndiff
@@ -141,6 +142,14 @@ def test_rendered_service_passes_its_checks_and_runs(
         assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
         assert service.end() == 0  # and its servers end
     ran["answers"] = "ok"
+
+
+def test_example_with_a_database_and_no_events_passes_its_checks(bake: Bake) -> None:  # no row has both
+    project = bake(database="postgres")
+
+    assert (project / "src/order_service/resources.py").exists()
+    for command in CHECKS:
+        check(project, Path(sys.executable), command)
 
 
 @pytest.mark.parametrize(("license", "package"), [("none", "private"), ("MIT", "public"), ("Apache-2.0", "private")])

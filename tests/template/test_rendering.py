@@ -75,7 +75,7 @@ def test_only_app_and_settings_have_conditions_of_jinja_in_their_python() -> Non
 
     assert set(lines) == {f"{package}/app.py", f"{package}/settings.py"}
     assert [line for found in lines.values() for line in found if not CONDITION.fullmatch(line)] == []
-    assert max(len(found) for found in lines.values()) <= 37
+    assert max(len(found) for found in lines.values()) <= 22
     assert [path for path in files_of(TEMPLATE / "hooks") if "{%" in (TEMPLATE / "hooks" / path).read_text()] == []
 
 
@@ -84,7 +84,7 @@ def test_only_the_packages_name_is_filled_into_python() -> None:
 
     assert {one for one in filled if "cookiecutter" in one} == {
         "{{ cookiecutter.__package }}",
-        "{{ cookiecutter.database }}",  # the module of the core that app.py imports
+        "{{ cookiecutter.database }}",  # the module of the core that app.py and resources.py import
     }
 
 

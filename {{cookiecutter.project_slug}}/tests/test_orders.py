@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from chassis import App
+from chassis import App, Cursor
 from chassis.testing import Records, serve
 
 from {{ cookiecutter.__package }}.app import create_app
@@ -53,6 +53,12 @@ async def test_list_of_orders_links_to_the_next_page(client: httpx.AsyncClient) 
     following = await client.get(str(page.url.join(page.links["next"]["url"])))
     assert following.json() == [first]
     assert "next" not in following.links
+
+
+async def test_cursor_with_a_time_without_an_offset_is_rejected(client: httpx.AsyncClient) -> None:
+    await client.post("/orders", json=TEA)
+    cursor = str(Cursor(["2026-01-01T00:00:00", uuid4()]))
+    assert (await client.get("/orders", params={"cursor": cursor})).status_code == 422
 
 
 async def test_unchanged_order_is_304(client: httpx.AsyncClient) -> None:

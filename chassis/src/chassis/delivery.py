@@ -7,6 +7,10 @@ from urllib.parse import quote
 
 import httpx
 
+from .unavailable import UnavailableError
+
+__all__ = ["Deliver", "HttpDestination", "OutboundMessage", "RejectedError", "UnavailableError"]
+
 # The characters that a header of CloudEvents has as they are.
 PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 # Responses that say that the message itself is wrong. All others, such as 401, may go away while it waits.
@@ -33,16 +37,6 @@ Deliver = Callable[[OutboundMessage], Awaitable[object]]
 
 class RejectedError(Exception):
     """The destination does not accept this message as it is, however often it is sent."""
-
-
-class UnavailableError(Exception):
-    """A dependency cannot be reached. A consumer's event waits for it, and this is not counted as a failure.
-
-    A service can subclass it for its own dependencies.
-    """
-
-    is_outage: bool = True
-    """False for an error that may concern only one request, such as a slow query. Then the event does not wait."""
 
 
 class HttpDestination:

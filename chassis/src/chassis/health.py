@@ -12,6 +12,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from .threads import in_thread
+from .unavailable import is_unavailable
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -159,7 +160,11 @@ class Health:
         self._outcomes[check.name] = outcome
         if (previous.status if previous else "pass") != outcome.status:
             level = log.info if outcome.status == "pass" else log.warning
-            level("check changed", check=check.name, status=outcome.status, required=check.required, exc_info=error)
+            facts: dict[str, Any] = {"check": check.name, "status": outcome.status, "required": check.required}
+            if error is not None:
+                facts["reason"] = f"{type(error).__qualname__}: {error}"
+                facts["exc_info"] = None if is_unavailable(error) else error
+            level("check changed", **facts)
 
 
 def is_async(call: Callable[[], object]) -> bool:

@@ -31,8 +31,8 @@ class Cursor(Generic[Position]):
 
     As a parameter, `Cursor[UUID]` is validated: its `position` is a `UUID`, and an invalid cursor gets 422.
     `str(cursor)` is the text: a version, and the position as JSON in URL-safe Base64 (RFC 4648, section 5). The
-    position can be of any type that pydantic reads from JSON. Use `tuple[datetime, UUID]` if several orders can have
-    the same time.
+    position can be of any type that pydantic reads from JSON. Use `tuple[AwareDatetime, UUID]` if several orders can
+    have the same time: Python cannot compare a time without an offset with one that has one.
 
     A cursor is neither secret nor signed: a client can create one with another position. Treat it like any other
     parameter, and restrict the query itself to the items that the client may see.

@@ -1,35 +1,26 @@
 """The service on one page: its routes, middleware, checks, resources and collaborators."""
 
-{% if cookiecutter.database == "none" -%}
-from chassis import App
-{% else -%}
+{% if cookiecutter.database != "none" and cookiecutter.example == "none" -%}
 from chassis import App, IdempotencyStore
+{% else -%}
+from chassis import App
 {% endif -%}
-{% if cookiecutter.events == "nats" -%}
+{% if cookiecutter.events == "nats" and cookiecutter.example == "none" -%}
 from chassis.nats import add_events
 {% endif -%}
-{% if cookiecutter.database != "none" and cookiecutter.events == "nats" and cookiecutter.example == "orders" -%}
-from chassis.{{ cookiecutter.database }} import PostgresIdempotencyStore, add_database, add_inbox, add_outbox
-{% elif cookiecutter.database != "none" -%}
+{% if cookiecutter.database != "none" and cookiecutter.example == "none" -%}
 from chassis.{{ cookiecutter.database }} import PostgresIdempotencyStore, add_database
 {% endif %}
 {% if cookiecutter.example == "orders" -%}
 from .orders.catalogue import Catalogue
-{% if cookiecutter.events == "nats" and cookiecutter.database == "none" -%}
-from .orders.events import CREATED, EventOrderStore, Receipts
-{% elif cookiecutter.events == "nats" -%}
-from .orders.events import CREATED, Receipts
-{% endif -%}
 from .orders.handlers import PROBLEMS, OrderItem, Orders
-{% if cookiecutter.database == "none" -%}
+{% if cookiecutter.database == "none" and cookiecutter.events == "none" -%}
 from .orders.memory_store import MemoryOrderStore
-{% else -%}
-{% if cookiecutter.events == "nats" -%}
-from .orders.outbox_store import OutboxOrderStore
-{% endif -%}
-from .orders.postgres_store import PostgresOrderStore
-{% endif -%}
 from .orders.store import OrderStore
+{% else -%}
+from .orders.store import OrderStore
+from .resources import add_resources
+{% endif -%}
 {% endif -%}
 from .settings import Settings
 
@@ -40,35 +31,10 @@ def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue
 
     app = App(settings)
     app.add_problems(PROBLEMS)
-    {%- if cookiecutter.events == "nats" %}
-    {%- if cookiecutter.database == "none" %}
-    events = add_events(app, settings)
-    {%- else %}
-    events = add_events(app, settings, required=False)  # the outbox keeps the events while NATS is down
-    {%- endif %}
-    events.ensure_stream("orders", ["orders.>"])
-    {%- endif %}
-    {%- if cookiecutter.database == "none" and cookiecutter.events == "nats" %}
-    store = store or MemoryOrderStore(max_orders=settings.max_orders)
-    app.provide(OrderStore, EventOrderStore(store, events.publisher.publish))
-    events.add_consumer(CREATED, Receipts(), stream="orders", durable="receipts")
-    {%- elif cookiecutter.database == "none" %}
+    {%- if cookiecutter.database == "none" and cookiecutter.events == "none" %}
     app.provide(OrderStore, store or MemoryOrderStore(max_orders=settings.max_orders))
     {%- else %}
-    if store is None:
-        database = add_database(app, settings)
-        app.provide(IdempotencyStore, PostgresIdempotencyStore(database))
-        {%- if cookiecutter.events == "nats" %}
-        app.provide(PostgresOrderStore, PostgresOrderStore)
-        app.provide(OrderStore, OutboxOrderStore)
-        add_outbox(app, database, events.publisher.deliver)
-        inbox = add_inbox(app, database)
-        events.add_consumer(CREATED, Receipts(), stream="orders", durable="receipts", inbox=inbox)
-        {%- else %}
-        app.provide(OrderStore, PostgresOrderStore)
-        {%- endif %}
-    else:
-        app.provide(OrderStore, store)  # in tests without a database
+    add_resources(app, settings, store=store)
     {%- endif %}
     app.add_check("catalogue", catalogue.ping)
     app.add_route("/orders", Orders(catalogue))

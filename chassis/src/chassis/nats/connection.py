@@ -24,6 +24,8 @@ NEW_CLIENT_SECONDS = 1.0
 FLUSH_SECONDS = 1
 CLOSE_SECONDS = 1.0
 LOG_SECONDS = 1.0  # between two lines about attempts that fail
+# TimeoutError is an OSError. The last one: uvloop raises it for a socket that is closed already.
+CLOSE_ERRORS = (nats_errors.Error, OSError, RuntimeError)
 
 
 class Connection:
@@ -92,7 +94,7 @@ class Connection:
         """Send what is waiting, and close the connection."""
         self._is_closing = True
         if self._client is not None:
-            with suppress(nats_errors.Error, OSError, TimeoutError):
+            with suppress(*CLOSE_ERRORS):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     if self.connected.is_set():
                         await self._client.flush(FLUSH_SECONDS)
@@ -126,7 +128,7 @@ class Connection:
                 await self._on_error(error)  # such as a certificate that is just being replaced
             finally:
                 await self._on_disconnect()
-                with suppress(nats_errors.Error, OSError):
+                with suppress(*CLOSE_ERRORS):
                     await client.close()
             await asyncio.sleep(NEW_CLIENT_SECONDS)
 

@@ -1,7 +1,8 @@
 """The errors of events, and their problem."""
 
-from ..delivery import RejectedError, UnavailableError
+from ..delivery import RejectedError
 from ..problem import Problem
+from ..unavailable import UnavailableError
 
 
 class EventsError(Exception):

@@ -3,13 +3,16 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client
+from structlog.typing import FilteringBoundLogger
 
 from ..app import App
 from .connection import Connection
@@ -23,6 +26,11 @@ from .runner import Runner
 from .settings import NatsSettings
 from .streams import DEAD, Durable, Stream
 
+log: FilteringBoundLogger = structlog.get_logger()
+
+RESTORE_SECONDS = 1.0  # between two attempts to create the streams that the server has lost
+MAX_RESTORE_SECONDS = 30.0
+LOG_SECONDS = 10.0  # between two lines about such attempts that fail
 BACKOFF_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0)
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
@@ -68,16 +76,20 @@ class Events:
             app.telemetry,
             seconds=settings.nats_publish_seconds,
             address=settings.nats_address,
+            restore_streams=self._restore_streams,
         )
         self._streams: list[Stream] = []
         self._registrations: list[Registration] = []
         self._runners: dict[str, Runner] = {}
         self._late_set_up: asyncio.Task[None] | None = None
+        self._restoring = asyncio.Lock()
+        self._restored_at = -RESTORE_SECONDS
+        self._logged_at = -LOG_SECONDS
 
     # For `create_app`.
 
     def ensure_stream(self, name: str, subjects: Sequence[str], **options: Any) -> None:
-        """Create a stream at the start if it is missing. An existing stream is not changed.
+        """Create a stream if it is missing: at the start, and when the server has lost it. It is never changed.
 
         `options` are those of `nats.js.api.StreamConfig`, such as `num_replicas=3` and `max_age` in seconds. If the
         stream exists without one of the subjects, the start fails with `ConsumerError`.
@@ -150,12 +162,17 @@ class Events:
 
     async def ping(self) -> None:
         """Ask the server for a sign of life, for readiness checks. Raises if there is none."""
-        await self._connection.client.flush()
+        try:
+            await self._connection.client.flush()
+        except (nats_errors.Error, TimeoutError) as error:
+            raise EventsUnavailableError(f"{self._connection.name} does not respond to a ping: {error}") from error
 
     async def __aenter__(self) -> Self:
         for registration in self._registrations:
             durable = registration.durable
             self._runners[f"{durable.stream}.{durable.name}"] = self._runner(registration)
+        if not self._required:
+            self._connection.on_change.append(self._on_change)
         await self._connection.open(wait=self._required)
         if self._required:
             try:
@@ -163,16 +180,15 @@ class Events:
             except BaseException:
                 await self._connection.close()
                 raise
-        else:
-            self._late_set_up = asyncio.create_task(self._set_up_later(), name="streams of NATS")
+            self._connection.on_change.append(self._on_change)
         return self
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._connection.close()
         if self._late_set_up is not None:
             self._late_set_up.cancel()
-        await self._connection.close()
 
     def _runner(self, registration: Registration) -> Runner:
         app, durable = self._app, registration.durable
@@ -216,7 +232,39 @@ class Events:
                 "check that JetStream is enabled for the account"
             ) from error
 
+    def _on_change(self) -> None:
+        """After each connection, create the streams again that the server has lost."""
+        if self._late_set_up is not None:
+            self._late_set_up.cancel()
+            self._late_set_up = None
+        if self._connection.connected.is_set():
+            self._late_set_up = asyncio.create_task(self._set_up_later(), name="streams of NATS")
+
     async def _set_up_later(self) -> None:
-        await self._connection.connected.wait()
-        with suppress(EventsUnavailableError, ConsumerError, nats_errors.Error, TimeoutError):
+        for number in count():
+            if await self._is_set_up():
+                return
+            await asyncio.sleep(min(RESTORE_SECONDS * 2**number, MAX_RESTORE_SECONDS))
+
+    async def _restore_streams(self) -> bool:
+        """Create the streams that the server has lost, at most once in a while. False if that fails."""
+        async with self._restoring:
+            if monotonic() - self._restored_at < RESTORE_SECONDS:
+                return True  # by another event that was published at the same time
+            if not self._streams or not await self._is_set_up():
+                return False
+            self._restored_at = monotonic()
+            return True
+
+    async def _is_set_up(self) -> bool:
+        """Create the streams that are missing. False if that fails."""
+        try:
             await self._set_up(self._connection.client)
+        except (EventsUnavailableError, ConsumerError, nats_errors.Error, OSError) as error:
+            if monotonic() - self._logged_at >= LOG_SECONDS:
+                self._logged_at = monotonic()
+                log.warning(
+                    "streams not set up", server=self._connection.name, reason=str(error) or type(error).__name__
+                )
+            return False
+        return True

@@ -19,8 +19,8 @@ from structlog.typing import FilteringBoundLogger
 
 from ..api.repeatable import repeat
 from ..app import App
-from ..delivery import UnavailableError
 from ..request_info import REQUEST_INFO, RequestInfo
+from ..unavailable import UnavailableError
 from .consumer import ConsumerMethod
 from .errors import DeadLetterError, EventRejectedError, EventsError
 from .message import MESSAGE_ID, Message

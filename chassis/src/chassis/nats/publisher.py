@@ -1,6 +1,8 @@
 """`Publisher`: publishes events to JetStream, acknowledged, with trace context, a span and metrics."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -39,13 +41,23 @@ class Publisher:
     """Publishes events. Provided to handlers: `async def post(self, body: NewOrder, publisher: Publisher) -> Order`."""
 
     def __init__(
-        self, connection: Connection, telemetry: Telemetry, *, seconds: float, address: tuple[str, int]
+        self,
+        connection: Connection,
+        telemetry: Telemetry,
+        *,
+        seconds: float,
+        address: tuple[str, int],
+        restore_streams: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`seconds` is the longest time until an event is acknowledged."""
+        """`seconds` is the longest time until an event is acknowledged.
+
+        `restore_streams` is called when no stream takes an event. It says whether another attempt may succeed.
+        """
         self._connection = connection
         self._telemetry = telemetry
         self._metrics = MessagingMetrics.of(telemetry).sent
         self._seconds = seconds
+        self._restore_streams = restore_streams
         self._attributes: dict[str, Any] = {
             "messaging.system": SYSTEM,
             "messaging.operation.name": "publish",
@@ -116,8 +128,17 @@ class Publisher:
                 f"the event for {subject} has {size} bytes with its headers, more than the {client.max_payload} bytes "
                 "that the server allows"
             )
+        publish = partial(client.jetstream().publish, subject, data, timeout=self._seconds, headers=headers)
         try:
-            answer = await client.jetstream().publish(subject, data, timeout=self._seconds, headers=headers)
+            try:
+                answer = await publish()
+            except stream_errors.NoStreamResponseError:
+                # The server has stored nothing. It may have lost the stream.
+                async with asyncio.timeout(self._seconds):
+                    is_restored = await self._restore_streams()
+                if not is_restored:
+                    raise
+                answer = await publish()
         except (nats_errors.Error, OSError, TimeoutError) as error:
             raise self._translated(error, subject) from error
         return Published(answer.stream, answer.seq, bool(answer.duplicate))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, SecretStr, field_validator, model_validat
 from pydantic_settings import SettingsConfigDict
 
 DEFAULT_PORT = 4222
+MAX_SECONDS = 86_400
 SCHEMES = ("nats://", "tls://")
 HINT = "encode / # ? @ in the password, or use APP_NATS_PASSWORD"
 
@@ -45,12 +46,20 @@ class NatsSettings(BaseModel):
     )
     nats_tls_key_file: Path | None = Field(None, description="Private key of the client's certificate for NATS.")
     nats_connect_seconds: float = Field(
-        30.0, gt=0, description="Seconds in which the first connection to NATS must succeed. Beyond it the start fails."
+        30.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Seconds in which the first connection to NATS must succeed. Beyond it the start fails.",
     )
     nats_publish_seconds: float = Field(
-        5.0, gt=0, description="Longest time in seconds until an event is acknowledged by its stream. Beyond it 503."
+        5.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Longest time in seconds until an event is acknowledged by its stream. Beyond it 503.",
     )
-    nats_check_seconds: float = Field(1.0, gt=0, description="Timeout of the readiness check of NATS in seconds.")
+    nats_check_seconds: float = Field(
+        1.0, gt=0, le=MAX_SECONDS, description="Timeout of the readiness check of NATS in seconds."
+    )
 
     @field_validator("nats_url")
     @classmethod
@@ -119,11 +128,14 @@ def _servers(url: SecretStr) -> list[str]:
 
 def _check_address(server: str) -> None:
     """Raises `ValueError`, whose text has no part of the URL: what is taken for the port may be a password."""
+    wrong_port = ValueError(f"the port is not a number from 1 to 65535; {HINT}")
     try:
         parts = urlsplit(server)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"the port is not a number from 0 to 65535; {HINT}") from None
+        raise wrong_port from None
+    if port == 0:
+        raise wrong_port
     if not host:
         raise ValueError(f"has no host; write nats://host:4222, and {HINT}")
     if parts.path.strip("/") or parts.query or parts.fragment:

@@ -19,6 +19,15 @@ log: FilteringBoundLogger = structlog.get_logger()
 CONNECT_SECONDS = 5.0  # for one attempt; a request waits for database_pool_wait_seconds at most
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 LOG_SECONDS = 1.0  # between two lines about connections that fail
+# A transaction that runs no statement for longer is rolled back by the server, so that its locks end.
+IDLE_IN_TRANSACTION_SECONDS = 60.0
+# The server ends the session of a client that it cannot reach for a minute, such as one on a node that is gone.
+KEEPALIVES = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # milliseconds; while a result is on its way, no keepalives are sent
+}
 # TimeoutError is an OSError. The last one: no server is the primary, as during a failover.
 CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 
@@ -60,7 +69,10 @@ class Connector:
         seconds = min(CONNECT_SECONDS, settings.database_pool_wait_seconds) / hosts if hosts > 1 else CONNECT_SECONDS
         session = {"application_name": self._application_name}
         if not settings.database_pooler:
-            session["statement_timeout"] = str(int(settings.database_statement_seconds * 1000) or 1)
+            statement = settings.database_statement_seconds
+            session |= KEEPALIVES
+            session["statement_timeout"] = _milliseconds(statement)
+            session["idle_in_transaction_session_timeout"] = _milliseconds(max(statement, IDLE_IN_TRANSACTION_SECONDS))
         options |= {
             "connection_class": self.connection_class,
             "password": settings.read_database_password(),
@@ -106,6 +118,10 @@ class Connector:
                     ) from error
                 self.warn("database does not accept connections yet", error)
                 await asyncio.sleep(delay)
+            except (asyncpg.ClientConfigurationError, ValueError) as error:  # another attempt would not help
+                raise DatabaseUnavailableError(
+                    f"{self.server_name} cannot be used: {reason_of(error)}; correct APP_DATABASE_URL"
+                ) from error
         raise AssertionError  # the loop does not end
 
     def unavailable(self, error: Exception) -> DatabaseError:
@@ -120,6 +136,11 @@ class Connector:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             log.warning(event, database=self.name, server=self.server_name, reason=reason_of(error))
+
+
+def _milliseconds(seconds: float) -> str:
+    """The value of a timeout of the server, which takes 0 for none."""
+    return str(max(1, int(seconds * 1000)))
 
 
 def count_hosts(url: str) -> int:

@@ -28,20 +28,32 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 Result = TypeVar("Result")
 
 
-def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
+def add_database(
+    app: App,
+    settings: DatabaseSettings,
+    *,
+    name: str = "database",
+    required: bool = True,
+    provides: type["Database"] | None = None,
+) -> "Database":
     """Add a database to an application, and return it for the stores that need it.
 
     It is opened at the start, has a readiness check, and its errors are mapped to problems. With `required=False` the
-    service is ready without it.
+    service is ready without it. `name` is that of the check, and of the pool in metrics.
 
     Handlers can have parameters of the types `Database`, `Transaction`, for one transaction a request, and `Queries`.
     `Queries` is the `Database` for GET, HEAD and OPTIONS, and the `Transaction` of the request for all other methods.
+
+    For a second database, give `name`, and a subclass of `Database` as `provides`. The database is then of this type,
+    and handlers can have parameters of this type only.
     """
-    database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
+    database = (provides or Database)(settings, name=name, telemetry=app.telemetry, application_name=app.name)
+    app.add_resource(database)
     app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)
-    app.provide(Database, database)
-    app.provide(Transaction, database.transactions())
-    app.provide(Queries, database.queries_of_request)
+    app.provide(type(database), database)
+    if provides is None:
+        app.provide(Transaction, database.transactions())
+        app.provide(Queries, database.queries_of_request)
     app.add_problems(PROBLEMS)
     return database
 

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 
 from ..api.repeatable import RepeatableError
-from ..delivery import UnavailableError
 from ..problem import Problem
+from ..unavailable import UnavailableError
 
 
 class DatabaseError(Exception):
@@ -47,8 +47,9 @@ class TransactionFailedError(DatabaseError):
 
 
 class InvalidValueError(DatabaseError):
-    """A value does not fit its type in the database: NUL in a text, or a number or time out of range.
+    """A value does not fit its type in the database.
 
+    Examples are NUL or a lone surrogate in a text, a text that is too long, and a number or time that is out of range.
     The response is 422. Nothing is done by this query. Use `transaction.savepoint()` to go on after it.
     """
 
@@ -72,13 +73,19 @@ UNAVAILABLE = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
+# The errors of a query if the session had ended before it.
+BETWEEN_STATEMENTS = (asyncpg.InterfaceError, asyncpg.IdleInTransactionSessionTimeoutError)
 
-# 22021, 22P05 (NUL in `jsonb`), 22003 and 22008. asyncpg rejects other values before it sends them.
+# asyncpg rejects other values before it sends them. Examples of 22P02 are NaN in `jsonb`, and a name that an enum does
+# not have. 54000 is a text that is too long for its index.
 INVALID_VALUES = (
+    asyncpg.InvalidTextRepresentationError,
+    asyncpg.StringDataRightTruncationError,
     asyncpg.CharacterNotInRepertoireError,
     asyncpg.UntranslatableCharacterError,
     asyncpg.NumericValueOutOfRangeError,
     asyncpg.DatetimeFieldOverflowError,
+    asyncpg.ProgramLimitExceededError,
 )
 
 
@@ -93,7 +100,11 @@ def translated(error: Exception, *, is_closed: bool, may_write: bool) -> Databas
         return ConflictError(f"{type(error).__name__}: {error.args[0]}")
     if isinstance(error, TIMEOUTS):
         return StatementTimeoutError("the statement did not end in time")
-    if isinstance(error, UNAVAILABLE) or (is_closed and isinstance(error, asyncpg.InterfaceError)):
+    if is_closed and isinstance(error, BETWEEN_STATEMENTS):
+        ended = DatabaseUnavailableError(f"{type(error).__name__}: {error}")
+        ended.is_outage = False  # the server may have ended the session because it was idle in a transaction
+        return ended
+    if isinstance(error, UNAVAILABLE):
         return DatabaseUnavailableError(f"{type(error).__name__}: {error}")
     if may_write and isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return DatabaseUnavailableError("the server is read-only; it may have been the primary before a failover")
@@ -102,7 +113,11 @@ def translated(error: Exception, *, is_closed: bool, may_write: bool) -> Databas
 
 def _is_out_of_range(error: Exception) -> bool:
     """Whether asyncpg cannot encode a value of the right type. A value of a wrong type is a mistake of the service."""
-    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, OverflowError)
+    if not isinstance(error, asyncpg.DataError):
+        return False
+    cause = error.__cause__
+    # UnicodeEncodeError: a lone surrogate in a text. The text is that of a ValueError for a float of 4 bytes.
+    return isinstance(cause, (OverflowError, UnicodeEncodeError)) or "out of float32 range" in str(cause)
 
 
 def is_lost(error: DatabaseError) -> bool:
@@ -123,7 +138,7 @@ def conflict_problem(error: ConflictError) -> Problem:
 
 def invalid_value_problem(error: InvalidValueError) -> Problem:
     """422, without the value."""
-    return Problem(422, "A value cannot be stored in the database: it is out of range, or has a NUL character.")
+    return Problem(422, "A value cannot be stored in the database: it is too large or too long, or is not valid text.")
 
 
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {

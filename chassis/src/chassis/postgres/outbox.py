@@ -92,6 +92,8 @@ SELECT count(*) FILTER (WHERE rejected_at IS NULL), count(*) FILTER (WHERE rejec
 FROM outbox
 """
 
+# A destination that takes its time must not end the transaction, or its messages would be delivered again and again.
+MAY_BE_IDLE = "SET LOCAL idle_in_transaction_session_timeout = 0"
 # The trace context of a message is that of the request; a delivery has its own, below it.
 CONTEXT_HEADERS = ("traceparent", "tracestate", "baggage")
 NO_CONTEXT = Context()
@@ -267,6 +269,7 @@ class OutboxRelay:
             async with self._database.transaction() as queries:
                 heads = await queries.fetch(CLAIM, self._batch_size)
                 if heads:
+                    await queries.execute(MAY_BE_IDLE)
                     keys = [head["key"] for head in heads if head["key"] is not None]
                     ids = [head["id"] for head in heads]
                     await batch.deliver(await queries.fetch(READ, ids, keys, self._batch_size))

@@ -8,9 +8,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from .url import check_url
+
 DEFAULT_PORT = 5432
-# The last one is the spelling of SQLAlchemy.
-SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+MAX_SECONDS = 86_400  # the value in milliseconds must fit the server's settings
+MAX_CONNECTIONS = 10_000  # of one process
 
 
 class Address(NamedTuple):
@@ -26,7 +28,8 @@ class DatabaseSettings(BaseModel):
 
     class Settings(ChassisSettings, DatabaseSettings): ...
 
-    For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`.
+    For a second database, nest it: the URL of `replica: DatabaseSettings` is `APP_REPLICA__DATABASE_URL`. Pass
+    `settings.replica` to `add_database`, with `name` and `provides`.
     """
 
     # Of the type that `ChassisSettings` has, so that a class can inherit both.
@@ -64,25 +67,38 @@ class DatabaseSettings(BaseModel):
             "who may change tables."
         ),
     )
-    database_pool_min: int = Field(1, ge=0, description="Connections that stay open while there is nothing to do.")
+    database_pool_min: int = Field(
+        1, ge=0, le=MAX_CONNECTIONS, description="Connections that stay open while there is nothing to do."
+    )
     database_pool_max: int = Field(
-        10, ge=1, description="Maximum number of connections of one process. All pods together must fit the server."
+        10,
+        ge=1,
+        le=MAX_CONNECTIONS,
+        description="Maximum number of connections of one process. All pods together must fit the server.",
     )
     database_pool_wait_seconds: float = Field(
-        2.0, gt=0, description="Longest time in seconds to wait for a connection, a new one included. Beyond it 503."
+        2.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Longest time in seconds to wait for a connection, a new one included. Beyond it 503.",
     )
     database_statement_seconds: float = Field(
         10.0,
         gt=0,
-        le=86_400,
+        le=MAX_SECONDS,
         description="Longest time in seconds for one statement, within the request's deadline. Beyond it 503.",
     )
     database_connect_seconds: float = Field(
-        30.0, gt=0, description="Seconds in which the first connection must succeed. Beyond it the start fails."
+        30.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Seconds in which the first connection must succeed. Beyond it the start fails.",
     )
-    database_check_seconds: float = Field(1.0, gt=0, description="Timeout of the readiness check in seconds.")
+    database_check_seconds: float = Field(
+        1.0, gt=0, le=MAX_SECONDS, description="Timeout of the readiness check in seconds."
+    )
     database_slow_query_seconds: float = Field(
-        0.5, gt=0, description="Queries that take longer, in seconds, are logged."
+        0.5, gt=0, le=MAX_SECONDS, description="Queries that take longer, in seconds, are logged."
     )
     database_pooler: bool = Field(
         False,
@@ -97,15 +113,7 @@ class DatabaseSettings(BaseModel):
     def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None:
             return None
-        parts = urlsplit(url.get_secret_value())
-        if parts.scheme not in SCHEMES:
-            raise ValueError("must begin with postgresql://, such as postgresql://user@host:5432/name")
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            port = "" if host.endswith("]") else host.partition("]")[2] or host
-            if ":" in port and not port.rpartition(":")[2].isdigit():
-                raise ValueError(
-                    "the port is not a number; encode / # ? @ in the password, or use the setting database_password"
-                )
+        check_url(url.get_secret_value())
         return SecretStr(url.get_secret_value().replace("postgresql+asyncpg:", "postgresql:", 1))
 
     @model_validator(mode="after")

@@ -30,18 +30,31 @@ from .session_queries import SessionQueries
 Result = TypeVar("Result")
 
 
-def add_database(app: App, settings: DatabaseSettings, *, name: str = "database", required: bool = True) -> "Database":
+def add_database(
+    app: App,
+    settings: DatabaseSettings,
+    *,
+    name: str = "database",
+    required: bool = True,
+    provides: type["Database"] | None = None,
+) -> "Database":
     """Add a database to an application, and return it for the stores that need it.
 
     It is opened at the start, has a readiness check, and its errors are mapped to problems. Handlers can have
     parameters of the types `AsyncSession`, `Queries`, for SQL in that session, and `Database`. A session has one
     transaction a request, and none for GET, HEAD and OPTIONS. With `required=False` the service is ready without it.
+    `name` is that of the check, and of the pool in metrics.
+
+    For a second database, give `name`, and a subclass of `Database` as `provides`. The database is then of this type,
+    and handlers can have parameters of this type only.
     """
-    database = app.add_resource(Database(settings, name=name, telemetry=app.telemetry, application_name=app.name))
+    database = (provides or Database)(settings, name=name, telemetry=app.telemetry, application_name=app.name)
+    app.add_resource(database)
     app.add_check(name, database.ping, timeout=settings.database_check_seconds, required=required)
-    app.provide(Database, database)
-    app.provide(AsyncSession, database.sessions())
-    app.provide(Queries, database.queries_of_session)
+    app.provide(type(database), database)  # type: ignore[arg-type]  # mypy takes the __hash__ of instances
+    if provides is None:
+        app.provide(AsyncSession, database.sessions())
+        app.provide(Queries, database.queries_of_session)
     app.add_problems(PROBLEMS)
     return database
 

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 Sku = Annotated[str, Field(min_length=1, max_length=40, examples=["tea"])]
 
-Position = tuple[datetime, UUID]
+Position = tuple[AwareDatetime, UUID]
 
 
 class OrderLine(BaseModel):
