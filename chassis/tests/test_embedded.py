@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
-from chassis.postgres import embedded
-from chassis.postgres.embedded import ALTERNATIVE, EmbeddedServer, EmbeddedServerError, free_port
+from chassis.postgres.embedded import EmbeddedServer, EmbeddedServerError, free_port, programs, temporary_folder
+from chassis.postgres.embedded.errors import ALTERNATIVE
 
 from .support.ledger import Ledger
-from .support.postgres import OPTIONS
+from .support.postgres import OPTIONS, children
 
 # A command that writes each signal that it gets, and asks the database for its tables after the first one.
 COMMAND = """
@@ -178,7 +180,7 @@ def test_server_that_a_killed_run_has_left_is_stopped_by_the_next_one_which_has_
     started.process.communicate()
     assert is_running(started.server_pid)
     psql = 'exec "$0" --no-align --tuples-only "$APP_DATABASE_URL" -c "SELECT version_num FROM alembic_version"'
-    migrated, revision = project.run("sh", "-c", psql, str(embedded.programs() / "psql")).stdout.splitlines()
+    migrated, revision = project.run("sh", "-c", psql, str(programs() / "psql")).stdout.splitlines()
     assert started.has_ended()
     assert json.loads(migrated)["event"] == "the database is up to date"
     assert revision == "0001"
@@ -194,13 +196,15 @@ def test_temporary_server_of_a_killed_process_is_removed_by_the_next_one(monkeyp
     ) as process:
         assert process.stdout is not None
         pid, _, folder = process.stdout.readline().strip().partition(" ")
-        monkeypatch.setattr(embedded, "TEMPORARY_PREFIX", Path(folder).name)  # not those of other processes
-        monkeypatch.setattr(embedded, "TEMPORARY_SECONDS", 0)
-        with embedded.temporary_folder():
+        monkeypatch.setattr(
+            "chassis.postgres.embedded.folders.TEMPORARY_PREFIX", Path(folder).name
+        )  # not those of other processes
+        monkeypatch.setattr("chassis.postgres.embedded.folders.TEMPORARY_SECONDS", 0)
+        with temporary_folder():
             assert Path(folder).exists()  # its process lives
         process.kill()
     assert is_running(int(pid))
-    with embedded.temporary_folder():
+    with temporary_folder():
         assert not is_running(int(pid))
         assert not Path(folder).exists()
 
@@ -244,8 +248,57 @@ def test_given_database_is_used_as_it_is(tmp_path: Path, place: str) -> None:
     assert not project.data.exists()
 
 
+PRODUCTION = """
+APP_DATABASE_MIGRATION_URL=postgresql://migrator:secret@db.invalid/orders
+APP_DATABASE_PASSWORD=secret
+APP_DATABASE_PASSWORD_FILE=/no/such/password
+APP_DATABASE_POOLER=true
+APP_DATABASE_TLS=verify-full
+APP_DATABASE_TLS_CA_FILE=/no/such/ca.pem
+APP_DATABASE_TLS_CERTIFICATE_FILE=/no/such/certificate.pem
+APP_DATABASE_TLS_KEY_FILE=/no/such/key.pem
+"""
+# Waits until `make migrate` has read the revision in another process.
+QUERY = """
+import asyncio
+from chassis import load_settings
+from chassis.migrations.service import MigrationSettings
+from chassis.postgres import Database
+
+async def main():
+    async with Database(load_settings(MigrationSettings)) as database:
+        print(await database.fetchval("SELECT version_num FROM alembic_version"), flush=True)
+        input()
+
+asyncio.run(main())
+"""
+
+
+def test_settings_of_another_database_are_not_used_if_its_url_is_missing(project: Project) -> None:
+    env_file = project.ledger.folder / ".env"
+    env_file.write_text(PRODUCTION)
+    try:
+        with subprocess.Popen(
+            project.arguments(sys.executable, "-c", QUERY),
+            cwd=project.ledger.folder,
+            env=project.ledger.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            migrated, queried = process.stdout.readline(), process.stdout.readline()
+            current = project.ledger.run("current")
+            _, errors = process.communicate("\n", timeout=10)
+    finally:
+        env_file.unlink()
+    assert json.loads(migrated)["event"] in ("the database is up to date", "migration applied"), errors
+    assert (queried, current.stdout, current.stderr) == ("0001\n", "0001 (head)\n", "")
+
+
 def test_missing_wheel_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "WHEEL", "no_such_wheel")
+    monkeypatch.setattr("chassis.postgres.embedded.wheel.WHEEL", "no_such_wheel")
     with pytest.raises(EmbeddedServerError) as raised:
         EmbeddedServer(Path("data"))
     assert str(raised.value) == (
@@ -267,6 +320,54 @@ def test_number_of_a_process_that_is_no_server_is_not_taken_for_one(project: Pro
     server.start()
     assert server.pid != os.getpid()
     server.stop()
+
+
+def kill_without_reaping(server: EmbeddedServer) -> Callable[[], None]:
+    """Kill the first process of a server, whose number stays taken until the function that this returns is called."""
+    pid = server.pid
+    os.kill(pid, signal.SIGKILL)
+    while is_running(pid):
+        time.sleep(0.01)
+    return server.stop
+
+
+def pause_child(server: EmbeddedServer) -> Callable[[], None]:
+    """Kill the first process of a server. Another one lives until the function that this returns is called."""
+    child = children(server.pid)[0]
+    os.kill(child, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    return lambda: os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_without_reaping, pause_child])
+def test_start_waits_for_a_server_that_was_killed_and_is_still_ending(
+    folder: Path, server: EmbeddedServer, kill: Callable[[EmbeddedServer], Callable[[], None]]
+) -> None:
+    server.start()
+    end = kill(server)
+    timer = Timer(0.3, end)
+    timer.start()
+    try:
+        with EmbeddedServer(folder / ".cache/postgres", *OPTIONS) as second:
+            assert second.pid
+    finally:
+        timer.join()
+
+
+def test_server_that_does_not_end_is_an_error(
+    folder: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.postgres.embedded.server.STOP_SECONDS", 0.2)
+    server.start()
+    end = kill_without_reaping(server)
+    with pytest.raises(EmbeddedServerError) as raised:
+        EmbeddedServer(folder / ".cache/postgres", *OPTIONS).start()
+    end()
+    assert str(raised.value) == (
+        f"the server of an earlier run with the data in {server.data} was killed and is still ending; "
+        f"wait until its processes have ended, {ALTERNATIVE}"
+    )
 
 
 def test_port_that_is_taken_meanwhile_is_replaced(server: EmbeddedServer, occupied: int) -> None:

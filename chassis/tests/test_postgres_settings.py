@@ -106,6 +106,10 @@ def test_start_names_the_variable(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert "hidden" not in said
 
 
+def test_files_are_allowed_where_tls_is_disabled() -> None:
+    assert of(tls="disable", tls_ca_file="ca.pem").make_database_tls() == "disable"
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

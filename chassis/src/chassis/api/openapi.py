@@ -271,26 +271,27 @@ def _form(operation: Operation, schemas: Schemas) -> dict[str, Any]:
 
 
 def _responses(operation: Operation, has_parameters: bool, schemas: Schemas) -> dict[str, dict[str, Any]]:
-    success: dict[str, Any] = {"description": phrase(operation.status)}
-    if operation.result is not None and operation.has_content:
-        content: dict[str, Any] = {"schema": schemas.of(operation.result, "serialization")}
+    results = operation.results
+    success: dict[str, Any] = {"description": phrase(results.status)}
+    if results.adapter is not None and results.has_content:
+        content: dict[str, Any] = {"schema": schemas.of(results.adapter, "serialization")}
         if operation.documentation.response_examples:
             content["examples"] = _examples(operation.documentation.response_examples)
         success["content"] = dict.fromkeys(("application/json", *operation.encoders), content)
-    if operation.media_types:
-        success["content"] = success.get("content", {}) | {name: {} for name in operation.media_types}
-    if operation.response_headers:
+    if results.media_types:
+        success["content"] = success.get("content", {}) | {name: {} for name in results.media_types}
+    if results.headers:
         success["headers"] = {
             name: {"description": description, "schema": {"type": "string"}}
-            for name, description in operation.response_headers.items()
+            for name, description in results.headers.items()
         }
-    responses = {str(operation.status): success}
-    for status, model in operation.others.items():
+    responses = {str(results.status): success}
+    for status, model in results.others.items():
         other: dict[str, Any] = {"description": phrase(status)}
         if model is not None:
             other["content"] = {"application/json": {"schema": schemas.of(model, "serialization")}}
         responses[str(status)] = other
-    errors: dict[int, str] = dict(operation.errors)
+    errors: dict[int, str] = dict(results.errors)
     if operation.has_form:
         errors.setdefault(400, "The form is invalid.")
         errors.setdefault(413, "The form is too large.")

@@ -4,16 +4,12 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from http import HTTPStatus
-from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
-import pydantic_core
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from starlette.convertors import Convertor
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
@@ -26,38 +22,18 @@ from .handler import (
     DeclaredResponses,
     Documentation,
     Handler,
-    Reply,
     declared_responses,
     documentation_of,
 )
 from .idempotency import Idempotency, idempotency_of
 from .idempotent_operation import record
-from .negotiation import Encoder, preferred
+from .negotiation import Encoder
 from .parameters import Parameter, Parameters
 from .repeatable import attempts_of, repeat
 from .request_body import bind_bytes, bind_json, read_body, read_form
 from .request_tasks import RequestTasks
+from .results import WITHOUT_LENGTH, Encoded, Results
 from .signature import Signature
-
-JSON_TYPE = "application/json"
-NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
-WITHOUT_LENGTH = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
-
-
-class Encoded(NamedTuple):
-    """A response that is ready to be sent: its parts, or a Starlette `Response`."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    response: Response | None = None
-
-    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.response is not None:
-            await self.response(scope, receive, send)
-        else:
-            # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
-            await send_response(send, self.status, self.headers, b"" if scope["method"] == "HEAD" else self.body)
 
 
 class Operation:
@@ -146,22 +122,13 @@ class Operation:
         self._needs_request = signature.needs_request
         self._parameters = Parameters(signature.parameters) if signature.parameters else None
         responses = declared_responses(self.method) or declared_responses(function) or DeclaredResponses()
-        self.errors: Mapping[int, str] = responses.errors
-        self.response_headers: Mapping[str, str] = responses.headers
-        self.status: int = responses.status or (204 if signature.returned is NoneType else 200)
-        for status in (self.status, *responses.others):
-            if not 200 <= status < 600:
-                raise SignatureError(f"{self.name} declares status {status}; use a status from 200 to 599")
-        self.others: dict[int, TypeAdapter[Any] | None] = {
-            status: None if model is None else TypeAdapter(model) for status, model in responses.others.items()
-        }
-        self.result: TypeAdapter[Any] | None = signature.result
-        self.media_types: list[str] = signature.media_types
-        self._to_json = _encoder_of(self.result)
-        self._sends_length = self.status not in WITHOUT_LENGTH
-        self.has_content: bool = self.status not in NO_CONTENT and signature.returned is not NoneType
-        # An instance of exactly this class is serialized without further checks of its type.
-        self._result_type = _model_class(signature.returned) if self.has_content else None
+        self.results: Results = Results(self.name, signature, responses)
+        # For each request: a name less to look up.
+        self._encode = self.results.encode
+        self._status = self.results.status
+        self._result_type = self.results.model
+        self._to_json = self.results.to_json
+        self._sends_length = self._status not in WITHOUT_LENGTH
         self._is_async = inspect.iscoroutinefunction(self.method)
         # Such as a decorator's plain function around an `async def`, which returns its coroutine.
         self._is_wrapped_async = not self._is_async and inspect.iscoroutinefunction(function)
@@ -201,7 +168,7 @@ class Operation:
             if self._sends_length:
                 headers.append((LENGTH, b"%d" % len(body)))
             # The response to HEAD has the length and no content (RFC 9110, section 9.3.2).
-            await send_response(send, self.status, headers, b"" if scope["method"] == "HEAD" else body)
+            await send_response(send, self._status, headers, b"" if scope["method"] == "HEAD" else body)
         else:
             await self._encode(result).send(scope, receive, send)
 
@@ -246,7 +213,7 @@ class Operation:
         request: Request,
         arguments: dict[str, Any],
         errors: list[dict[str, Any]],
-    ) -> "Encoded":
+    ) -> Encoded:
         """Call the method, and start its background tasks when its dependencies have exited without an error."""
         provided: dict[Hashable, Any] = {Request: request}
         try:
@@ -266,7 +233,7 @@ class Operation:
         arguments: dict[str, Any],
         errors: list[dict[str, Any]],
         provided: dict[Hashable, Any],
-    ) -> "Encoded":
+    ) -> Encoded:
         """Call the method, and encode its result before the dependencies exit, because encoding may need them."""
         failure: BaseException = RuntimeError(f"{self.name} was not called")
         encoded: Encoded | None = None
@@ -277,7 +244,7 @@ class Operation:
                 if errors:
                     raise invalid(errors)
                 result = await (self.method(**arguments) if self._is_async else self._call(request.scope, arguments))
-                encoded = self._encode(result, request.headers.get("accept", "") if self.encoders else None)
+                encoded = self._encode(result, request.headers.get("accept", ""), self.encoders)
                 if self.idempotency is not None:
                     await record(request.scope, *encoded, provided)
             except (SystemExit, KeyboardInterrupt) as error:
@@ -298,91 +265,7 @@ class Operation:
             result = await threads_of(scope).run(partial(self.method, **arguments))
         return await result if inspect.isawaitable(result) else result
 
-    def _encode(self, result: Any, accept: str | None = None) -> "Encoded":
-        """The response to be sent. `accept` is the value of the field if the application has encoders, else None."""
-        if isinstance(result, Response):
-            return Encoded(self.status, [], b"", result)
-        status, headers = self.status, list[tuple[bytes, bytes]]()
-        if isinstance(result, Reply):
-            headers = _reply_headers(result)
-            status = result.status or status
-            result = result.result
-        body = self._content(result, status)
-        has_content = self.has_content if status == self.status else status not in NO_CONTENT and result is not None
-        if has_content and not (headers and _names_content_type(headers)):
-            media_type = JSON_TYPE if accept is None else self._negotiate(accept, headers)
-            if media_type == JSON_TYPE:
-                headers.append(JSON)
-            else:
-                body = self.encoders[media_type](pydantic_core.from_json(body))
-                headers.append((b"content-type", media_type.encode("latin-1")))
-        if status not in WITHOUT_LENGTH:
-            headers.append((LENGTH, b"%d" % len(body)))
-        return Encoded(status, headers, body)
-
-    def _negotiate(self, accept: str, headers: list[tuple[bytes, bytes]]) -> str:
-        offered = [JSON_TYPE, *self.encoders]
-        media_type = preferred(accept, offered)
-        if media_type is None:
-            detail = f"Accept allows none of the available media types: {', '.join(offered)}."
-            raise Problem(406, detail, headers={"vary": "accept"})
-        headers.append((b"vary", b"accept"))
-        return media_type
-
-    def _content(self, result: Any, status: int) -> bytes:
-        """`result` as JSON. Raises `TypeError` if it does not have the type that the signature declares."""
-        if status != self.status:
-            if status in NO_CONTENT or result is None:
-                return b""
-            other = self.others.get(status)
-            if other is not None:
-                return other.serializer.to_json(result, warnings="error", by_alias=True)
-        elif not self.has_content:
-            return b""
-        expected = self._result_type
-        if type(result) is expected:
-            return self._to_json(result)
-        if expected is not None and not isinstance(result, expected):
-            raise TypeError(
-                f"{self.name} returned {type(result).__name__}, but its annotation is {expected.__name__}; "
-                "change the annotation or the result"
-            )
-        if self.result is not None:
-            return self.result.serializer.to_json(result, warnings="error", by_alias=True)
-        return to_json(result)
-
 
 def invalid(errors: list[dict[str, Any]]) -> Problem:
     """422 for a request with invalid values; `errors` lists them."""
     return Problem(422, "The request has invalid values; `errors` lists them.", errors=errors)
-
-
-def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
-    if result is None:
-        return to_json
-    encode = result.serializer.to_json
-    # `by_alias` is passed only if it matters, for performance.
-    options: Any = {"mode": "serialization"}
-    has_aliases = result.json_schema(by_alias=True, **options) != result.json_schema(by_alias=False, **options)
-    return partial(encode, by_alias=True) if has_aliases else encode
-
-
-def to_json(value: object) -> bytes:
-    """Any value as JSON. NaN and infinity become null, because JSON has no such numbers (RFC 8259, section 6)."""
-    return pydantic_core.to_json(value, inf_nan_mode="null")
-
-
-def _reply_headers(reply: Reply[Any]) -> list[tuple[bytes, bytes]]:
-    """The headers of a `Reply`, without a `content-length`: it is computed from the content."""
-    headers = reply.headers
-    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
-    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-    return [header for header in encoded if header[0] != b"content-length"]
-
-
-def _names_content_type(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" for name, _ in headers)
-
-
-def _model_class(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -20,7 +20,7 @@ class Schemas:
             if operation.body is not None and not operation.body_is_raw:
                 inputs.append(operation.body)
             adapters += [((id(adapter), "validation"), "validation", adapter) for adapter in inputs]
-            results = [operation.result, *operation.others.values()]
+            results = [operation.results.adapter, *operation.results.others.values()]
             adapters += [
                 ((id(result), "serialization"), "serialization", result) for result in results if result is not None
             ]

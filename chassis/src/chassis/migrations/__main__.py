@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..postgres import DatabaseError
-from ..postgres.embedded import EmbeddedServerError, is_url_given, running_url
+from ..postgres.embedded import EmbeddedServerError, is_url_given, running_variables
 from ..telemetry.logs import Logs
 from . import commands
 from .errors import MigrationError, explained
@@ -131,13 +131,13 @@ def _run(service: Service, options: argparse.Namespace) -> int:
 def _settings(service: Service) -> MigrationSettings:
     """The settings of the database: the given one, else that of `make run`."""
     if not is_url_given():
-        url = running_url()
-        if url is None:
+        variables = running_variables()
+        if variables is None:
             raise MigrationError(
                 "APP_DATABASE_URL is not set, and the database of `make run` does not run; "
                 "set APP_DATABASE_URL, or start the service, which applies the migrations"
             )
-        os.environ["APP_DATABASE_URL"] = url
+        os.environ |= variables
     return service.settings()
 
 

@@ -131,7 +131,8 @@ class EmbeddedServer:
         for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + STOP_SECONDS
             if self._is_own(pid):
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, number)
             while self._is_own(pid) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 

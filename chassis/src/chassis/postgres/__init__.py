@@ -20,7 +20,8 @@ from .errors import (
 )
 from .idempotency import PostgresIdempotencyStore
 from .inbox import PostgresInbox, add_inbox
-from .outbox import Outbox, OutboxRelay, add_outbox
+from .outbox import Outbox
+from .outbox_relay import OutboxRelay, add_outbox
 from .queries import AnyDatabase, Queries, Row
 from .settings import DatabaseSettings
 from .transaction import Transaction

@@ -124,7 +124,7 @@ class DatabaseSettings(BaseModel):
         if (self.database_tls_key_file is None) != (self.database_tls_certificate_file is None):
             raise ValueError("set database_tls_certificate_file and database_tls_key_file together")
         files = self.database_tls_ca_file or self.database_tls_certificate_file
-        if files is not None and self.database_tls not in ("require", "verify-ca", "verify-full"):
+        if files is not None and self.database_tls in (None, "prefer"):
             raise ValueError(
                 f"database_tls is {self.database_tls or 'not set'}, so {files} is not used; set it to verify-full"
             )

@@ -22,7 +22,8 @@ from ..postgres.errors import (
 )
 from ..postgres.idempotency import PostgresIdempotencyStore
 from ..postgres.inbox import PostgresInbox, add_inbox
-from ..postgres.outbox import Outbox, OutboxRelay, add_outbox
+from ..postgres.outbox import Outbox
+from ..postgres.outbox_relay import OutboxRelay, add_outbox
 from ..postgres.queries import AnyDatabase, Queries, Row
 from ..postgres.settings import DatabaseSettings
 from .database import Database, add_database
