@@ -14,11 +14,12 @@ SHARED = {"cache", "context", "problem", "request_info", "response_sender", "rou
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
 # The parts whose libraries come with an extra.
-OPTIONAL = {"migrations", "nats", "postgres", "sqlalchemy"}
+OPTIONAL = {"auth", "migrations", "nats", "postgres", "sqlalchemy"}
 # The optional parts that an optional part may import.
 BUILDS_ON = {"migrations": {"postgres"}, "sqlalchemy": {"postgres"}}
 ALLOWED = {
     "api": set[str](),
+    "auth": {"api", "app", "server", "telemetry"},
     "http": set[str](),
     "telemetry": set[str](),
     "middleware": {"telemetry"},
