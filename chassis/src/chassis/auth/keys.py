@@ -91,11 +91,11 @@ class KeySet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [task for task in (self._refreshing, self._fetching) if task is not None]
+        for task in (self._refreshing, self._fetching):
+            if task is not None:
+                task.cancel("the service is stopping")
+                await asyncio.wait({task})
         self._refreshing = self._fetching = None
-        for task in tasks:
-            task.cancel("the service is stopping")
-        await asyncio.gather(*tasks, return_exceptions=True)
         await self._fetcher.close()
 
     async def check(self) -> None:

@@ -37,8 +37,8 @@ class Entry(NamedTuple):
 class TokenVerifier:
     """Verifies access tokens: JWTs of RFC 9068, by the advice of RFC 8725.
 
-    A token is a text that a stranger has sent. The outcome is always a principal or one of the errors of this
-    part, and no error or log line has any part of it.
+    A token is a text that a stranger has sent. Any text becomes a principal or one of the errors of this part. No error
+    and no log line has any part of it.
     """
 
     def __init__(self, settings: AuthSettings, keys: KeySet) -> None:
