@@ -115,6 +115,14 @@ def test_file_is_read_again_when_it_changes(path: Path) -> None:
     assert keys.principal_of(first[0]) is None
 
 
+def test_file_that_has_not_changed_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, line = new_key("billing")
+    write(path, line)
+    keys = ApiKeys(path)
+    monkeypatch.setattr(api_keys, "read_api_keys", lambda _: {})
+    assert keys.principal_of(key)
+
+
 def test_file_is_asked_at_most_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "CHECK_SECONDS", 60.0)
     keys = ApiKeys(path)

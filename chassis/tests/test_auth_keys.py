@@ -262,6 +262,19 @@ async def test_request_that_leaves_does_not_end_the_fetch_of_others(issuer: OddI
 # Outages.
 
 
+async def test_address_of_the_keys_may_move(issuer: OddIssuer) -> None:
+    fetcher = KeyFetcher(settings(issuer))
+    try:
+        await fetcher.fetch()
+        issuer.metadata["jwks_uri"] = f"{issuer.url}/moved"
+        issuer.raw = {"/keys": raw("", "410 Gone"), "/moved": raw(json.dumps(public(ec_key())))}
+        with pytest.raises(FetchError, match="410"):
+            await fetcher.fetch()
+        assert (await fetcher.fetch())["keys"][0]["kid"] == "ec"
+    finally:
+        await fetcher.close()
+
+
 async def test_keys_survive_an_outage_and_metrics_show_it(issuer: OddIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "FIRST_RETRY_SECONDS", 0.01)
     registry = CollectorRegistry()

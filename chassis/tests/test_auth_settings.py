@@ -1,5 +1,6 @@
 """The settings of authentication."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,20 @@ def test_algorithms_without_public_keys_are_rejected(algorithm: str) -> None:
 def test_empty_lists_are_rejected(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must have one or more values"):
         settings(**given)
+
+
+def test_malformed_file_with_api_keys_stops_the_start_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "api-keys"
+    path.write_text("billing.m4rk3r", encoding="utf-8")
+    monkeypatch.setenv("APP_AUTH_ISSUER", "https://login.example/")
+    monkeypatch.setenv("APP_AUTH_AUDIENCE", "orders")
+    monkeypatch.setenv("APP_AUTH_API_KEYS_FILE", str(path))
+    with pytest.raises(SystemExit) as ended:
+        load_settings(Settings, warns=False)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "APP_AUTH_API_KEYS_FILE" in message
+    assert "line 1 of" in message
+    assert "m4rk3r" not in message

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from .api_keys import read_api_keys
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_SECONDS = 86_400
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
@@ -81,6 +83,14 @@ class AuthSettings(BaseModel):
         if not values or not all(values):
             raise ValueError("must have one or more values, and none of them empty")
         return values
+
+    @field_validator("auth_api_keys_file")
+    @classmethod
+    def _check_api_keys(cls, path: Path | None) -> Path | None:
+        """Read the file once, so that a malformed line stops the start with one line, as other wrong settings do."""
+        if path is not None:
+            read_api_keys(path)
+        return path
 
     @model_validator(mode="after")
     def _check_urls(self) -> Self:
