@@ -50,8 +50,8 @@ class LoadShedder:
     by the number of requests do not allow that.
 
     Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
-    no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
-    in progress, and as many quick ones as the CPU serves within `BATCH_SECONDS`.
+    no more than `EAGERNESS` times the rate that the CPU time of each allows. But `FREE_REQUESTS` may always be in
+    progress, and as many quick ones as the CPU serves within `BATCH_SECONDS`.
 
     While all requests in progress wait for something else, such as a database, the loop is left alone until one ends.
 
