@@ -59,6 +59,13 @@ CHOICES = {
             "tests/test_order_events.py",
         ],
     },
+    "auth": {
+        "jwt": [
+            "deploy/base/networkpolicy-login.yaml",
+            "deploy/chart/templates/networkpolicy-login.yaml",
+            "tests/test_access.py",
+        ],
+    },
     "deploy": {
         "kustomize": [*OF_BOTH, "deploy/base", "deploy/components", "deploy/overlays", "deploy/deploy.py"],
         "helm": [*OF_BOTH, "deploy/chart", "deploy/helm.py", "deploy/values-dev.yaml", "deploy/values-production.yaml"],
@@ -79,6 +86,7 @@ CHOICES = {
     "example": {
         "orders": [
             *OF_OUTBOX,
+            "tests/test_access.py",
             "src/{package}/orders",
             "src/{package}/migrations/versions/0002_orders.py",
             "tests/test_orders.py",
@@ -93,6 +101,7 @@ LEFT_OUT = {
     "ci": "CI",
     "database": "a database",
     "events": "events",
+    "auth": "authentication",
     "deploy": "Kubernetes manifests",
     "monitoring": "monitoring",
     "example": "the example",

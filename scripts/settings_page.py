@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from chassis import ChassisSettings
+from chassis.auth import AuthSettings
 from chassis.nats import NatsSettings
 from chassis.postgres import DatabaseSettings
 from chassis.settings_page import OWN, env_example, settings_page, with_present_rows
@@ -25,6 +26,7 @@ FIELD = re.compile(
 # The section of each topic that some services have, and its condition.
 CONDITIONS = {
     OWN: 'cookiecutter.example == "orders" and cookiecutter.database == "none"',
+    "Authentication": 'cookiecutter.auth == "jwt"',
     "Database": 'cookiecutter.database != "none"',
     "Events": 'cookiecutter.events == "nats"',
 }
@@ -37,7 +39,7 @@ def all_settings() -> type[ChassisSettings]:
         sys.exit(f"error: {EXAMPLE} has no line of max_orders; expected {FIELD.pattern}")
     default, meaning = int(found["default"]), found["meaning"]
 
-    class Settings(ChassisSettings, DatabaseSettings, NatsSettings):
+    class Settings(ChassisSettings, AuthSettings, DatabaseSettings, NatsSettings):
         max_orders: int = Field(default, ge=1, description=meaning)
 
     return Settings

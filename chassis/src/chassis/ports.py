@@ -1,6 +1,6 @@
 """The ASGI applications of the public and the admin port, built from the parts that the owner has added."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,6 +46,8 @@ class Parts:
     requires: dict[int, Requires] = field(default_factory=dict[int, Requires])
     """The requirements of routes, by their `id`."""
     access_control: AccessControl | None = None
+    test_headers: Callable[[], dict[str, str]] = dict
+    """The headers that clients send in tests, when the app has started."""
 
     @property
     def access_controls(self) -> list[AccessControl]:

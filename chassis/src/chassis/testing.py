@@ -41,7 +41,8 @@ async def connect(app: App) -> AsyncIterator[httpx.AsyncClient]:
     try:
         # A failure is a response, as over the network, and does not raise in the client.
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        headers = app.parts.test_headers()
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
             yield client
     finally:
         app.begin_draining()
@@ -65,7 +66,9 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         Server(app, host="127.0.0.1", port=0) as server,
         # The proxies of the environment are not used for local requests.
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.port}", trust_env=False, headers=app.parts.test_headers()
+        ) as client,
     ):
         yield client
 

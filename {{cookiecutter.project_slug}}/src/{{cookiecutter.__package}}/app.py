@@ -2,8 +2,13 @@
 
 {% if cookiecutter.database != "none" and cookiecutter.example == "none" -%}
 from chassis import App, IdempotencyStore
+{% elif cookiecutter.auth == "jwt" and cookiecutter.example == "orders" -%}
+from chassis import App, read_write
 {% else -%}
 from chassis import App
+{% endif -%}
+{% if cookiecutter.auth == "jwt" -%}
+from chassis.auth import add_auth
 {% endif -%}
 {% if cookiecutter.events == "nats" and cookiecutter.example == "none" -%}
 from chassis.nats import add_events
@@ -24,12 +29,19 @@ from .resources import add_resources
 {% endif -%}
 from .settings import Settings
 
+{% if cookiecutter.auth == "jwt" and cookiecutter.example == "orders" -%}
+ACCESS = read_write("orders:read", "orders:write")  # the scopes that clients need
+
+{% endif -%}
 {% if cookiecutter.example == "orders" %}
 def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue: Catalogue | None = None) -> App:
     """Create the service. Tests can replace its collaborators. Does no I/O: the server starts the app."""
     catalogue = catalogue or Catalogue()
 
     app = App(settings)
+    {%- if cookiecutter.auth == "jwt" %}
+    add_auth(app, settings)
+    {%- endif %}
     app.add_problems(PROBLEMS)
     {%- if cookiecutter.database == "none" and cookiecutter.events == "none" %}
     app.provide(OrderStore, store or MemoryOrderStore(max_orders=settings.max_orders))
@@ -37,13 +49,21 @@ def create_app(settings: Settings, *, store: OrderStore | None = None, catalogue
     add_resources(app, settings, store=store)
     {%- endif %}
     app.add_check("catalogue", catalogue.ping)
+    {%- if cookiecutter.auth == "jwt" %}
+    app.add_route("/orders", Orders(catalogue), requires=ACCESS)
+    app.add_route("/orders/{order_id}", OrderItem(catalogue), requires=ACCESS)
+    {%- else %}
     app.add_route("/orders", Orders(catalogue))
     app.add_route("/orders/{order_id}", OrderItem(catalogue))
+    {%- endif %}
     return app
 {% else %}
 def create_app(settings: Settings) -> App:
     """Create the service. Does no I/O: the server starts the app."""
     app = App(settings)
+    {%- if cookiecutter.auth == "jwt" %}
+    add_auth(app, settings)  # from now on, each route needs a token, unless it is @public
+    {%- endif %}
     {%- if cookiecutter.database != "none" %}
     database = add_database(app, settings)
     app.provide(IdempotencyStore, PostgresIdempotencyStore(database))
