@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MemoryIdempotencyStore,
         StoredResponse,
     )
+    from .api.rate_limit import Quota, RateLimit, RateLimits, RateLimitStore
     from .api.repeatable import RepeatableError, repeatable
     from .api.request_tasks import RequestTasks
     from .api.routing import Route
@@ -80,6 +81,10 @@ _MODULES = {
     "RequestTasks": "api.request_tasks",
     "Requirement": "api.access",
     "Requires": "api.access",
+    "Quota": "api.rate_limit",
+    "RateLimit": "api.rate_limit",
+    "RateLimitStore": "api.rate_limit",
+    "RateLimits": "api.rate_limit",
     "Route": "api.routing",
     "Server": "server",
     "SignatureError": "api.errors",

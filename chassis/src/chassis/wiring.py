@@ -3,8 +3,13 @@
 from collections.abc import Collection
 from importlib import metadata
 
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import Processor
 
+from .api.rate_limit import DEFAULT, RateLimit, RateLimitStore
+from .api.rate_limiter import CallerOf, RateLimiter
+from .api.rate_limiting import RateLimiting
 from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
@@ -43,6 +48,37 @@ def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
     """The load shedder for these settings."""
     return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
+
+
+def make_rate_limiting(
+    settings: ChassisSettings, telemetry: Telemetry, store: RateLimitStore | None, caller_of: CallerOf | None
+) -> RateLimiting:
+    """The rate limits for these settings. `store` and `caller_of` are as for `App.configure_rate_limits`."""
+    requests, seconds, burst = settings.rate_limit_requests, settings.rate_limit_seconds, settings.rate_limit_burst
+    limiter = RateLimiter(
+        rejected=telemetry.metrics.rate_limited_requests,
+        store_failures=telemetry.metrics.rate_limit_store_failures,
+        store=store,
+        caller_of=caller_of,
+    )
+    return RateLimiting(limiter, None if requests is None else RateLimit(requests, seconds, burst, DEFAULT))
+
+
+def cors_middleware(settings: ChassisSettings) -> list[Middleware]:
+    """The middleware that lets scripts of `cors_origins` use the service; none without origins."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=settings.cors_methods,
+            allow_headers=settings.cors_headers,
+            allow_credentials=settings.cors_credentials,
+            expose_headers=settings.cors_exposed_headers,
+            max_age=settings.cors_max_age_seconds,
+        )
+    ]
 
 
 def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:

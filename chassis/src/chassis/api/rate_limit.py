@@ -143,9 +143,7 @@ def limits_by_method(given: RateLimits | None, place: str) -> Mapping[str, RateL
                 f"{place}: rate_limit has {method!r}: {limit!r}; use one of {', '.join(METHODS)}, "
                 f"or '{OTHERS}' for all others, and a RateLimit"
             )
-    return {
-        method: named(limit, place if method == OTHERS else f"{method} {place}") for method, limit in given.items()
-    }
+    return {method: named(limit, place if method == OTHERS else f"{method} {place}") for method, limit in given.items()}
 
 
 def named(limit: RateLimit, name: str) -> RateLimit:

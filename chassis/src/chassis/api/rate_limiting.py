@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from starlette.routing import BaseRoute, Mount
 
-from .access import METHODS, OTHERS, AccessControl
+from .access import METHODS, OTHERS, AccessControl, Requires
 from .errors import SignatureError
 from .rate_limit import RateLimit, RateLimits, limits_by_method
 from .rate_limiter import CountingGuard, LimitedApp, RateLimiter, limited
-from .routing import Application, Route
+from .routing import Route
 from .wrapped_routes import wrapped
 
 Levels = tuple[Mapping[str, RateLimit], ...]
@@ -37,36 +37,46 @@ class RateLimiting:
     def of(
         self,
         routes: Sequence[BaseRoute],
-        given: dict[int, RateLimits],
+        given: Mapping[int, RateLimits],
+        requires: dict[int, Requires],
         *,
         group: RateLimits | None = None,
         path: str = "",
         groups: Sequence[object] = (),
-    ) -> dict[int, BaseRoute]:
-        """The routes that replace others in a router, by the `id` of those. Routes of handlers are changed in place.
+    ) -> list[BaseRoute]:
+        """The routes for a router. Routes that are not of handlers are copied, because others may use them too.
 
-        `given` and `group` are as for `Protection`.
+        `given` are the rate limits of routes by their `id`, and `group` that of the group which the routes are in.
+        `requires` gets the requirements of copies, too.
         """
         outer = (limits_by_method(group, f"{path}/*"), *self._default)
-        replaced: dict[int, BaseRoute] = {}
+        limited_routes: list[BaseRoute] = []
         for route in routes:
-            place = path + str(getattr(route, "path", ""))
-            own = given.get(id(route))
-            if isinstance(route, Route):
-                self._limit_handler(route, place, (limits_by_method(own or route.rate_limit, place), *outer))
-                continue
-            if isinstance(route, Mount) and any(route.app is member for member in groups):
-                continue
-            if isinstance(route, Mount):
-                self._limit_mounted(route, place)
-            levels = (limits_by_method(own, place), *outer)
-            if any(level for level in levels):
-                replaced[id(route)] = self._behind_limits(route, place, levels)
-        return replaced
+            limited_route = self._limited(route, given.get(id(route)), outer, path, groups)
+            limited_routes.append(limited_route)
+            if id(route) in requires:
+                requires[id(limited_route)] = requires[id(route)]
+        return limited_routes
+
+    def _limited(
+        self, route: BaseRoute, own: RateLimits | None, outer: Levels, path: str, groups: Sequence[object]
+    ) -> BaseRoute:
+        place = path + str(getattr(route, "path", ""))
+        if isinstance(route, Route):
+            self._limit_handler(route, place, (limits_by_method(own or route.rate_limit, place), *outer))
+            return route
+        if isinstance(route, Mount):
+            if any(route.app is member for member in groups):
+                return route
+            self._limit_mounted(route, place)
+        levels = (limits_by_method(own, place), *outer)
+        return self._behind_limits(route, place, levels) if any(levels) else route
 
     def _behind_limits(self, route: BaseRoute, place: str, levels: Levels) -> BaseRoute:
         if any(method != OTHERS for level in levels for method in level):
-            raise SignatureError(f"{place}: rate_limit has methods, but this is not a route of a handler; pass one limit")
+            raise SignatureError(
+                f"{place}: rate_limit has methods, but this route is not of a handler; pass one RateLimit"
+            )
         limits = [self._known(level[OTHERS], place) for level in levels if level]
         return wrapped(route, lambda app: LimitedApp(app, self._limiter, limits))
 
