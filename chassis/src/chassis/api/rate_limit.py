@@ -88,7 +88,7 @@ class RateLimitStore(Protocol):
     """Counts the requests of callers for several instances of a service."""
 
     async def take(self, limit: RateLimit, caller: str) -> Quota:
-        """Take a token from the bucket of `caller`, unless it is empty. `caller` has at most 200 characters.
+        """Take a token from the bucket of `caller`, unless it is empty. `caller` has at most 200 ASCII characters.
 
         `limit.after` makes the quota. An exception means that the store is not available.
         """

@@ -88,7 +88,7 @@ class RateLimiter:
         self._rejected = rejected
         self._store_failures = store_failures
         self._store = store
-        self._memory = memory or MemoryRateLimits()
+        self._memory = MemoryRateLimits() if memory is None else memory
         self._default_caller_of = Networks().caller_of
         self._caller_of = caller_of
         self._retry_at = 0.0
@@ -96,7 +96,7 @@ class RateLimiter:
     def take(self, limits: Sequence[RateLimit], scope: Scope) -> list[Header] | Awaitable[list[Header]]:
         """Count a request, and return the headers for its response. Raises a `Problem` of 429 beyond a limit."""
         caller = (None if self._caller_of is None else self._caller_of(scope)) or self._default_caller_of(scope)
-        if len(caller) > MAX_CALLER:
+        if len(caller) > MAX_CALLER or not caller.isascii() or "\0" in caller:  # which a store may not be able to hold
             caller = blake2b(caller.encode(errors="surrogatepass"), digest_size=32).hexdigest()
         if self._store is not None:
             return self._take_shared(self._store, limits, caller)
