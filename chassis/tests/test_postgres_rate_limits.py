@@ -6,9 +6,16 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.schema import CreateTable
 
 from chassis import App, ChassisSettings, Handler, RateLimit
 from chassis.api.rate_limiter import MemoryRateLimits
+from chassis.migrations import NAMING_CONVENTION, rate_limit_table
 from chassis.postgres import PostgresRateLimitStore, add_rate_limit_store
 from chassis.postgres.rate_limits import TABLE
 from chassis.testing import connect, record
@@ -40,6 +47,21 @@ def make(kind: Any, postgres: PostgresServer) -> App:
     add_rate_limit_store(app, kind.add(app, postgres.settings()))
     app.add_route("/items", Items())
     return app
+
+
+async def test_table_of_the_migrations_is_the_one_in_the_text(postgres: PostgresServer) -> None:
+    metadata = rate_limit_table(MetaData(naming_convention=NAMING_CONVENTION)).metadata
+
+    def differences(connection: Connection) -> list[Any]:
+        options = {"include_name": lambda found, kind, _: kind != "table" or found == "rate_limits"}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    engine = create_async_engine(postgres.url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+    created = str(CreateTable(metadata.tables["rate_limits"]).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    assert "CREATE UNLOGGED TABLE" in created
 
 
 @kinds
