@@ -1,7 +1,6 @@
 """Rate limits that instances share in a real PostgreSQL, for both kinds of database."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -29,11 +28,10 @@ LIMIT = RateLimit(5, 60, name="test")
 
 
 @pytest.fixture(autouse=True)
-async def _table(postgres: PostgresServer) -> AsyncIterator[None]:
+async def _table(postgres: PostgresServer) -> None:
     connection = await asyncpg.connect(postgres.url)
     await connection.execute("DROP TABLE IF EXISTS rate_limits;" + TABLE)
     await connection.close()
-    yield
 
 
 class Items(Handler):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -78,9 +79,9 @@ def test_caller_never_gets_more_than_the_burst_and_the_rate_in_any_time(
             served.append(now)
         else:
             # The wait that the caller is told is long enough, and not too long.
-            other = MemoryRateLimits(clock=lambda: later)
+            returned = now + int(quota.seconds * SECOND) + 1000
+            other = MemoryRateLimits(clock=partial(int, returned))
             other._full_at.update(memory._full_at)
-            later = now + int(quota.seconds * SECOND) + 1000
             assert other.take(limit, "ada").is_allowed
     for first, began in enumerate(served):
         for count, ended in enumerate(served[first:], 1):

@@ -39,6 +39,10 @@ class RateLimit:
     """The time in which one token comes back. It is rounded up, so that a caller never gets more."""
     capacity_ns: int = field(init=False, repr=False, compare=False)
     """The time in which an empty bucket becomes full."""
+    item: str = field(init=False, repr=False, compare=False)
+    """The name as a string of a structured field (RFC 9651, section 3.3.3)."""
+    policy: str = field(init=False, repr=False, compare=False)
+    """A member of `RateLimit-Policy`: the capacity of the bucket, and the seconds in which it becomes full."""
 
     def __post_init__(self) -> None:
         burst = self.requests if self.burst is None else self.burst
@@ -53,6 +57,9 @@ class RateLimit:
             )
         object.__setattr__(self, "interval_ns", ceil(self.seconds * SECOND / self.requests))
         object.__setattr__(self, "capacity_ns", self.interval_ns * burst)
+        escaped = self.name.replace("\\", "\\\\").replace('"', '\\"')
+        object.__setattr__(self, "item", f'"{escaped}"')
+        object.__setattr__(self, "policy", f"{self.item};q={burst};w={ceil(burst * self.seconds / self.requests)}")
 
     @property
     def capacity(self) -> int:

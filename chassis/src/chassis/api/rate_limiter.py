@@ -150,24 +150,17 @@ class RateLimiter:
 
 def fields(limits: Sequence[RateLimit], quotas: Sequence[Quota]) -> list[Header]:
     """The fields `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), which are lists."""
-    policies = ", ".join([policy(limit) for limit in limits])
-    states = ", ".join(
-        [
-            f"{quoted(limit.name)};r={quota.remaining};t={ceil(quota.seconds)}"
-            for limit, quota in zip(limits, quotas, strict=False)
-        ]
-    )
+    if len(limits) == 1:  # the most frequent case
+        policies, states = limits[0].policy, state(limits[0], quotas[0])
+    else:
+        policies = ", ".join([limit.policy for limit in limits])
+        states = ", ".join([state(limit, quota) for limit, quota in zip(limits, quotas, strict=False)])
     return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", states.encode())]
 
 
-def policy(limit: RateLimit) -> str:
-    """A member of `RateLimit-Policy`: the capacity of the bucket, and the seconds in which it becomes full."""
-    return f"{quoted(limit.name)};q={limit.capacity};w={ceil(limit.capacity * limit.seconds / limit.requests)}"
-
-
-def quoted(name: str) -> str:
-    """A string of a structured field (RFC 9651, section 3.3.3)."""
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def state(limit: RateLimit, quota: Quota) -> str:
+    """A member of `RateLimit`: the requests that remain, and seconds (see `Quota`)."""
+    return f"{limit.item};r={quota.remaining};t={ceil(quota.seconds)}"
 
 
 def limited(app: Application, limiter: RateLimiter, limits: Sequence[RateLimit]) -> Application:
