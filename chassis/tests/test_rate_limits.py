@@ -78,7 +78,7 @@ def test_caller_never_gets_more_than_the_burst_and_the_rate_in_any_time(
         if quota.is_allowed:
             served.append(now)
         else:
-            # The wait that the caller is told is long enough, and not too long.
+            # After the wait in the response, the caller gets a token.
             returned = now + int(quota.seconds * SECOND) + 1000
             other = MemoryRateLimits(clock=partial(int, returned))
             other._full_at.update(memory._full_at)
@@ -156,7 +156,7 @@ def test_impossible_limit_is_rejected(arguments: Any, message: str) -> None:
 # Over HTTP.
 
 
-async def test_caller_beyond_the_limit_gets_429_and_is_told_when_to_return() -> None:
+async def test_caller_beyond_the_limit_gets_429_and_the_time_to_wait() -> None:
     app = make(**TWO)
     with record(app) as records:
         async with serve(app) as client:
@@ -375,7 +375,7 @@ async def test_service_may_say_who_the_caller_is() -> None:
 
 
 class SharedStore:
-    """A store that several instances use, and that fails when it is told to."""
+    """A store that several instances use, and that fails when a test wants it."""
 
     def __init__(self) -> None:
         self.memory = MemoryRateLimits()

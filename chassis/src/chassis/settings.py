@@ -211,7 +211,7 @@ class ChassisSettings(BaseSettings):
         description="Response headers that these scripts may read, separated by commas.",
     )
     cors_max_age_seconds: int = Field(
-        600, ge=0, description="Seconds for which browsers cache the answer to a CORS preflight."
+        600, ge=0, description="Seconds for which browsers cache the response to a CORS preflight."
     )
     keep_alive_seconds: int = Field(
         75,

@@ -81,7 +81,7 @@ RateLimits = RateLimit | Mapping[str, RateLimit]
 
 
 class Quota(NamedTuple):
-    """What is left of a rate limit for a caller."""
+    """The rest of a rate limit for a caller."""
 
     is_allowed: bool
     """Whether the request may be served."""
