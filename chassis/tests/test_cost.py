@@ -104,7 +104,9 @@ class Wire(asyncio.Transport):
 
 
 @asynccontextmanager
-async def connected(path: Path, *, is_protected: bool, **settings: Any) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]]:
+async def connected(
+    path: Path, *, is_protected: bool, **settings: Any
+) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]]:
     """Connections to a service that logs to `path`."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     tracing = Tracing("test-service", version="1")
