@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if shutil.which(program) is None:
             raise BenchError(f"{program} is not installed; `make bench` installs it on Debian and Ubuntu")
     print("preparing…", file=sys.stderr)
-    installer = Installer(arguments.python, arguments.work.resolve())
+    installer = Installer(arguments.python, arguments.work.resolve(), smoke=arguments.smoke)
     began, checks = time.monotonic(), Checks()
     with Child((sys.executable, HERE / "collector.py"), cores=OTHER_CORES, stdout=subprocess.PIPE) as collector:
         assert collector.process.stdout  # noqa: S101 - it is a pipe

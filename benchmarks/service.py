@@ -39,8 +39,9 @@ OLD_ROUTES = """
 class Installer:
     """Renders services and makes virtual environments of one Python below `folder`."""
 
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, python: str, folder: Path, *, smoke: bool = False) -> None:
         self.folder = folder
+        self._smoke = smoke
         ask = "import platform, sys; print(sys.executable); print(platform.python_version())"
         self._python, self.version = run([python, "-c", ask]).split()
         if tuple(int(part) for part in self.version.split(".")[:2]) < (3, 11):
@@ -87,8 +88,9 @@ class Installer:
         return python
 
     def _install(self, python: Path, *packages: str | Path) -> None:
-        # As in the image: compiled, and not editable.
-        command = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
+        # As in the image: compiled, and not editable. Compiling takes too long where no times are of interest.
+        compiled = () if self._smoke else ("--compile-bytecode",)
+        command = ("uv", "pip", "install", "--quiet", *compiled, "--python", python)
         run((*command, *packages), UV_NO_EDITABLE="1")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from bakery import SHARED, copy_repository, render, run
+from bakery import MADE_ONCE, SHARED, copy_repository, render, run
 from collector import Collector
 from running import Service, running
 
@@ -61,7 +61,10 @@ def _open_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
+    MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
+    MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
+    (common / "bytecode/environments").mkdir(parents=True, exist_ok=True)
     SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
 

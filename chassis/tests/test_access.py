@@ -305,7 +305,6 @@ async def test_public_and_unknown_routes_need_no_credentials(
         (ADA, "PROPFIND", "/half-raw/x", 403),
         (ADA, "GET", "/raw-by-method/x", 403),
         (ADA, "HEAD", "/raw-by-method/x", 403),
-        (ADA, "get", "/raw-by-method/x", 403),
         (ADA, "POST", "/raw-by-method/x", 200),
         (WRITER, "GET", "/half-raw/x", 200),
         (ADA, "GET", "/v2/plain", 403),
@@ -468,6 +467,21 @@ async def test_websocket_is_rejected_before_it_is_accepted() -> None:
     assert (subject, nobody) == ("ada", "nobody")
 
 
+async def test_method_in_lower_case_needs_the_same_below_a_mount() -> None:
+    app, sent = everything(), list[Any]()
+
+    async def receive() -> Mapping[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with connect(app):
+        scope = {"type": "http", "method": "get", "path": "/raw-by-method/x", "root_path": "", "query_string": b""}
+        await app(scope | {"headers": [(b"authorization", b"ada")]}, receive, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 403  # httpx sends methods in upper case
+
+
 async def test_websocket_is_rejected_by_a_server_without_denial_responses() -> None:
     app, sent = everything(), list[Any]()
 
@@ -624,11 +638,13 @@ async def test_route_that_another_app_uses_stays_protected() -> None:
     route, plain = Route("/handler", Plain()), StarletteRoute("/function", function)
     protected, other = make_app(), make_app(control=None)
     protected.add_routes(route, plain)
-    other.add_routes(plain)
+    other.add_routes(route, plain)
     async with connect(protected) as client, connect(other) as others:
         assert (await client.get("/handler")).status_code == 401
         assert (await client.get("/function")).status_code == 401
         assert (await others.get("/function")).status_code == 200
+        # The handler's route is one object, which keeps its guard.
+        assert (await others.get("/handler")).status_code == 401
 
 
 async def test_openapi_document_has_the_requirement_of_each_operation() -> None:

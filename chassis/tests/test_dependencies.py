@@ -349,3 +349,29 @@ def test_override_without_a_provider_is_an_error() -> None:
 def test_providers_are_added_before_the_start() -> None:
     with pytest.raises(RuntimeError, match="has started"):
         build().provide(A, A)
+
+
+class Hours(Handler):
+    """Needs a constant alone, so that nothing is made for a request."""
+
+    async def get(self, clock: Clock, offset: int = 0) -> int:
+        return clock() + offset
+
+
+async def test_constant_is_replaced_by_a_provider_and_restored_while_the_app_runs(events: list[str]) -> None:
+    class Morning(Clock):
+        def __call__(self) -> int:
+            return 7
+
+    def morning() -> Iterator[Clock]:
+        yield Morning()
+        events.append("end of the request")
+
+    app = make(events)
+    app.add_route("/hours", Hours())
+    async with serve(app) as client:
+        with app.override(Clock, morning):
+            assert (await client.get("/hours?offset=1")).json() == 8
+        assert (await client.get("/hours?offset=1")).json() == 13
+        assert (await client.get("/hours?offset=x")).status_code == 422
+    assert events == ["end of the request"]

@@ -220,6 +220,23 @@ async def test_clients_that_keep_quick_handlers_busy_are_all_served_without_many
     assert machine.turns * 8 < len(times)
 
 
+async def test_requests_that_wait_are_not_held_back_by_quick_ones_before_them() -> None:
+    machine = Machine()
+
+    async def very_quick(machine: Machine) -> None:
+        machine.compute(0.0001)
+
+    async def query(machine: Machine) -> None:
+        machine.compute(0.00005)
+        await machine.wait(0.002)
+        machine.compute(0.00005)
+
+    await machine.run([0.0] * 64, very_quick, again=5_000)
+    began = machine.now
+    times = await machine.run([0.0] * 64, query, again=5_000)
+    assert len(times) / (machine.now - began) > 2_500  # four at a time would be 1,900
+
+
 async def test_requests_that_only_wait_are_not_limited() -> None:
     machine = Machine()
     assert None not in await machine.run([number * 0.0005 for number in range(4000)], only_waits)

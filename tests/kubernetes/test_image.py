@@ -25,6 +25,7 @@ COMMIT_TIME = "1700000000"
 REPRODUCIBLE = f"--pull=never --timestamp={COMMIT_TIME}"
 MARK = "nobody may see this"
 TAG = "ghcr.io/some-one/order-service:0.1.0"
+ANSWERS = {"owner": "Some-One", "license": "MIT"}
 WAYS = ["vendored", "folder", "workspace", "tag"]
 
 
@@ -38,7 +39,7 @@ def base_of(project: Path) -> str:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh service in a repository, with files lying about that are nobody's business."""
-    project = render(tmp_path_factory.mktemp("image"), {"owner": "Some-One", "license": "MIT"})
+    project = render(tmp_path_factory.mktemp("image"), ANSWERS)
     for name in (".env", "src/order_service/.env", "id_rsa", "tests/secret.txt", ".venv/secret"):
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(MARK)
@@ -393,27 +394,37 @@ def test_hadolint_has_nothing_to_say(project: Path) -> None:
 
 def service_of(way: str, folder: Path) -> Path:
     """A service called order-service that takes its core by this way."""
-    if way == "vendored":
-        return render(folder / "service", {})
     if way == "tag":
-        return service_at_a_tag(folder / "service", template_repository(folder / "template"))
+        return service_at_a_tag(folder / "service", template_repository(folder / "template"), **ANSWERS)
     source = WORKSPACE if way == "workspace" else FOLDER
-    (project,) = services_that_share(folder / "my repository", source, "order-service")
+    (project,) = services_that_share(folder / "my repository", source, "order-service", **ANSWERS)
     return project
 
 
-def make_image_of_a_way(podman: Podman, project: Path, tag: str) -> str:
+@pytest.fixture(scope="module")
+def commit(project: Path) -> str:
+    """The commit of the fresh service, which the other ways are built with: they are in no repository."""
+    return run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+
+
+def make_image_of_a_way(podman: Podman, project: Path, tag: str, commit: str) -> str:
     flags = " ".join([REPRODUCIBLE, *podman.secret_flags])
-    given = ["ENGINE=podman", f"IMAGE=localhost/{tag}", "VERSION=1", "REVISION=1", f"BUILD_FLAGS={flags}"]
-    made = podman.run("make", "image", *given, cwd=project)
+    named = [f"IMAGE=localhost/{tag}", "VERSION=0.1.0", f"REVISION={commit}", f"COMMITTED={COMMIT_TIME}"]
+    made = podman.run("make", "image", "ENGINE=podman", *named, f"BUILD_FLAGS={flags}", cwd=project)
     assert made.returncode == 0, made.stdout
-    return f"localhost/{tag}:1"
+    return f"localhost/{tag}:0.1.0"
 
 
 @pytest.fixture(scope="module")
-def images(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def projects(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The service of each way."""
+    return {"vendored": project} | {way: service_of(way, tmp_path_factory.mktemp(way)) for way in WAYS[1:]}
+
+
+@pytest.fixture(scope="module")
+def images(podman: Podman, image: str, projects: dict[str, Path], commit: str) -> dict[str, str]:
     """The image of each way."""
-    return {way: make_image_of_a_way(podman, service_of(way, tmp_path_factory.mktemp(way)), way) for way in WAYS}
+    return {"vendored": image} | {way: make_image_of_a_way(podman, projects[way], way, commit) for way in WAYS[1:]}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -445,39 +456,41 @@ def test_image_is_the_same_by_every_way(podman: Podman, images: dict[str, str]) 
     assert layers == dict.fromkeys(WAYS, layers["vendored"])
 
 
-def test_changed_shared_folder_is_in_the_next_image(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
-    project = service_of("folder", tmp_path)
-    module = project / "../../libs/chassis/src/chassis/novelty.py"
-    shown = []
-    for text in ("ONE = 1\n", "TWO = 2\n"):
-        module.write_text(text)
-        image = make_image_of_a_way(podman, project, "changed")
-        shown.append(inside(podman, image, "cat /app/service/chassis/novelty.py"))
-
-    assert shown == ["ONE = 1", "TWO = 2"]
-
-
-def test_vendored_service_is_built_without_make(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
-    project = service_of("vendored", tmp_path)
-    assert run("uv", "lock", cwd=project).returncode == 0
-
-    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, "--build-arg=REVISION=1"]
-    built = podman.run("podman", "build", *flags, "--tag=plain", ".", cwd=project)
+def test_vendored_service_is_built_without_make(
+    podman: Podman, images: dict[str, str], projects: dict[str, Path], commit: str
+) -> None:
+    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, f"--build-arg=REVISION={commit}"]
+    built = podman.run("podman", "build", *flags, "--tag=plain", ".", cwd=projects["vendored"])
 
     assert built.returncode == 0, built.stdout
     layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/plain", images["vendored"])]
     assert layers[0] == layers[1]
 
 
-def test_flags_of_the_guide_build_without_make(podman: Podman, images: dict[str, str], tmp_path: Path) -> None:
-    project = service_of("workspace", tmp_path)
+def test_flags_of_the_guide_build_without_make(
+    podman: Podman, images: dict[str, str], projects: dict[str, Path], commit: str
+) -> None:
+    project = projects["workspace"]
     guide = (project / "../../libs/chassis/docs/sharing-the-core.md").read_text()
     (of_the_guide,) = re.findall(r"^\$ docker build (.*) \.$", guide, re.MULTILINE)
     assert run("make", "contexts", cwd=project).returncode == 0
 
-    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, "--build-arg=REVISION=1", *of_the_guide.split()]
+    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, f"--build-arg=REVISION={commit}", *of_the_guide.split()]
     built = podman.run("podman", "build", *flags, "--tag=flags", ".", cwd=project)
 
     assert built.returncode == 0, built.stdout
     layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/flags", images["workspace"])]
     assert layers[0] == layers[1]
+
+
+def test_changed_shared_folder_is_in_the_next_image(
+    podman: Podman, images: dict[str, str], projects: dict[str, Path], commit: str
+) -> None:
+    """In the last test of this folder, because it changes it."""
+    module = projects["folder"] / "../../libs/chassis/src/chassis/novelty.py"
+    where = "/app/service/chassis/novelty.py"
+    before = inside(podman, images["folder"], f"test -e {where} || echo none")
+    module.write_text("ONE = 1\n")
+    image = make_image_of_a_way(podman, projects["folder"], "changed", commit)
+
+    assert (before, inside(podman, image, f"cat {where}")) == ("none", "ONE = 1")

@@ -85,7 +85,7 @@ def upload(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("restarts", "check_seconds", "drain_seconds"),
-    [pytest.param(10, 0.3, 1.0, id="noticed-soon"), pytest.param(5, 3.0, 3.5, id="noticed-up-to-3-s-late")],
+    [pytest.param(6, 0.3, 1.0, id="noticed-soon"), pytest.param(3, 3.0, 3.5, id="noticed-up-to-3-s-late")],
 )
 def test_rolling_restarts_lose_nothing(
     slow: Path, start: Start, tmp_path: Path, restarts: int, check_seconds: float, drain_seconds: float

@@ -43,12 +43,12 @@ def take_the_core_from(project: Path, source: str) -> None:
     file.write_text(f"{text.replace(VENDORED, source)}\n{SKIP}")
 
 
-def services_that_share(folder: Path, source: str, *names: str) -> list[Path]:
+def services_that_share(folder: Path, source: str, *names: str, **answers: str) -> list[Path]:
     """Services in one repository with one folder of the core; `source` is a line of the README."""
     projects = []
     for name in names:
         project = folder / "services" / name
-        shutil.move(render(folder.with_name(f"{folder.name}.{name}"), {"project_slug": name}), project)
+        shutil.move(render(folder.with_name(f"{folder.name}.{name}"), {**answers, "project_slug": name}), project)
         shutil.rmtree(project / ".git")  # it is a folder of another repository now
         if (folder / "libs/chassis").exists():
             shutil.rmtree(project / "chassis")
@@ -62,9 +62,9 @@ def services_that_share(folder: Path, source: str, *names: str) -> list[Path]:
     return projects
 
 
-def service_at_a_tag(folder: Path, template: Path, tag: str = "v1") -> Path:
+def service_at_a_tag(folder: Path, template: Path, tag: str = "v1", **answers: str) -> Path:
     """A service that takes the core from the repository of the template."""
-    project = render(folder, {})
+    project = render(folder, answers)
     shutil.rmtree(project / "chassis")
     source = TAG.replace("https://github.com/acme/cookiecutter-chassis", template.as_uri())
     take_the_core_from(project, re.sub('tag = ".*?"', f'tag = "{tag}"', source))

@@ -9,7 +9,7 @@ import pytest
 from cookiecutter.exceptions import CookiecutterException
 from markdown_it import MarkdownIt
 
-from bakery import TEMPLATE, TOOLS, own_config, package_of, run
+from bakery import TEMPLATE, TOOLS, own_config, package_of, render_anew, run
 from conftest import Bake
 
 EMPTY = "is empty; enter 1 to "
@@ -144,6 +144,16 @@ HARMLESS = [
     "key: value, [1, 2] {a: b}",
     "ends with hashes ##",
 ]
+
+
+@pytest.fixture
+def bake(tmp_path: Path) -> Bake:
+    """Renders where the tests look for what is left behind."""
+
+    def render_here(**answers: str) -> Path:
+        return render_anew(tmp_path / "baked", answers)
+
+    return render_here
 
 
 @pytest.mark.parametrize(("question", "answer", "reason"), REFUSED)

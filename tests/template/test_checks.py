@@ -168,9 +168,13 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+# Libraries that no other environment has.
+BYTECODE = ".cache/bytecode"
+
+
 def test_floors_of_the_service_are_true(oldest: Path) -> None:
     for tool, *arguments in (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("pytest", "-q", "--cov")):
-        checked = run(oldest / ".venv/bin" / tool, *arguments, cwd=oldest)
+        checked = run(oldest / ".venv/bin" / tool, *arguments, cwd=oldest, PYTHONPYCACHEPREFIX=str(oldest / BYTECODE))
         assert checked.returncode == 0, checked.stdout
 
 
@@ -212,6 +216,7 @@ def test_floors_of_the_core_are_true(oldest: Path) -> None:
     # A test that hangs is named, and its stack is shown.
     limits = ("-o", "timeout=60", "-o", "faulthandler_timeout=80")
     options = ("-v", "-n2", "--dist=loadfile", "-p", "no:cacheprovider", *limits, *left_out)
-    tested = run("timeout", "300", python, "-m", "pytest", *options, "chassis/tests", cwd=TEMPLATE)
+    bytecode = {"PYTHONPYCACHEPREFIX": str(oldest / BYTECODE)}
+    tested = run("timeout", "300", python, "-m", "pytest", *options, "chassis/tests", cwd=TEMPLATE, **bytecode)
 
     assert tested.returncode == 0, tested.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bakery import TEMPLATE, files_of, own_config, run
+from bakery import TEMPLATE, copy_folder, files_of, own_config, run
 from conftest import Bake
 from repositories import IDENTITY
 
@@ -75,8 +75,7 @@ def test_git_url(tmp_path: Path, repository: Path, expected: dict[str, bytes]) -
 def test_path_with_odd_characters_absolute_and_relative(
     tmp_path: Path, repository: Path, expected: dict[str, bytes], name: str
 ) -> None:
-    folder = tmp_path / name / "template"
-    shutil.copytree(repository, folder)
+    folder = copy_folder(repository, tmp_path / name / "template")
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
 
@@ -137,8 +136,7 @@ def test_cruft_update_renders_the_old_and_the_new_core_in_one_process(tmp_path: 
 
 
 def test_two_templates_in_one_process_are_not_confused(tmp_path: Path, repository: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(repository, other)
+    other = copy_folder(repository, tmp_path / "other")
     (other / "chassis/src/chassis/novelty.py").write_text('"""Something new."""\n')
     program = (
         "import sys\nfrom cookiecutter.main import cookiecutter\n"
@@ -208,7 +206,7 @@ def without_hooks(tmp_path: Path, repository: Path) -> Path:
     return project
 
 
-def test_make_without_the_core_names_the_command_that_copies_it(without_hooks: Path) -> None:
+def test_make_without_the_core_names_the_command_that_copies_it_and_then_installs(without_hooks: Path) -> None:
     for target in ("install", "run", "dev", "check", "test", "fix", "handler", "image", "contexts"):
         done = run("make", "--no-print-directory", target, "name=invoices", "ENGINE=true", cwd=without_hooks)
 
@@ -219,6 +217,11 @@ def test_make_without_the_core_names_the_command_that_copies_it(without_hooks: P
             "copy it: make chassis FROM=<template repository>"
         ), target
         assert all(line.startswith("make: ") for line in rest), target
+
+    for arguments in (("chassis", f"FROM={TEMPLATE}"), ("install",)):
+        done = run("make", *arguments, cwd=without_hooks)
+        assert done.returncode == 0, done.stdout
+    assert run(without_hooks / ".venv/bin/python", "-c", "import chassis", cwd=without_hooks).returncode == 0
 
 
 def with_tag(repository: Path) -> None:
@@ -246,9 +249,6 @@ def test_make_chassis_copies_it(without_hooks: Path, repository: Path, expected:
 
     assert done.returncode == 0, done.stdout
     assert_is_the_core(without_hooks, expected)
-    installed = run("make", "install", cwd=without_hooks)
-    assert installed.returncode == 0, installed.stdout
-    assert run(without_hooks / ".venv/bin/python", "-c", "import chassis", cwd=without_hooks).returncode == 0
 
 
 @pytest.mark.parametrize(

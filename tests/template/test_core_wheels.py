@@ -31,7 +31,8 @@ class Environment:
         return self.folder / "bin/python"
 
     def pip(self, *arguments: str | Path, cwd: Path, fails: bool = False, **variables: str) -> str:
-        done = run(self.python, "-m", "pip", *arguments, cwd=cwd, PIP_CACHE_DIR=str(HOME / ".cache/pip"), **variables)
+        settings = {"PIP_CACHE_DIR": str(HOME / ".cache/pip"), "PIP_NO_COMPILE": "1", **variables}
+        done = run(self.python, "-m", "pip", *arguments, cwd=cwd, **settings)
         assert bool(done.returncode) is fails, done.stdout
         return done.stdout
 

@@ -1,10 +1,12 @@
 """The guide "Authentication and authorization" is followed to the letter, with the provider for development."""
 
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -16,7 +18,15 @@ from checks import check
 from guides import BLOCK, write_settings_page
 from running import Service, running
 
+GUIDE = (TEMPLATE / "chassis/docs/auth.md").read_text()
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
+
+
+class ApiKey(NamedTuple):
+    """A key, and the file with its hash."""
+
+    text: str
+    file: Path
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service with the code of the guide."""
     project = render(tmp_path_factory.mktemp("guide"), {"example": "none"})
     package = project / "src/order_service"
-    for name, block in BLOCK.findall((TEMPLATE / "chassis/docs/auth.md").read_text()):
+    for name, block in BLOCK.findall(GUIDE):
         if name == "app.py":
             extend_app(project, block)
         elif name == "settings.py":
@@ -43,10 +53,27 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture(scope="module")
-def http(project: Path, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def api_key(project: Path, tmp_path_factory: pytest.TempPathFactory) -> ApiKey:
+    """A key of the command in the guide."""
+    (command,) = re.findall(r"^\$ python (-m chassis\.auth\.api_keys .*)$", GUIDE, re.MULTILINE)
+    done = subprocess.run([PYTHON, *command.split()], capture_output=True, text=True, check=True, timeout=20)
+    key, line = done.stdout.splitlines()
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(f"{line}\n")
+    return ApiKey(key, file)
+
+
+@pytest.fixture(scope="module")
+def http(
+    project: Path, issuer: Issuer, api_key: ApiKey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """A client of the service, which runs as a process."""
     home = tmp_path_factory.mktemp("home")
-    variables = {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": "orders"}
+    variables = {
+        "APP_AUTH_ISSUER": issuer.url,
+        "APP_AUTH_AUDIENCE": "orders",
+        "APP_AUTH_API_KEYS_FILE": str(api_key.file),
+    }
     with running(PYTHON, project, home, **variables) as service:
         yield with_keys(service)
 
@@ -101,6 +128,13 @@ def test_requests_get_the_status_of_the_guide(
     headers = {} if credentials is None else bearer(issuer.token("ada", **credentials))
     body = {"owner": "ada", "cents": 7} if method == "PUT" else None
     assert http.request(method, path, headers=headers, json=body).status_code == status
+
+
+def test_api_key_is_accepted(http: httpx.Client, api_key: ApiKey) -> None:
+    headers = {"x-api-key": api_key.text}
+    assert http.get("/accounts", headers=headers).json()["owner"] == "billing"
+    assert http.put("/accounts", headers=headers, json={"owner": "ada", "cents": 7}).status_code == 403
+    assert http.get("/accounts", headers={"x-api-key": f"{api_key.text}x"}).status_code == 401
 
 
 def test_principal_is_that_of_the_token(http: httpx.Client, issuer: Issuer) -> None:

@@ -43,7 +43,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 
-PREFIXES = {"Database": "database_", "Events": "nats_"}
+PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_"}
 """The topics of optional parts, and the prefix of their settings."""
 
 INTRODUCTION = f"""\

@@ -151,6 +151,19 @@ class Dependencies:
         self._providers = providers
         self._keys = keys
 
+    @property
+    def are_constant(self) -> bool:
+        """Whether nothing is made for a request. Can change, because tests override providers."""
+        for key in self._keys.values():  # noqa: SIM110 - for performance
+            if not self._providers[key].is_constant:
+                return False
+        return True
+
+    def add_constants(self, arguments: dict[str, Any]) -> None:
+        """Add the provided values to `arguments`, if all of them `are_constant`."""
+        for argument, key in self._keys.items():
+            arguments[argument] = self._providers[key].make
+
     async def fill(self, arguments: dict[str, Any], values: dict[Hashable, Any], stack: AsyncExitStack) -> None:
         """Add the provided values to `arguments`, and to `values` by type, which has the request. Each is made once."""
         for argument, key in self._keys.items():

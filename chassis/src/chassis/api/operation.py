@@ -76,10 +76,11 @@ class Operation:
         self._compile(signature)
         self._dependencies = Dependencies(providers, signature.provided)
         self._unprovided = None
-        self._serves_fully = True
+        # A store may write the response of an idempotent method with the transaction of the request.
+        self._serves_fully = self._needs_more() or self.idempotency is not None
 
     def _needs_more(self) -> bool:
-        """Whether a request needs more than parameters and JSON, which `__call__` handles itself."""
+        """Whether a request needs more than parameters, JSON and constants, which `__call__` handles itself."""
         return self._unprovided is not None or self._takes_other_content or bool(self.encoders) or self.attempts > 1
 
     def check(self) -> None:
@@ -141,7 +142,8 @@ class Operation:
     # For each request.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._serves_fully:
+        dependencies = self._dependencies
+        if self._serves_fully or (dependencies is not None and not dependencies.are_constant):
             await self._serve_fully(scope, receive, send)
             return
         arguments: dict[str, Any] = {}
@@ -158,6 +160,8 @@ class Operation:
             raise invalid(errors)
         if request is not None:
             arguments["request"] = request
+        if dependencies is not None:
+            dependencies.add_constants(arguments)
         try:
             result = await (self.method(**arguments) if self._is_async else self._call(scope, arguments))
         except (SystemExit, KeyboardInterrupt) as error:  # raised by a library; only a signal ends the process
@@ -173,7 +177,7 @@ class Operation:
             await self._encode(result).send(scope, receive, send)
 
     async def _serve_fully(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request of a method with a form, a raw body, dependencies, or content negotiation."""
+        """Serve a request of a method with a form, a raw body, content negotiation, or dependencies to be made."""
         if self._unprovided is not None:
             raise self._unprovided
         errors: list[dict[str, Any]] = []

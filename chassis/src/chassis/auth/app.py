@@ -57,7 +57,7 @@ class Auth:
             registry=app.registry,
         )
         api_keys = None if settings.auth_api_keys_file is None else ApiKeys(settings.auth_api_keys_file)
-        self.keys: KeySet = KeySet(settings)
+        self.keys: KeySet = KeySet(settings, registry=app.registry)
         self.verifier: TokenVerifier = TokenVerifier(settings, self.keys)
         self.guard: Guard = BearerGuard(self.verifier, api_keys, realm=app.name, rejected=rejected)
         self.issuer: str = settings.auth_issuer

@@ -1,9 +1,11 @@
 """Errors of credentials."""
 
+from ..unavailable import UnavailableError
+
 
 class InvalidTokenError(Exception):
     """A token is not valid. The text is a reason for the client, without any part of the token."""
 
 
-class KeysUnavailableError(Exception):
-    """The keys of the issuer are not known yet, because it was not reachable since the start."""
+class KeysUnavailableError(UnavailableError):
+    """The keys of the issuer are not known, because it was not reachable."""

@@ -50,8 +50,8 @@ class LoadShedder:
     by the number of requests do not allow that.
 
     Handlers that wait first and compute later would all begin while the loop has nothing to do. So requests begin at
-    no more than `EAGERNESS` times the rate that the CPU time of each allows, except that `FREE_REQUESTS` may always be
-    in progress.
+    no more than `EAGERNESS` times the rate that the CPU time of each allows. But `FREE_REQUESTS` may always be in
+    progress, and as many quick ones as the CPU serves within `BATCH_SECONDS`.
 
     While all requests in progress wait for something else, such as a database, the loop is left alone until one ends.
 
@@ -93,6 +93,7 @@ class LoadShedder:
         # The CPU time of a request, and since it was computed: when, the CPU time then, of it in turns without work,
         # and the number of requests that have ended.
         self._cost = FIRST_COST_SECONDS
+        self._free = FREE_REQUESTS  # how many may always be in progress
         self._cost_at = 0.0
         self._cost_processor = 0.0
         self._cost_empty = 0.0
@@ -112,7 +113,7 @@ class LoadShedder:
         if read_at is not None:
             now = self._clock()
             late = now - read_at
-            if self._queue or (late > TURN_SECONDS and (late > LATE_SECONDS or self.in_progress >= FREE_REQUESTS)):
+            if self._queue or (late > TURN_SECONDS and (late > LATE_SECONDS or self.in_progress >= self._free)):
                 return self._wait(read_at, now)
         self.in_progress += 1
         return None
@@ -174,7 +175,7 @@ class LoadShedder:
         while queue and (queue[0].done() or self._standing.sheds(queue, now)):
             self._reject(queue.popleft(), self._delay)
         while queue and (
-            self.in_progress < FREE_REQUESTS
+            self.in_progress < self._free
             or self._begun_in_turn < self._batch
             or (turn < TURN_SECONDS and now >= self._next_begins_at)
         ):
@@ -213,7 +214,9 @@ class LoadShedder:
 
     def _begin(self, waiting: Waiting, now: float) -> None:
         if not waiting.done():
-            self._next_begins_at = max(self._next_begins_at, now - FREE_REQUESTS * self._cost) + self._cost / EAGERNESS
+            credit = self._free * self._cost
+            # Bounded in both directions, because those that may begin in any case would defer it further and further.
+            self._next_begins_at = min(max(self._next_begins_at, now - credit) + self._cost / EAGERNESS, now + credit)
             self.in_progress += 1
             self._begun_in_turn += 1
             self._standing.begun()
@@ -227,6 +230,7 @@ class LoadShedder:
     def _compute_cost(self, now: float) -> None:
         used = self._processor() - self._cost_processor
         self._cost = (self._cost + max(used - self._cost_empty, 0.0) / self._left) / 2
+        self._free = max(FREE_REQUESTS, min(int(BATCH_SECONDS / max(self._cost, 1e-6)), MAX_BATCH))
         self._begin_cost_period(now)
 
     def _begin_cost_period(self, now: float) -> None:
