@@ -186,7 +186,7 @@ async def test_error_of_a_handler_has_the_fields_too() -> None:
 
 
 async def test_middleware_sees_the_fields_and_the_rejections() -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, bool]] = []
 
     class Seeing:
         def __init__(self, app: Any) -> None:
@@ -289,14 +289,14 @@ def test_limit_that_cannot_work_stops_the_start(limit: Any, message: str) -> Non
     app = make(rate_limit_requests=7)
     app.add_route("/orders", Items(), rate_limit=limit)
     with pytest.raises(SignatureError, match=message):
-        assert app.public
+        assert app.openapi
 
 
 def test_limits_of_methods_need_a_handler() -> None:
     app = make()
     app.add_routes(Mount("/files", PlainTextResponse("file")), rate_limit={"GET": RateLimit(1, 1)})
     with pytest.raises(SignatureError, match="/files: rate_limit has methods, but this route is not of a handler"):
-        assert app.public
+        assert app.openapi
 
 
 async def echo(websocket: WebSocket) -> None:
@@ -443,7 +443,7 @@ async def test_without_limits_routes_are_not_wrapped() -> None:
     app = make()
     (route,) = [route for route in app.routes if getattr(route, "path", "") == "/items"]
     before = dict(route.resource._by_method)  # type: ignore[attr-defined]
-    assert app.public
+    assert app.openapi
     after = route.resource._by_method  # type: ignore[attr-defined]
     assert {method: type(operation) for method, operation in after.items()} == {
         method: type(operation) for method, operation in before.items()

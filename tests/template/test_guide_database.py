@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bakery import TEMPLATE, extend_app, render
+from bakery import TEMPLATE, extend_app, render, run
 from chassis.postgres.rate_limits import TABLE
 from checks import check
 from guides import BLOCK, write_settings_page
@@ -50,6 +50,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     app.write_text(
         re.sub(r"^    (add_database\(app, settings)\b", r"    database = \1", app.read_text(), flags=re.MULTILINE)
     )
+    run(PYTHON.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
     return project
 
 
@@ -128,8 +129,9 @@ def test_instances_share_rate_limits(project: Path, server: Any, tmp_path: Path)
         running(PYTHON, project, tmp_path, **variables) as one,
         running(PYTHON, project, tmp_path, **variables) as other,
     ):
-        clients = [service.ready().http for service in (one, other, one, other, one)]
-        assert [client.get("/accounts/3").status_code for client in clients] == [404, 404, 404, 429, 429]
+        first, second = one.ready().http, other.ready().http
+        statuses = [http.get("/accounts/3").status_code for http in (first, second, first, second, first)]
+    assert statuses == [404, 404, 404, 429, 429]
 
 
 @both
