@@ -40,7 +40,7 @@ BUDGETS = {
     "a request that isn't sampled": 147,
     "a sampled request": 193,
     "a request with a body": 168,
-    "a request with a rate limit": 203,
+    "a request with a rate limit": 207,
     "a request with a cached token": 166,
 }
 
