@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis import App, ChassisSettings, Handler, Problem
 from chassis.settings import settings_table
@@ -62,6 +63,33 @@ async def test_script_of_the_origin_reads_every_response() -> None:
             exposed = response.headers["access-control-expose-headers"].split(", ")
             assert {"etag", "link", "location", "ratelimit", "retry-after", "x-request-id"} <= set(exposed)
             assert "access-control-allow-credentials" not in response.headers
+
+
+class Raising:
+    """Middleware of the owner that rejects some requests, and counts all."""
+
+    def __init__(self, app: ASGIApp, seen: list[str]) -> None:
+        self._app = app
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._seen.append(scope["method"])
+        if scope["method"] == "PATCH":
+            raise Problem(403, "You may not.")
+        if scope["method"] == "DELETE":
+            raise RuntimeError("internal detail")
+        await self._app(scope, receive, send)
+
+
+async def test_script_reads_the_rejections_of_other_middleware() -> None:
+    seen: list[str] = []
+    app = make(cors_origins=(SHOP,), max_body_bytes=10)
+    app.add_middleware(Raising, seen)
+    async with serve(app) as client:
+        for method, status in (("GET", 200), ("PATCH", 403), ("DELETE", 500), ("PUT", 413)):
+            response = await client.request(method, "/items", headers=ORIGIN, content=b"x" * 11 * (method == "PUT"))
+            assert (response.status_code, response.headers["access-control-allow-origin"]) == (status, SHOP)
+    assert seen == ["GET", "PATCH", "DELETE", "PUT"]
 
 
 async def test_script_reads_why_its_credentials_were_rejected() -> None:

@@ -99,7 +99,10 @@ class Stacks:
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,
             load_shedder=load_shedder,
-            middleware=[*cors_middleware(settings), *parts.middleware],
+            middleware=[
+                *cors_middleware(settings, parts.problems, has_middleware=bool(parts.middleware)),
+                *parts.middleware,
+            ],
             scope_app=scope_app,
             problems=parts.problems,
             security_headers=parts.security_headers,

@@ -1,6 +1,6 @@
 """Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 
 from starlette.middleware import Middleware
@@ -13,6 +13,8 @@ from .api.rate_limiting import RateLimiting
 from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
+from .middleware.problems import ProblemMiddleware
+from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
@@ -64,11 +66,16 @@ def make_rate_limiting(
     return RateLimiting(limiter, None if requests is None else RateLimit(requests, seconds, burst, DEFAULT))
 
 
-def cors_middleware(settings: ChassisSettings) -> list[Middleware]:
-    """The middleware that lets scripts of `cors_origins` use the service; none without origins."""
+def cors_middleware(
+    settings: ChassisSettings, problems: Mapping[type[Exception], ProblemOf], *, has_middleware: bool
+) -> list[Middleware]:
+    """The middleware that lets scripts of `cors_origins` use the service; none without origins.
+
+    With other middleware inside of it, it also sees the problems that these raise.
+    """
     if not settings.cors_origins:
         return []
-    return [
+    cors = [
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -79,6 +86,7 @@ def cors_middleware(settings: ChassisSettings) -> list[Middleware]:
             max_age=settings.cors_max_age_seconds,
         )
     ]
+    return [*cors, Middleware(ProblemMiddleware, problems=problems, sends_rejections=False)] if has_middleware else cors
 
 
 def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
