@@ -396,7 +396,9 @@ def test_update_needs_a_clean_tree_and_a_history(service: Service) -> None:
     service.add("README.md", "\nNot committed.\n")
     assert "commit or stash them first" in service.make("update", fails=True)
 
-    shutil.rmtree(service.folder / ".git")  # as it is generated
+    shutil.rmtree(service.folder / ".git")
+    assert "git init" in service.make("update", fails=True)
+    service.init()  # as it is generated: a repository without a commit
     assert "git init" in service.make("update", fails=True)
     service.path(".cruft.json").unlink()
     assert ".cruft.json is missing" in service.make("update", fails=True)
