@@ -40,6 +40,7 @@ BUDGETS = {
     "a request that isn't sampled": 147,
     "a sampled request": 193,
     "a request with a body": 168,
+    "a request with a rate limit": 207,
     "a request with a cached token": 166,
 }
 
@@ -103,7 +104,9 @@ class Wire(asyncio.Transport):
 
 
 @asynccontextmanager
-async def connected(path: Path, *, is_protected: bool) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]]:
+async def connected(
+    path: Path, *, is_protected: bool, **settings: Any
+) -> AsyncIterator[list[tuple[HttpProtocol, Wire]]]:
     """Connections to a service that logs to `path`."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     tracing = Tracing("test-service", version="1")
@@ -114,7 +117,7 @@ async def connected(path: Path, *, is_protected: bool) -> AsyncIterator[list[tup
         )
     )
     telemetry = Telemetry("test-service", version="1", commit="", logs=Logs(format="json", fd=fd), tracing=tracing)
-    app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()))
+    app = make_app(telemetry, Route("/items/{item_id}", OneItem()), Route("/items", Items()), **settings)
     if is_protected:
         guard = BearerGuard(KnownToken(), None, realm="items")
         app.set_access_control(AccessControl(guard, {}, requirement=Requirement(scopes=["items:read"])))
@@ -153,9 +156,9 @@ def counting() -> Iterator[list[int]]:
         sys.setprofile(None)
 
 
-async def calls_of(path: Path, sent: bytes) -> float:
+async def calls_of(path: Path, sent: bytes, **settings: Any) -> float:
     """The calls for one request, on average over many."""
-    async with connected(path, is_protected=b"authorization" in sent) as connections:
+    async with connected(path, is_protected=b"authorization" in sent, **settings) as connections:
 
         async def ask(times: int) -> None:
             for _ in range(times):
@@ -177,6 +180,7 @@ async def calls_of(path: Path, sent: bytes) -> float:
         ("a request that isn't sampled", GET, "always_off"),
         ("a sampled request", GET, "always_on"),
         ("a request with a body", POST.encode(), "always_off"),
+        ("a request with a rate limit", GET, "always_off"),
         ("a request with a cached token", WITH_TOKEN, "always_off"),
     ],
 )
@@ -185,7 +189,8 @@ async def test_calls_stay_within_the_budget(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     log = tmp_path / "log"
-    calls = await calls_of(log, sent)
+    settings = {"rate_limit_requests": 10**6} if "rate limit" in what else {}
+    calls = await calls_of(log, sent, **settings)
     assert log.read_bytes().count(b'"event":"request"') == REQUESTS + 10 * CONNECTIONS
     budget = BUDGETS[what]
     assert budget * 0.9 <= calls <= budget, f"{what} takes {calls:.1f} calls; the budget is {budget}"

@@ -18,7 +18,7 @@ from checks import check
 from guides import BLOCK, write_settings_page
 from running import Service, running
 
-GUIDE = (TEMPLATE / "chassis/docs/auth.md").read_text()
+GUIDE = (TEMPLATE / "chassis/docs" / "auth.md").read_text()
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
 
 

@@ -1,4 +1,4 @@
-"""The guides "PostgreSQL" and "SQLAlchemy" are followed to the letter, with a real server."""
+"""The guides "PostgreSQL" and "SQLAlchemy", and shared rate limits, are followed to the letter, with a real server."""
 
 import asyncio
 import re
@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bakery import TEMPLATE, extend_app, render
+from bakery import TEMPLATE, extend_app, render, run
+from chassis.postgres.rate_limits import TABLE
 from checks import check
 from guides import BLOCK, write_settings_page
 from running import running
@@ -20,6 +21,7 @@ from running import running
 GUIDES = {name: (TEMPLATE / f"chassis/docs/{name}.md").read_text() for name in ("database", "sqlalchemy")}
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
 SECOND = "## Use a second database"
+SHARED = "\n## Share limits between instances\n"
 both = pytest.mark.parametrize("project", GUIDES, indirect=True)
 one = pytest.mark.parametrize("project", ["database"], indirect=True)
 
@@ -43,6 +45,12 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A service with the code of a guide."""
     project = render(tmp_path_factory.mktemp("guide"), {"example": "none"})
     write_blocks(project, parts_of(request.param)[0])
+    write_blocks(project, (TEMPLATE / "chassis/docs" / "rate-limits.md").read_text().partition(SHARED)[2])
+    app = project / "src/order_service/app.py"
+    app.write_text(
+        re.sub(r"^    (add_database\(app, settings)\b", r"    database = \1", app.read_text(), flags=re.MULTILINE)
+    )
+    run(PYTHON.with_name("ruff"), "check", "--fix", "--select=I", ".", cwd=project)
     return project
 
 
@@ -110,6 +118,20 @@ def test_service_transfers(project: Path, server: Any, tmp_path: Path) -> None:
         metrics = set(re.findall(r"^# TYPE (db_\w+)", http.get("/metrics").text, re.MULTILINE))
     named = set(re.findall(r"^\| `(db_\w+)`", (TEMPLATE / "chassis/docs/metrics.md").read_text(), re.MULTILINE))
     assert {name.removesuffix("_total") for name in named} == {name.removesuffix("_total") for name in metrics}
+
+
+@both
+def test_instances_share_rate_limits(project: Path, server: Any, tmp_path: Path) -> None:
+    for statement in f"DROP TABLE IF EXISTS rate_limits; {TABLE}".strip().removesuffix(";").split(";"):
+        asyncio.run(server.run(statement))
+    variables = {"APP_DATABASE_URL": server.url, "APP_RATE_LIMIT_REQUESTS": "3"}
+    with (
+        running(PYTHON, project, tmp_path, **variables) as one,
+        running(PYTHON, project, tmp_path, **variables) as other,
+    ):
+        first, second = one.ready().http, other.ready().http
+        statuses = [http.get("/accounts/3").status_code for http in (first, second, first, second, first)]
+    assert statuses == [404, 404, 404, 429, 429]
 
 
 @both

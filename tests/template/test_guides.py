@@ -20,13 +20,14 @@ PAGES = (
     "dependencies",
     "errors",
     "middleware",
+    "cors",
     "health-checks",
     "conditional-requests",
     "pagination",
     "idempotency",
     "testing",
 )
-API_KEY = "open sesame"
+SHOP = "https://shop.example"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
     for page in PAGES:
         follow(project, f"{page}.md")
     follow(project, "configuration.md", "Add a setting")
+    follow(project, "rate-limits.md", "Limit a route")
     checked(project, python)
     return project
 
@@ -55,7 +57,7 @@ def service(
 ) -> Iterator[Service]:
     """The service, for all tests that only send requests."""
     home = tmp_path_factory.mktemp("home")
-    with running(python, project, home, APP_API_KEY=API_KEY) as process:
+    with running(python, project, home, APP_CORS_ORIGINS=SHOP) as process:
         yield process.ready()
 
 
@@ -143,21 +145,54 @@ def test_problem_document_is_that_of_the_guide(service: Service, project: Path) 
     assert document["title"] == dict(shown)["title"].strip('"')
 
 
-def test_middleware_with_a_key(service: Service, project: Path, start: Start) -> None:
-    response = service.http.get("/internal/openapi.json")
-    assert (response.status_code, response.json()["detail"]) == (401, "Send the key as X-API-Key.")
-    assert response.headers["www-authenticate"] == "ApiKey"
-    assert service.http.get("/internal/openapi.json", headers={"x-api-key": API_KEY}).status_code == 200
-    assert service.http.get("/openapi.json").status_code == 200
-    without_a_key = start(project).ready()
-    assert without_a_key.http.get("/internal/openapi.json", headers={"x-api-key": ""}).status_code == 401
+def test_middleware(project: Path, service: Service, start: Start) -> None:
+    body = {"text": "one"}
+    assert service.http.put("/notice", json=body).status_code == 428
+    read_only = start(project, APP_READ_ONLY="true").ready()
+    response = read_only.http.put("/notice", json=body)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+    assert read_only.http.get("/notice").status_code == 200
 
 
 def test_cors(service: Service) -> None:
     for path, status in (("/openapi.json", 200), ("/none", 404)):
-        response = service.http.get(path, headers={"origin": "https://shop.example"})
-        allowed = response.headers["access-control-allow-origin"]
-        assert (response.status_code, allowed) == (status, "https://shop.example")
+        response = service.http.get(path, headers={"origin": SHOP})
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (status, SHOP)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 428),
+        ({"sec-fetch-site": "same-origin"}, 428),
+        ({"sec-fetch-site": "none"}, 428),
+        ({"sec-fetch-site": "cross-site", "origin": SHOP}, 428),
+        ({"sec-fetch-site": "cross-site", "origin": "https://evil.example"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_cross_site_requests(service: Service, headers: dict[str, str], status: int) -> None:
+    assert service.http.put("/notice", json={"text": "one"}, headers=headers).status_code == status
+    assert service.http.get("/notice", headers=headers).status_code == 200
+
+
+def test_request_of_the_origin_itself(service: Service) -> None:
+    own = {"origin": str(service.http.base_url).rstrip("/")}
+    assert service.http.put("/notice", json={"text": "one"}, headers=own).status_code == 428
+
+
+def test_rate_limits(project: Path, service: Service, start: Start) -> None:
+    responses = [service.http.post("/quotes") for _ in range(3)]
+    assert [response.status_code for response in responses] == [200, 200, 429]
+    assert responses[0].headers["ratelimit-policy"] == '"quotes";q=2;w=60'
+    assert service.http.get("/quotes").status_code == 200
+    guide = (project / "chassis/docs/rate-limits.md").read_text()
+    variables = dict(re.findall(r"^(APP_RATE_LIMIT_\w+)=(\w+)$", guide, re.MULTILINE))
+    (shown,) = re.findall(r"^RateLimit-Policy: (.*)$", guide, re.MULTILINE)
+    response = start(project, **variables).ready().http.get("/quotes")
+    assert response.headers["ratelimit-policy"] == shown
 
 
 def test_conditional_requests(service: Service) -> None:

@@ -183,10 +183,10 @@ from starlette.routing import Mount
 from .chassis import App, Check, LoadControl, Route, Tasks, Telemetry
 from .chassis.client import http_client
 from .chassis.middleware import GuardMiddleware, SecurityHeadersMiddleware, TelemetryMiddleware
-from .api_key import ApiKeyMiddleware
 from .database import Database
 from .handlers.letters import Letters
 from .settings import Settings
+from .tenant import TenantMiddleware
 
 CATALOGUE_URL = "http://127.0.0.1:9"
 
@@ -215,7 +215,7 @@ def create_app(settings: Settings) -> App:
                 timed_out=telemetry.metrics.timed_out_requests,
                 load=LoadControl(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds),
             ),
-            Middleware(ApiKeyMiddleware, key="open sesame"),
+            Middleware(TenantMiddleware, name="blue"),
         ],
         checks=[Check("database", database.check, timeout=2.0)],
         resources=[catalogue],
@@ -272,23 +272,23 @@ class Letters(Handler):
         self._tasks.start(asyncio.sleep(0), name="send")
         return f"{self._database.greeting}, {name}!"
 ''',
-    "src/order_service/api_key.py": '''"""Who may ask."""
+    "src/order_service/tenant.py": '''"""The tenant of a request."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .chassis import Problem
 
 
-class ApiKeyMiddleware:
-    """Lets in who knows the key."""
+class TenantMiddleware:
+    """Rejects requests for other tenants."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, name: str) -> None:
         self._app = app
-        self._header = (b"x-api-key", key.encode())
+        self._header = (b"x-tenant", name.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith("/tasks") and self._header not in scope["headers"]:
-            raise Problem(401, "Send the key as X-API-Key.")
+            raise Problem(400, "Send the tenant as X-Tenant.")
         await self._app(scope, receive, send)
 ''',
     "tests/test_letters.py": '''"""Letters."""
@@ -300,14 +300,14 @@ from order_service.chassis import Server
 from order_service.settings import Settings
 
 
-async def test_key_is_asked_for_and_people_are_greeted() -> None:
+async def test_tenant_is_needed_and_people_are_greeted() -> None:
     app = create_app(Settings(_env_file=None))  # type: ignore[call-arg]
     async with (
         Server(app, port=0) as server,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
     ):
-        assert (await client.get("/tasks/ada")).status_code == 401
-        client.headers["x-api-key"] = "open sesame"
+        assert (await client.get("/tasks/ada")).status_code == 400
+        client.headers["x-tenant"] = "blue"
         assert (await client.get("/tasks/ada")).json() == "Hello, ada!"
         assert (await client.get("/legacy/x")).text == "old"
         assert (await client.get("/readyz")).json()["checks"]["database"]["status"] == "pass"
@@ -340,4 +340,4 @@ def test_update_keeps_an_app_without_the_example(service: Repository, template: 
     assert_checks_have_passed(said)
     service.commit("Update")
     assert "up to date" in service.make("update")
-    assert responses(service, ["/tasks/ada", "/readyz"]) == [401, 200]
+    assert responses(service, ["/tasks/ada", "/readyz"]) == [400, 200]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MemoryIdempotencyStore,
         StoredResponse,
     )
+    from .api.rate_limit import Quota, RateLimit, RateLimits, RateLimitStore
     from .api.repeatable import RepeatableError, repeatable
     from .api.request_tasks import RequestTasks
     from .api.routing import Route
@@ -75,6 +76,10 @@ _MODULES = {
     "Problem": "problem",
     "ProviderError": "api.dependencies",
     "Query": "api.sources",
+    "Quota": "api.rate_limit",
+    "RateLimit": "api.rate_limit",
+    "RateLimitStore": "api.rate_limit",
+    "RateLimits": "api.rate_limit",
     "RepeatableError": "api.repeatable",
     "Reply": "api.handler",
     "RequestTasks": "api.request_tasks",
@@ -132,6 +137,10 @@ __all__ = [
     "Problem",
     "ProviderError",
     "Query",
+    "Quota",
+    "RateLimit",
+    "RateLimitStore",
+    "RateLimits",
     "RepeatableError",
     "Reply",
     "RequestTasks",

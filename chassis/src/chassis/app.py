@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .api.access import AccessControl, Requires
 from .api.dependencies import Override
 from .api.negotiation import Encoder
+from .api.rate_limit import RateLimits, RateLimitStore
+from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
 from .groups import Group, RouteTable
@@ -96,6 +98,7 @@ class App(RouteTable):
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires = self._parts.requires
+        self.rate_limits = self._parts.rate_limits
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
@@ -121,17 +124,19 @@ class App(RouteTable):
         version: str | None = None,
         description: str = "",
         requires: Requires | None = None,
+        rate_limit: RateLimits | None = None,
     ) -> Group:
         """Add a group of routes below `path` with its own middleware and OpenAPI document, such as an API version.
 
             v2 = app.group("/v2", version="2")
             v2.add_route("/orders", Orders(store))
 
-        `requires` is what clients need for its routes, unless a route has its own (`add_route`).
+        `requires` is what clients need for its routes, unless a route has its own (`add_route`). `rate_limit` is a
+        limit for all of its routes together, beside those of the service and of a route.
         """
         self._must_not_be_built()
         info = {"title": title or self.name, "version": version or self.version, "description": description}
-        group = Group(path, info, requires)
+        group = Group(path, info, requires, rate_limit)
         self._parts.groups.append(group)
         self.add_routes(group.mounted())
         return group
@@ -200,6 +205,17 @@ class App(RouteTable):
         if self._parts.access_control is not None:
             raise ValueError("the app has authentication already; call add_auth once")
         self._parts.access_control = control
+
+    def configure_rate_limits(self, *, store: RateLimitStore | None = None, caller_of: CallerOf | None = None) -> None:
+        """Change how requests are counted for rate limits.
+
+        `store` is shared by the instances of the service; by default, each one counts alone. `caller_of` takes the
+        ASGI scope and returns the caller. By default, and if it returns None, the caller is the principal or, without
+        authentication, the address of the client. For the limits, see `APP_RATE_LIMIT_REQUESTS` and `add_route`.
+        """
+        self._must_not_be_built()
+        self._parts.rate_limit_store = store
+        self._parts.caller_of = caller_of
 
     def add_encoder(self, media_type: str, encode: Encoder) -> None:
         """Add content negotiation: send results as `media_type` to clients that prefer it to JSON (`Accept`).

@@ -11,6 +11,8 @@ from .api.access import AccessControl, Requires, no_login
 from .api.handler import Handler
 from .api.openapi import documented_routes, openapi_document
 from .api.protection import Protection
+from .api.rate_limit import RateLimits
+from .api.rate_limiting import RateLimiting
 from .api.routing import Route, Router
 from .middleware.problems import ProblemMiddleware
 from .problem import ProblemOf
@@ -24,6 +26,8 @@ class RouteTable:
         self.routes: list[BaseRoute] = routes
         self.requires: dict[int, Requires] = {}
         """The requirements of routes, by their `id`."""
+        self.rate_limits: dict[int, RateLimits] = {}
+        """The rate limits of routes, by their `id`."""
         self._middleware = middleware
 
     def add_route(
@@ -37,6 +41,7 @@ class RouteTable:
         deadline_seconds: float | None = None,
         sheds_load: bool = True,
         requires: Requires | None = None,
+        rate_limit: RateLimits | None = None,
     ) -> None:
         """Add a route: requests to `path`, such as `/orders/{order_id}`, go to `handler`.
 
@@ -46,20 +51,28 @@ class RouteTable:
 
         `requires` is what clients need, such as `Requirement(scopes=["orders:read"])`, `PUBLIC`, or `read_write(…)`.
         `@requires` and `@public` on the handler's methods and class replace it.
+
+        `rate_limit` is a limit for each caller, such as `RateLimit(10, 60)`, or one for each method. It is beside the
+        limit of the service.
         """
         limits = RouteLimits(max_body_bytes, deadline_seconds, sheds_load)
         limits = NO_LIMITS if limits == NO_LIMITS else limits
-        self.add_routes(Route(path, handler, name=name, in_openapi=in_openapi, limits=limits), requires=requires)
+        route = Route(path, handler, name=name, in_openapi=in_openapi, limits=limits)
+        self.add_routes(route, requires=requires, rate_limit=rate_limit)
 
-    def add_routes(self, *routes: BaseRoute, requires: Requires | None = None) -> None:
+    def add_routes(
+        self, *routes: BaseRoute, requires: Requires | None = None, rate_limit: RateLimits | None = None
+    ) -> None:
         """Add routes of Starlette, such as `WebSocketRoute`, or of `chassis`, such as `HttpServerRoute`.
 
-        `requires` is what clients need for them; see `add_route`.
+        `requires` is what clients need for them, and `rate_limit` the limit of each of them; see `add_route`.
         """
         self._must_not_be_built()
         self.routes.extend(routes)
         if requires is not None:
             self.requires |= {id(route): requires for route in routes}
+        if rate_limit is not None:
+            self.rate_limits |= {id(route): rate_limit for route in routes}
 
     def add_middleware(self, cls: Callable[..., ASGIApp], *args: Any, **kwargs: Any) -> None:
         """Add pure ASGI middleware around the handlers: `cls(app, *args, **kwargs)`.
@@ -81,19 +94,32 @@ class Group(RouteTable):
     describe all routes. The middleware of the group is inside the middleware of the app.
     """
 
-    def __init__(self, path: str, info: Mapping[str, str], requires: Requires | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        info: Mapping[str, str],
+        requires: Requires | None = None,
+        rate_limit: RateLimits | None = None,
+    ) -> None:
         super().__init__([], [])
         self.path: str = path
         self.access_control: AccessControl | None = None
         """The authentication of this group; by default, that of the app."""
         self._info = dict(info)
         self._requires = requires
+        self._rate_limit = rate_limit
         self._app: ASGIApp | None = None
 
-    def build(self, problems: Mapping[type[Exception], ProblemOf], access_control: AccessControl | None) -> None:
+    def build(
+        self,
+        problems: Mapping[type[Exception], ProblemOf],
+        access_control: AccessControl | None,
+        rate_limiting: RateLimiting,
+    ) -> None:
         """Build the application of the group, when its routes are complete and their dependencies are resolved."""
-        control = self.access_control = self.access_control or access_control
-        routes = Protection(control, self.requires, group=self._requires, path=self.path).of(self.routes)
+        control = self.access_control = rate_limiting.control(self.access_control or access_control)
+        routes = rate_limiting.of(self.routes, self.rate_limits, self.requires, group=self._rate_limit, path=self.path)
+        routes = Protection(control, self.requires, group=self._requires, path=self.path).of(routes)
         document = openapi_document(self.routes, **self._info, schemes=control.schemes if control else {})
         documented = documented_routes(self.routes, document, control.login if control else no_login)
         self.routes.extend(documented)

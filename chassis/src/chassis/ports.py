@@ -16,6 +16,8 @@ from .api.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
 from .api.negotiation import Encoder
 from .api.openapi import documented_routes, extended, openapi_document
 from .api.protection import Protection
+from .api.rate_limit import RateLimits, RateLimitStore
+from .api.rate_limiter import CallerOf
 from .api.routing import Route, Router, handler_routes, limits_of
 from .groups import Group
 from .health import Health, State
@@ -26,6 +28,7 @@ from .problem import Problem, ProblemOf
 from .route_limits import NO_LIMITS
 from .settings import ChassisSettings
 from .telemetry import Telemetry
+from .wiring import cors_middleware, make_rate_limiting
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -45,6 +48,10 @@ class Parts:
     groups: list[Group] = field(default_factory=list[Group])
     requires: dict[int, Requires] = field(default_factory=dict[int, Requires])
     """The requirements of routes, by their `id`."""
+    rate_limits: dict[int, RateLimits] = field(default_factory=dict[int, RateLimits])
+    """The rate limits of routes, by their `id`."""
+    rate_limit_store: RateLimitStore | None = None
+    caller_of: CallerOf | None = None
     access_control: AccessControl | None = None
     test_headers: Callable[[], dict[str, str]] = dict
     """The headers that clients send in tests, when the app has started."""
@@ -75,9 +82,12 @@ class Stacks:
         parts.providers.check()
         for route in handler_routes(parts.routes):
             route.resource.use(parts.providers, parts.encoders)
+        limiting = make_rate_limiting(settings, telemetry, parts.rate_limit_store, parts.caller_of)
         for group in parts.groups:
-            group.build(parts.problems, parts.access_control)
-        routes = Protection(parts.access_control, parts.requires, groups=parts.groups).of(parts.routes)
+            group.build(parts.problems, parts.access_control, limiting)
+        routes = limiting.of(parts.routes, parts.rate_limits, parts.requires, groups=parts.groups)
+        control = limiting.control(parts.access_control)
+        routes = Protection(control, parts.requires, groups=parts.groups).of(routes)
         controls = parts.access_controls
         schemes = {name: scheme for control in controls for name, scheme in control.schemes.items()}
         self.openapi: dict[str, Any] = extended(openapi_document(parts.routes, **info, schemes=schemes), parts.openapi)
@@ -91,7 +101,10 @@ class Stacks:
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,
             load_shedder=load_shedder,
-            middleware=parts.middleware,
+            middleware=[
+                *cors_middleware(settings, parts.problems, has_middleware=bool(parts.middleware)),
+                *parts.middleware,
+            ],
             scope_app=scope_app,
             problems=parts.problems,
             security_headers=parts.security_headers,

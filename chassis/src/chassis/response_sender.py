@@ -163,6 +163,19 @@ class ResponseSender:
             self.status = 403  # the server's response when the handshake is rejected
         return self._send(message)
 
+    def add(self, headers: Iterable[Header]) -> None:
+        """Add headers to the response, beside those that it has."""
+        # A wrapper and no attribute, so that other responses pay nothing for it.
+        send = self._send
+        self._is_direct = False
+
+        def send_with_headers(message: Message) -> Awaitable[None]:
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                message["headers"] = [*message["headers"], *headers]  # the message is a copy already
+            return send(message)
+
+        self._send = send_with_headers
+
     async def _count_when_sent(self, sent: Awaitable[None], message: Message) -> None:
         await sent
         self.body_bytes += len(message.get("body", b""))

@@ -1,11 +1,12 @@
 """Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
 
+import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .configuration.errors import explain
@@ -17,6 +18,11 @@ from .threads import DEFAULT_THREADS
 
 PREFIX = "APP_"
 DEFAULT_SECRETS_DIR = "/run/secrets"
+ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
+)
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 _given: ContextVar[Given | None] = ContextVar("given", default=None)
 
@@ -147,6 +153,66 @@ class ChassisSettings(BaseSettings):
         gt=0,
         description="Seconds until a response must start. Beyond it the handler is cancelled and the client gets 504.",
     )
+    rate_limit_requests: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Requests that each caller may send in `APP_RATE_LIMIT_SECONDS`. Further requests get 429. Unset: no limit."
+        ),
+    )
+    rate_limit_seconds: float = Field(60.0, gt=0, description="Seconds for which `APP_RATE_LIMIT_REQUESTS` counts.")
+    rate_limit_burst: int | None = Field(
+        None,
+        ge=1,
+        description="Requests that a caller may send at once. Unset: `APP_RATE_LIMIT_REQUESTS`.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Origins whose scripts may use the service, such as `https://shop.example`, separated by commas. "
+            "`*` means all."
+        ),
+    )
+    cors_credentials: bool = Field(
+        False, description="Whether these scripts may send cookies. Not possible with the origin `*`."
+    )
+    cors_methods: tuple[str, ...] = Field(
+        ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+        description="HTTP methods that these scripts may use, separated by commas.",
+    )
+    cors_headers: tuple[str, ...] = Field(
+        (
+            "authorization",
+            "content-type",
+            "idempotency-key",
+            "if-match",
+            "if-none-match",
+            "last-event-id",
+            "traceparent",
+            "tracestate",
+            "x-api-key",
+            "x-request-id",
+        ),
+        description="Request headers that these scripts may send, separated by commas.",
+    )
+    cors_exposed_headers: tuple[str, ...] = Field(
+        (
+            "content-disposition",
+            "etag",
+            "idempotency-replayed",
+            "link",
+            "location",
+            "ratelimit",
+            "ratelimit-policy",
+            "retry-after",
+            "www-authenticate",
+            "x-request-id",
+        ),
+        description="Response headers that these scripts may read, separated by commas.",
+    )
+    cors_max_age_seconds: int = Field(
+        600, ge=0, description="Seconds for which browsers cache the response to a CORS preflight."
+    )
     keep_alive_seconds: int = Field(
         75,
         ge=1,
@@ -221,10 +287,58 @@ class ChassisSettings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
 
+    @field_validator("rate_limit_burst")
+    @classmethod
+    def _burst_of_a_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("rate_limit_requests", 1) is None:
+            raise ValueError("set APP_RATE_LIMIT_REQUESTS too")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("* is all origins; remove it, or the others")
+        return tuple(origin if origin == "*" else parse_origin(origin) for origin in value)
+
+    @field_validator("cors_credentials")
+    @classmethod
+    def _not_for_all_origins(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "*" in info.data.get("cors_origins", ()):
+            raise ValueError("not possible with APP_CORS_ORIGINS=*, because every page could act as its visitor")
+        return value
+
+    @field_validator("cors_methods")
+    @classmethod
+    def _methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_name(method, "a method").upper() for method in value)
+
+    @field_validator("cors_headers", "cors_exposed_headers")
+    @classmethod
+    def _fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_name(header, "a header").lower() for header in value)
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers send it: `scheme://host` or `scheme://host:port`. Raises `ValueError` for anything else."""
+    origin = text.strip().lower()
+    match = ORIGIN.fullmatch(origin)
+    if match is None:
+        raise ValueError(f"{text!r} is not scheme://host or scheme://host:port, without a path")
+    if match["port"] is not None and DEFAULT_PORTS.get(match["scheme"]) == match["port"]:
+        raise ValueError(f"{text!r} has the default port, which browsers leave out; remove :{match['port']}")
+    return origin
+
+
+def _name(text: str, meaning: str) -> str:
+    if FIELD_NAME.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not {meaning}; list each name, because * is not allowed")
+    return text
 
 
 Settings = TypeVar("Settings", bound=ChassisSettings)

@@ -24,6 +24,15 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "min_bytes_per_second",
     ),
     "Overload": ("max_requests", "queue_seconds", "threads"),
+    "Rate limits": ("rate_limit_requests", "rate_limit_seconds", "rate_limit_burst"),
+    "Pages of other origins (CORS)": (
+        "cors_origins",
+        "cors_credentials",
+        "cors_methods",
+        "cors_headers",
+        "cors_exposed_headers",
+        "cors_max_age_seconds",
+    ),
     "Connections": (
         "max_connections",
         "keep_alive_seconds",

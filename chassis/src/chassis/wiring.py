@@ -1,13 +1,20 @@
 """Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import Processor
 
+from .api.rate_limit import DEFAULT, RateLimit, RateLimitStore
+from .api.rate_limiter import CallerOf, RateLimiter
+from .api.rate_limiting import RateLimiting
 from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
+from .middleware.problems import ProblemMiddleware
+from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
@@ -43,6 +50,43 @@ def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
     """The load shedder for these settings."""
     return LoadShedder(settings.max_requests, telemetry.metrics, queue_seconds=settings.queue_seconds)
+
+
+def make_rate_limiting(
+    settings: ChassisSettings, telemetry: Telemetry, store: RateLimitStore | None, caller_of: CallerOf | None
+) -> RateLimiting:
+    """The rate limits for these settings. `store` and `caller_of` are as for `App.configure_rate_limits`."""
+    requests, seconds, burst = settings.rate_limit_requests, settings.rate_limit_seconds, settings.rate_limit_burst
+    limiter = RateLimiter(
+        rejected=telemetry.metrics.rate_limited_requests,
+        store_failures=telemetry.metrics.rate_limit_store_failures,
+        store=store,
+        caller_of=caller_of,
+    )
+    return RateLimiting(limiter, None if requests is None else RateLimit(requests, seconds, burst, DEFAULT))
+
+
+def cors_middleware(
+    settings: ChassisSettings, problems: Mapping[type[Exception], ProblemOf], *, has_middleware: bool
+) -> list[Middleware]:
+    """The middleware that lets scripts of `cors_origins` use the service; none without origins.
+
+    With other middleware inside of it, it also sees the problems that these raise.
+    """
+    if not settings.cors_origins:
+        return []
+    cors = [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=settings.cors_methods,
+            allow_headers=settings.cors_headers,
+            allow_credentials=settings.cors_credentials,
+            expose_headers=settings.cors_exposed_headers,
+            max_age=settings.cors_max_age_seconds,
+        )
+    ]
+    return [*cors, Middleware(ProblemMiddleware, problems=problems, sends_rejections=False)] if has_middleware else cors
 
 
 def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:

@@ -70,13 +70,13 @@ class GuardedApp:
         except HTTPException as error:
             if scope["type"] != "websocket" or "websocket.http.response" not in (scope.get("extensions") or {}):
                 raise
-            await send_problem(_denying(send), error)
+            await send_problem(denying(send), error)
             return
         scope["user"] = scope.get(PRINCIPAL)  # `request.user` in Starlette
         await self._app(scope, receive, for_one_principal(send))
 
 
-def _denying(send: Send) -> Send:
+def denying(send: Send) -> Send:
     """A `send` for the HTTP response that rejects the handshake of a WebSocket."""
 
     def deny(message: Message) -> Awaitable[None]:

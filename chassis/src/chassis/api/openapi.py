@@ -182,7 +182,7 @@ def _operation(place: Described, schemas: Schemas, schemes: Mapping[str, object]
     body = _request_body(operation, schemas)
     if body is not None:
         described["requestBody"] = body
-    described["responses"] = _responses(operation, bool(parameters), schemas, place.requirement)
+    described["responses"] = _responses(place, bool(parameters), schemas)
     return described
 
 
@@ -292,9 +292,8 @@ def _form(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
-def _responses(
-    operation: Operation, has_parameters: bool, schemas: Schemas, requirement: Requirement | None
-) -> dict[str, dict[str, Any]]:
+def _responses(place: Described, has_parameters: bool, schemas: Schemas) -> dict[str, dict[str, Any]]:
+    operation, requirement = place.operation, place.requirement
     results = operation.results
     success: dict[str, Any] = {"description": phrase(results.status)}
     if results.adapter is not None and results.has_content:
@@ -332,6 +331,8 @@ def _responses(
         errors.setdefault(401, "The credentials are missing or invalid.")
         if requirement.scopes or requirement.roles:
             errors[403] = f"{errors.get(403, '')} The credentials need {requirement}.".strip()
+    if place.has_rate_limit:
+        errors.setdefault(429, "The caller has sent too many requests; `Retry-After` has the seconds to wait.")
     if operation.idempotency is not None:
         replayed = {
             "description": "`true` if this is the stored response to an earlier request.",

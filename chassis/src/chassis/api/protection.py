@@ -1,12 +1,8 @@
 """Puts the routes of an app behind its guard. Every route is protected, unless it is marked as public."""
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from starlette.routing import BaseRoute, Host, Match, Mount, WebSocketRoute
-from starlette.routing import Route as StarletteRoute
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Mount
 
 from .access import (
     METHODS,
@@ -22,11 +18,9 @@ from .access import (
 from .errors import SignatureError
 from .guarded import GuardedApp
 from .routing import Route
+from .wrapped_routes import wrapped
 
 Levels = tuple[Mapping[str, Requirement], ...]
-
-# Routes with one of these methods serve requests with their attribute `app`.
-HANDLE = (StarletteRoute.handle, WebSocketRoute.handle, Mount.handle, Host.handle)
 
 
 class Protection:
@@ -79,11 +73,7 @@ class Protection:
         return by_method(own if own is not None else self._given.get(id(route)), path), self._group
 
     def _behind_guard(self, route: BaseRoute, control: AccessControl, levels: Levels) -> BaseRoute:
-        if type(route).handle not in HANDLE:
-            return _GuardedRoute(route, GuardedApp(route.handle, control.guard, levels, control.requirement))
-        protected: Any = copy.copy(route)
-        protected.app = GuardedApp(protected.app, control.guard, levels, control.requirement)
-        return protected  # type: ignore[no-any-return]
+        return wrapped(route, lambda app: GuardedApp(app, control.guard, levels, control.requirement))
 
     def _protect_handler(self, route: Route, path: str, levels: Levels) -> None:
         if "OPTIONS" in levels[0]:
@@ -150,23 +140,3 @@ def marks_of(endpoint: object, path: str) -> Levels:
                 "write it on the class"
             )
     return methods, own
-
-
-class _GuardedRoute(BaseRoute):
-    """A route of a class that is not Starlette's, behind the guard."""
-
-    def __init__(self, route: BaseRoute, app: GuardedApp) -> None:
-        self._route = route
-        self._app = app
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._route, name)
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        return self._route.matches(scope)
-
-    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
-        return self._route.url_path_for(name, **path_params)
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)

@@ -23,8 +23,11 @@ from .handler import VERBS, Handler
 from .idempotent_operation import IdempotentOperation
 from .negotiation import Encoder
 from .operation import Operation
+from .rate_limit import RateLimit, RateLimits
 
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+
+Wrap = Callable[[Application, Sequence[RateLimit]], Application]
 
 ALL_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -55,6 +58,8 @@ class Endpoint:
                     f"{type(handler).__name__}.{name} has @requires or @public, which has an effect on "
                     f"{', '.join(VERBS)} and on the class; write it there"
                 )
+        self.rate_limits: dict[str, Sequence[RateLimit]] = {}
+        """The rate limits, by HTTP method. Empty if the route has none."""
         self._control: AccessControl | None = None
         self._applications = self._unguarded(Providers())
         self._by_method = self._guarded()
@@ -84,6 +89,13 @@ class Endpoint:
             requirement = marks.get(operation.name) or for_method(method, *levels) or control.requirement
             self.requirements[method] = requirement
         self._control = control
+        self._by_method = self._guarded()
+
+    def limit(self, limits: Mapping[str, Sequence[RateLimit]], wrap: Wrap) -> None:
+        """Put the methods behind their rate limits, inside of the guard. `wrap` does so for one of them."""
+        self.rate_limits = {method: limits[method] for method in self.operations if limits.get(method)}
+        for method, limits_of_method in self.rate_limits.items():
+            self._applications[method] = wrap(self._applications[method], limits_of_method)
         self._by_method = self._guarded()
 
     def _guarded(self) -> dict[str, Application]:
@@ -137,8 +149,12 @@ class Route(StarletteRoute):
         in_openapi: bool = True,
         limits: RouteLimits = NO_LIMITS,
         requires: Requires | None = None,
+        rate_limit: RateLimits | None = None,
     ) -> None:
-        """`limits` replace the limits of the service. They have an effect only in an `App`, and so has `requires`."""
+        """`limits` replace the limits of the service.
+
+        They have an effect only in an `App`, and so have `requires` and `rate_limit`.
+        """
         if not isinstance(handler, Handler):
             raise SignatureError(
                 f"{path}: {handler!r} is not an instance of Handler; pass one, such as Orders(store), "
@@ -150,6 +166,7 @@ class Route(StarletteRoute):
         self.names: tuple[str, ...] = tuple(convertors)
         self.limits: RouteLimits = limits
         self.requires: Requires | None = requires
+        self.rate_limit: RateLimits | None = rate_limit
         self.resource: Endpoint = Endpoint(handler, convertors)
         super().__init__(path, self.resource, name=name or type(handler).__name__, include_in_schema=in_openapi)
 
@@ -343,6 +360,7 @@ class Described(NamedTuple):
     operation: Operation
     requirement: Requirement | None
     """What clients need; None if nothing protects the operation."""
+    has_rate_limit: bool
 
 
 def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str, ...] = ()) -> list[Described]:
@@ -362,6 +380,7 @@ def operations_of(routes: Sequence[BaseRoute], path: str = "", names: tuple[str,
                     method,
                     operation,
                     route.resource.requirements.get(method),
+                    method in route.resource.rate_limits,
                 )
                 for method, operation in route.resource.operations.items()
             ]

@@ -38,7 +38,9 @@ class Setting:
 
     @property
     def is_secret(self) -> bool:
-        """Whether its value must not be shown: by its type, or by its name."""
+        """Whether its value must not be shown: by its type, or by its name. A boolean is never a secret."""
+        if self.field.annotation is bool:
+            return False
         return holds_secret(self.field.annotation) or SECRET_NAME.search(self.variables[0].lower()) is not None
 
     @property

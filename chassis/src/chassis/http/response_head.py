@@ -22,7 +22,7 @@ BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 # Fields that frame the message are read each time. Fields whose values differ each time are not worth caching.
 FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-VARYING = frozenset({b"etag", b"last-modified", b"location", b"set-cookie", b"x-request-id"})
+VARYING = frozenset({b"etag", b"last-modified", b"location", b"ratelimit", b"set-cookie", b"x-request-id"})
 
 # Checked and encoded field lines that are sent again and again, such as the security headers; and checked names.
 field_lines: BoundedCache[tuple[bytes, bytes], bytes] = BoundedCache()

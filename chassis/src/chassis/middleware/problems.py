@@ -22,8 +22,16 @@ class ProblemMiddleware:
     The guard itself responds when a client disconnects, when the service stops, and to exceptions of the middleware.
     """
 
-    def __init__(self, app: ASGIApp, *, problems: Mapping[type[Exception], ProblemOf] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        problems: Mapping[type[Exception], ProblemOf] | None = None,
+        sends_rejections: bool = True,
+    ) -> None:
+        """`sends_rejections` is false if another one inside of it does so."""
         self.app: ASGIApp = app
+        self._sends_rejections = sends_rejections
         self._problems = dict(problems or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,7 +39,7 @@ class ProblemMiddleware:
             await self.app(scope, receive, send)
             return
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
-        if info.rejection is not None:
+        if info.rejection is not None and self._sends_rejections:
             await send_problem(send, info.rejection)
             return
         sender = ResponseSender.of(send)

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Identity,
@@ -75,4 +76,18 @@ def inbox_table(metadata: MetaData) -> Table:
         Column("message_id", Text, primary_key=True),
         Column("processed_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Index(None, "processed_at"),
+    )
+
+
+def rate_limit_table(metadata: MetaData) -> Table:
+    """Add the table `rate_limits`, in which `PostgresRateLimitStore` counts requests."""
+    return Table(
+        "rate_limits",
+        metadata,
+        Column("policy", Text, primary_key=True),
+        Column("caller", Text, primary_key=True),
+        Column("full_at", BigInteger, nullable=False),
+        Column("is_allowed", Boolean, nullable=False),
+        Index(None, "full_at"),
+        prefixes=["UNLOGGED"],
     )

@@ -23,6 +23,7 @@ from .inbox import PostgresInbox, add_inbox
 from .outbox import Outbox
 from .outbox_relay import OutboxRelay, add_outbox
 from .queries import AnyDatabase, Queries, Row
+from .rate_limits import PostgresRateLimitStore, add_rate_limit_store
 from .settings import DatabaseSettings
 from .transaction import Transaction
 
@@ -39,6 +40,7 @@ __all__ = [
     "PoolExhaustedError",
     "PostgresIdempotencyStore",
     "PostgresInbox",
+    "PostgresRateLimitStore",
     "Queries",
     "Row",
     "StatementTimeoutError",
@@ -47,4 +49,5 @@ __all__ = [
     "add_database",
     "add_inbox",
     "add_outbox",
+    "add_rate_limit_store",
 ]

@@ -189,6 +189,17 @@ class Metrics:
         self.shed_requests: Counter = Counter(
             "http_server_shed_requests", "Requests rejected under overload.", ["reason"], registry=self.registry
         )
+        self.rate_limited_requests: Counter = Counter(
+            "http_server_rate_limited_requests",
+            "Requests rejected because of a rate limit.",
+            ["policy"],
+            registry=self.registry,
+        )
+        self.rate_limit_store_failures: Counter = Counter(
+            "rate_limit_store_failures",
+            "Failures of the shared store of rate limits. Meanwhile each instance counts alone.",
+            registry=self.registry,
+        )
         self.max_requests: Gauge = Gauge(
             "http_server_max_requests",
             "Maximum number of concurrent requests; 0 without a limit.",
