@@ -76,9 +76,9 @@ def test_links_of_a_document_lead_somewhere(path: Path) -> None:
 
 ANSWERS = [
     {},
-    {"database": "postgres", "events": "nats", "deploy": "helm", "ci": "gitlab"},
+    {"database": "postgres", "events": "nats", "auth": "jwt", "deploy": "helm", "ci": "gitlab"},
     {"database": "sqlalchemy", "example": "none"},
-    {"events": "nats", "deploy": "none", "monitoring": "none", "ci": "none"},
+    {"auth": "jwt", "events": "nats", "deploy": "none", "monitoring": "none", "ci": "none"},
 ]
 
 

@@ -24,22 +24,23 @@ OPTIONS = {
     "ci": ("github", "gitlab", "none"),
     "database": ("none", "postgres", "sqlalchemy"),
     "events": ("none", "nats"),
+    "auth": ("none", "jwt"),
     "deploy": ("kustomize", "helm", "none"),
     "monitoring": ("included", "none"),
     "example": ("orders", "none"),
 }
 # Each pair of options is in at least one of these rows, the defaults in the first.
 ROWS = [
-    ("none", "private", "github", "none", "none", "kustomize", "included", "orders"),
-    ("Apache-2.0", "public", "github", "sqlalchemy", "none", "none", "none", "none"),
-    ("Apache-2.0", "private", "none", "postgres", "none", "kustomize", "included", "none"),
-    ("MIT", "public", "gitlab", "sqlalchemy", "nats", "kustomize", "none", "orders"),
-    ("MIT", "public", "none", "none", "nats", "none", "none", "orders"),
-    ("MIT", "private", "gitlab", "none", "none", "none", "included", "none"),
-    ("Apache-2.0", "public", "gitlab", "none", "nats", "helm", "included", "orders"),
-    ("MIT", "private", "github", "postgres", "nats", "helm", "none", "orders"),
-    ("none", "private", "none", "sqlalchemy", "none", "helm", "included", "none"),
-    ("none", "public", "gitlab", "postgres", "nats", "none", "none", "none"),
+    ("none", "private", "github", "none", "none", "none", "kustomize", "included", "orders"),
+    ("Apache-2.0", "public", "github", "sqlalchemy", "none", "none", "none", "none", "none"),
+    ("Apache-2.0", "private", "none", "postgres", "none", "jwt", "kustomize", "included", "none"),
+    ("MIT", "public", "gitlab", "sqlalchemy", "nats", "jwt", "kustomize", "none", "orders"),
+    ("MIT", "public", "none", "none", "nats", "none", "none", "none", "orders"),
+    ("MIT", "private", "gitlab", "none", "none", "jwt", "none", "included", "none"),
+    ("Apache-2.0", "public", "gitlab", "none", "nats", "none", "helm", "included", "orders"),
+    ("MIT", "private", "github", "postgres", "nats", "jwt", "helm", "none", "orders"),
+    ("none", "private", "none", "sqlalchemy", "none", "jwt", "helm", "included", "none"),
+    ("none", "public", "gitlab", "postgres", "nats", "none", "none", "none", "none"),
 ]
 # Files that exist for this option and for no other of its question.
 FILES = {
@@ -71,6 +72,7 @@ WORDS = {
     ("ci", "gitlab"): "gitlab",
     ("database", "sqlalchemy"): "AsyncSession",
     ("events", "nats"): r"\bnats\b",
+    ("auth", "jwt"): "add_auth|APP_AUTH_|chassis.auth",
     ("deploy", "kustomize"): "kustomiz",
     ("deploy", "helm"): r"\bhelm (upgrade|install|template)|deploy/chart|values-production",
     ("monitoring", "included"): r"monitoring/|grafana|make observe|pod-monitor|prometheus-rule|podmonitor",
@@ -80,6 +82,7 @@ WORDS = {
 
 # The programs that start a service with its servers, as in its Makefile.
 SERVERS = {
+    "auth": ["python", "-m", "chassis.auth.development", "order_service", "--"],
     "events": ["python", "-m", "chassis.nats.embedded", "--"],
     "database": ["python", "-m", "chassis.postgres.embedded", "order_service", "--"],
 }
@@ -106,7 +109,7 @@ def test_rendered_service_passes_its_checks_and_runs(
     ran: dict[str, str] = {}
     record_property(RAN, (answers, ran))  # for the table at the end of the run
     project = bake(**answers)
-    parts = {question: answers[question] for question in ("database", "events") if answers[question] != "none"}
+    parts = {question: answers[question] for question in ("database", "events", "auth") if answers[question] != "none"}
     python = install(**parts) / ".venv/bin/python"
 
     rendered = set(files_of(project))
@@ -138,7 +141,7 @@ def test_rendered_service_passes_its_checks_and_runs(
         python, project, tmp_path, [str(python) if word == "python" else word for server in servers for word in server]
     ) as service:
         service.ready()
-        status = 200 if answers["example"] == "orders" else 404
+        status = 404 if answers["example"] == "none" else 200 if answers["auth"] == "none" else 401
         assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
         assert service.end() == 0  # and its servers end
     ran["answers"] = "ok"
@@ -190,7 +193,7 @@ def test_summary_names_what_is_left_out(tmp_path: Path) -> None:
     made = run(*command, *said_no, cwd=tmp_path).stdout
 
     assert "Generated Order Service in order-service/." in made
-    assert "Left out: a license, CI, a database, events, Kubernetes manifests, monitoring, the example." in made
+    assert "Left out: a license, CI, a database, events, authentication, Kubernetes manifests, monitoring, the example." in made
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
-    everything = ("license=MIT", "database=postgres", "events=nats", "project_slug=other")
+    everything = ("license=MIT", "database=postgres", "events=nats", "auth=jwt", "project_slug=other")
     assert "Left out" not in run(*command, *everything, cwd=tmp_path).stdout
