@@ -25,7 +25,7 @@ EVERYTHING = {name: {"enabled": True} for name in ("httpRoute", "ingress", "podM
 OF_HELM = {"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "checksum/settings"}
 OF_BOTH = {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
 OF_KUSTOMIZE = {"argocd.argoproj.io/sync-wave", "namespace"}
-WITH_SERVERS = {"database": "postgres", "events": "nats"}
+WITH_SERVERS = {"database": "postgres", "events": "nats", "auth": "jwt"}
 
 
 @pytest.fixture(scope="module")

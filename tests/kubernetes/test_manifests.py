@@ -57,7 +57,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
 @pytest.fixture(scope="module")
 def with_servers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifests]:
     """The overlays of a service with a database and events."""
-    project = render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats"})
+    project = render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats", "auth": "jwt"})
     return {one: Manifests(kustomize(project / "deploy/overlays" / one)) for one in OVERLAYS}
 
 
@@ -329,7 +329,8 @@ def test_nothing_but_its_network_policy_selects_the_pods_of_the_migration(with_s
         assert "app.kubernetes.io/instance" in labels
         assert selecting(manifests.all, labels) == ["NetworkPolicy order-service-to-database"]
         server = only(manifests, "Deployment", "order-service")["spec"]["template"]["metadata"]["labels"]
-        assert len(selecting(manifests.all, server)) == 6
+        assert len(selecting(manifests.all, server)) == 7
+        assert "NetworkPolicy order-service-to-login" in selecting(manifests.all, server)
 
 
 def test_migration_runs_as_the_service_does(with_servers: dict[str, Manifests]) -> None:

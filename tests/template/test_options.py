@@ -13,6 +13,7 @@ import pytest
 
 from bakery import TEMPLATE, files_of, run
 from checks import CHECKS, check
+from cluster import wait_until
 from conftest import RAN, Bake, Start
 from running import running
 
@@ -142,7 +143,8 @@ def test_rendered_service_passes_its_checks_and_runs(
     ) as service:
         service.ready()
         status = 404 if answers["example"] == "none" else 200 if answers["auth"] == "none" else 401
-        assert [service.http.get(path).status_code for path in ("/readyz", "/orders")] == [200, status]
+        wait_until(lambda: service.http.get("/readyz").is_success, "the service is ready")  # it has the keys of tokens
+        assert service.http.get("/orders").status_code == status
         assert service.end() == 0  # and its servers end
     ran["answers"] = "ok"
 
@@ -193,7 +195,10 @@ def test_summary_names_what_is_left_out(tmp_path: Path) -> None:
     made = run(*command, *said_no, cwd=tmp_path).stdout
 
     assert "Generated Order Service in order-service/." in made
-    assert "Left out: a license, CI, a database, events, authentication, Kubernetes manifests, monitoring, the example." in made
+    assert (
+        "Left out: a license, CI, a database, events, authentication, Kubernetes manifests, monitoring, the example."
+        in made
+    )
     assert made.endswith("\n    cd order-service\n    make run     # or: make check\n\n")
     everything = ("license=MIT", "database=postgres", "events=nats", "auth=jwt", "project_slug=other")
     assert "Left out" not in run(*command, *everything, cwd=tmp_path).stdout
