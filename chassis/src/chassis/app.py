@@ -97,8 +97,8 @@ class App(RouteTable):
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
-        self.requires = self._parts.requires
-        self.rate_limits = self._parts.rate_limits
+        self.requires: dict[int, Requires] = self._parts.requires
+        self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None

@@ -53,7 +53,7 @@ class Parts:
     rate_limit_store: RateLimitStore | None = None
     caller_of: CallerOf | None = None
     access_control: AccessControl | None = None
-    test_headers: Callable[[], dict[str, str]] = dict
+    test_headers: Callable[[], dict[str, str]] = dict[str, str]
     """The headers that clients send in tests, when the app has started."""
 
     @property
