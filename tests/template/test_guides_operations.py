@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 PAGES = ("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services")
 # The tests of the database and of the events compare these.
-OF_OPTIONAL_PARTS = ("db_client_", "messaging_", "outbox_")
+OF_OPTIONAL_PARTS = ("auth_", "db_client_", "messaging_", "outbox_")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from ..postgres.inbox import PostgresInbox, add_inbox
 from ..postgres.outbox import Outbox
 from ..postgres.outbox_relay import OutboxRelay, add_outbox
 from ..postgres.queries import AnyDatabase, Queries, Row
+from ..postgres.rate_limits import PostgresRateLimitStore, add_rate_limit_store
 from ..postgres.settings import DatabaseSettings
 from .database import Database, add_database
 
@@ -41,6 +42,7 @@ __all__ = [
     "PoolExhaustedError",
     "PostgresIdempotencyStore",
     "PostgresInbox",
+    "PostgresRateLimitStore",
     "Queries",
     "Row",
     "StatementTimeoutError",
@@ -48,4 +50,5 @@ __all__ = [
     "add_database",
     "add_inbox",
     "add_outbox",
+    "add_rate_limit_store",
 ]
