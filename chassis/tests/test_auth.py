@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -15,8 +15,10 @@ import pytest
 from chassis import App, ChassisSettings, Handler, ProviderError, public, requires
 from chassis.api.sources import Header
 from chassis.auth import AuthSettings, Principal, add_auth
+from chassis.auth.app import Auth
 from chassis.auth.development import challenge_of, main, provider, split
 from chassis.auth.issuer import Issuer
+from chassis.auth.keys import KeySet
 from chassis.auth.testing import issuer_for
 from chassis.testing import connect
 
@@ -144,6 +146,44 @@ async def test_group_alone_is_protected(issuer: Issuer) -> None:
         assert (await client.get("/v2/orders")).status_code == 401
         assert (await client.get("/v2/orders", headers=bearer(issuer.token()))).status_code == 200
         assert "chassis-login" in (await client.get("/v2/docs")).text
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"authorization_endpoint": "https://login.example/authorize", "token_endpoint": 7},
+        {
+            "authorization_endpoint": ["https://login.example/authorize"],
+            "token_endpoint": "https://login.example/token",
+        },
+        {"authorization_endpoint": "javascript:alert(1)", "token_endpoint": "https://login.example/token"},
+        {"authorization_endpoint": "https://login.example/authorize", "token_endpoint": "https://*;script-src *"},
+        {"authorization_endpoint": "https://login.example/authorize"},
+    ],
+)
+async def test_page_has_no_login_with_endpoints_that_are_no_urls(
+    monkeypatch: pytest.MonkeyPatch, metadata: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(KeySet, "metadata", metadata)
+    app = make_app(Issuer("https://login.example", "orders"))
+    issuer_for(app)
+    auth: Auth = app.parts.providers[Auth].make
+    async with connect(app) as client:
+        page = await client.get("/docs")
+    assert page.status_code == 200
+    assert auth.login() is None
+
+
+async def test_clients_of_tests_have_all_scopes_and_roles_of_the_routes() -> None:
+    app = make_app(Issuer("https://login.example", "orders"))
+    issuer_for(app)
+    async with connect(app) as client:
+        shown = (await client.get("/orders")).json()
+        posted = await client.post("/orders", headers={"x-count": "1"})
+        del client.headers["authorization"]
+        denied = await client.get("/orders")
+    assert shown == {"subject": "tester", "scopes": ["orders:write"], "roles": []}
+    assert (posted.status_code, denied.status_code) == (200, 401)
 
 
 async def test_issuer_for_tests_needs_no_provider() -> None:

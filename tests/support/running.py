@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -102,6 +102,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._is_launched = bool(modules)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.output = Lines(self.process.stdout)
@@ -156,6 +157,10 @@ class Service:
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""
+        if self.process.poll() is None and self._is_launched:
+            self.process.terminate()  # if it were killed, the service and the servers that it started would stay
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE_SECONDS)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

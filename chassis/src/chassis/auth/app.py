@@ -91,9 +91,10 @@ class Auth:
         """The endpoints of the provider for `/docs`, when they are known; None without `auth_docs_client_id`."""
         metadata = self.keys.metadata
         authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
-        # The origin becomes a part of the page's security policy.
-        if self._docs_client_id is None or not authorization or not token or not ORIGIN.match(token):
-            return None
+        # The page opens the first, and the origin of the second becomes a part of its security policy.
+        for url in (authorization, token):
+            if self._docs_client_id is None or not isinstance(url, str) or not ORIGIN.match(url):
+                return None
         return Login(self.issuer, authorization, token, self._docs_client_id, self.audience)
 
 
