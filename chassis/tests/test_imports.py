@@ -73,7 +73,7 @@ def test_modules_are_found() -> None:
     imports = graph()
     assert {"app", "server", "http.protocol", "api.routing", "telemetry.metrics", "middleware"} <= set(imports)
     assert "settings" in imports["run"]
-    assert "problem" in imports["api.routing"]
+    assert "problem" in imports["api.endpoint"]
     assert {target for targets in imports.values() for target in targets} <= set(imports)
 
 

@@ -89,13 +89,15 @@ class Auth:
 
     def login(self) -> Login | None:
         """The endpoints of the provider for `/docs`, when they are known; None without `auth_docs_client_id`."""
-        metadata = self.keys.metadata
-        authorization, token = metadata.get("authorization_endpoint"), metadata.get("token_endpoint")
-        # The page opens the first, and the origin of the second becomes a part of its security policy.
-        for url in (authorization, token):
-            if self._docs_client_id is None or not isinstance(url, str) or not ORIGIN.match(url):
-                return None
+        authorization, token = self._endpoint("authorization_endpoint"), self._endpoint("token_endpoint")
+        if self._docs_client_id is None or authorization is None or token is None:
+            return None
         return Login(self.issuer, authorization, token, self._docs_client_id, self.audience)
+
+    def _endpoint(self, name: str) -> str | None:
+        """A URL of the metadata. The page opens it, or its origin becomes a part of the page's security policy."""
+        url = self.keys.metadata.get(name)
+        return url if isinstance(url, str) and ORIGIN.match(url) else None
 
 
 def security_schemes(settings: AuthSettings) -> dict[str, dict[str, str]]:
