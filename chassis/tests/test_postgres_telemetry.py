@@ -19,11 +19,11 @@ from .support.postgres import PostgresServer
 from .support.service import SAMPLED, UNSAMPLED, Service, connect, observed
 from .test_postgres import Run, balance, pay, serve
 
-VALUE = "4711"
+VALUE = "1987654321"
 
 
 async def work(transaction: Transaction) -> None:
-    await transaction.fetchval("SELECT balance FROM accounts WHERE id = $1 AND balance <> 4711", 1)
+    await transaction.fetchval("SELECT balance FROM accounts WHERE id = $1 AND balance <> 1987654321", 1)
     await pay(transaction, 10)
 
 
@@ -113,7 +113,7 @@ async def test_failed_query_has_its_code_and_no_values(postgres: PostgresServer)
 
 async def test_slow_query_is_logged_with_the_trace_id_and_no_values(postgres: PostgresServer) -> None:
     async def slow(transaction: Transaction) -> None:
-        await transaction.execute("SELECT pg_sleep(0.1), 4711 FROM accounts WHERE id = $1", 1)
+        await transaction.execute("SELECT pg_sleep(0.1), 1987654321 FROM accounts WHERE id = $1", 1)
         await balance(transaction)
 
     async with serve(postgres, Route("/run", Run(slow)), slow_query_seconds=0.08) as (service, _):
