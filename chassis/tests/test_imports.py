@@ -20,6 +20,7 @@ BUILDS_ON = {"migrations": {"postgres"}, "sqlalchemy": {"postgres"}}
 ALLOWED = {
     "api": set[str](),
     "auth": {"api", "app", "server", "telemetry"},
+    "client": {"telemetry"},
     "http": set[str](),
     "telemetry": set[str](),
     "middleware": {"telemetry"},

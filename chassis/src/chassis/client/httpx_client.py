@@ -10,10 +10,10 @@ import httpx
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from .context import request_context
-from .telemetry import Telemetry
-from .telemetry.client_spans import Call, ClientTelemetry
-from .telemetry.environment import inject
+from ..context import request_context
+from ..telemetry import Telemetry
+from ..telemetry.client_spans import Call, ClientTelemetry
+from ..telemetry.environment import inject
 
 
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
