@@ -619,9 +619,16 @@ async def test_server_without_tls_gets_no_request(opener: Open) -> None:
 
 async def test_cancelled_call_over_tls_closes_its_connection_at_once(opener: Open, tls: Tls) -> None:
     options = {"base_url": "https://catalogue.test", "ca_file": str(tls.ca_file)}
-    async with scripted(Connection.ended, tls.context) as server, using(opener, server, **options) as sender:
+    arrived = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        arrived.set()
+        await connection.ended()
+
+    async with scripted(script, tls.context) as server, using(opener, server, **options) as sender:
         call = asyncio.create_task(sender.body())
-        await until(lambda: server.connections == 1)
+        await arrived.wait()
         call.cancel()
         await asyncio.wait([call])
         await until(lambda: server.closed == 1)
