@@ -48,7 +48,7 @@ class FakeRequest:
 class FakeResponse:
     """A response of a `FakeService`. It has `json`, or `content`, or no body.
 
-    `json` may hold pydantic models, dataclasses, dates and the like. `content` is the body or its parts. An exception
+    `json` may hold pydantic models, dataclasses and dates. `content` is the body or its parts. An exception
     among the parts is raised at its place: `ConnectionLostError` for a body that ends too early. The response begins
     after `delay_seconds`, which is for tests of timeouts and hedges.
     """

@@ -35,20 +35,18 @@ class FakeService:
     it, it is raised again when the client closes, at the end of `connect(app)`. So the test fails with its text.
     """
 
-    def __init__(self, rows: Mapping[str, Row] | None = None) -> None:
-        """Raises `ValueError` for a row that has no method and path."""
+    def __init__(self, rows: Mapping[str, Row] | None = None, *, otherwise: Row | None = None) -> None:
+        """`otherwise` is for requests without a row. Raises `ValueError` for a row that has no method and path."""
         self.requests: list[FakeRequest] = []
         """All requests so far, also those that got an exception."""
         self._table = FakeTable(rows or {})
-        self._otherwise: Found | None = None
+        self._otherwise = None if otherwise is None else Found(otherwise)
         self._unexpected: list[UnexpectedRequestError] = []
 
     @classmethod
     def failing(cls, error: Row) -> Self:
         """A service that fails every request with an exception, such as `ConnectionLostError`, or with a response."""
-        service = cls()
-        service._otherwise = Found(error)
-        return service
+        return cls(otherwise=error)
 
     async def send(self, request: OutboundRequest, replica: Address) -> FakeInboundResponse:
         """Respond to a request. See `transport.Transport`."""
