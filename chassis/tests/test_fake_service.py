@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from chassis.client.fake_messages import FakeInboundResponse
-from chassis.client.testing import FakeRequest, FakeResponse, FakeService, UnexpectedRequestError, in_turn
+from chassis.client.testing import FakeRequest, FakeResponse, FakeService, FakeServiceError, in_turn
 from chassis.client.transport import (
     Address,
     ConnectionLostError,
@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000
 
 @dataclass
 class Product:
-    """What a row may hold."""
+    """A value of a row."""
 
     sku: str
     price: int
@@ -83,7 +83,7 @@ async def test_function_gets_the_request_with_its_path_parameters() -> None:
 async def test_encoded_slash_stays_in_its_parameter() -> None:
     service = FakeService({"GET /products/{sku}": lambda request: request.path_params["sku"]})
     assert await json_of(service, "GET /products/a%2Fb") == "a/b"
-    with pytest.raises(UnexpectedRequestError):
+    with pytest.raises(FakeServiceError):
         await ask(service, "GET /products/a/b")
 
 
@@ -171,7 +171,7 @@ async def test_requests_are_recorded() -> None:
 
 async def test_unknown_request_names_the_rows() -> None:
     service = FakeService({"GET /products/{sku}": None, "POST /orders": None})
-    with pytest.raises(UnexpectedRequestError) as caught:
+    with pytest.raises(FakeServiceError) as caught:
         await ask(service, "GET /orders?page=2")
     assert str(caught.value) == (
         "the fake service has no row for GET /orders?page=2; its rows: GET /products/{sku}, POST /orders"
@@ -180,9 +180,9 @@ async def test_unknown_request_names_the_rows() -> None:
 
 async def test_unknown_request_fails_the_test_at_the_end_when_the_service_has_caught_it() -> None:
     service = await FakeService().__aenter__()
-    with pytest.raises(UnexpectedRequestError):
+    with pytest.raises(FakeServiceError):
         await ask(service, "GET /orders")
-    with pytest.raises(UnexpectedRequestError, match="no row for GET /orders; its rows: none"):
+    with pytest.raises(FakeServiceError, match="no row for GET /orders; its rows: none"):
         await service.__aexit__(None, None, None)
 
 

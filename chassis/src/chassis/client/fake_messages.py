@@ -24,8 +24,10 @@ class FakeRequest:
         self.params: QueryParams = QueryParams(query)
         self.headers: Headers = Headers(dict(request.headers))
         self.body: bytes = request.body or b""
+        self.operation: str = ""
+        """The row or the operation of the request, such as `GET /products/{sku}`."""
         self.path_params: dict[str, str] = {}
-        """The parameters in the path of the row, such as `sku` of `GET /products/{sku}`."""
+        """The parameters in its path, such as `sku`."""
 
     @property
     def path(self) -> str:

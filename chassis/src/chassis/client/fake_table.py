@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from inspect import isawaitable, isfunction, ismethod
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from .fake_messages import FakeRequest, FakeResponse
+from .path_template import PathTemplate
 
 Row = FakeResponse | Exception | type[Exception] | Callable[[FakeRequest], Any] | Any
 """A response, an exception to raise, a function of the request, `in_turn(…)`, or a value that is sent as JSON."""
@@ -30,7 +31,7 @@ class Matcher(NamedTuple):
     """The method, path and query of a row."""
 
     method: str
-    segments: tuple[str, ...]
+    path: PathTemplate
     query: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -43,37 +44,20 @@ class Matcher(NamedTuple):
                 f"the row {key!r} is not a method and a path; write it as 'GET /products/{{sku}}', "
                 f"with one of {', '.join(sorted(METHODS))}"
             )
-        return cls(method, tuple(path.split("/")), tuple(parse_qsl(query, keep_blank_values=True)))
+        return cls(method, PathTemplate(path), tuple(parse_qsl(query, keep_blank_values=True)))
 
     @property
     def rank(self) -> tuple[int, int]:
         """Rows that say more are tried first: those with a query, and those with few parameters."""
-        return -len(self.query), sum(segment.startswith("{") for segment in self.segments)
+        return -len(self.query), len(self.path.names)
 
-    def match(self, request: FakeRequest) -> dict[str, str] | None:
+    def match(self, request: FakeRequest, raw_path: str) -> dict[str, str] | None:
         """The parameters in the path, or None if the request is another one."""
         if request.method != self.method:
             return None
-        parameters = match_path(self.segments, request.raw_path)
+        parameters = self.path.match(raw_path)
         pairs = request.params.multi_items()
         return parameters if all(pair in pairs for pair in self.query) else None
-
-
-def match_path(segments: tuple[str, ...], raw_path: str) -> dict[str, str] | None:
-    """The values of the parameters of a path template in a path, decoded; None if it is another path."""
-    given = raw_path.split("/")
-    if len(given) != len(segments):
-        return None
-    parameters = {}
-    for segment, encoded in zip(segments, given, strict=True):
-        value = unquote(encoded)
-        if segment.startswith("{") and segment.endswith("}"):
-            if not value:
-                return None
-            parameters[segment[1:-1]] = value
-        elif value != unquote(segment):
-            return None
-    return parameters
 
 
 class FakeTable:
@@ -82,21 +66,23 @@ class FakeTable:
     def __init__(self, rows: Mapping[str, Row]) -> None:
         """Raises `ValueError` for a key that is no method and path."""
         self.keys: tuple[str, ...] = tuple(rows)
-        self._rows = sorted(((Matcher.of(key), row) for key, row in rows.items()), key=lambda entry: entry[0].rank)
+        entries = [(Matcher.of(key), Found(key, row)) for key, row in rows.items()]
+        self._entries = sorted(entries, key=lambda entry: entry[0].rank)
 
-    def find(self, request: FakeRequest) -> "Found | None":
+    def find(self, request: FakeRequest, raw_path: str) -> "Found | None":
         """The row of a request, which gets its path parameters. None if there is no row for it."""
-        for matcher, row in self._rows:
-            parameters = matcher.match(request)
+        for matcher, found in self._entries:
+            parameters = matcher.match(request, raw_path)
             if parameters is not None:
-                request.path_params = parameters
-                return Found(row)
+                request.operation, request.path_params = found.key, parameters
+                return found
         return None
 
 
 class Found(NamedTuple):
-    """The row that was found: it may be None itself."""
+    """A row that was found, with its key."""
 
+    key: str
     row: Row
 
 
