@@ -115,6 +115,16 @@ def test_replica_that_fails_a_part_of_its_calls_gets_few(outcome: Outcome) -> No
     assert simulation.shares(30)[0] < 0.08
 
 
+@pytest.mark.parametrize("fault", ["hang", "slow", "500", "503"])
+def test_two_faulty_replicas_of_three_are_avoided_though_one_is_ejected(fault: str) -> None:
+    simulation = healthy()
+    simulation.set(0, FAULTS[fault])
+    simulation.set(1, FAULTS[fault])
+    simulation.shares(5)
+    assert simulation.shares(20)[2] > 0.9
+    assert simulation.balancer.ejected <= 1
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_replica_gets_its_share_again_when_it_is_well(fault: str) -> None:
     simulation = healthy()
@@ -172,12 +182,13 @@ def test_good_behaviour_makes_the_next_ejection_shorter() -> None:
 def test_calls_that_began_before_an_ejection_do_not_prolong_it() -> None:
     simulation = healthy()
     replica = simulation.replica(0)
-    for _ in range(40):
+    for _ in range(3):
         simulation.balancer.begin(replica)
+    simulation.balancer.end(replica, Outcome.NOT_SENT, 0.001)
     simulation.now += 2
-    for _ in range(40):
-        simulation.balancer.end(replica, Outcome.LOST, 2)
-    assert 0.5 <= replica.until - simulation.now < 0.7
+    for _ in range(2):
+        simulation.balancer.end(replica, Outcome.LOST, 2.001)
+    assert simulation.balancer.pick() is replica
 
 
 def test_call_that_cannot_be_repeated_is_no_probe() -> None:

@@ -12,8 +12,9 @@ from .transport import Address
 
 # The second choice must be better by this factor, so that replicas that are almost equal share the calls.
 TOLERANCE = 1.25
-# A replica of another zone gets a call when the near one would cost this many times as much.
-NEAR_PREFERENCE = 3.0
+# A third choice must be better by this factor: it is for the case that both of the others are faulty. So must a replica
+# of another zone.
+CLEARLY_BETTER = 3.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -102,7 +103,7 @@ class Balancer:
         replica = self._better_of_two(near, now)
         if far:
             other = self._better_of_two(far, now)
-            if self._cost(other, now) * NEAR_PREFERENCE < self._cost(replica, now):
+            if self._cost(other, now) * CLEARLY_BETTER < self._cost(replica, now):
                 return other
         return replica
 
@@ -181,11 +182,17 @@ class Balancer:
         if other >= index:
             other += 1
         first, second = replicas[index], replicas[other]
-        if now < self._ramps_end_at:
-            cost, other_cost = self._cost(first, now), self._cost(second, now)
-        else:
-            cost, other_cost = first.cost(now), second.cost(now)
-        return second if other_cost * TOLERANCE < cost else first
+        is_ramping = now < self._ramps_end_at
+        cost = self._cost(first, now) if is_ramping else first.cost(now)
+        other_cost = self._cost(second, now) if is_ramping else second.cost(now)
+        if other_cost * TOLERANCE < cost:
+            first, cost = second, other_cost
+        if count > 2:
+            third = replicas[3 - index - other if count == 3 else int(random() * count)]
+            third_cost = self._cost(third, now) if is_ramping else third.cost(now)
+            if third_cost * CLEARLY_BETTER < cost:
+                return third
+        return first
 
     def _cost(self, replica: Replica, now: float) -> float:
         """The cost, which is increased at random while the replica is ramping, so that its share of calls grows.

@@ -135,9 +135,10 @@ class Replica:
         self.successes = min(calls, MEMORY_CALLS)
 
     def failed(self, now: float, seconds: float) -> None:
-        """Note a failed call. To fail quickly does not make a replica fast."""
+        """Note a failed call. To fail quickly does not make a replica fast: its latency does not decay meanwhile."""
+        latency = max(seconds, self.latency)
         self._age(now)
-        self.latency = max(seconds, self.latency)
+        self.latency = latency
         self.failures += 1.0
 
     def was_silent(self, now: float) -> None:
