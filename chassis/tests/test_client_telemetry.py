@@ -367,10 +367,10 @@ def test_changes_of_the_breaker_are_logged(seen: Observed, catalogue: Dependency
 
 
 def test_ejections_are_logged_and_counted(seen: Observed, catalogue: DependencyTelemetry) -> None:
-    catalogue.replica_ejected(Address("::1", 8080), "failures", 5.0)
+    catalogue.replica_ejected(Address("::1", 8080), "failed")
     catalogue.replica_admitted(Address("::1", 8080))
     ejected, admitted = seen.lines
     assert (ejected["event"], ejected["level"]) == ("replica ejected", "warning")
-    assert (ejected["replica"], ejected["reason"], ejected["seconds"]) == ("[::1]:8080", "failures", 5.0)
+    assert (ejected["replica"], ejected["reason"]) == ("[::1]:8080", "failed")
     assert (admitted["event"], admitted["level"], admitted["replica"]) == ("replica admitted", "info", "[::1]:8080")
-    assert sample(seen, "dependency_ejections_total", dependency="catalogue", reason="failures") == 1
+    assert sample(seen, "dependency_ejections_total", dependency="catalogue", reason="failed") == 1

@@ -86,7 +86,7 @@ class DependencyTelemetry:
         write = log.warning if state == "open" else log.info
         write("circuit breaker changed", dependency=self._dependency, state=state)
 
-    def replica_ejected(self, replica: Address, reason: str, seconds: float) -> None:
+    def replica_ejected(self, replica: Address, reason: str) -> None:
         """Count and log that a replica is not asked for some seconds."""
         self.metrics.ejected(reason)
         log.warning(
@@ -94,7 +94,6 @@ class DependencyTelemetry:
             dependency=self._dependency,
             replica=_shown_address(replica),
             reason=reason,
-            seconds=round(seconds, 3),
         )
 
     def replica_admitted(self, replica: Address) -> None:
