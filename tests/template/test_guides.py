@@ -138,9 +138,9 @@ def test_errors(service: Service) -> None:
 
 
 def test_deadline_of_the_caller(service: Service) -> None:
-    assert service.http.get("/quotes").json() == "precise"
-    assert service.http.get("/quotes", headers={"x-request-timeout-ms": "400"}).json() == "rough"
-    assert service.http.get("/quotes", headers={"x-request-timeout-ms": "0"}).status_code == 504
+    assert service.http.get("/forecasts").json() == "precise"
+    assert service.http.get("/forecasts", headers={"x-request-timeout-ms": "400"}).json() == "rough"
+    assert service.http.get("/forecasts", headers={"x-request-timeout-ms": "0"}).status_code == 504
 
 
 def test_problem_document_is_that_of_the_guide(service: Service, project: Path) -> None:
