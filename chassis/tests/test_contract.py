@@ -418,13 +418,13 @@ async def test_contract_of_a_running_service_is_kept_and_compared(
             capsys.readouterr()
             status = await asyncio.to_thread(main, [str(contract), newest, *options])
             lines = capsys.readouterr().out.splitlines()
-            return status, [line for line in lines if line.startswith(("breaking", "0", "1", str(contract)))]
+            return status, [line for line in lines if line.startswith(("breaking", str(contract)))]
 
         assert await compare("--update") == (0, [f"{contract} is {newest} now"])
-        assert await compare() == (0, ["0 breaking changes, 0 warnings"])
+        assert await compare() == (0, ["breaking changes: 0, warnings: 0"])
         text = contract.read_text()
         contract.write_text(text.replace('"/orders"', '"/orders/all"'))
-        assert await compare() == (1, ["breaking: GET /orders/all was removed.", "1 breaking changes, 0 warnings"])
+        assert await compare() == (1, ["breaking: GET /orders/all was removed.", "breaking changes: 1, warnings: 0"])
         assert (await compare("--update"))[0] == 0
         assert contract.read_text() == text
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for change in sorted(changes, key=lambda change: not change.breaking):
         print(f"{'breaking' if change.breaking else 'warning'}: {change}")  # noqa: T201
     breaking = sum(change.breaking for change in changes)
-    print(f"{breaking} breaking changes, {len(changes) - breaking} warnings")  # noqa: T201
+    print(f"breaking changes: {breaking}, warnings: {len(changes) - breaking}")  # noqa: T201
     if options.update:
         write(contract, new)
         return OK
