@@ -131,6 +131,8 @@ class Caller:
                     raise self._not_admitted()
                 return last
             call.attempts, call.status = len(tried), result.status
+            if result.outcome is Outcome.NOT_SENT:
+                self._resolver.refresh()
             delay = self._delay(call, result, tried, ends_at)
             if delay is None:
                 return result
