@@ -9,9 +9,9 @@ from typing import Any
 
 from .contract_keywords import Difference, Direction, keyword_differences, kind_of
 from .openapi_document import Schemas
-from .openapi_schemas import Node
+from .openapi_schemas import Key, Node, key_of
 
-Pair = tuple[str | int, str | int]
+Pair = tuple[Key, Key]
 ANYTHING: Node = {}
 
 
@@ -115,13 +115,6 @@ class SchemaComparison:
             yield Difference("", f"{text} {' or '.join(others)}", breaking=True)
 
 
-def key_of(node: Any) -> str | int:
-    """The reference of a node that has nothing else, or the identity of the node."""
-    if isinstance(node, dict) and node.keys() == {"$ref"}:
-        return str(node["$ref"])
-    return id(node)
-
-
 def needed_members(old: Node, new: Node, direction: Direction) -> Iterator[Difference]:
     """Members that the reader needs, and that the writer may leave out."""
     if direction is Direction.REQUEST:
@@ -136,14 +129,19 @@ def needed_members(old: Node, new: Node, direction: Direction) -> Iterator[Diffe
             yield Difference(name, "may be missing now", breaking=True)
 
 
-def branches(schemas: Schemas, node: Any) -> Iterator[Node]:
-    """The alternatives of a schema: of `anyOf` and `oneOf`, and one for each of several types."""
+def branches(schemas: Schemas, node: Any, inside: frozenset[Key] = frozenset()) -> Iterator[Node]:
+    """The alternatives of a schema: of `anyOf` and `oneOf`, and one for each of several types.
+
+    An alternative that is `inside` of itself adds nothing.
+    """
     schema, _ = schemas.flatten(node)
     alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
     if alternatives:
         rest = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
         for alternative in alternatives:
-            yield from branches(schemas, {"allOf": [rest, alternative]})
+            key = key_of(alternative)
+            if key not in inside:
+                yield from branches(schemas, {"allOf": [rest, alternative]}, inside | {key})
     elif isinstance(schema.get("type"), list):
         for name in schema["type"]:
             yield schema | {"type": name}
