@@ -66,7 +66,7 @@ class Examples:
         return self.of_schema(node.get("schema", {}))
 
     def of_schema(self, node: Any, inside: Inside = NOWHERE) -> Any:
-        """An instance of a schema. What is around it is `inside`, and not followed again."""
+        """An instance of a schema. References and alternatives that it is `inside` of are not followed again."""
         schema, references = self._schemas.flatten(node)
         if references & inside:
             raise NoExampleError(f"{min(references)} contains itself without an end")
