@@ -9,18 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .client import Client
     from .errors import (
         BadResponseError,
         DependencyError,
         DependencyTimeoutError,
         DependencyUnavailableError,
     )
-    from .httpx_client import http_client, propagation_headers
+    from .httpx_client import http_client
     from .response import Response, UnexpectedStatusError
     from .settings import ClientSettings
 
 _MODULES = {
     "BadResponseError": "errors",
+    "Client": "client",
     "ClientSettings": "settings",
     "DependencyError": "errors",
     "DependencyTimeoutError": "errors",
@@ -28,11 +30,11 @@ _MODULES = {
     "Response": "response",
     "UnexpectedStatusError": "response",
     "http_client": "httpx_client",
-    "propagation_headers": "httpx_client",
 }
 
 __all__ = [
     "BadResponseError",
+    "Client",
     "ClientSettings",
     "DependencyError",
     "DependencyTimeoutError",
@@ -40,7 +42,6 @@ __all__ = [
     "Response",
     "UnexpectedStatusError",
     "http_client",
-    "propagation_headers",
 ]
 
 
