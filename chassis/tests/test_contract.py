@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from chassis import App, ChassisSettings, Handler
-from chassis.client.contract import ContractBrokenError, check_contract, main
-from chassis.client.openapi_document import DocumentError
+from chassis.client.contract import ContractBrokenError, check_contract
+from chassis.client.contract.check import main
+from chassis.client.testing.openapi_document import DocumentError
 from chassis.testing import serve
 
 Document = dict[str, Any]

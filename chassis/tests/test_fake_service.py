@@ -8,8 +8,8 @@ import pytest
 
 from chassis import App, ChassisSettings, Handler
 from chassis.client import Client
-from chassis.client.fake_messages import FakeInboundResponse
 from chassis.client.testing import FakeRequest, FakeResponse, FakeService, FakeServiceError, in_turn
+from chassis.client.testing.fake_messages import FakeInboundResponse
 from chassis.client.transport import (
     Address,
     ConnectionLostError,

@@ -7,9 +7,9 @@ able to read what the provider sends by the new one. So one side writes by a sch
 from collections.abc import Iterator
 from typing import Any
 
-from .contract_keywords import Difference, Direction, keyword_differences, kind_of
-from .openapi_document import Schemas
-from .openapi_schemas import Key, Node, key_of
+from ..testing.openapi_document import Schemas
+from ..testing.openapi_schemas import Key, Node, key_of
+from .keywords import Difference, Direction, keyword_differences, kind_of
 
 Pair = tuple[Key, Key]
 ANYTHING: Node = {}
