@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .conditional_requests import check_conditions, conditional, etag_of
-    from .context import annotate
+    from .context import annotate, request_deadline
     from .download import Download
     from .events import Event, EventStream
     from .groups import Group
@@ -104,6 +104,7 @@ _MODULES = {
     "public": "api.access",
     "read_write": "api.access",
     "repeatable": "api.repeatable",
+    "request_deadline": "context",
     "requires": "api.access",
     "responds": "api.handler",
     "run": "run",
@@ -166,6 +167,7 @@ __all__ = [
     "public",
     "read_write",
     "repeatable",
+    "request_deadline",
     "requires",
     "responds",
     "run",

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from opentelemetry import context as otel_context
 
+from ..context import request_deadline
 from ..telemetry import Telemetry
 from ..telemetry.client_spans import Call, ClientTelemetry, SentRequest
 from ..telemetry.outgoing_context import propagation_headers
@@ -20,6 +21,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
+
+    They also carry `x-request-timeout-ms`, the time until the response of the current request must start.
 
     Create one client for each service that you call. Add it with `App.add_resource`, which closes it at the end, and
     pass it to the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout`
@@ -80,7 +83,7 @@ class Sending:
             self._call = self._telemetry.begin(_sent_request(request, self._count), context)
             headers = self._call.headers
         self._count += 1
-        for name, value in headers.items():
+        for name, value in {**headers, **deadline_headers()}.items():
             if name in self._added or name not in request.headers:
                 request.headers[name] = value
                 self._added.add(name)
@@ -130,6 +133,12 @@ async def note_response(response: httpx.Response) -> None:
     sending = current_sending.get()
     if sending is not None:
         sending.response = response
+
+
+def deadline_headers() -> dict[str, str]:
+    """The header that hands the deadline of the current request on, for a call that is made now. Empty without one."""
+    remaining = request_deadline()
+    return {} if remaining is None else {"x-request-timeout-ms": str(int(remaining * 1000))}
 
 
 @cache
