@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .context import annotate, request_deadline
     from .download import Download
     from .events import Event, EventStream
+    from .faults import FaultRule
     from .groups import Group
     from .health import Check
     from .http_server import HttpServerRoute
@@ -57,6 +58,7 @@ _MODULES = {
     "Download": "download",
     "Event": "events",
     "EventStream": "events",
+    "FaultRule": "faults",
     "Form": "api.sources",
     "Group": "groups",
     "Handler": "api.handler",
@@ -121,6 +123,7 @@ __all__ = [
     "Download",
     "Event",
     "EventStream",
+    "FaultRule",
     "Form",
     "Group",
     "Handler",

@@ -90,6 +90,8 @@ class RequestInfo:
     """The response that the deadlines are for, until the request has ended."""
     client_has_gone: bool = False
     """Whether the client disconnected before its response was complete, as far as our server knows."""
+    is_aborted: bool = False
+    """Whether our server closes the connection without a response: an injected fault."""
     holds_head: bool = False
     """Whether our server holds back the start of a response: none of its bytes are sent yet."""
     replaces_head: bool = False

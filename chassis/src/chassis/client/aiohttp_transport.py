@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 if find_spec("aiohttp") is None:
     raise ImportError(
-        "calls to other services need aiohttp, which is not installed; depend on asgi-chassis[client] in pyproject.toml"
+        "chassis.client needs aiohttp, which is not installed; depend on asgi-chassis[client] in pyproject.toml"
     )
 
 import aiohttp
@@ -29,6 +30,7 @@ from .transport import (
 )
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from multidict import CIMultiDictProxy
 
@@ -43,6 +45,8 @@ MAX_FIELDS = 128
 BUFFER_BYTES = 65_536
 # aiohttp warns about larger bodies if they are bytes; those of a file it writes in parts.
 LARGE_BODY_BYTES = 1_048_576
+# Headers that tell where a body ends.
+FRAMING = frozenset({"content-length", "transfer-encoding"})
 # Methods for which aiohttp adds a content type that the caller did not ask for.
 WITH_CONTENT = frozenset({"PATCH", "POST", "PUT"})
 
@@ -108,18 +112,26 @@ class AiohttpTransport:
             allow_redirects=False,
             server_hostname=self._server_name,
         )
-        return AiohttpResponse(response)
+        received = AiohttpResponse(response)
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            received.close()
+            raise ConnectionLostError("the server switched to a protocol that was not asked for")
+        return received
 
 
 class AiohttpResponse:
     """A response whose header section has arrived."""
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_connection", "_response", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status: int = response.status
         self.headers: Mapping[str, str] = ResponseHeaders(response.headers)
+        # Of a body that ends with its connection, because aiohttp takes a reset for such an end.
+        self._connection: ResponseHandler | None = None
+        if response.connection is not None and FRAMING.isdisjoint(self.headers):
+            self._connection = response.connection.protocol
 
     @property
     def http_version(self) -> str:
@@ -138,6 +150,7 @@ class AiohttpResponse:
                     parts.append(await content.readany())
                     size += len(parts[-1])
                 body = b"".join(parts)
+            self._check_end()
         except FAILURES as error:
             self.close()
             raise ConnectionLostError(describe(error)) from error
@@ -154,10 +167,16 @@ class AiohttpResponse:
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
+            self._check_end()
         except FAILURES as error:
             raise ConnectionLostError(describe(error)) from error
         finally:
             self.close()
+
+    def _check_end(self) -> None:
+        error = None if self._connection is None else self._connection.exception()
+        if isinstance(error, OSError):
+            raise error
 
     def close(self) -> None:
         """Close the connection, unless the body is complete: it has been given back then."""
@@ -242,12 +261,17 @@ def describe(error: Exception) -> str:
         case aiohttp.ClientHttpProxyError():
             return f"the proxy responded with {error.status}"
         case aiohttp.ClientResponseError():
-            return f"malformed response: {error.message.partition(chr(10))[0]}"
+            return f"malformed response: {first_line(error.message)}"
         case aiohttp.ServerDisconnectedError() | aiohttp.EofStream():
             return "the server closed the connection"
         case aiohttp.ClientPayloadError():
-            return f"the body is incomplete or malformed: {error}"
+            return f"the body is incomplete or malformed: {first_line(error)}"
         case OSError(errno=int(), strerror=str()):
             return f"connection lost: {error.strerror}"
         case _:
             return type(error).__name__
+
+
+def first_line(text: object) -> str:
+    """Without the bytes of the response, which follow in some errors."""
+    return str(text).partition("\n")[0]

@@ -41,11 +41,16 @@ class Schemas:
             seen.append(reference)
             target = self._find(reference)
             node = target | {name: value for name, value in node.items() if name != "$ref"}
-        if node is True:
-            return {}
+        return self.as_object(node)
+
+    def as_object(self, node: Any) -> Node:
+        """A node that must be an object. In place of a schema, `true` accepts everything and `false` nothing."""
+        if isinstance(node, bool):
+            return {} if node else {"not": {}}
         if not isinstance(node, dict):
             raise DocumentError(f"{self._name}: an object is expected in place of {node!r:.80}")
-        return node
+        found: Node = node
+        return found
 
     def flatten(self, node: Any) -> tuple[Node, frozenset[str]]:
         """A schema with its `$ref` and `allOf` in place, and the references that were followed."""
@@ -71,10 +76,7 @@ class Schemas:
                 node = node[int(name)] if isinstance(node, list) else node[name]
             except (KeyError, IndexError, ValueError, TypeError):
                 raise DocumentError(f"{self._name}: the reference {reference!r} leads to nothing") from None
-        if not isinstance(node, dict):
-            raise DocumentError(f"{self._name}: the reference {reference!r} leads to no object")
-        found: Node = node
-        return found
+        return self.as_object(node)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class OpenApiDocument:
             raise DocumentError(f"{name} is no OpenAPI 3 document: it needs the members openapi (3.x) and paths")
         current = convert(document) if version.startswith("3.0") else document
         self.name = name
+        self.source: Node = document
         self.requests = Schemas(without_hidden(current, "readOnly"), name)
         self.responses = Schemas(without_hidden(current, "writeOnly"), name)
         self.operations: dict[str, Operation] = {operation.key: operation for operation in self._operations()}
@@ -192,3 +195,14 @@ def is_json(media_type: str) -> bool:
     """Whether a media type is JSON, such as `application/json` and `application/problem+json`."""
     name = media_type.partition(";")[0].strip().lower()
     return name == "application/json" or name.endswith("+json")
+
+
+def find_media_type(content: Node, media_type: str) -> Node | None:
+    """The entry of a media type, or of the range that it is in, such as `text/*`."""
+    wanted = media_type.partition(";")[0].strip().lower()
+    for name, node in content.items():
+        known = name.partition(";")[0].strip().lower()
+        if known in (wanted, "*/*") or (known.endswith("/*") and wanted.startswith(known[:-1])):
+            found: Node = node
+            return found
+    return None

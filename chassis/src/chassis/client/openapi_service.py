@@ -6,7 +6,7 @@ from http import HTTPStatus
 import orjson
 
 from .fake_messages import FakeRequest, FakeResponse
-from .openapi_document import OpenApiDocument, Operation, is_json, json_content
+from .openapi_document import OpenApiDocument, Operation, find_media_type, is_json, json_content
 from .openapi_schemas import Node
 from .path_template import PathTemplate
 from .schema_examples import Examples, NoExampleError
@@ -155,13 +155,3 @@ def values_of(request: FakeRequest, place: str, name: str) -> list[str]:
 def is_object(schema: Node) -> bool:
     """Whether the values of a schema are objects."""
     return schema.get("type") == "object" or "properties" in schema
-
-
-def find_media_type(content: Node, media_type: str) -> Node | None:
-    """The entry of a media type, or of the range that it is in, such as `text/*`."""
-    for name, node in content.items():
-        known = name.partition(";")[0].strip().lower()
-        if known in (media_type, "*/*") or (known.endswith("/*") and media_type.startswith(known[:-1])):
-            found: Node = node
-            return found
-    return None

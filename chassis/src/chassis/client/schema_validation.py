@@ -20,26 +20,25 @@ class Validator:
     def __init__(self, schemas: Schemas) -> None:
         """Raises `MissingLibraryError` without `jsonschema`."""
         try:
-            import jsonschema
+            from jsonschema import Draft202012Validator, FormatChecker
+            from jsonschema.exceptions import best_match
         except ImportError:
             raise MissingLibraryError(
                 "a FakeService from an OpenAPI document needs jsonschema; add it to the tests: uv add --dev jsonschema"
             ) from None
-        self._library = jsonschema
+        self._validator = Draft202012Validator
+        self._best_match = best_match
         self._schemas = schemas
-        self._formats = jsonschema.FormatChecker()
+        self._formats = FormatChecker()
         self._formats.checks("date-time", raises=ValueError)(is_date_time)
 
-    def errors(self, value: Any, schema: Any) -> list[str]:
+    def errors(self, value: Any, schema: Node) -> list[str]:
         """The errors of a value, in one phrase each; at most three."""
-        if not isinstance(schema, dict):
-            return [] if schema else ["no value is allowed"]
         # References begin at the root of the document, so the schema becomes a part of it.
-        root = self._schemas.root | schema
-        validator = self._library.Draft202012Validator(root, format_checker=self._formats)
-        best_match = self._library.exceptions.best_match
+        root = self._schemas.root | self._schemas.as_object(schema)
+        validator = self._validator(root, format_checker=self._formats)
         found = sorted(validator.iter_errors(value), key=lambda error: list(map(str, error.absolute_path)))
-        return [self._phrase(best_match([error])) for error in found[:MOST_ERRORS]]
+        return [self._phrase(self._best_match([error])) for error in found[:MOST_ERRORS]]
 
     def parameter_errors(self, values: list[str], parameter: Node) -> list[str]:
         """The errors of a parameter's text. The text is read as the types that the schema allows."""
