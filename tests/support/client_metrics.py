@@ -2,15 +2,13 @@
 
 from prometheus_client import generate_latest
 
-from chassis import Telemetry
+from chassis import App, ChassisSettings
+from chassis.client.origin import Origin
 from chassis.client.telemetry import DependencyTelemetry
-from chassis.telemetry.logs import Logs
-from chassis.telemetry.tracing import Tracing
 
 
 def client_metrics() -> str:
     """The text of `/metrics` of a service with a client."""
-    tracing = Tracing("order-service", version="1.0.0")
-    telemetry = Telemetry("order-service", version="1.0.0", commit="", logs=Logs(), tracing=tracing)
-    DependencyTelemetry("catalogue", telemetry, scheme="http", host="catalogue", port=80)
-    return generate_latest(telemetry.metrics.registry).decode()
+    app = App(ChassisSettings.from_values())
+    DependencyTelemetry("catalogue", app.telemetry, Origin.of("http://catalogue"))
+    return generate_latest(app.registry).decode()
