@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from pydantic_core import to_json
@@ -52,9 +52,10 @@ def _segment(value: object) -> str:
 
 def _pairs(params: Query) -> Iterable[tuple[str, object]]:
     """Names with their values: a list is one pair for each of its values, and None is none."""
-    for name, value in params.items() if isinstance(params, Mapping) else params:
+    pairs = cast("Iterable[tuple[str, object]]", params.items() if isinstance(params, Mapping) else params)
+    for name, value in pairs:
         if isinstance(value, (list, tuple, set, frozenset)):
-            yield from ((name, one) for one in value)
+            yield from ((name, one) for one in cast("Iterable[object]", value))
         elif value is not None:
             yield name, value
 
