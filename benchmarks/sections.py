@@ -11,7 +11,7 @@ from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -87,6 +87,10 @@ class Sections:
         with database() as url:
             return self._rounds(self._candidates.database(url), self._plan.few_rounds)
 
+    def _auth(self) -> Rows:
+        """More rounds than other sections have, because the first two differ by few percent."""
+        return self._rounds(self._candidates.auth(), self._plan.rounds)
+
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""
         rows: Rows = {}
@@ -152,6 +156,8 @@ class Sections:
         with self._running(candidate) as running:
             if body:
                 running.check_validation()
+            if candidate.verifies:
+                running.check_rejection()
             if self._plan.warm_up_seconds:
                 running.load(self._plan.warm_up_seconds, body)
             load = running.load(self._plan.seconds, body)
