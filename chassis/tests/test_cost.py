@@ -41,7 +41,7 @@ BUDGETS = {
     "a sampled request": 193,
     "a request with a body": 168,
     "a request with a rate limit": 207,
-    "a request with a cached token": 166,
+    "a request with a cached token": 158,
 }
 
 HEADERS = "host: localhost:8000\r\nuser-agent: test/1.0\r\naccept: */*\r\n"
