@@ -89,8 +89,9 @@ class Sections:
             return self._rounds(self._candidates.database(url), self._plan.few_rounds)
 
     def _clients(self) -> Rows:
-        chosen = clients.OURS if self._plan is SMOKE else clients.LABELS
-        found = clients.measure(self._candidates.clients, tuple(chosen), self._plan.rounds, self._plan.seconds)
+        names = tuple(clients.OURS if self._plan is SMOKE else clients.LABELS)
+        collector = f"http://127.0.0.1:{self._collector_port}"
+        found = clients.measure(self._candidates.clients, names, self._plan.rounds, self._plan.seconds, collector)
         return {
             name: {
                 "label": clients.LABELS[name],
