@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from gateway import System, generate
+from gateway import System
 from gateway_faults import OF_ALL, ONE_OF_THREE
 from gateway_figures import measure
-from open_load import OpenLoad
+from gateway_projects import generate
 
 WAYS = ("naive/haproxy", "naive/envoy", "client/direct", "client/haproxy")
 RATE = 100.0
@@ -28,20 +28,14 @@ def main() -> None:
     print(HEADER + RULE, flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        kinds = {way.partition("/")[0] for way in ways}
-        projects = {kind: generate(folder / kind, kind) for kind in sorted(kinds)}
+        projects = generate(folder / "services")
         for way in ways:
-            kind, _, between = way.partition("/")
             place = folder / way.replace("/", "-")
             place.mkdir()
-            with (
-                System(projects[kind], place, between) as system,
-                OpenLoad(place, system.gateway_ports.service, RATE) as load,
-            ):
+            with System(projects, place, [way], RATE) as system:
                 time.sleep(PAUSE_SECONDS)
-                print(f"| {way} | none | {measure(system, load, None, seconds).row()} |", flush=True)
-                for title, fault in {**ONE_OF_THREE, **OF_ALL}.items():
-                    print(f"| {way} | {title} | {measure(system, load, fault, seconds).row()} |", flush=True)
+                for title, fault in {"none": None, **ONE_OF_THREE, **OF_ALL}.items():
+                    print(f"| {way} | {title} | {measure(system, fault, seconds)[way].row()} |", flush=True)
                     time.sleep(PAUSE_SECONDS)
 
 

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import System
+from gateway import Gateway, System
 from gateway_faults import Fault
-from open_load import OpenLoad, Sample, percentile
+from open_load import Sample, percentile
 
 NOTICED_SECONDS = 1.0  # until then, requests may be slow
 KINDS = ("first", "retry", "hedge")
@@ -44,20 +45,20 @@ class Figures:
         return " | ".join([*cells, *shares])
 
 
-def measure(system: System, load: OpenLoad, fault: Fault | None, seconds: float) -> Figures:
-    """Load the system for so many seconds with this fault."""
-    before, began = attempts(system), time.monotonic()
-    if fault is None:
-        time.sleep(seconds)
-    else:
-        with fault(system):
-            time.sleep(max(0.0, began + seconds - time.monotonic()))
+def measure(system: System, fault: Fault | None, seconds: float) -> dict[str, Figures]:
+    """Load the system for so many seconds with this fault; the figures of each gateway by its way."""
+    before, began = [attempts(gateway) for gateway in system.gateways], time.monotonic()
+    with nullcontext() if fault is None else fault(system):
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
     ended = time.monotonic()
-    samples = load.samples(began, ended)
-    after = attempts(system)
-    # Counters of a gateway that was restarted begin anew.
-    made = Counter({kind: after[kind] - before[kind] * (after[kind] >= before[kind]) for kind in KINDS})
-    return figures(samples, began, made)
+    found: dict[str, Figures] = {}
+    for gateway, counted in zip(system.gateways, before, strict=True):
+        samples = system.loads[gateway.way].samples(began, ended)
+        now = attempts(gateway)
+        # Counters of a gateway that was restarted begin anew.
+        made = Counter({kind: now[kind] - counted[kind] * (now[kind] >= counted[kind]) for kind in KINDS})
+        found[gateway.way] = figures(samples, began, made)
+    return found
 
 
 def figures(samples: list[Sample], began: float, made: Counter[str]) -> Figures:
@@ -75,10 +76,10 @@ def figures(samples: list[Sample], began: float, made: Counter[str]) -> Figures:
     )
 
 
-def attempts(system: System) -> Counter[str]:
-    """How often the gateway has sent something to its backends, by kind."""
+def attempts(gateway: Gateway) -> Counter[str]:
+    """How often a gateway has sent something to its backends, by kind."""
     found: Counter[str] = Counter()
-    for family in text_string_to_metric_families(system.gateway.admin.get("/metrics").text):
+    for family in text_string_to_metric_families(gateway.service.admin.get("/metrics").text):
         for sample in family.samples:
             if sample.name == "dependency_attempts_total":
                 found[sample.labels["kind"]] += int(sample.value)

@@ -58,8 +58,8 @@ def percentile(samples: list[Sample], percent: int) -> float:
 class OpenLoad:
     """The load as a process, while the context is open."""
 
-    def __init__(self, folder: Path, port: int, rate: float) -> None:
-        self._file = folder / "samples"
+    def __init__(self, file: Path, port: int, rate: float) -> None:
+        self._file = file
         self._command = [sys.executable, __file__, str(port), str(rate), str(self._file)]
 
     def __enter__(self) -> Self:
