@@ -207,7 +207,7 @@ def rows() -> dict[str, list[timeseries.Panel | stat.Panel]]:
             graph(
                 "Timed-out and interrupted requests per second",
                 "reqps",
-                (rate("http_server_timed_out_requests_total"), "timed out"),
+                (rate("http_server_timed_out_requests_total", by="reason"), "timed out: {{reason}}"),
                 (rate("http_server_interrupted_requests_total"), "interrupted by a shutdown"),
             ),
         ],

@@ -42,11 +42,13 @@ BUDGETS = {
     "a request with a body": 168,
     "a request with a rate limit": 207,
     "a request with a cached token": 166,
+    "a request with the deadline of its caller": 159,
 }
 
 HEADERS = "host: localhost:8000\r\nuser-agent: test/1.0\r\naccept: */*\r\n"
 GET = f"GET /items/1 HTTP/1.1\r\n{HEADERS}\r\n".encode()
 WITH_TOKEN = f"GET /items/1 HTTP/1.1\r\n{HEADERS}authorization: Bearer a.b.c\r\n\r\n".encode()
+WITH_DEADLINE = f"GET /items/1 HTTP/1.1\r\n{HEADERS}x-request-timeout-ms: 1500\r\n\r\n".encode()
 BODY = '{"name":"item 1","quantity":2}'
 POST = f"POST /items HTTP/1.1\r\n{HEADERS}content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}"
 
@@ -182,6 +184,7 @@ async def calls_of(path: Path, sent: bytes, **settings: Any) -> float:
         ("a request with a body", POST.encode(), "always_off"),
         ("a request with a rate limit", GET, "always_off"),
         ("a request with a cached token", WITH_TOKEN, "always_off"),
+        ("a request with the deadline of its caller", WITH_DEADLINE, "always_off"),
     ],
 )
 async def test_calls_stay_within_the_budget(

@@ -9,7 +9,17 @@ import chassis
 
 ROOT = Path(chassis.__file__).parent
 # Modules that every folder may import. They import no folder.
-SHARED = {"cache", "context", "problem", "request_info", "response_sender", "route_limits", "threads", "version"}
+SHARED = {
+    "cache",
+    "context",
+    "faults",
+    "problem",
+    "request_info",
+    "response_sender",
+    "route_limits",
+    "threads",
+    "version",
+}
 # The folders that a part may import, beside the shared modules and itself. A part that is missing here may
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}

@@ -25,6 +25,7 @@ PAGES = (
     "conditional-requests",
     "pagination",
     "idempotency",
+    "overload",
     "testing",
 )
 SHOP = "https://shop.example"
@@ -134,6 +135,12 @@ def test_errors(service: Service) -> None:
     assert (sold_out.status_code, sold_out.json()["detail"]) == (409, "There is no tea left.")
     assert (down.status_code, down.headers["retry-after"]) == (503, "30")
     assert "10.1.2.3" not in down.text
+
+
+def test_deadline_of_the_caller(service: Service) -> None:
+    assert service.http.get("/forecasts").json() == "precise"
+    assert service.http.get("/forecasts", headers={"x-request-timeout-ms": "400"}).json() == "rough"
+    assert service.http.get("/forecasts", headers={"x-request-timeout-ms": "0"}).status_code == 504
 
 
 def test_problem_document_is_that_of_the_guide(service: Service, project: Path) -> None:

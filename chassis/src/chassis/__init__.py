@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .conditional_requests import check_conditions, conditional, etag_of
-    from .context import annotate
+    from .context import annotate, request_deadline
     from .download import Download
     from .events import Event, EventStream
+    from .faults import FaultRule
     from .groups import Group
     from .health import Check
     from .http_server import HttpServerRoute
@@ -57,6 +58,7 @@ _MODULES = {
     "Download": "download",
     "Event": "events",
     "EventStream": "events",
+    "FaultRule": "faults",
     "Form": "api.sources",
     "Group": "groups",
     "Handler": "api.handler",
@@ -104,6 +106,7 @@ _MODULES = {
     "public": "api.access",
     "read_write": "api.access",
     "repeatable": "api.repeatable",
+    "request_deadline": "context",
     "requires": "api.access",
     "responds": "api.handler",
     "run": "run",
@@ -120,6 +123,7 @@ __all__ = [
     "Download",
     "Event",
     "EventStream",
+    "FaultRule",
     "Form",
     "Group",
     "Handler",
@@ -166,6 +170,7 @@ __all__ = [
     "public",
     "read_write",
     "repeatable",
+    "request_deadline",
     "requires",
     "responds",
     "run",

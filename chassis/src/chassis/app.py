@@ -20,6 +20,7 @@ from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
+from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
@@ -37,6 +38,7 @@ from .threads import Threads
 from .wiring import (
     distribution_of,
     installed_version,
+    make_faults,
     make_health,
     make_load_shedder,
     make_telemetry,
@@ -95,6 +97,8 @@ class App(RouteTable):
         self.threads: Threads = make_threads(settings, self.telemetry)
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
+        self.faults: Faults | None = make_faults(settings, self.telemetry)
+        """The faults that are injected into requests and calls; None unless `APP_FAULT_INJECTION` allows it."""
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires: dict[int, Requires] = self._parts.requires
@@ -361,6 +365,8 @@ class App(RouteTable):
         except BaseException:
             await self._resources.exit()
             raise
+        if self.faults is not None:
+            self.faults.announce()
         self.health.state = State.READY
 
     def begin_draining(self) -> None:
@@ -391,6 +397,7 @@ class App(RouteTable):
                 self.load_shedder,
                 info={"title": self.name, "version": self.version, "description": self.description},
                 scope_app=self,
+                faults=self.faults,
             )
         return self._stacks
 

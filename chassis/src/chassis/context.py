@@ -1,7 +1,7 @@
 """The context of one request, shared by `api`, `http`, `telemetry` and `middleware`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry.context import Context, create_key, get_current
 from opentelemetry.trace import (
@@ -26,6 +26,13 @@ FLAGS = {
 }
 
 
+class HasDeadline(Protocol):
+    """The facts about a request, as `request_deadline` sees them."""
+
+    def remaining_seconds(self) -> float | None:
+        """The time until the response must start, never negative; None without a deadline."""
+
+
 class RequestContext(Context):
     """OpenTelemetry's current context while a request is handled: its ids, and its span on demand.
 
@@ -38,6 +45,7 @@ class RequestContext(Context):
         "_span",
         "facts",
         "has_random_id",
+        "info",
         "request_id",
         "sampled",
         "span_id",
@@ -72,6 +80,8 @@ class RequestContext(Context):
         """Facts that the service's owner adds to the access line and the span: see `annotate`."""
         self.subject: str | None = None
         """The user or the machine that has sent the request, for the access line; None if it is not known."""
+        self.info: HasDeadline | None = None
+        """The facts about the request, for `request_deadline`."""
         self._span: Span | None = None
 
     @property
@@ -119,6 +129,16 @@ def annotate(**facts: object) -> None:
     request = request_context(get_current())
     if request is not None:
         request.facts = {**(request.facts or {}), **facts}
+
+
+def request_deadline() -> float | None:
+    """The seconds that remain for the current request until its response must start, never negative.
+
+    Works in handlers (also `def`), in middleware, and in tasks and threads that the request has started. Returns None
+    outside a request, after the response has started, and for work that continues without its request.
+    """
+    request = request_context(get_current())
+    return None if request is None or request.info is None else request.info.remaining_seconds()
 
 
 # The message of the cancellation when the server cancels a request because its client has disconnected.

@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .admin import admin_routes
+from .admin import FaultRules, admin_routes
 from .api.access import AccessControl, Requires, no_login
 from .api.dependencies import Providers
 from .api.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
@@ -19,10 +19,12 @@ from .api.protection import Protection
 from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.routing import Route, Router, handler_routes, limits_of
+from .faults import Faults
 from .groups import Group
 from .health import Health, State
 from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
+from .middleware.faults import FaultMiddleware
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem, ProblemOf
 from .route_limits import NO_LIMITS
@@ -76,6 +78,7 @@ class Stacks:
         *,
         info: Mapping[str, str],
         scope_app: object,
+        faults: Faults | None = None,
     ) -> None:
         if IdempotencyStore not in parts.providers:
             parts.providers.add(IdempotencyStore, MemoryIdempotencyStore())
@@ -95,8 +98,9 @@ class Stacks:
         router = Router([*routes, *documented_routes(parts.routes, self.openapi, login)])
         has_limits = any(route.limits is not NO_LIMITS for route in handler_routes(parts.routes))
         self.router: Router = router
+        endpoint = public_endpoint(router, health, scope_app=scope_app)
         self.public: ASGIApp = build_stack(
-            public_endpoint(router, health, scope_app=scope_app),
+            endpoint if faults is None else FaultMiddleware(endpoint, faults=faults, find_route=router.find),
             telemetry=telemetry,
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,
@@ -113,6 +117,8 @@ class Stacks:
         )
         admin = admin_routes(health, telemetry)
         self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
+        if faults is not None:  # not in `admin_paths`: a server with one port for both does not serve it
+            admin.append(Route("/faults", FaultRules(faults), in_openapi=False))
         self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers

@@ -7,6 +7,7 @@ from time import monotonic
 from starlette.types import Message, Receive, Scope, Send
 
 from .problem import Problem
+from .response_sender import ResponseSender
 
 REQUEST_INFO = "chassis.request"  # the key in an ASGI scope
 
@@ -22,12 +23,16 @@ NOTED_FIELDS: frozenset[bytes] = frozenset(
         b"transfer-encoding",
         b"user-agent",
         b"x-request-id",
+        b"x-request-timeout-ms",
     }
 )
 # Ids that are safe in a header, a log line and a shell. Any other id is replaced by one of ours.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
 # More digits exceed any limit, and `int` raises for more than 4,300 digits.
 MAX_LENGTH_DIGITS = 18
+# Which deadline has passed, as metrics name it: that of the service, or that of the caller, after or before the begin.
+OWN_DEADLINE, CALLER_DEADLINE, NOT_BEGUN = "deadline", "caller", "not_begun"
+BY_CALLER = frozenset({CALLER_DEADLINE, NOT_BEGUN})
 # In these versions a request has a body only if a field declares it (RFC 9112, section 6.3). HTTP/2 needs no field.
 FRAMED_BY_FIELDS = frozenset({"1.0", "1.1"})
 
@@ -52,6 +57,8 @@ class RequestInfo:
     """Whether there may be a body (RFC 9112, section 6.3)."""
     traceparent: bytes | None = None
     """The field; empty if it was sent more than once, which makes it invalid (W3C Trace Context, section 3.2)."""
+    timeout_field: bytes | None = None
+    """How long the caller still waits, in milliseconds, as sent; empty if it was sent more than once."""
     context_fields: dict[str, list[str]] | None = None
     """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
     body_bytes: int = 0
@@ -70,11 +77,21 @@ class RequestInfo:
     """The `id` of the unexpected exception that has been logged and turned into a response; 0 without one."""
     timed_out_task: asyncio.Task[object] | None = None
     """The task that was cancelled because the request's deadline had passed."""
+    timed_out: str = ""
+    """`OWN_DEADLINE`, `CALLER_DEADLINE` or `NOT_BEGUN`, when the deadline has passed; empty before."""
     deadline_at: float | None = None
     """The end of the time in which the response must start, monotonic seconds, without `upload_seconds`; None without.
     """
+    caller_deadline_at: float | None = None
+    """The end of the time that the caller waits, monotonic seconds; None if it does not end before `deadline_at`."""
+    is_queued: bool = False
+    """Whether the load shedder lets the request wait."""
+    response: ResponseSender | None = None
+    """The response that the deadlines are for, until the request has ended."""
     client_has_gone: bool = False
     """Whether the client disconnected before its response was complete, as far as our server knows."""
+    is_aborted: bool = False
+    """Whether our server closes the connection without a response: an injected fault."""
     holds_head: bool = False
     """Whether our server holds back the start of a response: none of its bytes are sent yet."""
     replaces_head: bool = False
@@ -125,6 +142,8 @@ class RequestInfo:
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
                 self.request_id = value.decode("ascii")
+        elif name == b"x-request-timeout-ms":
+            self.timeout_field = value if self.timeout_field is None else b""
         else:
             self.context_fields = fields = self.context_fields or {}
             fields.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
@@ -160,11 +179,21 @@ class RequestInfo:
             self.upload_seconds += monotonic() - self.receiving_since
             self.receiving_since = None
 
-    def remaining_seconds(self) -> float | None:
-        """The time until the request's deadline, never negative; None without a deadline."""
-        if self.deadline_at is None:
+    def caller_seconds(self) -> float | None:
+        """How long the caller waits after it has sent the request; None if it has not said so in a valid way."""
+        field = self.timeout_field
+        if field is None or len(field) > MAX_LENGTH_DIGITS or not field.isdigit():
             return None
-        return max(0.0, self.deadline_at + self.upload_seconds - monotonic())
+        return int(field) / 1000
+
+    def remaining_seconds(self) -> float | None:
+        """The time until the response must start, never negative; None without a deadline, and after the start."""
+        if self.deadline_at is None or (self.response is not None and self.response.status):
+            return None
+        due = self.deadline_at + self.upload_seconds
+        if self.caller_deadline_at is not None:
+            due = min(due, self.caller_deadline_at)
+        return max(0.0, due - monotonic())
 
     def _timing(self, receive: Receive) -> Receive:
         """`receive` that measures the waits, behind another server. Ours measures them itself."""

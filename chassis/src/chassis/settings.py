@@ -1,5 +1,6 @@
 """Settings from the environment (`APP_*`), a `.env` file in development, and mounted secret files."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from .configuration.acceptance import refusal
 from .configuration.errors import explain
 from .configuration.schema import Schema
 from .configuration.sources import ConfigurationError, Given, Variable, VariablesSource, read
@@ -236,6 +238,20 @@ class ChassisSettings(BaseSettings):
         20.0, ge=0, description="Seconds after the drain for requests and background tasks in flight to finish."
     )
 
+    fault_injection_namespace: str | None = Field(
+        None,
+        description=(
+            "Kubernetes namespace in which `APP_FAULT_INJECTION` is accepted. Outside of Kubernetes: `local`."
+        ),
+    )
+    fault_injection: bool = Field(
+        False,
+        description=(
+            "Whether faults can be injected at `/faults` of the admin port, for tests and staging. "
+            "It needs `APP_FAULT_INJECTION_NAMESPACE` and `APP_ADMIN_PORT`."
+        ),
+    )
+
     @classmethod
     def from_values(cls, **values: Any) -> Self:
         """Settings from these values and the defaults. The environment, `.env` and secret files are not read.
@@ -292,6 +308,15 @@ class ChassisSettings(BaseSettings):
     def _burst_of_a_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("rate_limit_requests", 1) is None:
             raise ValueError("set APP_RATE_LIMIT_REQUESTS too")
+        return value
+
+    @field_validator("fault_injection")
+    @classmethod
+    def _accepted_and_not_public(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("fault_injection_namespace", "") is None:
+            raise ValueError("set APP_FAULT_INJECTION_NAMESPACE too, to the namespace in which it is accepted")
+        if value and info.data.get("admin_port", 0) is None:
+            raise ValueError("set APP_ADMIN_PORT too, because faults must not be switched on the public port")
         return value
 
     @field_validator("cors_origins")
@@ -360,13 +385,16 @@ def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
         sys.stderr.write(f"warning: {line}\n")
     token = _given.set(given)
     try:
-        return settings(_secrets_dir=given.secrets_dir)  # type: ignore[call-arg]
+        loaded = settings(_secrets_dir=given.secrets_dir)  # type: ignore[call-arg]
     except ValidationError as error:
         exit_with_errors(*explain(error, schema, given))
     except SettingsError as error:
         exit_with_errors(str(error))
     finally:
         _given.reset(token)
+    if loaded.fault_injection and (reason := refusal(loaded.fault_injection_namespace or "", os.environ)):
+        exit_with_errors(reason)
+    return loaded
 
 
 def settings_table(settings: type[ChassisSettings]) -> list[str]:

@@ -10,6 +10,7 @@ from structlog.typing import Processor
 from .api.rate_limit import DEFAULT, RateLimit, RateLimitStore
 from .api.rate_limiter import CallerOf, RateLimiter
 from .api.rate_limiting import RateLimiting
+from .faults import Faults
 from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
@@ -45,6 +46,11 @@ def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
     health = Health(cache_seconds=settings.readiness_cache_seconds)
     telemetry.metrics.ready.set_function(lambda: health.is_ready)
     return health
+
+
+def make_faults(settings: ChassisSettings, telemetry: Telemetry) -> Faults | None:
+    """The faults that can be injected; None unless the settings allow them."""
+    return Faults(telemetry.metrics.registry) if settings.fault_injection else None
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:

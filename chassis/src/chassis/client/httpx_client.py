@@ -10,7 +10,7 @@ import httpx
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from ..context import request_context
+from ..context import request_context, request_deadline
 from ..telemetry import Telemetry
 from ..telemetry.client_spans import Call, ClientTelemetry
 from ..telemetry.environment import inject
@@ -18,6 +18,8 @@ from ..telemetry.environment import inject
 
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` whose requests carry `traceparent`, `tracestate`, `baggage` and `x-request-id`.
+
+    They also carry `x-request-timeout-ms`, the time until the response of the current request must start.
 
     Create one client for each service that you call. Add it with `App.add_resource`, which closes it at the end, and
     pass it to the handlers that need it. `options` are those of `httpx.AsyncClient`, such as `base_url` and `timeout`
@@ -75,7 +77,7 @@ class Sending:
         if self._telemetry is not None:
             self._call = self._telemetry.begin(request, context, self._count)
         self._count += 1
-        carrier = propagation_headers(context if self._call is None else self._call.context)
+        carrier = propagation_headers(context if self._call is None else self._call.context) | deadline_headers()
         for name, value in carrier.items():
             if name in self._added or name not in request.headers:
                 request.headers[name] = value
@@ -113,6 +115,12 @@ def propagation_headers(context: Context) -> dict[str, str]:
     if current is not None:
         carrier["x-request-id"] = current.request_id
     return carrier
+
+
+def deadline_headers() -> dict[str, str]:
+    """The header that hands the deadline of the current request on, for a call that is made now. Empty without one."""
+    remaining = request_deadline()
+    return {} if remaining is None else {"x-request-timeout-ms": str(int(remaining * 1000))}
 
 
 @cache

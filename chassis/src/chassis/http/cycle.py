@@ -118,8 +118,11 @@ class RequestCycle:
             self.info.send = send = self.send
             await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
-                self._end_response(500)
-                log.error("asgi application returned without a complete response")
+                if self.info.is_aborted:
+                    self._connection.transport.abort()
+                else:
+                    self._end_response(500)
+                    log.error("asgi application returned without a complete response")
         except BaseException as error:  # noqa: BLE001 - no code awaits this task, so the error would be lost
             self._on_exception(error)
         finally:

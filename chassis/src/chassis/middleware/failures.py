@@ -9,11 +9,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from ..context import request_context
+from ..context import annotate, request_context
 from ..problem import Problem, ProblemOf
-from ..request_info import RequestInfo
+from ..request_info import CALLER_DEADLINE, NOT_BEGUN, OWN_DEADLINE, RequestInfo
 
 log: FilteringBoundLogger = structlog.get_logger()
+
+PASSED = {
+    OWN_DEADLINE: "The service did not respond before the request's deadline.",
+    CALLER_DEADLINE: "The service did not respond within the time that x-request-timeout-ms allows.",
+    NOT_BEGUN: "The time that x-request-timeout-ms allows was over before the service began with the request.",
+}
 
 
 def problem_of(error: BaseException, info: RequestInfo, problems: Mapping[type[Exception], ProblemOf]) -> HTTPException:
@@ -66,7 +72,14 @@ def deadline_problem(info: RequestInfo) -> Problem | None:
         return None
     info.timed_out_task = None
     task.uncancel()
-    return Problem(504, "The service did not respond before the request's deadline.")
+    return timed_out_problem(info.timed_out)
+
+
+def timed_out_problem(reason: str) -> Problem:
+    """504, for the deadline that has passed. The access line names that of a caller."""
+    if reason != OWN_DEADLINE:
+        annotate(deadline=reason)
+    return Problem(504, PASSED[reason])
 
 
 def is_cancelled_from_outside() -> bool:

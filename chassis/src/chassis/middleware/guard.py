@@ -1,8 +1,9 @@
 """Limits that keep one request from harming the service, and problem responses to exceptions."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 
 import structlog
 from prometheus_client import Counter
@@ -13,10 +14,10 @@ from starlette.websockets import WebSocketDisconnect
 from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem, ProblemOf, send_problem
-from ..request_info import REQUEST_INFO, RequestInfo, body_too_large
+from ..request_info import NOT_BEGUN, REQUEST_INFO, RequestInfo, body_too_large
 from ..response_sender import ResponseSender
 from ..route_limits import NO_LIMITS, RouteLimits
-from .deadlines import Deadlines
+from .deadlines import CallerDeadlines, Deadlines
 from .failures import (
     deadline_problem,
     is_cancelled_from_outside,
@@ -24,6 +25,7 @@ from .failures import (
     is_reported,
     problem_of,
     record_failure,
+    timed_out_problem,
 )
 from .load_shedder import LoadShedder
 
@@ -41,8 +43,9 @@ class GuardMiddleware:
     `max_body_bytes` limits the request's body, whether its size is declared or not (413). `deadline_seconds` is the
     time until the response starts, without the time in which the handler waits for the body. Then the handler is
     cancelled, its cleanup runs, and the client gets 504. A response that has started, such as a stream, may continue.
-    `timed_out` counts the cancelled requests. `load_shedder` rejects requests under overload (503). A request whose
-    client disconnects is cancelled by the server and has status 499.
+    A caller can shorten the time of its request with the header `x-request-timeout-ms`. A request whose time is over
+    already is not begun (504). `timed_out` counts both, by `reason`. `load_shedder` rejects requests under overload
+    (503). A request whose client disconnects is cancelled by the server and has status 499.
 
     `problems` is the status of each expected exception that is not an `HTTPException`, whose text becomes the detail,
     or a function that makes the problem.
@@ -70,6 +73,7 @@ class GuardMiddleware:
         self._max_body_bytes = max_body_bytes
         self._deadlines = Deadlines(deadline_seconds, timed_out)
         self._deadlines_of_routes: dict[float, Deadlines] = {}
+        self._caller_deadlines = CallerDeadlines(timed_out)
         self._timed_out = timed_out
         self._limits_of = limits_of
         self._load_shedder = load_shedder
@@ -94,16 +98,19 @@ class GuardMiddleware:
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment]
         deadlines.set(task, sender, info)
         try:
-            if load_shedder is not None:
+            problem = None if info.timeout_field is None else self._limit_by_caller(task, sender, info)
+            if load_shedder is not None and problem is None:
                 waits = load_shedder.enter(info.read_at)
-                if waits is not None and (problem := await waits) is not None:
-                    if not self._forwards_rejections:
-                        await send_problem(sender, problem)
-                        return
-                    info.rejection = problem
-                else:
+                if waits is not None:
+                    problem = await self._wait(waits, load_shedder, task, info)
+                if problem is None:
                     leave = load_shedder.leave if waits is None else load_shedder.leaver()
                     sender.on_leave = leave  # work after the response is not counted
+            if problem is not None:
+                if not self._forwards_rejections:
+                    await send_problem(sender, problem)
+                    return
+                info.rejection = problem
             if info.has_body:
                 receive = self._limit_body(info, receive, max_body_bytes)
             await self.app(scope, receive, sender)
@@ -114,6 +121,10 @@ class GuardMiddleware:
             await self._respond(error, info, sender, task)
         finally:
             deadlines.clear(task)
+            info.deadline_at = info.response = None  # what continues without its client has no deadline
+            if info.caller_deadline_at is not None:
+                info.caller_deadline_at = None
+                self._caller_deadlines.clear(task)
             if leave is not None and not sender.is_complete:
                 leave()
 
@@ -149,6 +160,42 @@ class GuardMiddleware:
         if deadlines is None:
             deadlines = self._deadlines_of_routes[seconds] = Deadlines(seconds, self._timed_out)
         return deadlines
+
+    def _limit_by_caller(self, task: asyncio.Task[object], sender: ResponseSender, info: RequestInfo) -> Problem | None:
+        """Set the deadline that the caller has handed on. Returns a problem if it has passed, else None."""
+        seconds = info.caller_seconds()
+        if seconds is None:
+            return None
+        now = monotonic()
+        at = (now if info.read_at is None else info.read_at) + seconds
+        if at <= now:
+            return self._rejection_of_late(info)
+        if info.deadline_at is None or at < info.deadline_at or info.has_body:  # uploads defer the service's own
+            self._caller_deadlines.set(task, sender, info, at)
+        return None
+
+    async def _wait(
+        self,
+        waits: Awaitable[Problem | None],
+        load_shedder: LoadShedder,
+        task: asyncio.Task[object],
+        info: RequestInfo,
+    ) -> Problem | None:
+        """Wait until the load shedder admits the request. Returns the problem with which it is rejected, else None."""
+        info.is_queued = True
+        problem = await waits
+        info.is_queued = False
+        if problem is None and info.caller_deadline_at is not None and info.caller_deadline_at <= monotonic():
+            self._caller_deadlines.clear(task)
+            load_shedder.leaver()()
+            return self._rejection_of_late(info)
+        return problem
+
+    def _rejection_of_late(self, info: RequestInfo) -> Problem:
+        info.timed_out = NOT_BEGUN
+        if self._timed_out is not None:
+            self._timed_out.labels(NOT_BEGUN).inc()
+        return timed_out_problem(NOT_BEGUN)
 
     def _limit_body(self, info: RequestInfo, receive: Receive, limit: int) -> Receive:
         """Reject a body whose declared size is too large, and count one while it is received."""

@@ -64,6 +64,7 @@ class TelemetryMiddleware:
             method = OTHER_METHOD
         info: RequestInfo = scope.get(REQUEST_INFO) or RequestInfo.of(scope)
         context = self._begin(info, method, scope["headers"])
+        context.info = info
         if info.has_body:
             receive = info.counting(receive)
         sender = ResponseSender(send, context.request_id, self._default_headers, is_direct=send is info.send)

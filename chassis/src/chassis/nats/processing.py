@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ..api.repeatable import repeat
 from ..app import App
+from ..context import request_context
 from ..request_info import REQUEST_INFO, RequestInfo
 from ..unavailable import UnavailableError
 from .consumer import ConsumerMethod
@@ -132,6 +133,9 @@ class Processing:
         """A request that stands for the message, for providers that need one: a POST with the message's headers."""
         info = RequestInfo()
         info.deadline_at = monotonic() + self._deadline_seconds
+        context = request_context(otel_context.get_current())
+        if context is not None:
+            context.info = info
         path = f"/{message.subject}"
         return Request(
             {

@@ -25,6 +25,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ..request_info import CALLER_DEADLINE, NOT_BEGUN, OWN_DEADLINE
 from .error_type import OtherError, error_type, qualified_name
 from .observation import Observation
 
@@ -184,8 +185,11 @@ class Metrics:
         self.timed_out_requests: Counter = Counter(
             "http_server_timed_out_requests",
             "Requests that did not respond before their deadline.",
+            ["reason"],
             registry=self.registry,
         )
+        for reason in (OWN_DEADLINE, CALLER_DEADLINE, NOT_BEGUN):
+            self.timed_out_requests.labels(reason)  # 0 from now on: `increase` counts no series that begins at 1
         self.shed_requests: Counter = Counter(
             "http_server_shed_requests", "Requests rejected under overload.", ["reason"], registry=self.registry
         )

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
 
+from ..request_info import BY_CALLER
 from .levels import LEVELS
 from .logs import Logs
 from .metrics import RequestMetrics
@@ -18,8 +19,10 @@ from .query_redaction import QueryRedactor
 from .route_template import route_template
 from .span_attributes import end_span
 
-# Any client can ask for an unknown method, and 503 is intended: the service drains, sheds load or is not ready.
+# Any client can ask for an unknown method or for too little time, and 503 is intended: the service drains, sheds load
+# or is not ready.
 NO_FAILURE = frozenset({501, 503})
+GATEWAY_TIMEOUT = 504
 MAX_VARIABLES = 1000  # of contexts; normally there are less than ten
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
 
@@ -99,7 +102,7 @@ class Observer:
             observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
-            level = "info" if status < 500 else "warning" if status in NO_FAILURE else "error"
+            level = "info" if status < 500 else "warning" if is_no_failure(status, observation) else "error"
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"
             if LEVELS[level] < lowest_level:
@@ -133,6 +136,11 @@ class Observer:
                 bound = self._access_log.redact(observation.bound_facts)
                 line |= {key: value for key, value in bound.items() if key not in line}
             self._access_log.line(level, line)
+
+
+def is_no_failure(status: int, observation: Observation) -> bool:
+    """Whether a response of 500 or above is none of the service."""
+    return status in NO_FAILURE or (status == GATEWAY_TIMEOUT and observation.info.timed_out in BY_CALLER)
 
 
 def _begin_empty_in_child() -> None:
