@@ -8,15 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import httpx
-
 from gateway_fronts import Front, Ports, front
 from gateway_projects import BACKENDS, Projects
 from open_load import OpenLoad
 from running import Service, fixed_port
 
 REPLICAS = 3
-VARIABLES = {"APP_DRAIN_SECONDS": "1"}
+VARIABLES = {"APP_DRAIN_SECONDS": "1", "APP_FAULT_INJECTION": "true", "APP_FAULT_INJECTION_NAMESPACE": "local"}
 MAX_REQUESTS = {"APP_MAX_REQUESTS": "10"}  # of a replica, so that a slow one is overloaded
 NICENESS = 10  # of a process that starts beside the load; in a cluster, it has processors of its own
 
@@ -44,9 +42,9 @@ class Replica:
     def address(self) -> str:
         return f"127.0.0.1:{self.ports.service}"
 
-    def inject(self, **faults: float) -> None:
-        """Switch faults on: `latency_seconds`, `error_share`, `reset_share`. Without any, switch them off."""
-        httpx.put(f"http://{self.address}/switches", json=faults, trust_env=False).raise_for_status()
+    def inject(self, **fault: float) -> None:
+        """Inject a fault, a rule of `PUT /faults`, in place of those before. Without values, inject nothing."""
+        self.service.admin.put("/faults", json=[fault] if fault else []).raise_for_status()
 
 
 class Gateway:

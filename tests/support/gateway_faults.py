@@ -71,9 +71,9 @@ def rolled(system: System) -> Iterator[None]:
 
 
 @contextmanager
-def injected(system: System, **faults: float) -> Iterator[None]:
-    """It does what its switches say."""
-    faulty(system).inject(**faults)
+def injected(system: System, **fault: float) -> Iterator[None]:
+    """A fault is injected into it."""
+    faulty(system).inject(**fault)
     yield
     faulty(system).inject()
 
@@ -83,11 +83,11 @@ def slow(system: System) -> AbstractContextManager[None]:
 
 
 def failing(system: System) -> AbstractContextManager[None]:
-    return injected(system, error_share=ERROR_SHARE)
+    return injected(system, share=ERROR_SHARE, status=500)
 
 
 def resetting(system: System) -> AbstractContextManager[None]:
-    return injected(system, reset_share=RESET_SHARE)
+    return injected(system, share=RESET_SHARE, abort=True)
 
 
 ONE_OF_THREE: dict[str, Fault] = {

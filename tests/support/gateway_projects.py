@@ -35,8 +35,6 @@ def generate(folder: Path) -> Projects:
     folders = {name: render(folder, {"project_name": name.title(), **LEFT_OUT}) for name in (*SETTINGS, *BACKENDS)}
     add_part(folders["catalogue"], "products", "add_products(app)")
     add_part(folders["stock"], "levels", "add_levels(app)")
-    for name in BACKENDS:
-        add_part(folders[name], "switches", "add_switches(app)")
     for kind in SETTINGS:
         write_gateway(folders[kind], kind)
     metadata = folders["client"] / "pyproject.toml"
