@@ -52,13 +52,19 @@ class Candidates:
         self._installer.add_drivers(self._service, self._peers, bare=self._smoke)
 
     @cached_property
+    def clients(self) -> Path:
+        """The Python of the HTTP clients."""
+        return self._installer.clients(self._service, bare=self._smoke)
+
+    @cached_property
     def _before(self) -> Path:
         return self._installer.service("before", self._against, like=self._service)
 
     def versions(self) -> dict[str, str]:
         """Of Python and the libraries, as far as they are installed now."""
         theirs = versions(self._peers) if "_peers" in self.__dict__ else {}
-        return {"python": self._installer.version, **theirs, **versions(self._service)}
+        clients = versions(self.clients) if "clients" in self.__dict__ else {}
+        return {"python": self._installer.version, **clients, **theirs, **versions(self._service)}
 
     def main(self) -> dict[str, Candidate]:
         """The candidates of the throughput section; the others are compared with the first."""

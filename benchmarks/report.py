@@ -11,6 +11,7 @@ TITLES = {
     "collectors": "Collectors, 100 % sampled",
     "memory": "Memory",
     "database": "One row of PostgreSQL by its primary key",
+    "clients": "A call to another service, by HTTP client",
     "against": "Beside another commit",
 }
 COLUMNS = {
@@ -126,6 +127,9 @@ def goals(sections: Results) -> list[list[str]]:
         times = cpu["ours_asyncpg"] / cpu["usual_orm"]
         goal("a row with asyncpg, to the usual stack with the ORM, by CPU", times, "{:.1f}", least=10)
         goal("the same with the ORM", cpu["ours_orm"] / cpu["usual_orm"], "{:.1f}", least=3)
+    if "app_client" in rows.get("clients", {}):
+        cpu_us = rows["clients"]["app_client"]["cpu_us"]["median"]
+        goal("a call by app.client, with policy, spans and metrics", cpu_us, "{:.0f} µs", most=100)
     for suffix in ("", "_100") if "against" in rows else ():
         before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
         case = f"{now['label']}, to before"

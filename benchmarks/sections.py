@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from . import clients
 from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "clients", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -86,6 +87,18 @@ class Sections:
     def _database(self) -> Rows:
         with database() as url:
             return self._rounds(self._candidates.database(url), self._plan.few_rounds)
+
+    def _clients(self) -> Rows:
+        chosen = clients.OURS if self._plan is SMOKE else clients.LABELS
+        found = clients.measure(self._candidates.clients, tuple(chosen), self._plan.rounds, self._plan.seconds)
+        return {
+            name: {
+                "label": clients.LABELS[name],
+                "cpu_us": figure(values),
+                "cpu_ratio": ratio(found["aiohttp"], values),
+            }
+            for name, values in found.items()
+        }
 
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""

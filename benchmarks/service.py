@@ -24,10 +24,13 @@ PEERS = (
 )
 # opentelemetry-instrumentation-sqlalchemy rejects 2.1, so that all candidates have 2.0.
 DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
+# Clients of other services, each in its newest version.
+CLIENTS = ("httpx", "httpx2", "niquests", "aiohttp", "pyreqwest")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
 SHOWN = (
     *SHARED,
     *("starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk", "asyncpg", "sqlalchemy"),
+    *CLIENTS,
 )
 # Inserted into app.py of a commit before the seam `App(settings)`.
 OLD_IMPORT = "from .chassis import "
@@ -78,6 +81,12 @@ class Installer:
         same = ("asyncpg", "orjson") if bare else ("asyncpg", "orjson", "sqlalchemy")
         others = () if bare else (*DRIVERS, INSTRUMENTATION)
         self._install(peers, *(pin for pin in pins(service) if pin.split("==")[0] in same), *others)
+
+    def clients(self, like: Path, *, bare: bool = False) -> Path:
+        """Install the core with its clients, and unless `bare` others, in the versions that the service has."""
+        core = f"asgi-chassis[client] @ {(ROOT / 'chassis').as_uri()}"
+        again = ("--reinstall-package", "asgi-chassis")
+        return self._environment("clients", *again, core, *(() if bare else CLIENTS), *pins(like))
 
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"

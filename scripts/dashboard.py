@@ -103,8 +103,11 @@ def variable(name: str, label: str, series: str) -> dashboard.QueryVariable:
 def rows() -> dict[str, list[timeseries.Panel | stat.Panel]]:
     """The panels of each row."""
     client = "http_client_request_duration_seconds"
-    calls = rate(f"{client}_count", by="server_address")
-    failed_calls = rate(f"{client}_count", OF + ',error_type!=""', "server_address")
+    attempts = rate(f"{client}_count", by="server_address")
+    failed_attempts = rate(f"{client}_count", OF + ',error_type!=""', "server_address")
+    calls = "dependency_call_duration_seconds"
+    # A call that is cancelled has not failed: its own client has disconnected.
+    failed_calls = rate(f"{calls}_count", OF + ',error_type!~"|.*CancelledError"', "dependency, error_type")
     failures = f"{rate(COUNT, FAILED)} / {rate(COUNT, REQUESTS)}"
     return {
         "Overview": [
@@ -218,20 +221,81 @@ def rows() -> dict[str, list[timeseries.Panel | stat.Panel]]:
                 (f"sum by (check) (readiness_check_passed{{{OF}}})", "{{check}}"),
             ),
             graph(
-                "Calls per second, by server",
+                "Calls per second, by dependency",
                 "reqps",
-                (calls, "{{server_address}}"),
+                (rate(f"{calls}_count", by="dependency"), "{{dependency}}"),
+                description="A call is counted once, however many attempts it needs.",
             ),
             graph(
-                "Share of failed calls, by server",
+                "Share of failed calls, by dependency and error",
                 "percentunit",
                 (
-                    f"{failed_calls} / {calls}",
+                    f"{failed_calls} / on (dependency) group_left () {rate(f'{calls}_count', by='dependency')}",
+                    "{{dependency}} {{error_type}}",
+                ),
+            ),
+            graph(
+                "95th percentile latency of calls, by dependency",
+                "s",
+                (quantile(0.95, f"{calls}_bucket", by="dependency"), "{{dependency}}"),
+                exemplars=True,
+            ),
+            graph(
+                "Retries and hedges per second, by dependency",
+                "reqps",
+                (
+                    rate("dependency_attempts_total", OF + ',kind!="first"', "dependency, kind"),
+                    "{{dependency}} {{kind}}",
+                ),
+                (
+                    rate("dependency_retries_denied_total", by="dependency, reason"),
+                    "{{dependency}} not made: {{reason}}",
+                ),
+            ),
+            graph(
+                "Instances with an open circuit breaker, by dependency",
+                "short",
+                (f"sum by (dependency) (dependency_breaker_state{{{OF}}} == bool 2)", "{{dependency}}"),
+                description="Between two probes, no calls are made.",
+            ),
+            graph(
+                "Calls in progress and waiting, by dependency",
+                "short",
+                (f"sum by (dependency) (dependency_calls_in_progress{{{OF}}})", "{{dependency}}"),
+                (f"sum by (dependency) (dependency_calls_waiting{{{OF}}})", "{{dependency}} waiting"),
+                (f"sum by (dependency) (dependency_max_calls{{{OF}}})", "{{dependency}} limit"),
+            ),
+            graph(
+                "Calls that were not made per second, by dependency and reason",
+                "reqps",
+                (rate("dependency_calls_rejected_total", by="dependency, reason"), "{{dependency}} {{reason}}"),
+            ),
+            graph(
+                "Replicas, by dependency",
+                "short",
+                (
+                    f'max by (dependency) (dependency_replicas{{{OF},state="available"}})',
+                    "{{dependency}} available",
+                ),
+                (f'max by (dependency) (dependency_replicas{{{OF},state="ejected"}})', "{{dependency}} ejected"),
+                description="The highest number that one instance has found.",
+            ),
+            graph(
+                "HTTP requests to other services per second, by server",
+                "reqps",
+                (attempts, "{{server_address}}"),
+                description="Each attempt of a call, and the requests of `http_client`.",
+            ),
+            graph(
+                "Share of failed HTTP requests, by server",
+                "percentunit",
+                (
+                    f"{failed_attempts} / {attempts}",
                     "{{server_address}}",
                 ),
             ),
             graph(
-                "99th percentile latency of calls, by server",
+                "99th percentile latency of HTTP requests, by server",
                 "s",
                 (quantile(0.99, f"{client}_bucket", by="server_address"), "{{server_address}}"),
                 exemplars=True,

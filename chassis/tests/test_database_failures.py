@@ -20,8 +20,9 @@ import chassis.sqlalchemy
 from chassis.postgres import Database, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
 
 from .support.accounts import balance_of, pay_from
+from .support.certificates import certificate
 from .support.database_kinds import Asyncpg, Kind, SqlAlchemy
-from .support.postgres import PostgresServer, certificate, free_port, pgbouncer, proxy_of
+from .support.postgres import PostgresServer, free_port, pgbouncer, proxy_of
 from .support.service import Service
 from .test_postgres import serve
 

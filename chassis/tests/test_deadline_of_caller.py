@@ -28,7 +28,7 @@ TIMED_OUT = "http_server_timed_out_requests_total"
 
 
 class Seen(Handler):
-    """What different kinds of code see of the deadline."""
+    """Shows the deadline as different kinds of code see it."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bakery import TEMPLATE, render, run
+from client_metrics import client_metrics
 from conftest import Bake, Start
 from running import Service, needs
 
@@ -134,7 +135,8 @@ class Promtool:
         rule = self.rule(name)
         labels = {"job": JOB, "namespace": "production", **rule["labels"], **labels}
         texts = {
-            key: text.replace("{{ $labels.task }}", labels.get("task", "")) for key, text in rule["annotations"].items()
+            key: re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels[found[1]], text)
+            for key, text in rule["annotations"].items()
         }
         alert = {"exp_labels": {key: value for key, value in labels.items() if value}, "exp_annotations": texts}
         self.test(series, alert_rule_test=[{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": [alert]}])
@@ -166,8 +168,9 @@ def test_rules_use_metrics_that_the_service_has(rules: Rules, start: Start, inst
     recorded = {rule["record"] for rule in all_rules(rules) if "record" in rule}
     used = {name for rule in all_rules(rules) for name in re.findall(r"([a-z][\w:]+)\{", rule["expr"])} - recorded
     used -= {"up", "kube_horizontalpodautoscaler_status_condition"}  # of Prometheus and of kube-state-metrics
+    metrics += client_metrics()
 
-    assert len(used) >= 8
+    assert len(used) >= 10
     assert {name for name in used if f"# TYPE {re.sub('_(bucket|count)$', '', name)} " not in metrics} == set()
 
 
@@ -351,6 +354,62 @@ def test_periodic_task_that_another_instance_does_fires_nothing(promtool: Promto
     seconds = " ".join(str(60 * minute) for minute in range(3 * HOURS))
 
     promtool.expect({**healthy(), failures: counter(1), success: seconds}, {60: [], 120: []})
+
+
+def calls(values: str, error_type: str = "", dependency: str = "catalogue", **labels: str) -> Series:
+    """The series of calls to another service."""
+    labels = {"dependency": dependency, "method": "GET", "error_type": error_type, **labels}
+    text = named("dependency_call_duration_seconds_count", **labels)
+    return {text if error_type else text.replace("}", ',error_type=""}'): values}
+
+
+@pytest.mark.parametrize("error", ["503", "429", "401", "chassis.client.errors.DependencyTimeoutError"])
+def test_dependency_whose_calls_fail_fires(promtool: Promtool, error: str) -> None:
+    series = {**healthy(), **calls(counter(60)), **calls("0x30 0+6x60", error), **calls(counter(60), dependency="b")}
+
+    promtool.expect(series, {30: [], 55: ["DependencyFails"]})
+    assert "{{ $labels.dependency }}" in promtool.rule("DependencyFails")["annotations"]["description"]
+
+
+@pytest.mark.parametrize("error", ["404", "409", "422", "asyncio.exceptions.CancelledError"])
+def test_responses_to_what_was_asked_fire_nothing(promtool: Promtool, error: str) -> None:
+    promtool.expect({**healthy(), **calls(counter(6)), **calls(counter(60), error)}, {60: []})
+
+
+def test_few_failures_of_a_dependency_fire_nothing(promtool: Promtool) -> None:
+    promtool.expect({**healthy(), **calls(counter(60)), **calls(counter(2), "503")}, {60: []})
+
+
+def test_single_failure_of_a_dependency_that_is_seldom_called_fires_nothing(promtool: Promtool) -> None:
+    promtool.expect({**healthy(), **calls("0x30 1x60", "503")}, {minute: [] for minute in (32, 36, 40, 45)})
+
+
+def test_dependency_that_always_fails_fires_however_seldom_it_is_called(promtool: Promtool) -> None:
+    failed = " ".join(str(minute // 4) for minute in range(HOURS))
+
+    promtool.expect({**healthy(), **calls(failed, "503")}, {40: ["DependencyFails"]})
+
+
+def test_failures_of_one_namespace_do_not_hide_in_another(promtool: Promtool) -> None:
+    staging = calls(counter(6000), namespace="staging")
+
+    promtool.expect({**healthy(), **staging, **calls(counter(6), "503")}, {40: ["DependencyFails"]})
+
+
+def breaker(instance: str = "a", dependency: str = "catalogue") -> str:
+    return named("dependency_breaker_state", instance=instance, dependency=dependency)
+
+
+def test_circuit_breaker_that_keeps_opening_fires(promtool: Promtool) -> None:
+    """Between two openings it is half-open. The other instance reaches the dependency."""
+    states = {breaker(): "0x20 2 2 1 2 2 2 1 2 2 2 0x30", breaker("b"): "0x60"}
+
+    promtool.expect({**healthy(), **states}, {21: [], 29: ["CircuitBreakerOpen"], 40: []})
+    promtool.fires("CircuitBreakerOpen", {**healthy(), **states}, 29, dependency="catalogue")
+
+
+def test_circuit_breaker_that_opens_once_fires_nothing(promtool: Promtool) -> None:
+    promtool.expect({**healthy(), breaker(): "0x20 2 0x40"}, {minute: [] for minute in range(20, 30)})
 
 
 def test_autoscaler_without_metrics_fires(promtool: Promtool) -> None:

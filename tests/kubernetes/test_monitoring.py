@@ -17,6 +17,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as SchemaOfDashboard
 
 from bakery import OTHER, SOURCE, TEMPLATE, render, run
+from client_metrics import client_metrics
 from collector import Collector
 from conftest import Bake, Start
 from prometheus import data, eventually, scraping
@@ -230,9 +231,9 @@ def test_dashboard_can_be_used_with_any_data_source_and_namespace(board: Board) 
 def test_every_query_of_the_dashboard_has_a_result(board: Board, prometheus: httpx.Client) -> None:
     queries = queries_of(board)
     # No request has failed, there is no limit, no call of another service, and no periodic task.
-    silent = re.compile(r'"5\.\.|max_requests|http_client|periodic_task')
+    silent = re.compile(r'"5\.\.|max_requests|http_client|dependency_|periodic_task')
 
-    assert len(queries) > 35
+    assert len(queries) > 45
     empty = [query for query in queries if not answered(prometheus, query, silent=bool(silent.search(query)))]
     assert empty == []
 
@@ -256,6 +257,8 @@ def test_metrics_of_the_dashboard_are_the_services(board: Board, prometheus: htt
     used = {name for query in queries_of(board) for name in re.findall(r"([a-z_]+)\{job", query)}
     metadata = data(prometheus, "/targets/metadata", match_target=f'{{job="{JOB}"}}')
     known = {one["metric"] for one in metadata}
+    # The service calls no other one.
+    known |= set(re.findall(r"^# TYPE (dependency_\w+)", client_metrics(), re.MULTILINE))
 
     assert {re.sub("_(bucket|count|sum|total)$", "", name) for name in used} <= {
         re.sub("_total$", "", name) for name in known

@@ -1,10 +1,12 @@
 """The guides are followed to the letter, all in one service, and the result runs."""
 
+import json
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bakery import TEMPLATE, package_of, render, run
@@ -19,6 +21,7 @@ PAGES = (
     "handlers",
     "dependencies",
     "errors",
+    "fault-injection",
     "middleware",
     "cors",
     "health-checks",
@@ -63,7 +66,7 @@ def service(
 
 
 def test_tests_of_the_guides_pass(project: Path, database: socket.socket, python: Path) -> None:
-    tests = [f"tests/test_{name}.py" for name in ("inventory", "ledger", "small_store", "words")]
+    tests = [f"tests/test_{name}.py" for name in ("inventory", "ledger", "small_store", "with_faults", "words")]
     check(project, python, ("python", "-m", "pytest", "-q", "--no-cov", *tests))
 
 
@@ -135,6 +138,34 @@ def test_errors(service: Service) -> None:
     assert (sold_out.status_code, sold_out.json()["detail"]) == (409, "There is no tea left.")
     assert (down.status_code, down.headers["retry-after"]) == (503, "30")
     assert "10.1.2.3" not in down.text
+
+
+def test_faults(project: Path, database: socket.socket, start: Start) -> None:
+    guide = (project / "chassis/docs/fault-injection.md").read_text()
+    variables = dict(re.findall(r"^(APP_FAULT_\w+)=(\w+)$", guide, re.MULTILINE))
+    service = start(project, **variables, APP_ADMIN_PORT="0").ready()
+    (shown,) = re.findall(r"--json '(.*)'", guide)
+    rules = [json.loads(text) for text in (shown, *re.findall(r"```json\n(.*?)```", guide, re.DOTALL))]
+
+    calls = [one for one in rules if "client" in one[0]]
+    assert [service.admin.put("/faults", json=one).status_code for one in rules if one not in calls] == [200] * 3
+    assert [service.admin.put("/faults", json=one).json()["detail"] for one in calls] == [
+        "no client 'catalogue' takes faults; those that do: none."
+    ]
+    with pytest.raises(httpx.RemoteProtocolError):
+        service.http.get("/greetings/Ada", headers={"x-tester": "ada"})
+    assert service.event("request", fault="abort")["status"] == 499
+    assert service.admin.delete("/faults").status_code == 204
+    assert service.http.get("/greetings/Ada", headers={"x-tester": "ada"}).status_code == 200
+
+
+def test_faults_are_not_accepted_in_another_namespace(project: Path, python: Path) -> None:
+    guide = (project / "chassis/docs/fault-injection.md").read_text()
+    (line,) = re.findall(r"^error: .*$", guide, re.MULTILINE)
+    variables = {"APP_FAULT_INJECTION": "on", "APP_FAULT_INJECTION_NAMESPACE": "shop-staging", "APP_ADMIN_PORT": "0"}
+
+    done = run(python, "-m", package_of(project), cwd=project, PYTHONPATH="src", POD_NAMESPACE="shop", **variables)
+    assert line in done.stdout
 
 
 def test_deadline_of_the_caller(service: Service) -> None:

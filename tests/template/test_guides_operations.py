@@ -23,6 +23,8 @@ from running import Service
 pytestmark = pytest.mark.long
 
 PAGES = ("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services")
+# With these, a service has the metrics of fault injection too.
+FAULTS = {"APP_FAULT_INJECTION": "on", "APP_FAULT_INJECTION_NAMESPACE": "local", "APP_ADMIN_PORT": "0"}
 # The tests of the database and of the events compare these.
 OF_OPTIONAL_PARTS = ("auth_", "db_client_", "messaging_", "outbox_")
 
@@ -145,7 +147,8 @@ def test_log_lines_have_the_fields_of_the_guide(project: Path, start: Start) -> 
 
 
 def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: Collector) -> None:
-    service = start(project, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_SAMPLER="always_on").ready()
+    tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER": "always_on"}
+    service = start(project, **tracing, **FAULTS).ready()
 
     assert service.http.post("/sales?kind=tea").status_code == 204
     assert service.http.post("/sales?kind=cocoa").status_code == 422
@@ -154,12 +157,12 @@ def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: 
     assert service.http.post("/letters?to=Ada").status_code == 202
     assert service.http.post("/outbox?to=Ada").status_code == 202
     service.event("periodic task done")
-    open_metrics = service.http.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    open_metrics = service.admin.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
     assert re.search(r'sold_total\{kind="tea"\} 1\.0 # \{trace_id="[0-9a-f]{32}"\}', open_metrics.text)
 
     families = {
         family.name + "_total" * (family.type == "counter"): family
-        for family in text_string_to_metric_families(service.http.get("/metrics").text)
+        for family in text_string_to_metric_families(service.admin.get("/metrics").text)
         if not family.name.endswith("_created")
     }
     documented: dict[str, tuple[str, set[str]]] = {}

@@ -55,9 +55,7 @@ class FaultRule(BaseModel):
         default=None, ge=0, le=86_400, description="`Retry-After` of that response."
     )
     abort: bool = Field(default=False, description="Whether the connection is closed without a response.")
-    refuse: bool = Field(
-        default=False, description="Whether the connection of a call is refused, so that nothing is sent."
-    )
+    refuse: bool = Field(default=False, description="Whether the other service cannot be reached: a call is not sent.")
     seconds: float | None = Field(
         default=None, gt=0, le=604_800, description="Time after which the rule is off by itself."
     )
@@ -78,7 +76,7 @@ class FaultRule(BaseModel):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What the rule injects, as the metric names it."""
+        """The kinds of faults that the rule injects, as the metric names them."""
         found = {
             LATENCY: self.latency_seconds + self.jitter_seconds > 0,
             ERROR: self.status is not None,
@@ -89,7 +87,7 @@ class FaultRule(BaseModel):
 
 
 class Hit(NamedTuple):
-    """A request or a call, as the rules look at it. What is expensive to find is a function."""
+    """A request or a call, as the rules look at it. Its parts are functions where they are expensive to find."""
 
     method: str
     path: str
@@ -101,7 +99,7 @@ class Hit(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What happens to one request or call."""
+    """The fault of one request or call."""
 
     kinds: tuple[str, ...]
     latency_seconds: float
@@ -237,5 +235,5 @@ def matches(rule: FaultRule, hit: Hit) -> bool:
 
 
 def plain(rule: FaultRule) -> dict[str, Any]:
-    """What of a rule is set, for the log and for JSON. Values of secret headers are redacted in logs by their names."""
+    """The members of a rule that are set, for the log and for JSON. Logs redact secret headers by their names."""
     return rule.model_dump(exclude_defaults=True)

@@ -39,8 +39,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "max_connection_age_seconds",
         "max_requests_per_connection",
     ),
-    "Fault injection": ("fault_injection", "fault_injection_namespace"),
     "Readiness and graceful shutdown": ("readiness_cache_seconds", "drain_seconds", "shutdown_seconds"),
+    "Fault injection": ("fault_injection", "fault_injection_namespace"),
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 

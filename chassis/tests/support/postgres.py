@@ -164,15 +164,6 @@ class Proxy:
             writer.transport.abort()
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for `localhost`, and its key."""
-    paths = folder / "certificate.pem", folder / "key.pem"
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost", "-out", str(paths[0]), "-keyout", str(paths[1])]
-    subprocess.run(["openssl", *words.split(), *names], check=True, capture_output=True)
-    return paths
-
-
 @asynccontextmanager
 async def proxy_of(server: PostgresServer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     """A proxy in front of `server`. With `tls`, it ends TLS, because the server of the wheel is built without."""

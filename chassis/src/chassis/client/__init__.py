@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..telemetry.outgoing_context import propagation_headers
     from .errors import (
         BadResponseError,
         DependencyError,
         DependencyTimeoutError,
         DependencyUnavailableError,
     )
-    from .httpx_client import http_client, propagation_headers
+    from .httpx_client import http_client
     from .response import Response, UnexpectedStatusError
     from .settings import ClientSettings
 
@@ -28,7 +29,7 @@ _MODULES = {
     "Response": "response",
     "UnexpectedStatusError": "response",
     "http_client": "httpx_client",
-    "propagation_headers": "httpx_client",
+    "propagation_headers": ".telemetry.outgoing_context",
 }
 
 __all__ = [

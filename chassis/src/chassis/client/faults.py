@@ -14,7 +14,10 @@ REASON = "a fault was injected for a test"
 
 
 class FaultyTransport:
-    """Injects the faults of the rules for one client; all other calls go to `transport`."""
+    """Injects the faults of the rules for one client; all other calls go to `transport`.
+
+    A client uses it only if its settings allow it, such as `APP_CATALOGUE__FAULTS=on`, and `App.faults` is not None.
+    """
 
     def __init__(self, transport: Transport, client: str, faults: Faults) -> None:
         """`client` is the name of the client, as `FaultRule.client` has it."""

@@ -9,7 +9,7 @@ RANGES = 20 * STEPS
 LONGEST_SECONDS = SHORTEST_SECONDS * 2 ** (RANGES / STEPS)
 OFFSET = -log2(SHORTEST_SECONDS) * STEPS
 # A quantile is computed once for so many observations.
-OBSERVATIONS = 16
+OBSERVATIONS = 32
 
 
 class LatencyQuantile:

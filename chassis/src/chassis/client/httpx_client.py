@@ -1,19 +1,22 @@
 """Outbound HTTP: requests to other services propagate the context of the current request, and are observed."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 import httpx
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
-from ..context import request_context, request_deadline
+from ..context import request_deadline
 from ..telemetry import Telemetry
-from ..telemetry.client_spans import Call, ClientTelemetry
-from ..telemetry.environment import inject
+from ..telemetry.client_spans import Call, ClientTelemetry, SentRequest
+from ..telemetry.outgoing_context import propagation_headers
+from ..telemetry.query_redaction import REDACTED, QueryRedactor
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:
@@ -74,11 +77,13 @@ class Sending:
         """Begin the next call, and add the headers of its context, unless the caller has set them."""
         self.end()
         context = otel_context.get_current()
-        if self._telemetry is not None:
-            self._call = self._telemetry.begin(request, context, self._count)
+        if self._telemetry is None:
+            headers: Mapping[str, str] = propagation_headers(context)
+        else:
+            self._call = self._telemetry.begin(_sent_request(request, self._count), context)
+            headers = self._call.headers
         self._count += 1
-        carrier = propagation_headers(context if self._call is None else self._call.context) | deadline_headers()
-        for name, value in carrier.items():
+        for name, value in {**headers, **deadline_headers()}.items():
             if name in self._added or name not in request.headers:
                 request.headers[name] = value
                 self._added.add(name)
@@ -87,8 +92,31 @@ class Sending:
         """End the current call, if there is one."""
         call, self._call = self._call, None
         response, self.response = self.response, None
-        if call is not None:
-            call.end(response, error)
+        if call is None:
+            return
+        if response is None:
+            call.end(error=error)
+        else:
+            # "HTTP/1.1" and "HTTP/2"
+            version = response.http_version.removeprefix("HTTP/")
+            call.end(status=response.status_code, http_version=version, error=error)
+
+
+def _sent_request(request: httpx.Request, resend_count: int) -> SentRequest:
+    url = request.url
+    port = url.port or DEFAULT_PORTS.get(url.scheme)
+    return SentRequest(request.method, url.host, port, partial(shown_url, url), resend_count=resend_count)
+
+
+def shown_url(url: httpx.URL, redact_query: QueryRedactor) -> str:
+    """The URL without credentials, and without the values of secret keys in its query."""
+    if url.userinfo:
+        url = url.copy_with(username=REDACTED, password=REDACTED)
+    if not url.query:
+        return str(url)
+    before, _, rest = str(url).partition("?")
+    _, hash_mark, fragment = rest.partition("#")
+    return f"{before}?{redact_query(url.query)}{hash_mark}{fragment}"
 
 
 # Not stored in the request, because authentication creates requests of its own.
@@ -105,16 +133,6 @@ async def note_response(response: httpx.Response) -> None:
     sending = current_sending.get()
     if sending is not None:
         sending.response = response
-
-
-def propagation_headers(context: Context) -> dict[str, str]:
-    """The headers that propagate `context` to another service."""
-    carrier: dict[str, str] = {}
-    inject(carrier, context)
-    current = request_context(context)
-    if current is not None:
-        carrier["x-request-id"] = current.request_id
-    return carrier
 
 
 def deadline_headers() -> dict[str, str]:

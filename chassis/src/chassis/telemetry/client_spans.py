@@ -3,9 +3,10 @@
 A call whose trace is not sampled makes no span: it passes on the context of its request.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -18,23 +19,19 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     get_current_span,
-    set_span_in_context,
 )
 
 from ..context import RequestContext
 from .client_metrics import CallKey, CallMetrics
 from .error_type import qualified_name
 from .known_methods import OTHER_METHOD, method_in_names
-from .query_redaction import REDACTED, QueryRedactor
+from .outgoing_context import propagation_headers
+from .query_redaction import QueryRedactor
 from .redaction import Redactor
 from .spans import RequestSpan
 from .suppression import is_suppressed
 from .tracing import Tracing
 
-if TYPE_CHECKING:
-    import httpx
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
 FAILED = Status(StatusCode.ERROR)
 
 
@@ -78,15 +75,14 @@ class ClientTelemetry:
         self.known_methods: frozenset[str] = tracing.known_methods
         self._tracing = tracing
 
-    def begin(self, request: "httpx.Request", context: Context, resend_count: int = 0) -> "Call | None":
-        """Begin a call in `context`; None where instrumentation is suppressed.
-
-        `resend_count` says how often it was sent before, for a redirect or for authentication.
-        """
-        return None if is_suppressed(context) else Call(self, request, context, resend_count)
+    def begin(self, request: "SentRequest", context: Context) -> "Call":
+        """Begin a call in `context`. It is not observed where instrumentation is suppressed."""
+        return Call(self, request, context)
 
     def start_span(self, method: str, context: Context, kind: type[ClientSpan] = ClientSpan) -> Span | None:
         """The span of a call in `context`; None for that of the context itself."""
+        if isinstance(context, RequestContext) and not context.sampled:
+            return None
         tracing = self._tracing
         parent = get_current_span(context).get_span_context()
         if not tracing.exporting or (parent.is_valid and not parent.trace_flags.sampled):
@@ -114,67 +110,97 @@ class ClientTelemetry:
         return span
 
 
+@dataclass(slots=True)
+class SentRequest:
+    """A request that is sent to another service, as spans and metrics show it."""
+
+    method: str
+    server_address: str
+    """The host of the URL, which need not be where the request is sent to."""
+    server_port: int | None
+    url: Callable[[QueryRedactor], str]
+    """The URL without secrets. It is called only for a call that is recorded."""
+    template: str = ""
+    """The path of the URL with placeholders for values; empty if it is not known."""
+    resend_count: int = 0
+    """How often the request was sent before: retries, redirects, and for authentication."""
+    service: str = ""
+    """The name of the other service; empty if it has none."""
+
+
 class Call:
     """One request that is sent to another service, until its response."""
 
-    def __init__(self, telemetry: ClientTelemetry, request: "httpx.Request", context: Context, resends: int) -> None:
+    __slots__ = ("_began", "_is_observed", "_method", "_request", "_span", "_telemetry", "headers")
+
+    def __init__(self, telemetry: ClientTelemetry, request: SentRequest, context: Context) -> None:
+        method = request.method if request.method in telemetry.known_methods else OTHER_METHOD
         self._telemetry = telemetry
         self._request = request
-        self._method = request.method if request.method in telemetry.known_methods else OTHER_METHOD
-        span = telemetry.start_span(method_in_names(self._method), context)
+        self._method = method
+        self._is_observed = not is_suppressed(context)
+        span = telemetry.start_span(method_in_names(method), context) if self._is_observed else None
         self._span = span if isinstance(span, ClientSpan) else None
-        self._resends = resends
-        self.context: Context = context if span is None else set_span_in_context(span, context)
-        """The context that the request carries on."""
+        self.headers: Mapping[str, str] = propagation_headers(context, span)
+        """The headers that propagate the call's context; names are in lower case."""
         self._began = perf_counter()
 
-    def end(self, response: "httpx.Response | None", error: BaseException | None = None) -> None:
-        """End the call with its response, or because of `error`."""
+    def end(
+        self,
+        *,
+        status: int = 0,
+        http_version: str = "",
+        error: BaseException | None = None,
+        peer: tuple[str, int] | None = None,
+    ) -> None:
+        """End the call with the status of its response (0 without one), or because of `error`.
+
+        `http_version` is `1.1` or `2`; `peer` is the address and the port of the connection, if they are known.
+        """
+        if not self._is_observed:
+            return
         seconds = perf_counter() - self._began
-        url = self._request.url
-        port = url.port or DEFAULT_PORTS.get(url.scheme)
-        status = response.status_code if response is not None else 0
+        request = self._request
         failure = str(status) if status >= 400 else "" if error is None else qualified_name(type(error))
-        key = CallKey(self._method, url.host, str(port or ""), str(status) if status else "", failure)
+        port = str(request.server_port or "")
+        key = CallKey(self._method, request.server_address, port, str(status) if status else "", failure)
         span = self._span
         self._telemetry.metrics.observe(key, seconds, None if span is None else span.request.trace_id)
         if span is None:
             return
-        span.set_attributes(self._attributes(key, port, response))
+        if request.template:
+            span.name = f"{method_in_names(self._method)} {request.template}"
+        span.set_attributes(self._attributes(status, http_version, failure, peer))
         if failure:
             span.set_status(FAILED)
             if error is not None:
                 span.record_exception(error)
         span.end_after(seconds)
 
-    def _attributes(self, key: CallKey, port: int | None, response: "httpx.Response | None") -> dict[str, Any]:
+    def _attributes(self, status: int, http_version: str, failure: str, peer: tuple[str, int] | None) -> dict[str, Any]:
         """Semantic conventions for HTTP client spans: the required attributes, and the recommended ones at hand."""
+        request = self._request
         attributes: dict[str, Any] = {
             "http.request.method": self._method,
-            "server.address": key.server_address,
-            "url.full": shown_url(self._request.url, self._telemetry.redact_query),
+            "server.address": request.server_address,
+            "url.full": request.url(self._telemetry.redact_query),
         }
-        if port:
-            attributes["server.port"] = port
+        if request.server_port:
+            attributes["server.port"] = request.server_port
         if self._method == OTHER_METHOD:
-            attributes["http.request.method_original"] = self._request.method
-        if response is not None:
-            attributes["http.response.status_code"] = response.status_code
-            # "HTTP/1.1" and "HTTP/2"
-            attributes["network.protocol.version"] = response.http_version.removeprefix("HTTP/")
-        if key.error_type:
-            attributes["error.type"] = key.error_type
-        if self._resends:
-            attributes["http.request.resend_count"] = self._resends
+            attributes["http.request.method_original"] = request.method
+        if request.template:
+            attributes["url.template"] = request.template
+        if request.service:
+            attributes["service.peer.name"] = request.service
+        if peer is not None:
+            attributes["network.peer.address"], attributes["network.peer.port"] = peer
+        if status:
+            attributes["http.response.status_code"] = status
+        if http_version:
+            attributes["network.protocol.version"] = http_version
+        if failure:
+            attributes["error.type"] = failure
+        if request.resend_count:
+            attributes["http.request.resend_count"] = request.resend_count
         return attributes
-
-
-def shown_url(url: "httpx.URL", redact_query: QueryRedactor) -> str:
-    """The URL without credentials, and without the values of secret keys in its query."""
-    if url.userinfo:
-        url = url.copy_with(username=REDACTED, password=REDACTED)
-    if not url.query:
-        return str(url)
-    before, _, rest = str(url).partition("?")
-    _, hash_mark, fragment = rest.partition("#")
-    return f"{before}?{redact_query(url.query)}{hash_mark}{fragment}"

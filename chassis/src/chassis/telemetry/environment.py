@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import cast
 
-__all__ = ["Environment", "extract", "hidden", "inject"]
+__all__ = ["Environment", "extract", "get_global_textmap", "hidden", "inject"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -106,4 +106,4 @@ def hidden(*names: str) -> Iterator[None]:
 # and `tracing` read them.
 with hidden("OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"):
     import opentelemetry.sdk.trace  # noqa: F401
-    from opentelemetry.propagate import extract, inject
+    from opentelemetry.propagate import extract, get_global_textmap, inject

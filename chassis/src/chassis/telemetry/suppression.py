@@ -38,4 +38,4 @@ def suppressed() -> Context:
 
 def is_suppressed(context: Context) -> bool:
     """Whether instrumentation, ours too, does nothing in `context`."""
-    return any(context.get(key) for key in suppressed())
+    return bool(context) and any(context.get(key) for key in suppressed())  # most requests have no values of their own

@@ -1,0 +1,206 @@
+"""CPU time of a call to another service, over a kept connection, by HTTP client.
+
+    python -m benchmarks.clients serve                          responds on a free port, which it prints
+    python -m benchmarks.clients call <client> <url> <seconds>  calls one after the other, and prints µs of CPU a call
+
+The server is the same quick one for all. Each client is used as its documentation says, and imported in a process of
+its own. CPU time is that of all threads of the client's process.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import uvloop
+
+from .processes import LOAD_CORES, SERVER_CORES, BenchError, Child
+
+LABELS = {
+    "httpx": "httpx",
+    "http_client": "ours, http_client() on httpx",
+    "niquests": "niquests",
+    "httpx2": "httpx2",
+    "aiohttp": "aiohttp",
+    "transport": "ours, the transport of app.client",
+    "pyreqwest": "pyreqwest",
+}
+OURS = ("http_client", "aiohttp", "transport")  # with the libraries of the core
+PATH = "/items/1?expand=prices"
+BODY = b'{"id":1,"name":"item 1"}'
+RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+WARM_UP_CALLS = 200
+CALLS = 50  # between two looks at the clock
+
+Call = Callable[[], Awaitable[bytes]]
+
+
+def measure(python: Path, names: Sequence[str], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """µs of CPU a call of each client, in each round, in a new process every time."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    command = (python, "-m", "benchmarks.clients")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Child((*command, "serve"), cores=LOAD_CORES, **pipes) as server:
+        assert server.process.stdout  # noqa: S101 - it is a pipe
+        port = server.process.stdout.readline().decode().strip()
+        for number in range(rounds):
+            for name in sorted(found, key=list(found).index, reverse=bool(number % 2)):
+                call = (*command, "call", name, f"http://127.0.0.1:{port}", str(seconds))
+                with Child(call, cores=SERVER_CORES, **pipes) as client:
+                    found[name].append(float(client.output()))
+    return found
+
+
+class QuickServer(asyncio.Protocol):
+    """Responds to each header section with the same bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.WriteTransport", transport)  # as uvloop's are
+
+    def data_received(self, data: bytes) -> None:
+        """The clients send one request without a body at a time."""
+        if data.endswith(b"\r\n\r\n"):
+            self._transport.write(RESPONSE)
+
+
+async def serve() -> None:
+    """Serve until the process is killed."""
+    server = await asyncio.get_running_loop().create_server(QuickServer, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+@asynccontextmanager
+async def httpx_client(url: str) -> AsyncIterator[Call]:
+    import httpx
+
+    async with httpx.AsyncClient(base_url=url) as client:
+
+        async def call() -> bytes:
+            return (await client.get(PATH)).content
+
+        yield call
+
+
+@asynccontextmanager
+async def our_httpx_client(url: str) -> AsyncIterator[Call]:
+    from chassis.client import http_client
+
+    async with http_client(base_url=url) as client:
+
+        async def call() -> bytes:
+            return (await client.get(PATH)).content
+
+        yield call
+
+
+@asynccontextmanager
+async def httpx2_client(url: str) -> AsyncIterator[Call]:
+    import httpx2
+
+    async with httpx2.AsyncClient(base_url=url) as client:
+
+        async def call() -> bytes:
+            content: bytes = (await client.get(PATH)).content
+            return content
+
+        yield call
+
+
+@asynccontextmanager
+async def niquests_client(url: str) -> AsyncIterator[Call]:
+    import niquests
+
+    async with niquests.AsyncSession() as session:
+
+        async def call() -> bytes:
+            return (await session.get(url + PATH)).content or b""
+
+        yield call
+
+
+@asynccontextmanager
+async def aiohttp_client(url: str) -> AsyncIterator[Call]:
+    import aiohttp
+
+    async with aiohttp.ClientSession(url) as session:
+
+        async def call() -> bytes:
+            async with session.get(PATH) as response:
+                return await response.read()
+
+        yield call
+
+
+@asynccontextmanager
+async def pyreqwest_client(url: str) -> AsyncIterator[Call]:
+    from pyreqwest.client import ClientBuilder
+
+    async with ClientBuilder().base_url(url).build() as client:
+
+        async def call() -> bytes:
+            response = await client.get(PATH).build().send()
+            return bytes(await response.bytes())
+
+        yield call
+
+
+@asynccontextmanager
+async def our_transport(url: str) -> AsyncIterator[Call]:
+    from chassis.client import ClientSettings
+    from chassis.client.aiohttp_transport import open_transport
+    from chassis.client.transport import Address, OutboundRequest
+
+    address = Address("127.0.0.1", int(url.rpartition(":")[2]))
+    request = OutboundRequest("GET", PATH, {"user-agent": "bench/1.0"})
+    async with open_transport(ClientSettings.model_validate({"base_url": url})) as transport:
+
+        async def call() -> bytes:
+            response = await transport.send(request, address)
+            return await response.read(1_000_000)
+
+        yield call
+
+
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Call]]] = {
+    "httpx": httpx_client,
+    "http_client": our_httpx_client,
+    "niquests": niquests_client,
+    "httpx2": httpx2_client,
+    "aiohttp": aiohttp_client,
+    "transport": our_transport,
+    "pyreqwest": pyreqwest_client,
+}
+
+
+async def time_calls(name: str, url: str, seconds: float) -> float:
+    """µs of CPU a call."""
+    async with CLIENTS[name](url) as call:
+        for _ in range(WARM_UP_CALLS):
+            if await call() != BODY:
+                raise BenchError(f"{name} has received another body")
+        calls, began, cpu = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - began < seconds:
+            for _ in range(CALLS):
+                await call()
+            calls += CALLS
+        return (time.process_time() - cpu) / calls * 1e6
+
+
+def main(arguments: list[Any]) -> None:
+    match arguments:
+        case ["serve"]:
+            uvloop.run(serve())
+        case ["call", name, url, seconds]:
+            print(uvloop.run(time_calls(name, url, float(seconds))))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
