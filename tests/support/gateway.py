@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from open_load import OpenLoad
 from running import Service, fixed_port
 
 REPLICAS = 3
+SHOWN_LINES = 10
 VARIABLES = {"APP_DRAIN_SECONDS": "1", "APP_FAULT_INJECTION": "true", "APP_FAULT_INJECTION_NAMESPACE": "local"}
 MAX_REQUESTS = {"APP_MAX_REQUESTS": "10"}  # of a replica, so that a slow one is overloaded
 NICENESS = 10  # of a process that starts beside the load; in a cluster, it has processors of its own
@@ -122,7 +124,7 @@ class System:
         common = {"APP_PORT": str(ports.service), "APP_ADMIN_PORT": str(ports.admin), **VARIABLES, **self._variables}
         project, home = self._projects.folders[name], self._folder / "home"
         service = Service(self._projects.python, project, home, {**common, **variables})
-        self._stack.callback(service.close)
+        self._stack.callback(close, service, name)
         return service
 
     def front(self, name: str) -> Front:
@@ -146,3 +148,10 @@ class System:
             gateway.start()
         for service in self._services():
             service.ready()
+
+
+def close(service: Service, name: str) -> None:
+    """End a process, and show what it has complained about."""
+    service.close()
+    remarks = [line for line in service.output if '"level":"info"' not in line][-SHOWN_LINES:]
+    print(*(f"{name}: {line}" for line in [*remarks, *service.errors]), sep="\n", file=sys.stderr)

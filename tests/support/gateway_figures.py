@@ -19,6 +19,7 @@ KINDS = ("first", "retry", "hedge")
 class Figures:
     """Of all requests that were due while the fault was there, and a moment after."""
 
+    seconds: float
     requests: int
     failed: Counter[str]
     without_retry_after: int
@@ -57,15 +58,16 @@ def measure(system: System, fault: Fault | None, seconds: float) -> dict[str, Fi
         now = attempts(gateway)
         # Counters of a gateway that was restarted begin anew.
         made = Counter({kind: now[kind] - counted[kind] * (now[kind] >= counted[kind]) for kind in KINDS})
-        found[gateway.way] = figures(samples, began, made)
+        found[gateway.way] = figures(samples, began, ended, made)
     return found
 
 
-def figures(samples: list[Sample], began: float, made: Counter[str]) -> Figures:
+def figures(samples: list[Sample], began: float, ended: float, made: Counter[str]) -> Figures:
     """Sum the samples up."""
     later = [sample for sample in samples if sample.due >= began + NOTICED_SECONDS]
     first = [sample for sample in samples if sample.due < began + NOTICED_SECONDS]
     return Figures(
+        seconds=ended - began,
         requests=len(samples),
         failed=Counter(sample.error or str(sample.status) for sample in samples if sample.failed),
         without_retry_after=sum(sample.status == 503 and not sample.retry_after for sample in samples),
