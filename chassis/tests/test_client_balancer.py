@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chassis.client.balancer import Balancer
-from chassis.client.outliers import Change, log_change
 from chassis.client.replicas import Outcome, Replica
 
 from .support.balancing import ATTEMPT_SECONDS, HANGS, REFUSED, End, Simulation, address
@@ -403,17 +401,6 @@ def test_changes_are_told_once() -> None:
     simulation.set(0, None)
     simulation.shares(20)
     assert states(simulation) == [(True, "unreachable"), (False, "unreachable")]
-
-
-def test_changes_are_logged_with_their_reason() -> None:
-    with structlog.testing.capture_logs() as lines:
-        log_change("catalogue", Change(address(1), True, "timeouts"))
-        log_change("catalogue", Change(address(1), False, "timeouts"))
-    facts = {"dependency": "catalogue", "replica": "10.0.0.1:8000", "reason": "timeouts"}
-    assert lines == [
-        {"event": "replica ejected", "log_level": "warning", **facts},
-        {"event": "replica admitted", "log_level": "info", **facts},
-    ]
 
 
 class Call(NamedTuple):

@@ -19,6 +19,7 @@ from chassis.client import (
     UnexpectedStatusError,
 )
 from chassis.client.metrics import CallDurations, DependencyCallKey
+from chassis.client.origin import Origin
 from chassis.client.telemetry import DependencyTelemetry
 from chassis.client.transport import Address, ConnectionLostError, NotSentError
 from chassis.context import RequestContext
@@ -46,7 +47,8 @@ def catalogue(seen: Observed) -> DependencyTelemetry:
 
 def dependency(seen: Observed, *, scheme: str = "http", host: str = "catalogue", port: int = 80) -> DependencyTelemetry:
     """The telemetry of a dependency."""
-    return DependencyTelemetry("catalogue", seen.telemetry, scheme=scheme, host=host, port=port)
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return DependencyTelemetry("catalogue", seen.telemetry, Origin.of(f"{scheme}://{authority}"))
 
 
 def enter_request(seen: Observed, *, flags: str = "01", **fields: str) -> RequestContext:
@@ -349,7 +351,7 @@ def test_state_of_the_client_is_read_when_the_metrics_are_exposed(
 def test_dependencies_share_their_metrics(seen: Observed) -> None:
     names = ("catalogue", "prices")
     for name in names:
-        DependencyTelemetry(name, seen.telemetry, scheme="http", host=name, port=80).metrics.attempt("first")
+        DependencyTelemetry(name, seen.telemetry, Origin.of(f"http://{name}")).metrics.attempt("first")
     counts = [sample(seen, "dependency_attempts_total", dependency=name, kind="first") for name in names]
     assert counts == [1, 1]
 

@@ -67,7 +67,7 @@ def change(project: Path, name: str, before: str, after: str) -> None:
 
 
 def test_tests_of_the_guides_pass(project: Path, python: Path) -> None:
-    tests = [f"tests/test_{name}.py" for name in ("shout", "prices", "stock")]
+    tests = [f"tests/test_{name}.py" for name in ("shout", "prices", "offers")]
     check(project, python, ("pytest", "-q", "--no-cov", "-p", "no:cacheprovider", *tests))
 
 

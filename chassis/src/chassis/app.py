@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, time, tzinfo
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State as StarletteState
@@ -44,6 +44,10 @@ from .wiring import (
     make_telemetry,
     make_threads,
 )
+
+if TYPE_CHECKING:  # a service that calls no other one does not load them
+    from .client.client import Client
+    from .client.settings import ClientSettings
 
 FLUSH_SECONDS = 5.0
 
@@ -103,6 +107,8 @@ class App(RouteTable):
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires: dict[int, Requires] = self._parts.requires
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
+        self.clients: dict[str, Client] = {}
+        """The clients of other services, by their names: see `client`."""
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
@@ -199,6 +205,37 @@ class App(RouteTable):
     def override(self, provided_type: Hashable, provider: Any) -> Override:
         """Replace a provider in a test, permanently or for a `with` block. Works while the app runs."""
         return self._parts.providers.override(provided_type, provider)
+
+    def client(
+        self, name: str, settings: "ClientSettings | None" = None, *, required: bool = False, **options: object
+    ) -> "Client":
+        """Add a client for another service; see `Client` for its calls.
+
+            catalogue = app.client("catalogue", settings.catalogue)
+            catalogue = app.client("catalogue", base_url="http://catalogue", timeout_seconds=1.0)
+
+        `options` are fields of `ClientSettings`, if you pass no `settings`. The circuit breaker is a check in
+        `/readyz`. With `required`, the service is not ready while it is open: then all instances may be out of
+        rotation together. Needs the extra `asgi-chassis[client]`.
+
+        Raises `ValueError` for a name that is used already, and for invalid options.
+        """
+        from .client.client import CALL_PROBLEMS, Client
+        from .client.settings import ClientSettings
+
+        self._must_not_be_built()
+        if settings is None:
+            settings = ClientSettings.model_validate(options)
+        elif options:
+            raise ValueError(f"the client {name!r} has settings already; pass {', '.join(sorted(options))} there")
+        if name in self.clients:
+            raise ValueError(f"two clients have the name {name!r}; give one of them another name")
+        agent = f"{self.name}/{self.version}"
+        client = Client(name, settings, self.telemetry, user_agent=agent, faults=self.faults)
+        self.clients[name] = self.add_resource(client)
+        self._parts.problems = {**CALL_PROBLEMS, **self._parts.problems}
+        self.add_check(f"dependency {name}", client.check, required=required)
+        return client
 
     def set_access_control(self, control: AccessControl) -> None:
         """Protect every route that is not public, for an authentication part such as `chassis.auth`.

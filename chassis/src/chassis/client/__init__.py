@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..telemetry.outgoing_context import propagation_headers
+    from .client import Client
     from .errors import (
         BadResponseError,
         DependencyError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BadResponseError": "errors",
+    "Client": "client",
     "ClientSettings": "settings",
     "DependencyError": "errors",
     "DependencyTimeoutError": "errors",
@@ -29,11 +30,11 @@ _MODULES = {
     "Response": "response",
     "UnexpectedStatusError": "response",
     "http_client": "httpx_client",
-    "propagation_headers": ".telemetry.outgoing_context",
 }
 
 __all__ = [
     "BadResponseError",
+    "Client",
     "ClientSettings",
     "DependencyError",
     "DependencyTimeoutError",
@@ -41,7 +42,6 @@ __all__ = [
     "Response",
     "UnexpectedStatusError",
     "http_client",
-    "propagation_headers",
 ]
 
 

@@ -5,6 +5,9 @@ from http import HTTPStatus
 from ..problem import Problem
 from ..unavailable import UnavailableError
 
+RETRIES_EXHAUSTED_HEADER = "x-retries-exhausted"
+"""In a response: the call has been repeated below, and must not be repeated above. Else each layer multiplies them."""
+
 
 class DependencyError(UnavailableError):
     """A call to another service failed. Unless a handler catches it, its client gets `status` with a problem document.
@@ -23,7 +26,9 @@ class DependencyError(UnavailableError):
 
     def problem(self) -> Problem:
         """The problem document, with the name of the dependency, and `Retry-After` where it is known."""
-        headers = None if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        headers = {RETRIES_EXHAUSTED_HEADER: "1"}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
         return Problem(self.status, str(self), headers=headers, dependency=self.dependency)
 
 

@@ -15,8 +15,7 @@ from ..telemetry import Telemetry
 from ..telemetry.client_spans import Call, ClientTelemetry, SentRequest
 from ..telemetry.outgoing_context import propagation_headers
 from ..telemetry.query_redaction import REDACTED, QueryRedactor
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
+from .origin import DEFAULT_PORTS
 
 
 def http_client(*, telemetry: Telemetry | None = None, **options: Any) -> httpx.AsyncClient:

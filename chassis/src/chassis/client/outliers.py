@@ -4,13 +4,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from .replicas import ASSUMED_CALLS, RAMP_SECONDS, Outcome, Replica
 from .transport import Address
-
-log: FilteringBoundLogger = structlog.get_logger()
 
 FIRST_SECONDS, MAX_SECONDS = 0.5, 30.0
 MAX_LEVEL = 6  # 0.5 * 2 ** 6 is above the maximum
@@ -54,15 +49,6 @@ class Change(NamedTuple):
     address: Address
     is_ejected: bool
     reason: str
-
-
-def log_change(dependency: str, change: Change) -> None:
-    """One line for each ejection, and for its end."""
-    replica = f"{change.address.host}:{change.address.port}"
-    if change.is_ejected:
-        log.warning("replica ejected", dependency=dependency, replica=replica, reason=change.reason)
-    else:
-        log.info("replica admitted", dependency=dependency, replica=replica, reason=change.reason)
 
 
 class Outliers:

@@ -71,9 +71,10 @@ class Resolver:
         `replicas` (`host:port`) replace `host` and `port`. Raises `ValueError` if one of them is no address.
         """
         self.addresses: tuple[Address, ...] = ()
-        targets = [parse_address(replica, port) for replica in replicas] or [Address(host, port)]
-        self._literals = [target for target in targets if _is_ip(target.host)]
-        self._names = [_Name(target, dependency, lookup) for target in targets if not _is_ip(target.host)]
+        self.targets: list[Address] = [parse_address(replica, port) for replica in replicas] or [Address(host, port)]
+        """The addresses that are given, before their names are looked up."""
+        self._literals = [target for target in self.targets if _is_ip(target.host)]
+        self._names = [_Name(target, dependency, lookup) for target in self.targets if not _is_ip(target.host)]
         self._seconds = seconds
         self._lookup_seconds = lookup_seconds
         self._refresh_seconds = refresh_seconds

@@ -17,12 +17,12 @@ from ..telemetry.plain_values import text
 from ..telemetry.query_redaction import QueryRedactor
 from .errors import DependencyError
 from .metrics import DependencyCallKey, DependencyMetrics
+from .origin import Origin
 from .response import UnexpectedStatusError
 from .transport import Address
 
 log: FilteringBoundLogger = structlog.get_logger()
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_FIELDS = 5
 
 Attempt = Call
@@ -32,16 +32,15 @@ Attempt = Call
 class DependencyTelemetry:
     """Observes the calls to one dependency, by OpenTelemetry's semantic conventions for HTTP clients."""
 
-    def __init__(self, dependency: str, telemetry: Telemetry, *, scheme: str, host: str, port: int) -> None:
-        """`scheme`, `host` and `port` are those of the base URL, whatever replica an attempt is sent to."""
+    def __init__(self, dependency: str, telemetry: Telemetry, origin: Origin) -> None:
+        """`origin` is that of the base URL, whatever replica an attempt is sent to."""
         self.metrics: DependencyMetrics = DependencyMetrics(dependency, telemetry)
         self._dependency = dependency
         self._calls = telemetry.client
         self._known_methods = telemetry.known_methods
-        self._host = host
-        self._port = port
-        authority = f"[{host}]" if ":" in host else host
-        self._origin = f"{scheme}://{authority}" + ("" if DEFAULT_PORTS.get(scheme) == port else f":{port}")
+        self._host = origin.host
+        self._port = origin.port
+        self._origin = f"{origin.scheme}://{origin.authority}"
 
     def begin(self, method: str, route: str, target: str, resend_count: int) -> Attempt:
         """Begin an attempt in the current context.

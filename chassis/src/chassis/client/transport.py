@@ -1,8 +1,7 @@
 """`Transport`: sends one request to one replica. The interface of what a client uses for the network."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 
 class Address(NamedTuple):
@@ -31,20 +30,25 @@ class InboundResponse(Protocol):
     @property
     def status(self) -> int:
         """The status code."""
+        ...
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The header section; names are case-insensitive, fields that were sent repeatedly are joined by commas."""
+        ...
 
     @property
     def http_version(self) -> str:
         """`1.0`, `1.1` or `2`."""
+        ...
 
     async def read(self, limit: int) -> bytes:
         """The whole body, decoded. Raises `ConnectionLostError`, and `ResponseTooLargeError` beyond `limit` bytes."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The parts of the body, decoded, as they arrive. Raises `ConnectionLostError`."""
+        ...
 
     def close(self) -> None:
         """Give the connection back, or close it if the body has not been read. May be called more than once."""
@@ -60,12 +64,7 @@ class Transport(Protocol):
         `ConnectionLostError` if the connection failed later. It is cancelled by its caller for timeouts, and then
         closes the connection.
         """
-
-
-class TransportFactory(Protocol):
-    """Makes the transport of a client when the service starts."""
-
-    def __call__(self, settings: Any) -> AbstractAsyncContextManager[Transport]: ...
+        ...
 
 
 class TransportError(Exception):

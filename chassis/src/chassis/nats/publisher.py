@@ -13,11 +13,11 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Status, StatusCode, set_span_in_context
 from pydantic import BaseModel
 
-from ..client import propagation_headers
 from ..delivery import OutboundMessage
 from ..telemetry import Telemetry
 from ..telemetry.client_spans import ClientSpan, ProducerSpan
 from ..telemetry.error_type import qualified_name
+from ..telemetry.outgoing_context import propagation_headers
 from .connection import Connection
 from .errors import EventRejectedError, EventsError, EventsUnavailableError
 from .message import MESSAGE_ID

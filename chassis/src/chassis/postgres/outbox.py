@@ -14,7 +14,7 @@ from zlib import crc32
 from opentelemetry import context as otel_context
 from pydantic import BaseModel
 
-from ..client import propagation_headers
+from ..telemetry.outgoing_context import propagation_headers
 from .queries import Queries
 
 TABLE = """

@@ -1,0 +1,271 @@
+"""Calls by the policy of a client, on a network that the test scripts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+
+from chassis.client import BadResponseError, DependencyError
+from chassis.client.client import Client
+from chassis.client.request_target import PathValueError, make_target
+from chassis.client.transport import ConnectionLostError, NotSentError
+from chassis.settings import ChassisSettings
+
+from .support.network import Network, Replica, fails, hangs, responds
+
+REFUSED = fails(NotSentError("connection refused"))
+RESET = fails(ConnectionLostError("connection reset"))
+
+
+class Product(BaseModel):
+    """What the catalogue has."""
+
+    sku: str
+    price: int
+
+
+@asynccontextmanager
+async def client_of(network: Network, **settings: Any) -> AsyncIterator[Client]:
+    """A client of a service on this network, without an app."""
+    from chassis import App
+
+    app = App(ChassisSettings.from_values(), name="shop")
+    client = app.client(
+        "catalogue", **{"base_url": "http://catalogue/v1", "replicas": network.addresses, "hedge": False, **settings}
+    )
+    client.use(network)
+    async with client:
+        yield client
+
+
+async def test_result_is_the_validated_body() -> None:
+    network = Network(a=responds(body=b'{"sku": "tea", "price": 3}'))
+    async with client_of(network) as catalogue:
+        product = await catalogue.get("/products/{sku}", path={"sku": "tea"}, returns=Product)
+    assert product == Product(sku="tea", price=3)
+    assert network.requests[0].target == "/v1/products/tea"
+
+
+async def test_body_of_another_shape_is_a_bad_response() -> None:
+    async with client_of(Network(a=responds(body=b'{"sku": "tea"}'))) as catalogue:
+        with pytest.raises(BadResponseError, match="does not match its type"):
+            await catalogue.get("/products/tea", returns=Product)
+
+
+async def test_response_is_returned_without_a_type() -> None:
+    async with client_of(Network(a=responds(404, b"gone", {"X-Kind": "none"}))) as catalogue:
+        response = await catalogue.get("/products/tea", expect={404})
+    assert (response.status, response.text, response.headers["x-kind"]) == (404, "gone", "none")
+
+
+@pytest.mark.parametrize("value", ["a/b", "a?b=c", "a#b", "a b", "ä", "a%2Fb", "..;", "{x}"])
+async def test_value_stays_in_its_segment_of_the_path(value: str) -> None:
+    target = make_target("", "/products/{sku}/stock", {"sku": value}, None)
+    assert target.count("/") == 3
+    assert not set(target) & set("?# {}")
+
+
+@pytest.mark.parametrize("value", ["", ".", ".."])
+async def test_value_that_would_change_the_path_is_rejected(value: str) -> None:
+    with pytest.raises(PathValueError, match="cannot be a part of a path"):
+        make_target("", "/products/{sku}", {"sku": value}, None)
+
+
+def test_query_has_lists_and_leaves_none_out() -> None:
+    params = {
+        "tag": ["a", "b c"],
+        "none": None,
+        "open": True,
+        "at": datetime(2026, 1, 2, tzinfo=UTC),
+        "id": UUID(int=1),
+    }
+    target = make_target("", "/products", None, params)
+    assert target == (
+        "/products?tag=a&tag=b+c&open=true&at=2026-01-02T00%3A00%3A00Z&id=00000000-0000-0000-0000-000000000001"
+    )
+    assert make_target("", "/products", None, {"none": None}) == "/products"
+
+
+async def test_json_and_headers_are_sent() -> None:
+    network = Network(a=responds(201))
+    async with client_of(network) as catalogue:
+        await catalogue.post("/products", json=Product(sku="tea", price=3), headers={"X-Tenant": "north"})
+    request = network.requests[0]
+    assert request.body == b'{"sku":"tea","price":3}'
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-tenant"] == "north"
+    assert request.headers["user-agent"].startswith("shop/")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("fault", [REFUSED, RESET, responds(500), responds(502), responds(504)])
+async def test_idempotent_request_is_sent_to_another_replica(method: str, fault: Replica) -> None:
+    network = Network(a=fault, b=responds())
+    async with client_of(network) as catalogue:
+        while not network.asked["a"]:
+            assert (await catalogue.request(method, "/products/tea")).status == 200
+    assert network.asked["a"] == 1
+
+
+async def test_request_that_was_not_sent_is_repeated_whatever_its_method() -> None:
+    network = Network(a=REFUSED, b=responds())
+    async with client_of(network) as catalogue:
+        while not network.asked["a"]:
+            assert (await catalogue.post("/orders", json={})).status == 200
+
+
+@pytest.mark.parametrize("fault", [RESET, responds(500), responds(503)])
+async def test_request_that_may_have_been_processed_is_not_repeated(fault: Replica) -> None:
+    network = Network(a=fault, b=fault)
+    async with client_of(network) as catalogue:
+        with pytest.raises(DependencyError):
+            await catalogue.post("/orders", json={})
+    assert network.asked.total() == 1
+
+
+async def test_request_with_an_idempotency_key_is_repeated() -> None:
+    network = Network(a=RESET, b=responds(201))
+    async with client_of(network) as catalogue:
+        while not network.asked["a"]:
+            assert (await catalogue.post("/orders", json={}, idempotency_key="k1")).status == 201
+    assert {request.headers["idempotency-key"] for request in network.requests} == {"k1"}
+
+
+async def test_request_is_repeated_after_a_rejection_with_retry_after() -> None:
+    network = Network(a=responds(503, headers={"retry-after": "1"}), b=responds())
+    async with client_of(network) as catalogue:
+        while not network.asked["a"]:
+            assert (await catalogue.post("/orders", json={})).status == 200
+
+
+async def test_failure_that_was_repeated_below_is_not_repeated() -> None:
+    network = Network(a=responds(502, headers={"x-retries-exhausted": "1"}), b=responds())
+    network.replicas["b"] = network.replicas["a"]
+    async with client_of(network) as catalogue:
+        with pytest.raises(DependencyError):
+            await catalogue.get("/products")
+    assert network.asked.total() == 1
+
+
+async def test_retries_are_bounded_by_their_budget() -> None:
+    network = Network(a=responds(500), b=responds(500))
+    async with client_of(network, breaker_ratio=1.0, retry_ratio=0.0) as catalogue:
+        for _ in range(200):
+            with pytest.raises(DependencyError):
+                await catalogue.get("/products")
+    assert network.asked.total() < 240
+
+
+async def test_slow_read_is_sent_to_another_replica() -> None:
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True, timeout_seconds=30.0) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas["a"] = hangs
+        async with asyncio.timeout(5):
+            for _ in range(10):
+                await catalogue.get("/products")
+    assert network.cancelled["a"] >= 1
+
+
+async def test_slow_write_is_not_sent_twice() -> None:
+    network = Network(a=hangs, b=hangs)
+    async with client_of(network, hedge=True, timeout_seconds=0.2) as catalogue:
+        with pytest.raises(DependencyError):
+            await catalogue.post("/orders", json={})
+    assert network.asked.total() == 1
+
+
+async def test_call_ends_in_its_total_time() -> None:
+    network = Network(a=hangs, b=hangs)
+    loop = asyncio.get_running_loop()
+    async with client_of(network, timeout_seconds=0.3) as catalogue:
+        began = loop.time()
+        with pytest.raises(DependencyError, match="did not respond in time") as raised:
+            await catalogue.get("/products")
+    assert 0.29 < loop.time() - began < 2
+    assert raised.value.status == 504
+    assert network.asked.total() == 2
+
+
+async def test_attempt_hands_its_time_on() -> None:
+    network = Network(a=hangs, b=hangs)
+    async with client_of(network, timeout_seconds=0.3, attempt_timeout_seconds=0.2) as catalogue:
+        with pytest.raises(DependencyError):
+            await catalogue.get("/products")
+    first, second = (int(request.headers["x-request-timeout-ms"]) for request in network.requests)
+    assert first == 200
+    assert 0 < second <= 100
+
+
+async def test_further_calls_are_rejected() -> None:
+    network = Network(a=hangs)
+    async with client_of(network, max_in_progress=1, max_waiting=0, timeout_seconds=30.0) as catalogue:
+        first = asyncio.create_task(catalogue.get("/products"))
+        while not network.requests:
+            await asyncio.sleep(0)
+        with pytest.raises(DependencyError, match="too many calls in progress") as raised:
+            await catalogue.get("/products")
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        network.replicas["a"] = responds()
+        assert (await catalogue.get("/products")).status == 200
+    assert (raised.value.status, raised.value.retry_after) == (503, 1)
+
+
+async def test_circuit_breaker_opens_and_closes() -> None:
+    network = Network(a=responds(500))
+    async with client_of(network, breaker_seconds=0.1, max_attempts=1) as catalogue:
+        for _ in range(50):
+            with pytest.raises(DependencyError):
+                await catalogue.get("/products")
+        assert network.asked.total() < 50
+        with pytest.raises(DependencyError, match="circuit breaker"):
+            catalogue.check()
+        network.replicas["a"] = responds()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await catalogue.get("/products")
+                    break
+                except DependencyError:
+                    await asyncio.sleep(0.01)
+        for _ in range(20):
+            await catalogue.get("/products")
+        catalogue.check()
+
+
+async def test_backpressure_does_not_open_the_circuit_breaker() -> None:
+    network = Network(a=responds(503, headers={"retry-after": "1"}))
+    async with client_of(network, max_attempts=1) as catalogue:
+        for _ in range(60):
+            with pytest.raises(DependencyError, match="responded with 503"):
+                await catalogue.get("/products")
+        catalogue.check()
+    assert network.asked.total() == 60
+
+
+async def test_stream_is_read_in_parts_and_closed() -> None:
+    network = Network(a=responds(body=b"12345"))
+    async with client_of(network) as catalogue, catalogue.stream("GET", "/export") as response:
+        assert response.status == 200
+        assert [chunk async for chunk in response.chunks()] == [b"12345"]
+
+
+async def test_stream_of_another_status_is_a_failure() -> None:
+    async with client_of(Network(a=responds(404, b"none"))) as catalogue:
+        with pytest.raises(DependencyError, match="responded with 404"):
+            async with catalogue.stream("GET", "/export"):
+                pass
+
+
+async def test_body_that_is_too_large_is_a_bad_response() -> None:
+    async with client_of(Network(a=responds(body=b"x" * 11)), max_response_bytes=10) as catalogue:
+        with pytest.raises(BadResponseError, match="too large"):
+            await catalogue.get("/products")
