@@ -19,8 +19,10 @@ from gateway_projects import generate
 WAYS = ("naive/haproxy", "naive/envoy", "client/direct", "client/haproxy")
 RATE = 100.0
 PAUSE_SECONDS = 3.0
-HEADER = "| way | fault | requests | failed | p50 ms | p99 ms | p99 of the first second | retries | hedges |\n"
-RULE = "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+HEADER = (
+    "| way | fault | requests | failed | p50 ms | p99 ms | p99 of the first second | retries | hedges | counters |\n"
+)
+RULE = "|---|---|--:|--:|--:|--:|--:|--:|--:|---|"
 
 
 def main() -> None:

@@ -12,7 +12,14 @@ from gateway_faults import Fault
 from open_load import Sample, percentile
 
 NOTICED_SECONDS = 1.0  # until then, requests may be slow
-KINDS = ("first", "retry", "hedge")
+AFTER_SECONDS = 1.0
+COUNTED = {
+    "dependency_attempts_total": "",
+    "dependency_retries_denied_total": "denied:",
+    "dependency_calls_rejected_total": "rejected:",
+    "dependency_ejections_total": "ejected:",
+    "dependency_breaker_opened_total": "breaker opened",
+}
 
 
 @dataclass(frozen=True)
@@ -24,18 +31,19 @@ class Figures:
     failed: Counter[str]
     without_retry_after: int
     p50_ms: float
-    p99_ms: float  # of those that were due a second after the fault had begun
+    p99_ms: float  # of those that were due from a second after its begin until its end
     first_second_p99_ms: float
-    attempts: Counter[str]
+    counted: Counter[str]
 
     @property
     def retried(self) -> float:
         """Retries and hedges as a share of the calls."""
-        return (self.attempts["retry"] + self.attempts["hedge"]) / max(1, self.attempts["first"])
+        return (self.counted["retry"] + self.counted["hedge"]) / max(1, self.counted["first"])
 
     def row(self) -> str:
         failed = ", ".join(f"{count} of {status}" for status, count in sorted(self.failed.items())) or "0"
-        shares = [f"{self.attempts[kind] / max(1, self.attempts['first']):.1%}" for kind in ("retry", "hedge")]
+        counted = ", ".join(f"{name} {count}" for name, count in sorted(self.counted.items()) if count)
+        shares = [f"{self.counted[kind] / max(1, self.counted['first']):.1%}" for kind in ("retry", "hedge")]
         cells = [
             str(self.requests),
             failed,
@@ -43,28 +51,30 @@ class Figures:
             f"{self.p99_ms:.0f}",
             f"{self.first_second_p99_ms:.0f}",
         ]
-        return " | ".join([*cells, *shares])
+        return " | ".join([*cells, *shares, counted])
 
 
 def measure(system: System, fault: Fault | None, seconds: float) -> dict[str, Figures]:
-    """Load the system for so many seconds with this fault; the figures of each gateway by its way."""
-    before, began = [attempts(gateway) for gateway in system.gateways], time.monotonic()
+    """Load the system for so many seconds with this fault, and a moment longer; the figures of each gateway."""
+    before, began = [counters(gateway) for gateway in system.gateways], time.monotonic()
     with nullcontext() if fault is None else fault(system):
         time.sleep(max(0.0, began + seconds - time.monotonic()))
+        undone = time.monotonic()
+    time.sleep(AFTER_SECONDS)
     ended = time.monotonic()
     found: dict[str, Figures] = {}
-    for gateway, counted in zip(system.gateways, before, strict=True):
+    for gateway, earlier in zip(system.gateways, before, strict=True):
         samples = system.loads[gateway.way].samples(began, ended)
-        now = attempts(gateway)
+        now = counters(gateway)
         # Counters of a gateway that was restarted begin anew.
-        made = Counter({kind: now[kind] - counted[kind] * (now[kind] >= counted[kind]) for kind in KINDS})
-        found[gateway.way] = figures(samples, began, ended, made)
+        counted = Counter({name: now[name] - earlier[name] * (now[name] >= earlier[name]) for name in now})
+        found[gateway.way] = figures(samples, began, undone, ended, counted)
     return found
 
 
-def figures(samples: list[Sample], began: float, ended: float, made: Counter[str]) -> Figures:
+def figures(samples: list[Sample], began: float, undone: float, ended: float, counted: Counter[str]) -> Figures:
     """Sum the samples up."""
-    later = [sample for sample in samples if sample.due >= began + NOTICED_SECONDS]
+    later = [sample for sample in samples if began + NOTICED_SECONDS <= sample.due < undone]
     first = [sample for sample in samples if sample.due < began + NOTICED_SECONDS]
     return Figures(
         seconds=ended - began,
@@ -74,15 +84,16 @@ def figures(samples: list[Sample], began: float, ended: float, made: Counter[str
         p50_ms=percentile(later, 50),
         p99_ms=percentile(later, 99),
         first_second_p99_ms=percentile(first, 99),
-        attempts=made,
+        counted=counted,
     )
 
 
-def attempts(gateway: Gateway) -> Counter[str]:
-    """How often a gateway has sent something to its backends, by kind."""
+def counters(gateway: Gateway) -> Counter[str]:
+    """What a gateway has counted of its calls: attempts by kind, and by reason what was denied, rejected or ejected."""
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(gateway.service.admin.get("/metrics").text):
         for sample in family.samples:
-            if sample.name == "dependency_attempts_total":
-                found[sample.labels["kind"]] += int(sample.value)
+            if sample.name in COUNTED:
+                words = [sample.labels[name] for name in ("kind", "reason") if name in sample.labels]
+                found[" ".join([COUNTED[sample.name], *words]).strip()] += int(sample.value)
     return found
