@@ -12,7 +12,7 @@ from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "clients", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -100,6 +100,10 @@ class Sections:
             for name, values in found.items()
         }
 
+    def _auth(self) -> Rows:
+        """More rounds than other sections have, because the first two differ by few percent."""
+        return self._rounds(self._candidates.auth(), self._plan.rounds)
+
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""
         rows: Rows = {}
@@ -165,6 +169,8 @@ class Sections:
         with self._running(candidate) as running:
             if body:
                 running.check_validation()
+            if candidate.verifies:
+                running.check_rejection()
             if self._plan.warm_up_seconds:
                 running.load(self._plan.warm_up_seconds, body)
             load = running.load(self._plan.seconds, body)

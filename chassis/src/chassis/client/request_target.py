@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from pydantic_core import to_json
@@ -45,6 +45,8 @@ def _parts_of(route: str) -> tuple[tuple[str, str | None], ...]:
 
 def _segment(value: object) -> str:
     text = _text(value)
+    if text.isalnum() and text.isascii():
+        return text  # most identifiers; `quote` takes longer than the choice of a replica
     if not text or text in DOT_SEGMENTS:
         raise PathValueError(f"The value {text!r} cannot be a part of a path.")
     return quote(text, safe="")
@@ -52,9 +54,10 @@ def _segment(value: object) -> str:
 
 def _pairs(params: Query) -> Iterable[tuple[str, object]]:
     """Names with their values: a list is one pair for each of its values, and None is none."""
-    for name, value in params.items() if isinstance(params, Mapping) else params:
+    pairs = cast("Iterable[tuple[str, object]]", params.items() if isinstance(params, Mapping) else params)
+    for name, value in pairs:
         if isinstance(value, (list, tuple, set, frozenset)):
-            yield from ((name, one) for one in value)
+            yield from ((name, one) for one in cast("Iterable[object]", value))
         elif value is not None:
             yield name, value
 
