@@ -40,19 +40,6 @@ class Figures:
         """Retries and hedges as a share of the calls."""
         return (self.counted["retry"] + self.counted["hedge"]) / max(1, self.counted["first"])
 
-    def row(self) -> str:
-        failed = ", ".join(f"{count} of {status}" for status, count in sorted(self.failed.items())) or "0"
-        counted = ", ".join(f"{name} {count}" for name, count in sorted(self.counted.items()) if count)
-        shares = [f"{self.counted[kind] / max(1, self.counted['first']):.1%}" for kind in ("retry", "hedge")]
-        cells = [
-            str(self.requests),
-            failed,
-            f"{self.p50_ms:.0f}",
-            f"{self.p99_ms:.0f}",
-            f"{self.first_second_p99_ms:.0f}",
-        ]
-        return " | ".join([*cells, *shares, counted])
-
 
 def measure(system: System, fault: Fault | None, seconds: float) -> dict[str, Figures]:
     """Load the system for so many seconds with this fault, and a moment longer; the figures of each gateway."""
