@@ -27,7 +27,7 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
                 further += "from pydantic import Field\n"
             text = text.replace(imports, imports + further)
             own = re.sub(r"^from .*\n+", "", block, flags=re.MULTILINE)
-            path.write_text(f"{text}\n{own}")
+            path.write_text(f"{text.rstrip()}\n\n\n{own}")
         elif name == "app.py":
             extend_app(project, block)
         else:
