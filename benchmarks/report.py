@@ -12,6 +12,7 @@ TITLES = {
     "memory": "Memory",
     "database": "One row of PostgreSQL by its primary key",
     "clients": "A call to another service, by HTTP client",
+    "auth": "Bearer tokens, the same for each request",
     "against": "Beside another commit",
 }
 COLUMNS = {
@@ -61,8 +62,7 @@ def markdown(results: Results) -> str:
     for name, title in TITLES.items():
         if name in sections:
             chart = f"![{title}](throughput.svg)\n\n" if name == "main" else ""
-            added = "Measured on {date}, template at `{commit}`.\n\n" if "date" in sections[name] else ""
-            parts.append(f"## {title}\n\n{chart}{added.format(**sections[name])}{_rows(sections[name]['rows'])}")
+            parts.append(f"## {title}\n\n{chart}{_added(sections[name])}{_rows(sections[name]['rows'])}")
     held = [[subject, str(count)] for subject, count in results["checks"]["held"].items()]
     parts.append("## Checks\n\n" + table(["comparison", "held"], held))
     if failed := results["checks"]["failed"]:
@@ -74,6 +74,14 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     """The first column is text, the others are figures."""
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
+
+
+def _added(section: Results) -> str:
+    """When and where a section was measured that is not of the same run as the others."""
+    if "date" not in section:
+        return ""
+    place = f" {section['processor']}." if "processor" in section else ""
+    return f"Measured on {section['date']}, template at `{section['commit']}`.{place}\n\n"
 
 
 def _rows(rows: dict[str, Results]) -> str:
@@ -130,6 +138,9 @@ def goals(sections: Results) -> list[list[str]]:
     if "app_client" in rows.get("clients", {}):
         cpu_us = rows["clients"]["app_client"]["cpu_us"]["median"]
         goal("a call by app.client, with policy, spans and metrics", cpu_us, "{:.0f} µs", most=100)
+    if "auth" in rows:
+        to_open = rows["auth"]["cached"]["ratio"]["median"]
+        goal("a cached token, to the same service without authentication", to_open, "{:.2f}", least=0.9)
     for suffix in ("", "_100") if "against" in rows else ():
         before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
         case = f"{now['label']}, to before"

@@ -102,7 +102,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             try:
                 results["sections"][name] = sections.run(name)
                 if arguments.add:
-                    results["sections"][name] |= {"date": about["date"], "commit": about["commit"]}
+                    processor = about["machine"]["processor"]
+                    results["sections"][name] |= {key: about[key] for key in ("date", "commit")} | {
+                        "processor": processor
+                    }
             except Exception as error:  # noqa: BLE001 - the other sections are measured nevertheless
                 traceback.print_exc()
                 results["errors"][name] = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "clients", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -101,6 +101,14 @@ class Sections:
             for name, values in found.items()
         }
 
+    def _auth(self) -> Rows:
+        """More rounds of the first two than of the others, because they differ by few percent."""
+        every = self._candidates.auth()
+        open_one, cached, *others = every
+        rows = self._rounds({name: every[name] for name in (open_one, *others)}, self._plan.few_rounds)
+        rows |= self._rounds({name: every[name] for name in (open_one, cached)}, 2 * self._plan.rounds - 1)
+        return {name: rows[name] for name in every}
+
     def _against(self) -> Rows:
         """The other commit and the working tree at 1 %, then both at 100 %."""
         rows: Rows = {}
@@ -166,6 +174,8 @@ class Sections:
         with self._running(candidate) as running:
             if body:
                 running.check_validation()
+            if candidate.verifies:
+                running.check_rejection()
             if self._plan.warm_up_seconds:
                 running.load(self._plan.warm_up_seconds, body)
             load = running.load(self._plan.seconds, body)

@@ -9,7 +9,7 @@ from .processes import ROOT, BenchError, run
 
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
-WITH_A_DATABASE = ("asyncpg_app.py", "sqlalchemy_app.py")
+WITH_PARTS = ("asyncpg_app.py", "auth_app.py", "sqlalchemy_app.py")
 # All environments have the same server libraries, in the versions of the service.
 SHARED = ("httptools", "uvloop", "pydantic", "uvicorn")
 PEERS = (
@@ -27,10 +27,12 @@ DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
 # Clients of other services, each in its newest version.
 CLIENTS = ("httpx", "httpx2", "niquests", "aiohttp", "pyreqwest")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
+VERIFIER, USUAL_VERIFIER = "joserfc>=1.6", "pyjwt[crypto]>=2.10"
 SHOWN = (
     *SHARED,
     *("starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk", "asyncpg", "sqlalchemy"),
     *CLIENTS,
+    *("joserfc", "pyjwt", "cryptography"),
 )
 # Inserted into app.py of a commit before the seam `App(settings)`.
 OLD_IMPORT = "from .chassis import "
@@ -88,6 +90,13 @@ class Installer:
         again = ("--reinstall-package", "asgi-chassis")
         return self._environment("clients", *again, core, *(() if bare else CLIENTS), *pins(like))
 
+    def add_verifiers(self, service: Path, peers: Path, *, bare: bool) -> None:
+        """Install what verifies tokens, with the same cryptography for all."""
+        self._install(service, VERIFIER)
+        if not bare:
+            same = (pin for pin in pins(service) if pin.split("==")[0] == "cryptography")
+            self._install(peers, USUAL_VERIFIER, *same)
+
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"
         python = folder / "bin/python"
@@ -121,7 +130,7 @@ def extend(package: Path) -> None:
     rendered, ours = app.read_text(), SOURCE.read_text()
     if re.search(r"\bApp\(settings\b", rendered):
         app.write_text(ours)
-        for name in WITH_A_DATABASE:
+        for name in WITH_PARTS:
             shutil.copy(SOURCE.with_name(name), package)
         return
     # A commit before the seam: a module of handlers, and lines in app.py.

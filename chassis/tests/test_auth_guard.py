@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware as FastApiCors
+from opentelemetry.trace import get_current_span
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
@@ -244,6 +245,23 @@ async def test_subject_is_on_the_access_line_and_the_span_and_the_token_is_nowhe
     assert (denied["status"], denied["auth_failure"]) == (401, "the token has expired")
     assert "ada.token" not in output
     assert "Bearer" not in output
+
+
+async def test_user_id_that_the_service_has_set_on_the_span_is_kept() -> None:
+    class Named(Handler):
+        async def get(self) -> str:
+            get_current_span().set_attribute("user.id", "7")
+            return "named"
+
+    app = make_app()
+    app.add_route("/named", Named())
+    with record(app) as records:
+        async with connect(app) as client:
+            sampled = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+            await client.get("/named", headers=sampled | {"authorization": "Bearer ada.token"})
+        [line] = await records.access_lines(1)
+        [span] = records.spans
+    assert (line["subject"], (span.attributes or {})["user.id"]) == ("ada", "7")
 
 
 async def test_mounted_application_finds_the_principal_as_its_user() -> None:

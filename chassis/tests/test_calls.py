@@ -1,6 +1,7 @@
 """Calls by the policy of a client, on a network that the test scripts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -201,6 +202,24 @@ async def test_attempt_hands_its_time_on() -> None:
     first, second = (int(request.headers["x-request-timeout-ms"]) for request in network.requests)
     assert first == 200
     assert 0 < second <= 100
+
+
+@pytest.mark.parametrize("busy_seconds", [0.05, 1.0])
+async def test_timeout_that_a_starved_service_sees_is_repeated_when_it_has_recovered(busy_seconds: float) -> None:
+    network = Network(a=hangs, b=hangs)
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + 0.2 + busy_seconds
+
+    def starve() -> None:
+        time.sleep(0.06)
+        if loop.time() < ends_at:
+            loop.call_soon(starve)
+
+    async with client_of(network, timeout_seconds=1.2, attempt_timeout_seconds=0.22) as catalogue:
+        loop.call_later(0.2, starve)
+        with pytest.raises(DependencyError):
+            await catalogue.get("/products")
+    assert (network.asked.total() > 1) is (busy_seconds < 0.25)
 
 
 async def test_further_calls_are_rejected() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from chassis import FaultRule
+from chassis import FaultRule, Handler, Route, Server
+from chassis.client import Client
 from chassis.client.faults import FaultyTransport
 from chassis.client.transport import (
     Address,
@@ -15,6 +17,9 @@ from chassis.client.transport import (
     OutboundRequest,
 )
 from chassis.faults import Faults, UnknownClientError
+
+from .support.application import make_app
+from .support.service import connect, observed
 
 REPLICA = Address("10.0.0.1", 8000)
 GET = OutboundRequest("GET", "/products/1?page=2", {"x-fault": "yes"})
@@ -144,3 +149,28 @@ def test_rule_of_an_unknown_client_is_an_error_that_names_the_others(
 ) -> None:
     with pytest.raises(UnknownClientError, match="no client 'catalog' takes faults; those that do: catalogue"):
         faults.set([FaultRule(client="catalog", status=500)])
+
+
+class Offers(Handler):
+    """Asks the catalogue."""
+
+    client: Client
+
+    async def get(self) -> int:
+        return (await self.client.get("/products/1")).status
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_rules_at_the_admin_port_hit_the_calls_of_a_client_that_allows_it(allowed: bool) -> None:
+    on: dict[str, Any] = {"fault_injection": True, "fault_injection_namespace": "local", "admin_port": 0}
+    offers = Offers()
+    with observed() as seen:
+        app = make_app(seen.telemetry, Route("/offers", offers), **on)
+        offers.client = app.client("catalogue", base_url="http://catalogue", faults=allowed, hedge=False)
+        offers.client.use(network := Network())
+        async with Server(app) as server, connect(server.port) as client, connect(server.admin_port or 0) as admin:
+            assert (await client.get("/offers")).json() == 200
+            put = await admin.put("/faults", json=[{"client": "catalogue", "status": 501}])
+            response = await client.get("/offers")
+    assert (put.status_code, response.status_code) == ((200, 502) if allowed else (422, 200))
+    assert len(network.responses) == (1 if allowed else 2)

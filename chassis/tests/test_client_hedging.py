@@ -1,13 +1,21 @@
-"""The delay of hedges: a quantile of recent latencies."""
+"""The delay of hedges: a quantile of recent latencies, and never less."""
 
+import asyncio
 import math
 import random
+import time
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chassis.client.attempts import Result
+from chassis.client.hedged_attempt import HedgedAttempt
 from chassis.client.hedging import LONGEST_SECONDS, SHORTEST_SECONDS, LatencyQuantile
+from chassis.client.replicas import Outcome
+
+DELAY = 0.0054
 
 
 def test_there_is_no_value_before_there_are_enough_observations() -> None:
@@ -79,3 +87,24 @@ def test_share_of_hedges_stays_if_cancelled_attempts_are_observed() -> None:
             seconds = min(seconds, latency.value + chance.expovariate(100))
         latency.observe(seconds)
     assert 0.02 < hedges / 20_000 < 0.07
+
+
+async def test_second_attempt_does_not_begin_before_its_time() -> None:
+    loop = asyncio.get_running_loop()
+    early: list[float] = []
+    for number in range(30):
+        response: asyncio.Future[Result] = loop.create_future()
+        await asyncio.sleep(0.0007 * (number % 5))
+        time.sleep(0.001)  # noqa: ASYNC251 - the clock of the loop stands still meanwhile
+        due = monotonic() + DELAY
+
+        def start_second(response: asyncio.Future[Result] = response, due: float = due) -> None:
+            early.append(due - monotonic())
+            response.set_result(Result(Outcome.OK))
+
+        await HedgedAttempt(start_second, lambda _: True).run(wait_for(response), DELAY)
+    assert max(early) <= 0
+
+
+async def wait_for(response: asyncio.Future[Result]) -> Result:
+    return await response

@@ -32,12 +32,18 @@ from .support.service import PARENT_ID, TRACE_ID, Observed, observed
 ROUTE = "/products/{sku}"
 
 
+@pytest.fixture(autouse=True)
+def _own_context() -> Iterator[None]:
+    """The contexts that a test attaches are gone after it."""
+    token = otel_context.attach(Context())
+    yield
+    otel_context.detach(token)
+
+
 @pytest.fixture
 def seen() -> Iterator[Observed]:
     with observed() as seen:
-        token = otel_context.attach(Context())
         yield seen
-        otel_context.detach(token)
 
 
 @pytest.fixture

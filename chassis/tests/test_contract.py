@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from chassis import App, ChassisSettings, Handler
-from chassis.client.contract import ContractBrokenError, check_contract, main
-from chassis.client.openapi_document import DocumentError
+from chassis.client.contract import ContractBrokenError, check_contract
+from chassis.client.contract.check import main
+from chassis.client.testing.openapi_document import DocumentError
 from chassis.testing import serve
 
 Document = dict[str, Any]
@@ -312,7 +313,24 @@ BODY, RESPONSE = "the body of the request", "the response 200"
             "the member '*': was integer and is string now",
             "the member '*': was integer and is string now",
         ),
-        ({"additionalProperties": INTEGER}, {"additionalProperties": False}, "accepts no other members now", None),
+        (
+            {"additionalProperties": INTEGER},
+            {"additionalProperties": False},
+            "accepts no other members now",
+            "the member '*': was removed",
+        ),
+        (
+            {"additionalProperties": INTEGER},
+            A | {"additionalProperties": INTEGER},
+            None,
+            "the member 'a': was integer and is string now",
+        ),
+        (
+            A,
+            {"additionalProperties": INTEGER},
+            "the member 'a': was string and is integer now",
+            "the member 'a': was removed",
+        ),
         (
             {"prefixItems": [INTEGER, STRING]},
             {"prefixItems": [INTEGER, INTEGER]},

@@ -41,7 +41,7 @@ BUDGETS = {
     "a sampled request": 193,
     "a request with a body": 168,
     "a request with a rate limit": 207,
-    "a request with a cached token": 166,
+    "a request with a cached token": 158,
     "a request with the deadline of its caller": 159,
 }
 

@@ -219,33 +219,38 @@ def test_there_is_no_deadline_outside_of_a_request() -> None:
     assert request_deadline() is None
 
 
-async def test_background_task_has_no_deadline_when_its_request_has_ended() -> None:
-    found: list[float | None] = []
+class Starting(Handler):
+    """Starts a background task, and waits if it has to."""
 
-    class Starting(Handler):
-        """Starts a background task."""
+    def __init__(self) -> None:
+        self.tasks: Tasks | None = None
+        self.ended = asyncio.Event()
+        self.found: list[float | None] = []
 
-        def __init__(self) -> None:
-            self.tasks: Tasks | None = None
-            self.ended = asyncio.Event()
+    async def get(self, waits: bool = False) -> None:
+        assert self.tasks is not None
+        self.tasks.start(self._work(), name="work")
+        await asyncio.sleep(10 if waits else 0)
 
-        async def get(self) -> None:
-            async def work() -> None:
-                found.append(request_deadline())
-                await self.ended.wait()
-                found.append(request_deadline())
+    async def _work(self) -> None:
+        self.found.append(request_deadline())
+        await self.ended.wait()
+        self.found.append(request_deadline())
 
-            assert self.tasks is not None
-            self.tasks.start(work(), name="work")
-            await asyncio.sleep(0)
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_background_task_has_no_deadline_when_its_request_has_ended(leaves: bool) -> None:
     starting = Starting()
     async with serve(Route("/start", starting)) as service:
         starting.tasks = service.app.tasks
-        await ask(service, "/start", 5000)
-        await service.access_line()
+        asking = asyncio.create_task(ask(service, "/start?waits=true" if leaves else "/start", 5000))
+        await until(lambda: starting.found)
+        if leaves:
+            asking.cancel()
+        await asyncio.wait([asking])
+        assert (await service.access_line())["status"] == (499 if leaves else 204)
         starting.ended.set()
-        first, second = await until(lambda: found if len(found) == 2 else [])
+        first, second = await until(lambda: starting.found if len(starting.found) == 2 else [])
     assert first is not None
     assert 0 < first <= 5
     assert second is None
@@ -254,6 +259,13 @@ async def test_background_task_has_no_deadline_when_its_request_has_ended() -> N
 async def test_time_of_an_upload_counts_for_the_caller(service: Service) -> None:
     head = f"POST /upload HTTP/1.1\r\nhost: x\r\n{FIELD}: 100\r\ncontent-length: 5\r\nconnection: close\r\n\r\n"
     assert (await exchange(service.server.port, head.encode())).startswith(b"HTTP/1.1 504 ")
+
+
+async def test_caller_ends_an_upload_that_defers_the_deadline_of_the_service() -> None:
+    head = f"POST /upload HTTP/1.1\r\nhost: x\r\n{FIELD}: 200\r\ncontent-length: 5\r\nconnection: close\r\n\r\n"
+    async with serve(*routes, deadline_seconds=0.1) as service:
+        assert (await exchange(service.server.port, head.encode())).startswith(b"HTTP/1.1 504 ")
+        assert await service.sample(TIMED_OUT, reason="caller") == 1
 
 
 async def test_access_line_names_the_deadline_of_the_caller_and_is_a_warning(service: Service) -> None:

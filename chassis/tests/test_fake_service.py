@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from chassis.client.fake_messages import FakeInboundResponse
+from chassis import App, ChassisSettings, Handler
+from chassis.client import Client
 from chassis.client.testing import FakeRequest, FakeResponse, FakeService, FakeServiceError, in_turn
+from chassis.client.testing.fake_messages import FakeInboundResponse
 from chassis.client.transport import (
     Address,
     ConnectionLostError,
@@ -16,6 +18,7 @@ from chassis.client.transport import (
     ResponseTooLargeError,
     Transport,
 )
+from chassis.testing import connect, environment
 
 REPLICA = Address("192.0.2.1", 80)
 MEGABYTE = 1_000_000
@@ -190,3 +193,36 @@ async def test_unknown_request_fails_the_test_at_the_end_when_the_service_has_ca
 def test_row_without_method_and_path_is_an_error(key: str) -> None:
     with pytest.raises(ValueError, match=r"write it as 'GET /products/\{sku\}'"):
         FakeService({key: None})
+
+
+class Offers(Handler):
+    """Asks the catalogue."""
+
+    def __init__(self, catalogue: Client) -> None:
+        self._catalogue = catalogue
+
+    async def get(self, sku: str) -> Product:
+        return await self._catalogue.get("/products/{sku}", path={"sku": sku}, returns=Product)
+
+
+def shop(catalogue: FakeService) -> App:
+    """A service that calls another one."""
+    with environment({}):
+        app = App(ChassisSettings.from_values(), name="shop")
+    app.add_route("/offers/{sku}", Offers(app.client("catalogue", base_url="http://catalogue/v1")))
+    app.clients["catalogue"].use(catalogue)
+    return app
+
+
+async def test_client_of_an_app_uses_it_with_retries() -> None:
+    catalogue = FakeService({"GET /v1/products/{sku}": in_turn(NotSentError("no route"), Product("tea", 3))})
+    async with connect(shop(catalogue)) as client:
+        assert (await client.get("/offers/tea")).json() == {"sku": "tea", "price": 3}
+    assert [str(request) for request in catalogue.requests] == ["GET /v1/products/tea"] * 2
+    assert catalogue.operations == ["GET /v1/products/{sku}"]
+
+
+async def test_unknown_request_of_an_app_fails_the_test() -> None:
+    with pytest.raises(FakeServiceError, match="has no row for GET /v1/products/tea; its rows: GET /products"):
+        async with connect(shop(FakeService({"GET /products": []}))) as client:
+            assert (await client.get("/offers/tea")).status_code == 500

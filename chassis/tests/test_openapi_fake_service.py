@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from chassis.client.openapi_document import DocumentError
-from chassis.client.schema_validation import MissingLibraryError
 from chassis.client.testing import FakeResponse, FakeService, FakeServiceError, in_turn
+from chassis.client.testing.openapi_document import DocumentError
+from chassis.client.testing.schema_validation import MissingLibraryError
 from chassis.client.transport import Address, ConnectionLostError, OutboundRequest
 
 PRODUCT = {

@@ -420,8 +420,8 @@ def test_autoscaler_without_metrics_fires(promtool: Promtool) -> None:
 
 @pytest.fixture(scope="module")
 def with_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A service with a database and events."""
-    return render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats"})
+    """A service with a database, events and tokens."""
+    return render(tmp_path_factory.mktemp("servers"), {"database": "postgres", "events": "nats", "auth": "jwt"})
 
 
 @pytest.fixture
@@ -431,7 +431,7 @@ def servers(with_servers: Path, tmp_path: Path) -> Promtool:
     return Promtool(yaml.safe_load(path.read_text())["spec"], tmp_path)
 
 
-OF_SERVERS = "Database.*|Outbox.*|Events.*|DeadLetters"
+OF_SERVERS = "Database.*|Outbox.*|Events.*|DeadLetters|Issuer.*"
 
 
 def pool(name: str, instance: str = "a") -> str:
@@ -483,6 +483,18 @@ def test_dead_letter_fires_for_its_consumer(servers: Promtool) -> None:
     servers.expect({**healthy(), dead: "0x10 1x50"}, {10: [], 15: ["DeadLetters"], 40: []}, only=OF_SERVERS)
 
 
+def test_old_keys_of_the_issuer_fire_although_another_instance_has_new_ones(servers: Promtool) -> None:
+    """Keys are fetched every five minutes, from the second hour on by one instance alone."""
+    fresh = [60 * (minute % 5) for minute in range(3 * HOURS)]
+    old = [*fresh[:HOURS], *(60 * minute for minute in range(2 * HOURS))]
+    ages = {"a": old, "b": fresh}
+    series = {
+        named("auth_keys_age_seconds", instance=name): " ".join(map(str, values)) for name, values in ages.items()
+    }
+
+    servers.expect({**healthy(), **series}, {60: [], 120: [], 130: ["IssuerKeysOld"]}, only=OF_SERVERS)
+
+
 def test_alerts_on_servers_use_metrics_and_log_lines_of_the_core(
     rules: Rules, servers: Promtool, with_servers: Path
 ) -> None:
@@ -491,11 +503,11 @@ def test_alerts_on_servers_use_metrics_and_log_lines_of_the_core(
     others = str(rules)
     metrics = {name for name in re.findall(r"(\w+)\{", str(servers.rules)) if name not in others}
     section = (with_servers / "docs/runbook.md").read_text().partition("## DatabaseUnavailable")[2]
-    events = set(re.findall(r"`([a-z]+(?: [a-zA-Z]+)+)`", section.partition("## AutoscalerInactive")[0]))
+    events = set(re.findall(r"`([a-z]+(?:;? [a-zA-Z]+)+)`", section.partition("## AutoscalerInactive")[0]))
 
-    assert len(metrics) == 6
+    assert len(metrics) == 7
     assert [name for name in metrics if f'"{name.removesuffix("_total")}"' not in source] == []
-    assert len(events) == 9
+    assert len(events) == 10
     assert [event for event in events if f'"{event}"' not in source] == []
 
 

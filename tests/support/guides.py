@@ -22,9 +22,12 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
         if name == "settings.py":
             imports = "from chassis import ChassisSettings\n"
             text = path.read_text()
+            further = "".join(re.findall(r"^from .*\n", block, re.MULTILINE))
             if "import Field" not in text:
-                text = text.replace(imports, f"{imports}from pydantic import Field\n")
-            path.write_text(f"{text}\n{block}")
+                further += "from pydantic import Field\n"
+            text = text.replace(imports, imports + further)
+            own = re.sub(r"^from .*\n+", "", block, flags=re.MULTILINE)
+            path.write_text(f"{text.rstrip()}\n\n\n{own}")
         elif name == "app.py":
             extend_app(project, block)
         else:

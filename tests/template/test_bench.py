@@ -69,7 +69,7 @@ def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
 
 def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     needs("wrk")
-    sections = ("main", "post", "latency", "collectors", "memory", "database", "clients", "against")
+    sections = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
 
     done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
@@ -83,6 +83,7 @@ def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     assert "| ours, the transport of app.client alone |" in report
     assert "| ours, observed, 100 % sampled |" in report
     assert "| ours, SQLAlchemy's ORM, 1 % sampled |" in report
+    assert "| ours, each token verified, 1 % sampled |" in report
     assert "| ours, now, 1 % sampled, to before: rate |" in report
 
 

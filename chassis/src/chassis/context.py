@@ -49,7 +49,6 @@ class RequestContext(Context):
         "request_id",
         "sampled",
         "span_id",
-        "subject",
         "trace_id",
         "trace_state",
     )
@@ -78,8 +77,6 @@ class RequestContext(Context):
         self.has_random_id: bool = has_random_id
         self.facts: dict[str, object] | None = None
         """Facts that the service's owner adds to the access line and the span: see `annotate`."""
-        self.subject: str | None = None
-        """The user or the machine that has sent the request, for the access line; None if it is not known."""
         self.info: HasDeadline | None = None
         """The facts about the request, for `request_deadline`."""
         self._span: Span | None = None

@@ -96,6 +96,8 @@ class RequestInfo:
     """Whether our server holds back the start of a response: none of its bytes are sent yet."""
     replaces_head: bool = False
     """Whether the next start of a response replaces the start that is held back."""
+    subject: str | None = None
+    """The user or the machine that has sent the request, for the access line and the span; None if it is not known."""
     error: type[BaseException] | None = None
     """The class of the unexpected exception that failed the request, for spans and metrics."""
     send: Send | None = None

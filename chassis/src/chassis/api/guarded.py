@@ -21,9 +21,13 @@ def guarded(app: Application, guard: Guard, requirement: Requirement) -> Applica
     # A plain function, for performance: without a verification, it needs no coroutine of its own.
     def call(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         waits = guard.admit(scope, requirement)
+        if isinstance(send, ResponseSender):  # most are, and need no call
+            send.is_private = True
+        else:
+            send = for_one_principal(send)
         if waits is None:
-            return app(scope, receive, for_one_principal(send))
-        return _call_after(waits, app, scope, receive, for_one_principal(send))
+            return app(scope, receive, send)
+        return _call_after(waits, app, scope, receive, send)
 
     return call
 

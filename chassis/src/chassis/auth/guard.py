@@ -4,13 +4,13 @@ import re
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
-from opentelemetry.context import get_current
 from prometheus_client import Counter
 from starlette.types import Scope
 
 from ..api.access import PRINCIPAL, Requirement
-from ..context import RequestContext, annotate, request_context
+from ..context import annotate
 from ..problem import Problem
+from ..request_info import REQUEST_INFO
 from .api_keys import ApiKeys
 from .errors import InvalidTokenError, KeysUnavailableError
 from .principal import Principal
@@ -115,15 +115,10 @@ class BearerGuard:
 
     def _let_in(self, principal: Principal, scope: Scope, requirement: Requirement) -> None:
         scope[PRINCIPAL] = principal
-        context = get_current()
-        # The first condition is true for most requests, and is faster than a look-up.
-        request = context if type(context) is RequestContext else request_context(context)
-        if request is not None:
+        if REQUEST_INFO in scope:
             subject = principal.subject
             # A claim may have lone surrogates, which no log line can hold.
-            request.subject = subject = subject if subject.isascii() else subject.encode(errors="replace").decode()
-            if request.sampled:
-                request.span.set_attribute("user.id", subject)
+            scope[REQUEST_INFO].subject = subject if subject.isascii() else subject.encode(errors="replace").decode()
         if requirement.scopes <= principal.scopes and not (
             requirement.roles and requirement.roles.isdisjoint(principal.roles)
         ):

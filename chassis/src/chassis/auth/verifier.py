@@ -7,8 +7,9 @@ import warnings
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from joserfc.errors import SecurityWarning
 from joserfc.jws import JWSRegistry
@@ -26,7 +27,8 @@ COMPACT = re.compile(rf"({SEGMENT})\.({SEGMENT})\.({SEGMENT})")
 PARTS_OF_JWE = 5
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A verified token in the cache."""
 
     valid_until: float

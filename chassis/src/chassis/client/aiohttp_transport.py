@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .settings import ClientSettings
 
-# What aiohttp raises for the network. Others, such as `ValueError`, are errors in the call.
+# The errors of aiohttp for the network. Others, such as `ValueError`, are errors in the call.
 FAILURES = (aiohttp.ClientError, aiohttp.EofStream, OSError)
 # Bounds of the header section of a response: bytes of the status line and of each field, and the number of fields.
 MAX_LINE_BYTES = 8190
@@ -253,7 +253,7 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 
 
 def describe(error: Exception) -> str:
-    """What happened, without the URL and its query, which have no place in logs."""
+    """The cause of an error, without the URL and its query, which have no place in logs."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return "no connection in time"

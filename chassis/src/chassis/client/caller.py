@@ -22,12 +22,14 @@ from .replicas import Outcome, Replica
 from .resolver import Resolver
 from .retries import RetryBudget, full_jitter, may_retry
 from .settings import ClientSettings
-from .starvation import Starvation
+from .starvation import MEMORY_SECONDS, Starvation
 
-# A quicker answer is no use: the hedge itself takes CPU.
+# A hedge takes CPU as well, so it is no use for calls that are quicker.
 MIN_HEDGE_SECONDS = 0.005
 # An attempt with less time could only fail.
 MIN_ATTEMPT_SECONDS = 0.001
+# A timeout that a starved service sees is repeated when it was not late for so long, or else not at all.
+RECOVERY_SECONDS = MEMORY_SECONDS + 0.05
 # Of the remaining time of a request: what its handler keeps for its own response.
 RESERVED_SECONDS = 0.05
 RESERVED_SHARE = 0.1
@@ -66,8 +68,8 @@ class Caller:
     async def call(self, call: Call) -> Result:
         """Make a call. Returns its last result, which may be a failure.
 
-        Raises a `DependencyError` if the time of its request has passed, if too many calls are in progress, if the
-        circuit breaker is open, or if the dependency has no address.
+        Raises a `DependencyError` if nothing is sent: the time of the request has passed, too many calls are in
+        progress, the circuit breaker is open, or there is no address.
         """
         ends_at = await self._enter(call)
         try:
@@ -133,13 +135,18 @@ class Caller:
             call.attempts, call.status = len(tried), result.status
             if result.outcome is Outcome.NOT_SENT:
                 self._resolver.refresh()
-            delay = self._delay(call, result, tried, ends_at)
+            # Perhaps this service was late, and not the dependency.
+            is_suspect = isinstance(result.error, AttemptTimeoutError) and self._starvation.is_starved
+            delay = self._delay(call, result, tried, ends_at, RECOVERY_SECONDS if is_suspect else 0.0)
             if delay is None:
                 return result
             result.close()
             last = result
             if delay > 0:
                 await asyncio.sleep(delay)
+            if is_suspect and self._starvation.is_starved:
+                self._metrics.denied("starved")
+                return result
 
     async def _attempt(self, call: Call, tried: list[Replica], ends_at: float, *, is_first: bool) -> Result:
         if is_first and self._hedges and call.method in SAFE_METHODS:
@@ -202,8 +209,10 @@ class Caller:
         value = self._latency.value
         return None if value is None else max(value, MIN_HEDGE_SECONDS)
 
-    def _delay(self, call: Call, result: Result, tried: list[Replica], ends_at: float) -> float | None:
-        """The seconds until the next attempt; None for no further one."""
+    def _delay(
+        self, call: Call, result: Result, tried: list[Replica], ends_at: float, least_seconds: float
+    ) -> float | None:
+        """The seconds until the next attempt, at least `least_seconds`; None for no further one."""
         headers = {} if result.response is None else result.response.headers
         if result.response is not None and result.error is None and call.expects(result.status):
             return None
@@ -211,17 +220,15 @@ class Caller:
         if not may_retry(failure, is_idempotent=call.is_idempotent, retry_after=result.retry_after):
             return None
         reason = ""
-        delay = 0.0
+        delay = least_seconds
         if RETRIES_EXHAUSTED_HEADER in headers:
             reason = "exhausted"
         elif len(tried) >= self._max_attempts:
             reason = "attempts"
-        elif isinstance(result.error, AttemptTimeoutError) and self._starvation.is_starved:
-            reason = "starved"
         else:
             has_others = len(self._balancer.replicas) > len(tried)
             if result.outcome is not Outcome.NOT_SENT or not has_others:
-                delay = full_jitter(len(tried), self._backoff_seconds)
+                delay += full_jitter(len(tried), self._backoff_seconds)
             if result.retry_after is not None and not has_others:
                 delay += result.retry_after
             if monotonic() + delay + MIN_ATTEMPT_SECONDS >= ends_at:

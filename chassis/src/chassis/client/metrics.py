@@ -117,24 +117,24 @@ class _Families:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, documentation: str, *labels: str) -> Counter:
-            return Counter(f"dependency_{name}", documentation, ["dependency", *labels], registry=registry)
+            return Counter(name, documentation, ["dependency", *labels], registry=registry)
 
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
-            return Gauge(f"dependency_{name}", documentation, ["dependency", *labels], registry=registry)
+            return Gauge(name, documentation, ["dependency", *labels], registry=registry)
 
         self.durations = CallDurations()
         registry.register(self.durations)
-        self.attempts = counter("attempts", "Attempts of calls.", "kind")
-        self.hedges_won = counter("hedges_won", "Calls whose hedge was faster than their first attempt.")
-        self.denials = counter("retries_denied", "Retries and hedges that were not made.", "reason")
-        self.rejections = counter("calls_rejected", "Calls that were not begun.", "reason")
-        self.ejections = counter("ejections", "Ejections of replicas that failed.", "reason")
-        self.breaker_openings = counter("breaker_opened", "How often the circuit breaker has opened.")
-        self.breaker_state = gauge("breaker_state", "The circuit breaker: 0 closed, 1 half-open, 2 open.")
-        self.in_progress = gauge("calls_in_progress", "Calls in progress.")
-        self.waiting = gauge("calls_waiting", "Calls that wait to begin.")
-        self.max_calls = gauge("max_calls", "Maximum number of calls in progress.")
-        self.replicas = gauge("replicas", "Replicas of the dependency.", "state")
+        self.attempts = counter("dependency_attempts", "Attempts of calls.", "kind")
+        self.hedges_won = counter("dependency_hedges_won", "Calls whose hedge was faster than their first attempt.")
+        self.denials = counter("dependency_retries_denied", "Retries and hedges that were not made.", "reason")
+        self.rejections = counter("dependency_calls_rejected", "Calls that were not begun.", "reason")
+        self.ejections = counter("dependency_ejections", "Ejections of replicas that failed.", "reason")
+        self.breaker_openings = counter("dependency_breaker_opened", "How often the circuit breaker has opened.")
+        self.breaker_state = gauge("dependency_breaker_state", "The circuit breaker: 0 closed, 1 half-open, 2 open.")
+        self.in_progress = gauge("dependency_calls_in_progress", "Calls in progress.")
+        self.waiting = gauge("dependency_calls_waiting", "Calls that wait to begin.")
+        self.max_calls = gauge("dependency_max_calls", "Maximum number of calls in progress.")
+        self.replicas = gauge("dependency_replicas", "Replicas of the dependency.", "state")
 
     @classmethod
     def of(cls, telemetry: Telemetry) -> "_Families":

@@ -124,8 +124,8 @@ class Observer:
                 "trace_id": context.trace_id,
                 "span_id": context.span_id,
             }
-            if context.subject is not None:
-                line["subject"] = context.subject
+            if observation.info.subject is not None:
+                line["subject"] = observation.info.subject
             if interrupted:
                 line["shutdown"] = True
             if error is not None:

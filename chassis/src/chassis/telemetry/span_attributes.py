@@ -70,6 +70,8 @@ def end_span(
     query = scope.get("query_string")
     if query:
         span.own_attributes["url.query"] = redact_query(query)
+    if info.subject is not None:
+        span.own_attributes.setdefault("user.id", info.subject)
     method = method_in_names(key.method)
     span.name = method if route == UNMATCHED else f"{method} {route}"
     if "error.type" in shared:

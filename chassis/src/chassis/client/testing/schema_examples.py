@@ -5,8 +5,11 @@ import re
 from typing import Any
 
 from .openapi_document import Schemas
-from .openapi_schemas import Node
+from .openapi_schemas import Key, Node, key_of
 
+# References, and alternatives of `anyOf` and `oneOf`.
+Inside = frozenset[str | tuple[str, Key]]
+NOWHERE: Inside = frozenset()
 FORMATS = {
     "date-time": "2026-01-01T00:00:00Z",
     "date": "2026-01-01",
@@ -62,12 +65,11 @@ class Examples:
                 return named["value"]
         return self.of_schema(node.get("schema", {}))
 
-    def of_schema(self, node: Any, inside: frozenset[str] = frozenset()) -> Any:
-        """An instance of a schema. `inside` are the references around it, none of which is followed again."""
+    def of_schema(self, node: Any, inside: Inside = NOWHERE) -> Any:
+        """An instance of a schema. References and alternatives that it is `inside` of are not followed again."""
         schema, references = self._schemas.flatten(node)
         if references & inside:
-            raise NoExampleError(f"{min(references & inside)} contains itself without an end")
-        inside |= references
+            raise NoExampleError(f"{min(references)} contains itself without an end")
         for name in ("const", "default"):
             if schema.get(name) is not None:
                 return schema[name]
@@ -77,19 +79,22 @@ class Examples:
         alternatives = [*schema.pop("anyOf", ()), *schema.pop("oneOf", ())]
         if alternatives:
             return self._of_alternatives(alternatives, schema, inside)
-        return self._of_type(schema, inside)
+        return self._of_type(schema, inside | references)
 
-    def _of_alternatives(self, alternatives: list[Node], rest: Node, inside: frozenset[str]) -> Any:
+    def _of_alternatives(self, alternatives: list[Node], rest: Node, inside: Inside) -> Any:
         """The example of the first alternative that has one. Null comes last."""
-        failure = NoExampleError("a schema has no alternatives")
+        failure = NoExampleError("a schema contains itself without an end")
         for alternative in sorted(alternatives, key=lambda node: node == {"type": "null"}):
+            place = "alternative", key_of(alternative)
+            if place in inside:
+                continue
             try:
-                return self.of_schema({"allOf": [rest, alternative]}, inside)
+                return self.of_schema({"allOf": [rest, alternative]}, inside | {place})
             except NoExampleError as error:
                 failure = error
         raise failure
 
-    def _of_type(self, schema: Node, inside: frozenset[str]) -> Any:
+    def _of_type(self, schema: Node, inside: Inside) -> Any:
         types = schema.get("type", [])
         named = [types] if isinstance(types, str) else [name for name in types if name != "null"] or types
         match named[0] if named else implied_type(schema):
@@ -108,7 +113,7 @@ class Examples:
             case _:
                 return text(schema)
 
-    def _object(self, schema: Node, inside: frozenset[str]) -> Node:
+    def _object(self, schema: Node, inside: Inside) -> Node:
         """All members, but those optional ones that have no example."""
         required = schema.get("required", [])
         properties = schema.get("properties", {})
@@ -123,7 +128,7 @@ class Examples:
             members[f"name-{index + 1}"] = self.of_schema(schema.get("additionalProperties", {}), inside)
         return members
 
-    def _array(self, schema: Node, inside: frozenset[str]) -> list[Any]:
+    def _array(self, schema: Node, inside: Inside) -> list[Any]:
         """One item, or as many as there must be; none if items have no example and there need not be one."""
         items = [self.of_schema(node, inside) for node in schema.get("prefixItems", ())]
         least = schema.get("minItems", 0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 Node = dict[str, Any]
+Key = str | int
 
 # The values of these are schemas by name, and those are values and no schemas.
 NAMED = frozenset({"properties", "patternProperties", "schemas", "$defs", "headers", "parameters", "responses"})
@@ -89,3 +90,10 @@ def merge(schemas: list[Node]) -> Node:
             else:
                 merged[name] = value
     return merged
+
+
+def key_of(node: Any) -> Key:
+    """The reference of a node that has nothing else, or the identity of the node."""
+    if isinstance(node, dict) and node.keys() == {"$ref"}:
+        return str(node["$ref"])
+    return id(node)

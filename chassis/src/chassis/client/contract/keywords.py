@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
-from .openapi_schemas import Node
+from ..testing.openapi_schemas import Node
 
 # With the value that a schema without the keyword has.
 LOWER = {"minLength": 0, "minItems": 0, "minProperties": 0}

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .contract_keywords import Difference, Direction
-from .contract_schemas import SchemaComparison
-from .openapi_document import OpenApiDocument, Operation, find_media_type, is_json
-from .openapi_schemas import Node
+from ..testing.openapi_document import OpenApiDocument, Operation, find_media_type, is_json
+from ..testing.openapi_schemas import Node
+from .keywords import Difference, Direction
+from .schemas import SchemaComparison
 
 PARAMETER = re.compile(r"\{[^{}]*\}")
 

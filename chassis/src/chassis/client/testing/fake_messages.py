@@ -9,7 +9,7 @@ import orjson
 from pydantic_core import to_json
 from starlette.datastructures import Headers, QueryParams
 
-from .transport import OutboundRequest, ResponseTooLargeError
+from ..transport import OutboundRequest, ResponseTooLargeError
 
 JSON = "application/json"
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .contract_operations import Change, UnknownOperationError, compare
-from .openapi_document import DocumentError, OpenApiDocument
+from ..testing.openapi_document import DocumentError, OpenApiDocument
+from .operations import Change, UnknownOperationError, compare
 
 Source = str | Path | Mapping[str, Any]
 OK, BROKEN, UNREADABLE = 0, 1, 2
@@ -81,7 +81,3 @@ def write(contract: Path, document: OpenApiDocument) -> None:
     contract.parent.mkdir(parents=True, exist_ok=True)
     contract.write_text(json.dumps(document.source, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{contract} is {document.name} now")  # noqa: T201
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,11 +7,11 @@ able to read what the provider sends by the new one. So one side writes by a sch
 from collections.abc import Iterator
 from typing import Any
 
-from .contract_keywords import Difference, Direction, keyword_differences, kind_of
-from .openapi_document import Schemas
-from .openapi_schemas import Node
+from ..testing.openapi_document import Schemas
+from ..testing.openapi_schemas import Key, Node, key_of
+from .keywords import Difference, Direction, keyword_differences, kind_of
 
-Pair = tuple[str | int, str | int]
+Pair = tuple[Key, Key]
 ANYTHING: Node = {}
 
 
@@ -73,16 +73,12 @@ class SchemaComparison:
     def _compare_values(self, old: Node, new: Node) -> Iterator[Difference]:
         yield from keyword_differences(old, new, self._direction)
         yield from self._members(old, new)
+        yield from self._other_members(old, new)
         yield from needed_members(old, new, self._direction)
         yield from self._inside("[]", old.get("items", ANYTHING), new.get("items", ANYTHING))
         first_items = zip(old.get("prefixItems", ()), new.get("prefixItems", ()), strict=False)
         for index, (old_item, new_item) in enumerate(first_items):
             yield from self._inside(f"[{index}]", old_item, new_item)
-        old_rest, new_rest = old.get("additionalProperties"), new.get("additionalProperties")
-        if isinstance(old_rest, dict) and isinstance(new_rest, dict):
-            yield from self._inside("*", old_rest, new_rest)
-        elif self._is_request and isinstance(old_rest, dict) and new_rest is False:
-            yield Difference("", "accepts no other members now", breaking=True)
 
     def _inside(self, place: str, old: Any, new: Any) -> Iterator[Difference]:
         return (difference.inside(place) for difference in self._compare(old, new))
@@ -97,8 +93,24 @@ class SchemaComparison:
                 yield Difference(name, "was removed", breaking=True)
             elif new.get("additionalProperties") is False:
                 yield Difference(name, "is no longer accepted", breaking=True)
+            elif new.get("additionalProperties"):
+                yield from self._inside(name, schema, new["additionalProperties"])
             else:
                 yield Difference(name, "is no longer described", breaking=False)
+
+    def _other_members(self, old: Node, new: Node) -> Iterator[Difference]:
+        """The members of maps, whose names are not in the schema."""
+        old_rest, new_rest = old.get("additionalProperties"), new.get("additionalProperties")
+        if isinstance(old_rest, dict) and isinstance(new_rest, dict):
+            yield from self._inside("*", old_rest, new_rest)
+        elif self._is_request and isinstance(old_rest, dict) and new_rest is False:
+            yield Difference("", "accepts no other members now", breaking=True)
+        elif not self._is_request and isinstance(old_rest, dict) and old_rest:
+            yield Difference("*", "was removed", breaking=True)
+        if not self._is_request and isinstance(old_rest, dict):
+            for name, schema in new.get("properties", {}).items():
+                if name not in old.get("properties", {}):
+                    yield from self._inside(name, old_rest, schema)
 
     def _other_types(self, missing: list[Node], before: list[Node], after: list[Node]) -> Iterator[Difference]:
         """Alternatives of the writer that the reader does not have."""
@@ -115,13 +127,6 @@ class SchemaComparison:
             yield Difference("", f"{text} {' or '.join(others)}", breaking=True)
 
 
-def key_of(node: Any) -> str | int:
-    """The reference of a node that has nothing else, or the identity of the node."""
-    if isinstance(node, dict) and node.keys() == {"$ref"}:
-        return str(node["$ref"])
-    return id(node)
-
-
 def needed_members(old: Node, new: Node, direction: Direction) -> Iterator[Difference]:
     """Members that the reader needs, and that the writer may leave out."""
     if direction is Direction.REQUEST:
@@ -136,14 +141,19 @@ def needed_members(old: Node, new: Node, direction: Direction) -> Iterator[Diffe
             yield Difference(name, "may be missing now", breaking=True)
 
 
-def branches(schemas: Schemas, node: Any) -> Iterator[Node]:
-    """The alternatives of a schema: of `anyOf` and `oneOf`, and one for each of several types."""
+def branches(schemas: Schemas, node: Any, inside: frozenset[Key] = frozenset()) -> Iterator[Node]:
+    """The alternatives of a schema: of `anyOf` and `oneOf`, and one for each of several types.
+
+    An alternative that is `inside` of itself adds nothing.
+    """
     schema, _ = schemas.flatten(node)
     alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
     if alternatives:
         rest = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
         for alternative in alternatives:
-            yield from branches(schemas, {"allOf": [rest, alternative]})
+            key = key_of(alternative)
+            if key not in inside:
+                yield from branches(schemas, {"allOf": [rest, alternative]}, inside | {key})
     elif isinstance(schema.get("type"), list):
         for name in schema["type"]:
             yield schema | {"type": name}

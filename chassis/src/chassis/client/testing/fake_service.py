@@ -6,14 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..transport import Address, OutboundRequest
 from .fake_messages import FakeInboundResponse, FakeRequest, FakeResponse
-from .fake_table import FakeTable, Row, in_turn, respond
+from .fake_table import FakeTable, Row, respond
 from .openapi_document import OpenApiDocument
 from .openapi_service import OpenApiService
 from .schema_examples import NoExampleError
-from .transport import Address, OutboundRequest
-
-__all__ = ["FakeRequest", "FakeResponse", "FakeService", "FakeServiceError", "in_turn"]
 
 
 class FakeServiceError(AssertionError):
