@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ WAYS = {
     "client/haproxy": "`app.client`, HAProxy",
 }
 HEALTHY = "none"
-FAULTS: dict[str, Fault | None] = {HEALTHY: None, **ONE_OF_THREE, **OF_ALL}
+FAULTS = (HEALTHY, *ONE_OF_THREE, *OF_ALL)
 RATE = 100.0
 PAUSE_SECONDS = 3.0
 HEAD = """# A gateway and its faults
@@ -64,12 +65,19 @@ def about() -> dict[str, str | int]:
 def measure_faults(system: System, way: str, seconds: float) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     time.sleep(PAUSE_SECONDS)
-    for fault, cause in FAULTS.items():
-        figures = measure(system, cause, seconds)[way]
+    for fault in FAULTS:
+        figures = measure(system, begin(system, fault), seconds)[way]
         print(f"{way}, {fault}: {figures}", flush=True)
         found[fault] = {**asdict(figures), "retried": figures.retried}
         time.sleep(PAUSE_SECONDS)
     return found
+
+
+def begin(system: System, fault: str) -> Fault:
+    """The fault of this name, which begins with its context."""
+    if fault == HEALTHY:
+        return nullcontext()
+    return OF_ALL[fault](system) if fault in OF_ALL else ONE_OF_THREE[fault](system.next_replica())
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from bakery import extend_app, package_of, run
 from checks import check
 
 BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
+IMPORT = re.compile(r"^from .*\n", re.MULTILINE)
 
 
 def follow(project: Path, page: str, section: str | None = None) -> None:
@@ -24,7 +25,11 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
             text = path.read_text()
             if "import Field" not in text:
                 text = text.replace(imports, f"{imports}from pydantic import Field\n")
-            path.write_text(f"{text}\n{block}")
+            if "class " not in block:  # fields of the service's settings
+                text = text.replace(imports, imports + "".join(IMPORT.findall(block)))
+                path.write_text(f"{text}\n{IMPORT.sub('', block)}")
+            else:
+                path.write_text(f"{text}\n{block}")
         elif name == "app.py":
             extend_app(project, block)
         else:
