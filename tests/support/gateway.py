@@ -90,6 +90,7 @@ class System:
         self._fronts: dict[str, Front] = {}
         self._random = random.Random()  # noqa: S311 - no secret
         self.replicas: dict[str, list[Replica]] = {}
+        self._healthy: list[Replica] = []
         (folder / "home").mkdir()
 
     def __enter__(self) -> Self:
