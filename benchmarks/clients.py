@@ -26,22 +26,26 @@ LABELS = {
     "niquests": "niquests",
     "httpx2": "httpx2",
     "aiohttp": "aiohttp",
-    "transport": "ours, the transport of app.client",
+    "transport": "ours, the transport of app.client alone",
+    "app_client": "ours, app.client with policy, spans and metrics, 1 % sampled",
+    "app_client_100": "ours, app.client, 100 % sampled and exported",
     "pyreqwest": "pyreqwest",
 }
-OURS = ("http_client", "aiohttp", "transport")  # with the libraries of the core
+OURS = ("http_client", "aiohttp", "transport", "app_client", "app_client_100")  # with the libraries of the core
 PATH = "/items/1?expand=prices"
 BODY = b'{"id":1,"name":"item 1"}'
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+EVERY_TRACE = {"OTEL_TRACES_SAMPLER": "parentbased_always_on"}
 WARM_UP_CALLS = 200
 CALLS = 50  # between two looks at the clock
 
 Call = Callable[[], Awaitable[bytes]]
 
 
-def measure(python: Path, names: Sequence[str], rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(python: Path, names: Sequence[str], rounds: int, seconds: float, collector: str) -> dict[str, list[float]]:
     """µs of CPU a call of each client, in each round, in a new process every time."""
     found: dict[str, list[float]] = {name: [] for name in names}
+    telemetry = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_SERVICE_NAME": "bench"}
     command = (python, "-m", "benchmarks.clients")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Child((*command, "serve"), cores=LOAD_CORES, **pipes) as server:
@@ -50,7 +54,8 @@ def measure(python: Path, names: Sequence[str], rounds: int, seconds: float) -> 
         for number in range(rounds):
             for name in sorted(found, key=list(found).index, reverse=bool(number % 2)):
                 call = (*command, "call", name, f"http://127.0.0.1:{port}", str(seconds))
-                with Child(call, cores=SERVER_CORES, **pipes) as client:
+                env = {**telemetry, **(EVERY_TRACE if name.endswith("_100") else {})}
+                with Child(call, cores=SERVER_CORES, env=env, **pipes) as client:
                     found[name].append(float(client.output()))
     return found
 
@@ -167,6 +172,21 @@ async def our_transport(url: str) -> AsyncIterator[Call]:
         yield call
 
 
+@asynccontextmanager
+async def app_client(url: str) -> AsyncIterator[Call]:
+    from chassis import App, ChassisSettings
+    from chassis.testing import connect
+
+    app = App(ChassisSettings.from_values(), name="bench")
+    items = app.client("items", base_url=url)
+    async with connect(app):
+
+        async def call() -> bytes:
+            return (await items.get("/items/{number}", path={"number": 1}, params={"expand": "prices"})).body
+
+        yield call
+
+
 CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Call]]] = {
     "httpx": httpx_client,
     "http_client": our_httpx_client,
@@ -174,6 +194,8 @@ CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Call]]] = {
     "httpx2": httpx2_client,
     "aiohttp": aiohttp_client,
     "transport": our_transport,
+    "app_client": app_client,
+    "app_client_100": app_client,
     "pyreqwest": pyreqwest_client,
 }
 

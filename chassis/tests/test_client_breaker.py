@@ -239,7 +239,7 @@ def test_each_change_is_reported_once(clock: ManualClock) -> None:
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Whatever is recorded, in whatever order: the state is explained, and the breaker can always close again."""
+    """The state is explained after any outcomes in any order, and the breaker can always close again."""
 
     def __init__(self) -> None:
         super().__init__()

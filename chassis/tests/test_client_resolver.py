@@ -56,7 +56,7 @@ class Names:
 
 
 class Changes(list[tuple[Address, ...]]):
-    """What `on_change` was called with."""
+    """The arguments of the calls of `on_change`."""
 
     def __call__(self, addresses: tuple[Address, ...]) -> None:
         self.append(addresses)

@@ -505,13 +505,15 @@ async def test_cancelled_call_closes_its_connection(opener: Open, script: Any) -
         await until(lambda: server.closed == 1)
 
 
-async def test_cancelled_call_does_not_go_on_sending_its_body() -> None:
+async def test_cancelled_call_leaves_no_socket_behind_that_waits_for_a_peer_to_take_its_body() -> None:
     body = bytes(30_000_000)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         async with open_aiohttp(settings_of()) as transport:
+            before = open_sockets()
             sending = transport.send(OutboundRequest("POST", "/", {}, body), Address(*hanging.getsockname()))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(sending, 0.3)
+            await until(lambda: open_sockets() <= before)
         connection, _ = hanging.accept()
         with connection:
             connection.settimeout(10)
@@ -619,9 +621,16 @@ async def test_server_without_tls_gets_no_request(opener: Open) -> None:
 
 async def test_cancelled_call_over_tls_closes_its_connection_at_once(opener: Open, tls: Tls) -> None:
     options = {"base_url": "https://catalogue.test", "ca_file": str(tls.ca_file)}
-    async with scripted(Connection.ended, tls.context) as server, using(opener, server, **options) as sender:
+    arrived = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        arrived.set()
+        await connection.ended()
+
+    async with scripted(script, tls.context) as server, using(opener, server, **options) as sender:
         call = asyncio.create_task(sender.body())
-        await until(lambda: server.connections == 1)
+        await arrived.wait()
         call.cancel()
         await asyncio.wait([call])
         await until(lambda: server.closed == 1)

@@ -7,7 +7,6 @@ from bakery import extend_app, package_of, run
 from checks import check
 
 BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
-IMPORT = re.compile(r"^from .*\n", re.MULTILINE)
 
 
 def follow(project: Path, page: str, section: str | None = None) -> None:
@@ -23,13 +22,13 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
         if name == "settings.py":
             imports = "from chassis import ChassisSettings\n"
             text = path.read_text()
+            further = "".join(re.findall(r"^from .*\n", block, re.MULTILINE))
             if "import Field" not in text:
-                text = text.replace(imports, f"{imports}from pydantic import Field\n")
-            if "class " not in block:  # fields of the service's settings
-                text = text.replace(imports, imports + "".join(IMPORT.findall(block)))
-                path.write_text(f"{text}\n{IMPORT.sub('', block)}")
-            else:
-                path.write_text(f"{text}\n{block}")
+                further += "from pydantic import Field\n"
+            text = text.replace(imports, imports + further)
+            own = re.sub(r"^from .*\n+", "", block, flags=re.MULTILINE)
+            lines = "\n" if own.startswith(" ") else "\n\n"  # fields of the service's class, or a class
+            path.write_text(f"{text.rstrip()}\n{lines}{own}")
         elif name == "app.py":
             extend_app(project, block)
         else:

@@ -80,7 +80,7 @@ def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     assert results["errors"] == {}
     assert results["checks"]["failed"] == []
     assert min(row["rate"]["least"] for row in results["sections"]["main"]["rows"].values()) > 0
-    assert "| ours, the transport of app.client |" in report
+    assert "| ours, the transport of app.client alone |" in report
     assert "| ours, observed, 100 % sampled |" in report
     assert "| ours, SQLAlchemy's ORM, 1 % sampled |" in report
     assert "| ours, each token verified, 1 % sampled |" in report

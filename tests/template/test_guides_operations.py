@@ -153,7 +153,7 @@ def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: 
     assert service.http.post("/sales?kind=tea").status_code == 204
     assert service.http.post("/sales?kind=cocoa").status_code == 422
     assert service.metric("sold_total", kind="tea") == 1
-    assert service.http.get("/availability/tea").status_code == 502
+    assert service.http.get("/offers/tea").status_code == 503
     assert service.http.post("/letters?to=Ada").status_code == 202
     assert service.http.post("/outbox?to=Ada").status_code == 202
     service.event("periodic task done")

@@ -45,7 +45,7 @@ class Connection:
 
 @dataclass
 class ScriptedServer:
-    """What the server has seen."""
+    """The requests that the server has seen."""
 
     address: Address
     connections: int = 0

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .settings import ClientSettings
 
-# What aiohttp raises for the network. Others, such as `ValueError`, are errors in the call.
+# The errors of aiohttp for the network. Others, such as `ValueError`, are errors in the call.
 FAILURES = (aiohttp.ClientError, aiohttp.EofStream, OSError)
 # Bounds of the header section of a response: bytes of the status line and of each field, and the number of fields.
 MAX_LINE_BYTES = 8190
@@ -47,7 +47,8 @@ BUFFER_BYTES = 65_536
 LARGE_BODY_BYTES = 1_048_576
 # Headers that tell where a body ends.
 FRAMING = frozenset({"content-length", "transfer-encoding"})
-# Methods for which aiohttp adds a content type that the caller did not ask for.
+# Headers that aiohttp adds unless it is told not to, which costs 4 µs; the methods for which it adds a content type.
+ADDED_HEADERS = ("content-type", "user-agent")
 WITH_CONTENT = frozenset({"PATCH", "POST", "PUT"})
 
 
@@ -66,7 +67,6 @@ async def open_transport(settings: "ClientSettings") -> AsyncIterator[Transport]
     async with aiohttp.ClientSession(
         connector=connector,
         headers={"accept": "*/*", "accept-encoding": "gzip, deflate"},
-        skip_auto_headers=("user-agent",),
         cookie_jar=aiohttp.DummyCookieJar(),
         # The caller bounds the whole.
         timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds),
@@ -103,11 +103,12 @@ class AiohttpTransport:
         origin, body = self._origin, request.body
         host, port = (origin.host, origin.port) if self._is_proxied else replica
         path, _, query = request.target.partition("?")
+        adds_headers = body is not None or request.method in WITH_CONTENT or "user-agent" not in request.headers
         response = await self._session.request(
             request.method,
             URL.build(scheme=origin.scheme, host=host, port=port, path=path, query_string=query, encoded=True),
             headers={**request.headers, "host": origin.authority},
-            skip_auto_headers=None if body is None and request.method not in WITH_CONTENT else ("content-type",),
+            skip_auto_headers=ADDED_HEADERS if adds_headers else None,
             data=BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
             allow_redirects=False,
             server_hostname=self._server_name,
@@ -252,7 +253,7 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 
 
 def describe(error: Exception) -> str:
-    """What happened, without the URL and its query, which have no place in logs."""
+    """The cause of an error, without the URL and its query, which have no place in logs."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return "no connection in time"

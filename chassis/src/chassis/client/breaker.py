@@ -25,7 +25,7 @@ class CircuitBreaker:
 
     It opens when `ratio` of the attempts that have begun within `window_seconds` have failed; a ratio of 1 means never.
     It needs `min_calls` of them, so that it never opens for a service with one call a minute. Attempts in progress
-    count as successes until they end. Refused connections fail sooner than others succeed, so the first
+    count as successes until they end. Connections that are rejected fail sooner than others succeed, so the first
     outcomes of a burst say nothing about the dependency.
 
     It stays open for `open_seconds`, up to a quarter more or less, so that the replicas of a service do not probe

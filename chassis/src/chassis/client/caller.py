@@ -24,7 +24,7 @@ from .retries import RetryBudget, full_jitter, may_retry
 from .settings import ClientSettings
 from .starvation import MEMORY_SECONDS, Starvation
 
-# A quicker answer is no use: the hedge itself takes CPU.
+# A hedge takes CPU as well, so it is no use for calls that are quicker.
 MIN_HEDGE_SECONDS = 0.005
 # An attempt with less time could only fail.
 MIN_ATTEMPT_SECONDS = 0.001
@@ -68,8 +68,8 @@ class Caller:
     async def call(self, call: Call) -> Result:
         """Make a call. Returns its last result, which may be a failure.
 
-        Raises a `DependencyError` if the time of its request has passed, if too many calls are in progress, if the
-        circuit breaker is open, or if the dependency has no address.
+        Raises a `DependencyError` if nothing is sent: the time of the request has passed, too many calls are in
+        progress, the circuit breaker is open, or there is no address.
         """
         ends_at = await self._enter(call)
         try:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 from ..problem import ProblemOf
@@ -29,6 +29,8 @@ from .transport import ResponseTooLargeError, Transport
 from .verbs import CallOptions, Verbs
 
 if TYPE_CHECKING:
+    import httpx
+
     from ..faults import Faults
     from ..telemetry import Telemetry
 
@@ -188,6 +190,15 @@ class Client(Verbs):
                 self._end(call, error)
             raise
         self._end(call)
+
+    def httpx(self, **options: Any) -> "httpx.AsyncClient":
+        """An httpx client whose requests are calls of this client, for libraries that are made for httpx.
+
+        `options` are those of `httpx.AsyncClient`. Its `timeout` has no effect.
+        """
+        from .httpx_adapter import connect
+
+        return connect(self, self.settings.base_url, **options)
 
     def check(self) -> None:
         """A readiness check: raises `DependencyUnavailableError` while the circuit breaker is open."""

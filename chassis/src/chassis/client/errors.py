@@ -39,7 +39,7 @@ class DependencyTimeoutError(DependencyError):
 
 
 class DependencyUnavailableError(DependencyError):
-    """The dependency was not asked, or could not be reached: connections refused, breaker open, too many calls: 503."""
+    """The dependency was not asked, or could not be reached: no connection, breaker open, too many calls: 503."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 

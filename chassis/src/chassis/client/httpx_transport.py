@@ -25,7 +25,7 @@ from .transport import (
 if TYPE_CHECKING:
     from .settings import ClientSettings
 
-# What httpx raises before a connection is made. The rest of its errors say that one was lost.
+# The errors of httpx before a connection is made. The rest of its errors say that one was lost.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 

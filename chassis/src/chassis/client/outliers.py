@@ -12,7 +12,7 @@ MAX_LEVEL = 6  # 0.5 * 2 ** 6 is above the maximum
 # The longest ejection while fewer than half of the replicas are available.
 SHORT_SECONDS = 1.0
 NOT_NOW_SECONDS, MAX_NOT_NOW_SECONDS = 1.0, 10.0
-# To try an address that refuses connections costs little, and such a call is always repeated.
+# To try an address that rejects connections costs little, and such a call is always repeated.
 MAX_UNREACHABLE_SECONDS = 10.0
 # A replica that hangs is seldom back sooner, and each probe of it delays a call.
 HANG_SECONDS = 2.0

@@ -7,7 +7,7 @@ from .transport import Address
 
 # Older calls count less: the weight of a call falls to 37 % in this time.
 MEMORY_SECONDS = 5.0
-# And so many calls are remembered at most, so that with many calls a second, failures are noticed sooner.
+# And so many calls are counted at most, so that with many calls a second, failures are noticed sooner.
 MEMORY_CALLS = 100.0
 # Added to each latency, so that small differences between fast replicas do not matter.
 FLOOR_SECONDS = 0.001
@@ -103,7 +103,7 @@ class Replica:
         return f"<Replica {self.address.host} {self.address.port}, {state}, {self.in_progress} in progress>"
 
     def cost(self, now: float) -> float:
-        """What one more call would cost here: seconds, for the calls in progress and this one.
+        """The cost of one more call here: seconds, for the calls in progress and this one.
 
         A replica that hangs has responded to nothing for some time. Its latency is at least that time.
         """

@@ -66,7 +66,7 @@ class Resolver:
         refresh_seconds: float = REFRESH_SECONDS,
         random: Callable[[], float] = standard_random.random,
     ) -> None:
-        """Look up every `seconds`, on request every `refresh_seconds`, and wait `lookup_seconds` for an answer.
+        """Look up every `seconds`, on request every `refresh_seconds`, and wait `lookup_seconds` for a result.
 
         `replicas` (`host:port`) replace `host` and `port`. Raises `ValueError` if one of them is no address.
         """
@@ -85,7 +85,7 @@ class Resolver:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to look up. It does not wait for an answer."""
+        """Begin to look up. It does not wait for a result."""
         self._publish()
         if self._names:
             self._task = asyncio.create_task(self._run(), name="resolver")
@@ -105,7 +105,7 @@ class Resolver:
         await self._is_known.wait()
 
     def refresh(self) -> None:
-        """Look up soon, such as after a connection was refused. May be called as often as you like."""
+        """Look up soon, such as after a connection was rejected. May be called as often as you like."""
         self._is_wanted.set()
 
     async def _run(self) -> None:

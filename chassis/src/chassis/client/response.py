@@ -54,7 +54,7 @@ class Response:
 
 
 class UnexpectedStatusError(DependencyError):
-    """The response has a status that the caller did not expect: 502, and 503 or 504 where the dependency says so.
+    """The response has a status that the caller did not expect: 502, 503 for 429 and 503, or 504 for 504.
 
     `response` is complete, for handlers that look at it.
     """

@@ -72,7 +72,7 @@ class TransportError(Exception):
 
 
 class NotSentError(TransportError):
-    """The connection could not be made: refused, unreachable, TLS failed, or no connection in time."""
+    """The connection could not be made: rejected, unreachable, TLS failed, or no connection in time."""
 
 
 class ConnectionLostError(TransportError):
