@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -38,9 +39,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector, client_python: Path) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    projects = generate(folder / "services")
+    projects = generate(folder / "services", client_python)
     # Only the traces that the test begins are sampled.
     spans = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
     with System(projects, folder, WAYS, RATE, **spans) as one:

@@ -1,4 +1,4 @@
-"""What a fault does to the requests of the gateway, in figures."""
+"""Figures of the requests of a gateway during a fault."""
 
 import time
 from collections import Counter
@@ -75,7 +75,7 @@ def figures(samples: list[Sample], began: float, undone: float, ended: float, co
 
 
 def counters(gateway: Gateway) -> Counter[str]:
-    """What a gateway has counted of its calls: attempts by kind, and by reason what was denied, rejected or ejected."""
+    """The counters of a gateway: attempts by kind; denials, rejections and ejections by reason."""
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(gateway.service.admin.get("/metrics").text):
         for sample in family.samples:

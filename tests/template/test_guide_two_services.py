@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bakery import render, run
+from bakery import depend_on, render, run
 from checks import CHECKS, check
 from collector import Collector
 from guides import follow, write_settings_page
@@ -20,8 +20,8 @@ COMMAND = re.compile(r"^\$ uvx cookiecutter \S+ --no-input (.*)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both services, as the guide says; the shop has its environment."""
+def projects(tmp_path_factory: pytest.TempPathFactory, client_python: Path) -> dict[str, Path]:
+    """Both services, as the guide says."""
     folder = tmp_path_factory.mktemp("two")
     page = Path(__file__).parents[2].joinpath("chassis/docs", PAGE).read_text()
     commands = [dict(word.split("=") for word in command.split()) for command in COMMAND.findall(page)]
@@ -30,36 +30,24 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     follow(projects["catalogue"], PAGE, "The catalogue")
     follow(shop, PAGE, "The shop")
     follow(shop, PAGE, "Test the shop without the catalogue")
-    (dependency,) = re.findall(r'```toml\n( *"asgi-chassis.*)\n', page)
-    metadata = shop / "pyproject.toml"
-    metadata.write_text(
-        re.sub(r'^ *"asgi-chassis==0\+vendored",', dependency, metadata.read_text(), flags=re.MULTILINE)
-    )
-    made = run("make", "install", cwd=shop)
-    assert made.returncode == 0, made.stdout
     for project in projects.values():
-        write_settings_page(project, python_of(projects))
+        write_settings_page(project, client_python)
     return projects
 
 
 @pytest.fixture
-def start_service(projects: dict[str, Path], tmp_path: Path) -> Iterator[StartService]:
+def start_service(projects: dict[str, Path], client_python: Path, tmp_path: Path) -> Iterator[StartService]:
     """`start_service(name, **variables)` starts one of both."""
-    python = python_of(projects)
     with ExitStack() as stack:
         yield lambda name, **variables: stack.enter_context(
-            running(python, projects[name], tmp_path, **variables)
+            running(client_python, projects[name], tmp_path, **variables)
         ).ready()
 
 
-def python_of(projects: dict[str, Path]) -> Path:
-    return projects["shop"] / ".venv/bin/python"
-
-
 @pytest.mark.parametrize("name", ["catalogue", "shop"])
-def test_tools_accept_the_services(projects: dict[str, Path], name: str) -> None:
+def test_tools_accept_the_services(projects: dict[str, Path], client_python: Path, name: str) -> None:
     own = ("pytest", "-q", "--no-cov", "-p", "no:cacheprovider", "tests", "-k", "offer or product or openapi")
-    check(projects[name], python_of(projects), *CHECKS, own)
+    check(projects[name], client_python, *CHECKS, own)
 
 
 def test_request_goes_through_both_services(start_service: StartService, collector: Collector) -> None:
@@ -90,6 +78,13 @@ def test_missing_service_is_named(projects: dict[str, Path], start_service: Star
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     said = section(projects, "Run both").rpartition("\n\n")[0].rpartition("\n{")[2]
     assert said.partition("}")[0] in response.text
+
+
+def test_shop_depends_on_the_extra(projects: dict[str, Path], tmp_path: Path) -> None:
+    (line,) = re.findall(r'```toml\n *(".*",)\n', section(projects, "The shop"))
+    depend_on(projects["shop"], "client")
+
+    assert line in (projects["shop"] / "pyproject.toml").read_text()
 
 
 def test_compose_file_runs_the_images_of_both(projects: dict[str, Path], tmp_path: Path) -> None:
