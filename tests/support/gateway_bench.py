@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def measure_faults(system: System, way: str, seconds: float) -> dict[str, dict[s
     for fault in FAULTS:
         figures = measure(system, begin(system, fault), seconds)[way]
         print(f"{way}, {fault}: {figures}", flush=True)
-        found[fault] = {**asdict(figures), "retried": figures.retried}
+        found[fault] = {**vars(figures), "retried": figures.retried}
         time.sleep(PAUSE_SECONDS)
     return found
 
@@ -106,7 +105,7 @@ def table(title: str, results: dict[str, Any], ways: list[str], cell: Any) -> li
 
 def failed(found: dict[str, Any]) -> str:
     count = sum(found["failed"].values())
-    statuses = ", ".join(sorted(found["failed"]))
+    statuses = ", ".join(sorted({name if name.isdigit() else "no connection" for name in found["failed"]}))
     return f"{count} of {found['requests']} ({statuses})" if count else "0"
 
 
