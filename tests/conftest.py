@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from bakery import MADE_ONCE, SHARED, copy_repository, render, run
+from bakery import MADE_ONCE, SHARED, copy_repository, depend_on, render, run
 from collector import Collector
 from running import Service, running
 
@@ -70,14 +70,20 @@ def _shared_caches(common: Path) -> None:
 
 @pytest.fixture(scope="session")
 def install(common: Path) -> Bake:
-    """`install(**answers)` is a service with its environment in .venv, installed once for all workers."""
+    """`install(**answers)` is a service with its environment in .venv, installed once for all workers.
 
-    def once(**answers: str) -> Path:
-        folder = common / "-".join(["installed", *answers.values()])
+    `extra` is one of the core, which the service then depends on.
+    """
+
+    def once(extra: str = "", **answers: str) -> Path:
+        folder = common / "-".join(["installed", *filter(None, [extra]), *answers.values()])
         done = folder.with_suffix(".done")
         with FileLock(folder.with_suffix(".lock")):
             if not done.exists():
-                made = run("make", "install", cwd=render(folder, answers))
+                project = render(folder, answers)
+                if extra:
+                    depend_on(project, extra)
+                made = run("make", "install", cwd=project)
                 assert made.returncode == 0, made.stdout
                 done.touch()
         return folder / "order-service"
@@ -95,6 +101,12 @@ def installed(install: Bake) -> Path:
 def python(installed: Path) -> Path:
     """A Python that has everything a service needs."""
     return installed / ".venv/bin/python"
+
+
+@pytest.fixture(scope="session")
+def client_python(install: Bake) -> Path:
+    """A Python that has what a service with clients needs."""
+    return install(extra="client") / ".venv/bin/python"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from chassis.client.request_target import PathValueError, make_target
 from chassis.client.transport import ConnectionLostError, NotSentError, OutboundRequest
 from chassis.settings import ChassisSettings
 
-from .support.network import Network, Replica, Reply, fails, hangs, responds
+from .support.network import Network, Replica, Reply, after, fails, hangs, in_turn, responds
 
 REFUSED = fails(NotSentError("connection refused"))
 RESET = fails(ConnectionLostError("connection reset"))
@@ -210,6 +210,22 @@ async def test_cancelled_call_ends_its_hedge() -> None:
             await call
         await asyncio.sleep(0)
     assert network.cancelled.total() == 2
+
+
+async def test_hedges_leave_half_of_the_budget_to_retries() -> None:
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas |= dict.fromkeys("ab", after(0.02, responds()))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(80):
+                group.create_task(catalogue.get("/products"))
+        hedges = network.asked.total() - 280
+        for _ in range(10):
+            network.replicas |= dict.fromkeys("ab", in_turn(RESET, responds()))
+            await catalogue.post("/orders", json={}, idempotency_key="k1")
+    assert 5 <= hedges <= 21  # 5 % of the calls, and those of a quiet service
 
 
 async def test_slow_write_is_not_sent_twice() -> None:

@@ -7,6 +7,8 @@ behind HAProxy and Envoy, are measured by `make bench-gateway`; here it is only 
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -37,9 +39,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector, client_python: Path) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("system")
-    projects = generate(folder / "services")
+    projects = generate(folder / "services", client_python)
     # Only the traces that the test begins are sampled.
     spans = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
     with System(projects, folder, WAYS, RATE, **spans) as one:
@@ -65,7 +67,7 @@ def test_request_is_one_trace_through_all_services(system: System, collector: Co
 
 @pytest.mark.parametrize("fault", ONE_OF_THREE)
 def test_one_faulty_replica_of_three_fails_no_request(system: System, fault: str) -> None:
-    for way, found in measure(system, ONE_OF_THREE[fault], FAULT_SECONDS).items():
+    for way, found in measure(system, ONE_OF_THREE[fault](system.next_replica()), FAULT_SECONDS).items():
         print(way, found)
         assert found.requests >= RATE * FAULT_SECONDS
         if way == "client/direct":
@@ -79,14 +81,14 @@ def test_one_faulty_replica_of_three_fails_no_request(system: System, fault: str
 def test_faults_are_in_the_metrics(system: System) -> None:
     (direct,) = (gateway.service for gateway in system.gateways if gateway.way == "client/direct")
 
-    assert direct.metric("dependency_ejections_total", dependency="stock") > 0
-    assert direct.metric("dependency_attempts_total", dependency="stock", kind="retry") > 0
-    assert direct.metric("dependency_ejections_total", dependency="catalogue") == 0
+    assert direct.metric("dependency_ejections_total") > 0
+    assert direct.metric("dependency_attempts_total", kind="retry") > 0
+    assert direct.metric("dependency_attempts_total", kind="hedge") > 0
     assert direct.metric("dependency_breaker_opened_total") == 0
 
 
 def test_overloaded_backend_is_told_to_the_callers_and_the_gateway_goes_on(system: System) -> None:
-    for way, found in measure(system, OF_ALL["overload"], FAULT_SECONDS).items():
+    for way, found in measure(system, OF_ALL["overload"](system), FAULT_SECONDS).items():
         print(way, found)
         assert found.failed.keys() == {"503"}, way
         assert found.without_retry_after == 0
@@ -95,7 +97,7 @@ def test_overloaded_backend_is_told_to_the_callers_and_the_gateway_goes_on(syste
 
 
 def test_restart_of_everything_is_overcome(system: System) -> None:
-    measure(system, OF_ALL["restart of everything"], 0)
+    measure(system, OF_ALL["restart of everything"](system), 0)
 
     assert_recovered(system)
 
@@ -103,7 +105,7 @@ def test_restart_of_everything_is_overcome(system: System) -> None:
 def assert_recovered(system: System) -> None:
     """Wait for a second in which no request fails."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while any(found.failed for found in measure(system, None, 0).values()):
+    while any(found.failed for found in measure(system, nullcontext(), 0).values()):
         assert time.monotonic() < until
 
 

@@ -85,6 +85,14 @@ def add_handler(project: Path, module: str, source: str, import_line: str, route
     extend_app(project, f"{import_line}\n{route_lines}")
 
 
+def depend_on(project: Path, extra: str) -> None:
+    """Let a service without extras of the core depend on one."""
+    metadata = project / "pyproject.toml"
+    text = metadata.read_text()
+    assert '"asgi-chassis==' in text
+    metadata.write_text(text.replace('"asgi-chassis==', f'"asgi-chassis[{extra}]=='))
+
+
 def extend_app(project: Path, lines: str) -> None:
     """Add `lines` to app.py: imports in their order, other lines before the `return` of `create_app`."""
     app = project / "src" / package_of(project) / "app.py"

@@ -90,6 +90,7 @@ class System:
         self._fronts: dict[str, Front] = {}
         self._random = random.Random()  # noqa: S311 - no secret
         self.replicas: dict[str, list[Replica]] = {}
+        self._healthy: list[Replica] = []
         (folder / "home").mkdir()
 
     def __enter__(self) -> Self:
@@ -97,6 +98,7 @@ class System:
             self._stack = stack
             for name in BACKENDS:
                 self.replicas[name] = [Replica(self, name, self._free_ports()) for _ in range(REPLICAS)]
+            self._healthy = [replica for column in zip(*self.replicas.values(), strict=True) for replica in column]
             self.gateways = [Gateway(self, way, self._free_ports()) for way in self._ways]
             for service in self._services():
                 service.ready()
@@ -126,6 +128,12 @@ class System:
         service = Service(self._projects.python, project, home, {**common, **variables})
         self._stack.callback(close, service, name)
         return service
+
+    def next_replica(self) -> Replica:
+        """The replica that gets the next fault: another one each time, since clients come back to one slowly."""
+        replica = self._healthy.pop(0)
+        self._healthy.append(replica)
+        return replica
 
     def front(self, name: str) -> Front:
         """The front of this name, which is started once."""

@@ -1,4 +1,4 @@
-"""Faults of the system: to one replica of three, and to all."""
+"""Faults of a system: of one replica of three, and of all."""
 
 import signal
 import socket
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from gateway import Replica, System
 
-Fault = Callable[[System], AbstractContextManager[None]]
+Fault = AbstractContextManager[None]
 LATENCY_SECONDS = 1.0
 ERROR_SHARE = 0.3
 RESET_SHARE = 0.3
@@ -15,15 +15,9 @@ FILLING_SECONDS = 0.2
 OVERLOAD_LATENCY_SECONDS = 0.4
 
 
-def faulty(system: System) -> Replica:
-    """The replica that gets the faults."""
-    return system.replicas["stock"][0]
-
-
 @contextmanager
-def killed(system: System) -> Iterator[None]:
+def killed(replica: Replica) -> Iterator[None]:
     """It ends without a word, and is back later."""
-    replica = faulty(system)
     replica.service.process.kill()
     replica.service.process.wait()
     yield
@@ -31,9 +25,9 @@ def killed(system: System) -> Iterator[None]:
 
 
 @contextmanager
-def stopped(system: System) -> Iterator[None]:
+def stopped(replica: Replica) -> Iterator[None]:
     """It hangs: the system takes connections for it, and nobody reads."""
-    process = faulty(system).service.process
+    process = replica.service.process
     process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -42,10 +36,10 @@ def stopped(system: System) -> Iterator[None]:
 
 
 @contextmanager
-def queue_full(system: System) -> Iterator[None]:
+def queue_full(replica: Replica) -> Iterator[None]:
     """It hangs, and takes no more connections."""
-    with ExitStack() as stack, stopped(system):
-        fill_queue(stack, faulty(system).ports.service)
+    with ExitStack() as stack, stopped(replica):
+        fill_queue(stack, replica.ports.service)
         yield
 
 
@@ -61,9 +55,8 @@ def fill_queue(stack: ExitStack, port: int) -> None:
 
 
 @contextmanager
-def rolled(system: System) -> Iterator[None]:
+def rolled(replica: Replica) -> Iterator[None]:
     """It is replaced in order."""
-    replica = faulty(system)
     replica.service.process.send_signal(signal.SIGTERM)
     replica.service.process.wait()
     replica.replace()
@@ -71,26 +64,28 @@ def rolled(system: System) -> Iterator[None]:
 
 
 @contextmanager
-def injected(system: System, **fault: float) -> Iterator[None]:
-    """A fault is injected into it."""
-    faulty(system).inject(**fault)
+def injected(replica: Replica, **fault: float) -> Iterator[None]:
+    """A fault is injected into its requests."""
+    before = replica.service.metric("injected_faults_total")
+    replica.inject(**fault)
     yield
-    faulty(system).inject()
+    replica.inject()
+    assert replica.service.metric("injected_faults_total") > before, "no request has met the fault"
 
 
-def slow(system: System) -> AbstractContextManager[None]:
-    return injected(system, latency_seconds=LATENCY_SECONDS)
+def slow(replica: Replica) -> Fault:
+    return injected(replica, latency_seconds=LATENCY_SECONDS)
 
 
-def failing(system: System) -> AbstractContextManager[None]:
-    return injected(system, share=ERROR_SHARE, status=500)
+def failing(replica: Replica) -> Fault:
+    return injected(replica, share=ERROR_SHARE, status=500)
 
 
-def resetting(system: System) -> AbstractContextManager[None]:
-    return injected(system, share=RESET_SHARE, abort=True)
+def resetting(replica: Replica) -> Fault:
+    return injected(replica, share=RESET_SHARE, abort=True)
 
 
-ONE_OF_THREE: dict[str, Fault] = {
+ONE_OF_THREE: dict[str, Callable[[Replica], Fault]] = {
     "SIGKILL": killed,
     "SIGSTOP, SIGCONT": stopped,
     "SIGTERM, replaced": rolled,
@@ -118,4 +113,4 @@ def restarted(system: System) -> Iterator[None]:
     yield
 
 
-OF_ALL: dict[str, Fault] = {"overload": overloaded, "restart of everything": restarted}
+OF_ALL: dict[str, Callable[[System], Fault]] = {"overload": overloaded, "restart of everything": restarted}

@@ -1,8 +1,7 @@
-"""What a fault does to the requests of the gateway, in figures."""
+"""Figures of the requests of a gateway during a fault."""
 
 import time
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -41,10 +40,10 @@ class Figures:
         return (self.counted["retry"] + self.counted["hedge"]) / max(1, self.counted["first"])
 
 
-def measure(system: System, fault: Fault | None, seconds: float) -> dict[str, Figures]:
+def measure(system: System, fault: Fault, seconds: float) -> dict[str, Figures]:
     """Load the system for so many seconds with this fault, and a moment longer; the figures of each gateway."""
     before, began = [counters(gateway) for gateway in system.gateways], time.monotonic()
-    with nullcontext() if fault is None else fault(system):
+    with fault:
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         undone = time.monotonic()
     time.sleep(AFTER_SECONDS)
@@ -76,7 +75,7 @@ def figures(samples: list[Sample], began: float, undone: float, ended: float, co
 
 
 def counters(gateway: Gateway) -> Counter[str]:
-    """What a gateway has counted of its calls: attempts by kind, and by reason what was denied, rejected or ejected."""
+    """The counters of a gateway: attempts by kind; denials, rejections and ejections by reason."""
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(gateway.service.admin.get("/metrics").text):
         for sample in family.samples:

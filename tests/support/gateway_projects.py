@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakery import add_handler, package_of, render, run
+from bakery import add_handler, depend_on, package_of, render, run
 
 PARTS = Path(__file__).parent / "gateway_services"
 LEFT_OUT = {"example": "none", "deploy": "none", "monitoring": "none", "ci": "none"}
 BACKENDS = ("catalogue", "stock")
-# What each kind of gateway imports in settings.py, and its settings.
+# The imports and the fields of settings.py, for each kind of gateway.
 SETTINGS = {
     "naive": ("", '    catalogue: str = "http://catalogue"\n    stock: str = "http://stock"\n'),
     "client": (
@@ -30,18 +30,22 @@ class Projects:
     folders: Mapping[str, Path]
 
 
-def generate(folder: Path) -> Projects:
-    """Generate the services, and write their handlers. Gateways are called `naive` and `client`."""
+def generate(folder: Path, python: Path | None = None) -> Projects:
+    """Generate the services, and write their handlers. Gateways are called `naive` and `client`.
+
+    Without a Python that has all that the gateway needs, it gets one of its own.
+    """
     folders = {name: render(folder, {"project_name": name.title(), **LEFT_OUT}) for name in (*SETTINGS, *BACKENDS)}
     add_part(folders["catalogue"], "products", "add_products(app)")
     add_part(folders["stock"], "levels", "add_levels(app)")
     for kind in SETTINGS:
         write_gateway(folders[kind], kind)
-    metadata = folders["client"] / "pyproject.toml"
-    metadata.write_text(metadata.read_text().replace('"asgi-chassis==', '"asgi-chassis[client]=='))
-    made = run("make", "install", cwd=folders["client"])
-    assert made.returncode == 0, made.stdout
-    return Projects(folders["client"] / ".venv/bin/python", folders)
+    depend_on(folders["client"], "client")
+    if python is None:
+        made = run("make", "install", cwd=folders["client"])
+        assert made.returncode == 0, made.stdout
+        python = folders["client"] / ".venv/bin/python"
+    return Projects(python, folders)
 
 
 def add_part(project: Path, module: str, line: str) -> None:

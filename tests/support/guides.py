@@ -27,7 +27,8 @@ def follow(project: Path, page: str, section: str | None = None) -> None:
                 further += "from pydantic import Field\n"
             text = text.replace(imports, imports + further)
             own = re.sub(r"^from .*\n+", "", block, flags=re.MULTILINE)
-            path.write_text(f"{text.rstrip()}\n\n\n{own}")
+            lines = "\n" if own.startswith(" ") else "\n\n"  # fields of the service's class, or a class
+            path.write_text(f"{text.rstrip()}\n{lines}{own}")
         elif name == "app.py":
             extend_app(project, block)
         else:

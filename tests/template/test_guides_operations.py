@@ -30,6 +30,11 @@ OF_OPTIONAL_PARTS = ("auth_", "db_client_", "messaging_", "outbox_")
 
 
 @pytest.fixture(scope="module")
+def python(client_python: Path) -> Path:
+    return client_python
+
+
+@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
     """The default service with the code of all pages; its tools accept it."""
     project = render(tmp_path_factory.mktemp("guides"), {})
@@ -170,7 +175,7 @@ def test_metrics_are_those_of_the_guide(project: Path, start: Start, collector: 
     for metric, type_, cell, _ in table(page_of(project, "metrics"), "metric"):
         labels = labels if cell == "the same" else set(names(cell))
         if not names(metric)[0].startswith(OF_OPTIONAL_PARTS):
-            documented[names(metric)[0]] = type_, labels
+            documented |= dict.fromkeys(names(metric), (type_, labels))
     assert documented.keys() == families.keys() - {"sold_total"}
     for name, (type_, labels) in documented.items():
         exposed = families[name]

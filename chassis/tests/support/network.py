@@ -86,6 +86,16 @@ def in_turn(*replicas: Replica) -> Replica:
     return do_next
 
 
+def after(seconds: float, replica: Replica) -> Replica:
+    """A slow replica."""
+
+    async def wait(request: OutboundRequest) -> Reply:
+        await asyncio.sleep(seconds)
+        return await replica(request)
+
+    return wait
+
+
 async def hangs(_: OutboundRequest) -> Reply:
     """A replica that never responds."""
     await asyncio.sleep(3600)

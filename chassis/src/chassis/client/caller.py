@@ -27,6 +27,7 @@ from .starvation import MEMORY_SECONDS, Starvation
 
 # A hedge takes CPU as well, so it is no use for calls that are quicker.
 MIN_HEDGE_SECONDS = 0.005
+HEDGES_PER_SECOND = 0.5
 # An attempt with less time could only fail.
 MIN_ATTEMPT_SECONDS = 0.001
 # A timeout that a starved service sees is repeated when it was not late for so long, or else not at all.
@@ -64,6 +65,9 @@ class Caller:
         self._starvation = starvation
         self._metrics = metrics
         self._budget = RetryBudget(settings.retry_ratio)
+        # When a dependency becomes slower, all calls are slower than the quantile for a while. Their hedges must not
+        # use the budget up: a retry saves a call, a hedge only time.
+        self._hedge_budget = RetryBudget(settings.retry_ratio / 2, floor_per_second=HEDGES_PER_SECOND)
         self._latency = LatencyQuantile()
 
     async def call(self, call: Call) -> Result:
@@ -182,6 +186,7 @@ class Caller:
 
     async def _hedged(self, call: Call, tried: list[Replica], ends_at: float) -> Result:
         """Send a request, and once more to another replica when it is slower than 95 % of the calls."""
+        self._hedge_budget.deposit()
         began = monotonic()
         seconds = self._seconds_of_attempt(call, ends_at)
         hedge = Hedge(partial(self._second, call, tried, ends_at), call.expects)
@@ -208,7 +213,7 @@ class Caller:
         replica = self._balancer.pick(tried)
         if replica is None or replica in tried:
             return None
-        if not self._budget.withdraw():
+        if not (self._hedge_budget.withdraw() and self._budget.withdraw()):
             self._metrics.denied("budget")
             return None
         tried.append(replica)
