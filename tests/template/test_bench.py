@@ -18,6 +18,7 @@ RESULTS = TEMPLATE / "benchmarks/results/results.json"
 # In the order of the table in docs/performance.md.
 HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
 WITH_POSTGRESQL = ("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_orm", "usual_orm")
+WITH_TOKENS = ("open", "cached", "verified", "bare_fastapi", "bare_pyjwt")
 # For each row of the second table: here with and without, FastAPI with and without.
 COSTS = (
     ("ours", "ours_no_line", "part_structlog", "bare_fastapi"),
@@ -45,16 +46,25 @@ def test_documents_state_the_committed_figures() -> None:
     assert f"handles {int(ours / usual)} times as many requests" in page
     assert f"\n{ours:.2f} of the rate of an empty ASGI function" in readme
 
-    database = json.loads(RESULTS.read_text())["sections"]["database"]["rows"]
-    stated_costs = re.findall(
-        r"\| ([\d,]+) \|$", page.partition("## With PostgreSQL")[2].partition("\n## ")[0], re.MULTILINE
-    )
-    assert stated_costs == [f"{database[name]['cpu_us']['median']:,.0f}" for name in WITH_POSTGRESQL]
+    cached = json.loads(RESULTS.read_text())["sections"]["auth"]["rows"]["cached"]["ratio"]["median"]
+    assert f"costs {1 - cached:.0%} of the rate".replace("%", " %") in page
 
     least = {name: row["cpu_us"]["least"] for name, row in rows.items()}
     costs = [(f"{least[a] - least[b]:.1f}", f"{least[c] - least[d]:.0f}") for a, b, c, d in COSTS]
     table = page.partition("| µs of CPU for each request")[2].partition("\n\n")[0]
     assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE) == costs
+
+
+@pytest.mark.parametrize(
+    ("section", "title", "names"),
+    [("database", "With PostgreSQL", WITH_POSTGRESQL), ("auth", "With bearer tokens", WITH_TOKENS)],
+)
+def test_documents_state_the_committed_costs_of(section: str, title: str, names: tuple[str, ...]) -> None:
+    rows = json.loads(RESULTS.read_text())["sections"][section]["rows"]
+    page = (TEMPLATE / "docs/performance.md").read_text()
+
+    stated = re.findall(r"\| ([\d,]+) \|$", page.partition(f"## {title}")[2].partition("\n## ")[0], re.MULTILINE)
+    assert stated == [f"{rows[name]['cpu_us']['median']:,.0f}" for name in names]
 
 
 def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
