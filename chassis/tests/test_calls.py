@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from chassis.client import BadResponseError, DependencyError
 from chassis.client.client import Client
 from chassis.client.request_target import PathValueError, make_target
-from chassis.client.transport import ConnectionLostError, NotSentError
+from chassis.client.transport import ConnectionLostError, NotSentError, OutboundRequest
 from chassis.settings import ChassisSettings
 
-from .support.network import Network, Replica, after, fails, hangs, in_turn, responds
+from .support.network import Network, Replica, Reply, after, fails, hangs, in_turn, responds
 
 REFUSED = fails(NotSentError("connection refused"))
 RESET = fails(ConnectionLostError("connection reset"))
@@ -87,7 +87,7 @@ def test_query_has_lists_and_leaves_none_out() -> None:
     }
     target = make_target("", "/products", None, params)
     assert target == (
-        "/products?tag=a&tag=b+c&open=true&at=2026-01-02T00%3A00%3A00Z&id=00000000-0000-0000-0000-000000000001"
+        "/products?tag=a&tag=b%20c&open=true&at=2026-01-02T00%3A00%3A00Z&id=00000000-0000-0000-0000-000000000001"
     )
     assert make_target("", "/products", None, {"none": None}) == "/products"
 
@@ -172,6 +172,44 @@ async def test_slow_read_is_sent_to_another_replica() -> None:
             for _ in range(10):
                 await catalogue.get("/products")
     assert network.cancelled["a"] >= 1
+
+
+async def test_failed_attempt_waits_for_its_hedge() -> None:
+    async def fail_late(_: OutboundRequest) -> Reply:
+        await asyncio.sleep(0.1)
+        raise ConnectionLostError("connection reset")
+
+    async def respond_later(_: OutboundRequest) -> Reply:
+        await asyncio.sleep(0.2)
+        return Reply(body=b"late")
+
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True, max_attempts=2) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas.update(a=fail_late, b=respond_later)
+        before = network.asked.total()
+        response = await catalogue.get("/products")
+    assert response.text == "late"
+    assert network.asked.total() - before <= 2
+
+
+async def test_cancelled_call_ends_its_hedge() -> None:
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True, timeout_seconds=30.0) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas.update(a=hangs, b=hangs)
+        before = network.asked.total()
+        call = asyncio.create_task(catalogue.get("/products"))
+        async with asyncio.timeout(5):
+            while network.asked.total() < before + 2:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0)
+    assert network.cancelled.total() == 2
 
 
 async def test_hedges_leave_half_of_the_budget_to_retries() -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.client.attempts import Result
-from chassis.client.hedged_attempt import HedgedAttempt
+from chassis.client.hedge import Hedge
 from chassis.client.hedging import LONGEST_SECONDS, SHORTEST_SECONDS, LatencyQuantile
 from chassis.client.replicas import Outcome
+from chassis.client.results import Result
 
 DELAY = 0.0054
 
@@ -102,9 +102,8 @@ async def test_second_attempt_does_not_begin_before_its_time() -> None:
             early.append(due - monotonic())
             response.set_result(Result(Outcome.OK))
 
-        await HedgedAttempt(start_second, lambda _: True).run(wait_for(response), DELAY)
+        hedge = Hedge(start_second, lambda _: True)
+        hedge.begin(DELAY)
+        result = await response
+        hedge.end(result)
     assert max(early) <= 0
-
-
-async def wait_for(response: asyncio.Future[Result]) -> Result:
-    return await response

@@ -17,6 +17,10 @@ pytestmark = pytest.mark.long
 RESULTS = TEMPLATE / "benchmarks/results/results.json"
 # In the order of the table in docs/performance.md.
 HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
+CLIENTS = (
+    *("pyreqwest", "aiohttp", "transport", "app_client", "app_client_100"),
+    *("httpx2", "niquests", "http_client", "httpx"),
+)
 WITH_POSTGRESQL = ("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_orm", "usual_orm")
 # For each row of the second table: here with and without, FastAPI with and without.
 COSTS = (
@@ -29,6 +33,12 @@ COSTS = (
 def bench(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "benchmarks.run", "--smoke", "--work", str(folder), *options)
     return run(*command, cwd=TEMPLATE, **variables)
+
+
+def figures_of(page: str, title: str) -> list[str]:
+    """The last column of the table of a section."""
+    section = page.partition(title)[2].partition("\n## ")[0]
+    return re.findall(r"\| ([\d,]+) \|$", section, re.MULTILINE)
 
 
 def test_documents_state_the_committed_figures() -> None:
@@ -46,10 +56,13 @@ def test_documents_state_the_committed_figures() -> None:
     assert f"\n{ours:.2f} of the rate of an empty ASGI function" in readme
 
     database = json.loads(RESULTS.read_text())["sections"]["database"]["rows"]
-    stated_costs = re.findall(
-        r"\| ([\d,]+) \|$", page.partition("## With PostgreSQL")[2].partition("\n## ")[0], re.MULTILINE
-    )
-    assert stated_costs == [f"{database[name]['cpu_us']['median']:,.0f}" for name in WITH_POSTGRESQL]
+    assert figures_of(page, "## With PostgreSQL") == [
+        f"{database[name]['cpu_us']['median']:,.0f}" for name in WITH_POSTGRESQL
+    ]
+    clients = json.loads(RESULTS.read_text())["sections"]["clients"]["rows"]
+    assert figures_of(page, "## Calls to other services") == [
+        f"{clients[name]['cpu_us']['median']:,.0f}" for name in CLIENTS
+    ]
 
     least = {name: row["cpu_us"]["least"] for name, row in rows.items()}
     costs = [(f"{least[a] - least[b]:.1f}", f"{least[c] - least[d]:.0f}") for a, b, c, d in COSTS]

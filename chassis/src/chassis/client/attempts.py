@@ -1,7 +1,6 @@
 """`Attempts`: sends a request of a call to one replica, and notes how that ended."""
 
 import asyncio
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -9,7 +8,9 @@ from typing import TYPE_CHECKING
 from .balancer import Balancer
 from .breaker import CircuitBreaker
 from .call import Call
+from .hedge import Hedge
 from .replicas import Outcome, Replica
+from .results import AbandonedError, AttemptTimeoutError, NotAdmittedError, Result
 from .retries import retry_after_seconds
 from .starvation import Starvation
 from .telemetry import Attempt, DependencyTelemetry
@@ -22,36 +23,6 @@ DEADLINE_HEADER = "x-request-timeout-ms"
 # Statuses that say "not now". With `Retry-After`, they are backpressure, and no failure.
 NOT_NOW = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 FAILURES = frozenset({Outcome.FAILED, Outcome.NOT_SENT, Outcome.LOST, Outcome.TIMED_OUT})
-
-
-class NotAdmittedError(TransportError):
-    """The circuit breaker is open: nothing was sent."""
-
-
-class AttemptTimeoutError(TransportError):
-    """There was no complete response in the time of the attempt. Whether the request was processed is unknown."""
-
-
-@dataclass(slots=True)
-class Result:
-    """How an attempt ended: with a response, or with an error, or with both if its body could not be read."""
-
-    outcome: Outcome
-    response: InboundResponse | None = None
-    body: bytes = b""
-    error: TransportError | None = None
-    retry_after: float | None = None
-    """Seconds, by the `Retry-After` of the response."""
-
-    @property
-    def status(self) -> int:
-        """The status of the response; 0 without one."""
-        return 0 if self.response is None else self.response.status
-
-    def close(self) -> None:
-        """Give the connection back, also if the body was not read."""
-        if self.response is not None:
-            self.response.close()
 
 
 class Attempts:
@@ -75,11 +46,13 @@ class Attempts:
         self._metrics = telemetry.metrics
         self._max_response_bytes = max_response_bytes
 
-    async def send(self, call: Call, replica: Replica, seconds: float, resend_count: int, kind: str) -> Result:
+    async def send(
+        self, call: Call, replica: Replica, seconds: float, resend_count: int, kind: str, hedge: Hedge | None = None
+    ) -> Result:
         """Send the request of `call` to `replica`, for at most `seconds`, unless the circuit breaker is open.
 
-        `kind` is `first`, `retry` or `hedge`, for metrics. Raises `asyncio.CancelledError` if another attempt was
-        faster or the caller has left. Nothing else is raised for what happens on the network.
+        `kind` is `first`, `retry` or `hedge`, for metrics. Raises `AbandonedError` if `hedge` was faster, and
+        `asyncio.CancelledError`. Nothing else is raised for what happens on the network.
         """
         permit = self._breaker.admit()
         if not permit:
@@ -92,23 +65,29 @@ class Attempts:
         self._balancer.begin(replica)
         result: Result | None = None
         try:
-            result = await self._exchange(call, request, replica, seconds)
+            result = await self._exchange(call, request, replica, seconds, hedge)
             return result
         finally:
             self._note(result, replica, monotonic() - began, observed, permit)
 
-    async def _exchange(self, call: Call, request: OutboundRequest, replica: Replica, seconds: float) -> Result:
+    async def _exchange(
+        self, call: Call, request: OutboundRequest, replica: Replica, seconds: float, hedge: Hedge | None
+    ) -> Result:
         if self.transport is None:
             raise RuntimeError("the client is not open; the app opens it when the service starts")
         response: InboundResponse | None = None
         timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
+                if hedge is not None:
+                    hedge.watch(timeout)
                 response = await self.transport.send(request, replica.address)
                 body = b"" if call.is_stream else await response.read(self._max_response_bytes)
         except TimeoutError:
             if not timeout.expired():
                 raise
+            if hedge is not None and hedge.won is not None:
+                raise AbandonedError(hedge.won) from None
             self._starvation.note_late(asyncio.get_running_loop().time() - (timeout.when() or 0.0))
             outcome = Outcome.UNKNOWN if self._starvation.is_starved else Outcome.TIMED_OUT
             return Result(outcome, error=AttemptTimeoutError(f"no complete response within {seconds:.3g} seconds"))
@@ -118,6 +97,9 @@ class Attempts:
             return Result(Outcome.OK, response, error=error)
         except TransportError as error:
             return Result(Outcome.LOST, response, error=error)
+        finally:
+            if hedge is not None:
+                hedge.watch(None)
         return _result_of(response, body)
 
     def _note(self, result: Result | None, replica: Replica, seconds: float, observed: Attempt, permit: int) -> None:

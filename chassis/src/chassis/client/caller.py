@@ -9,17 +9,18 @@ from time import monotonic
 from typing import Any
 
 from ..context import request_deadline
-from .attempts import Attempts, AttemptTimeoutError, NotAdmittedError, Result
+from .attempts import Attempts
 from .balancer import Balancer
 from .breaker import CircuitBreaker
 from .bulkhead import Bulkhead, BulkheadFullError
 from .call import SAFE_METHODS, Call
 from .errors import RETRIES_EXHAUSTED_HEADER, DependencyTimeoutError, DependencyUnavailableError
-from .hedged_attempt import HedgedAttempt
+from .hedge import Hedge
 from .hedging import LatencyQuantile
 from .metrics import DependencyMetrics
 from .replicas import Outcome, Replica
 from .resolver import Resolver
+from .results import AbandonedError, AttemptTimeoutError, NotAdmittedError, Result
 from .retries import RetryBudget, full_jitter, may_retry
 from .settings import ClientSettings
 from .starvation import MEMORY_SECONDS, Starvation
@@ -188,10 +189,18 @@ class Caller:
         self._hedge_budget.deposit()
         began = monotonic()
         seconds = self._seconds_of_attempt(call, ends_at)
-        first = self._attempts.send(call, tried[0], seconds, 0, "first")
-        hedged = HedgedAttempt(partial(self._second, call, tried, ends_at), call.expects)
-        result, is_second = await hedged.run(first, self._hedge_delay())
-        if is_second:
+        hedge = Hedge(partial(self._second, call, tried, ends_at), call.expects)
+        hedge.begin(self._hedge_delay())
+        result: Result | None = None
+        try:
+            result = first = await self._attempts.send(call, tried[0], seconds, 0, "first", hedge)
+            if not call.expects(first.status):
+                result = await hedge.better(first)
+        except AbandonedError as error:
+            first, result = None, error.result
+        finally:
+            hedge.end(result)
+        if result is not first:
             self._metrics.hedge_won()
         self._latency.observe(monotonic() - began)
         return result

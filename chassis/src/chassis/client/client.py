@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 from ..problem import ProblemOf
-from .attempts import Attempts, AttemptTimeoutError, Result
+from .attempts import Attempts
 from .balancer import Balancer
 from .breaker import BreakerState, CircuitBreaker
 from .bulkhead import Bulkhead
@@ -21,6 +21,7 @@ from .replicas import Outcome
 from .request_target import PathValueError, json_body, make_target
 from .resolver import Resolver
 from .response import Response, UnexpectedStatusError
+from .results import AttemptTimeoutError, Result
 from .settings import ClientSettings
 from .starvation import Starvation
 from .streamed import StreamedResponse
