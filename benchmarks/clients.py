@@ -1,7 +1,7 @@
 """CPU time of a call to another service, over a kept connection, by HTTP client.
 
-    python -m benchmarks.clients serve                          responds on a free port, which it prints
-    python -m benchmarks.clients call <client> <url> <seconds>  calls one after the other, and prints µs of CPU a call
+The command `python -m benchmarks.clients serve` responds on a free port, which it prints. The command
+`python -m benchmarks.clients call CLIENT URL SECONDS` makes one call after the other. It prints µs of CPU a call.
 
 The server is the same quick one for all. Each client is used as its documentation says, and imported in a process of
 its own. CPU time is that of all threads of the client's process.

@@ -180,6 +180,8 @@ def test_floors_of_the_service_are_true(oldest: Path) -> None:
 
 OPTIONAL = (
     "test_auth",
+    "test_client_httpx_adapter",
+    "test_client_transport",
     "test_database",
     "test_embedded",
     "test_migrations",

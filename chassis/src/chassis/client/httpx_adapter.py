@@ -37,7 +37,7 @@ class HttpxBadResponseError(BadResponseError, httpx.RemoteProtocolError):
 
 
 class Streams(Protocol):
-    """What of a `Client` is used."""
+    """The part of a `Client` that is used."""
 
     def stream(
         self, method: str, route: str, **options: Unpack["CallOptions"]
