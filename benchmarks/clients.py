@@ -8,6 +8,8 @@ its own. CPU time is that of all threads of the client's process.
 """
 
 import asyncio
+import itertools
+import os
 import subprocess
 import sys
 import time
@@ -174,15 +176,27 @@ async def our_transport(url: str) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def app_client(url: str) -> AsyncIterator[Call]:
+    from opentelemetry import context as otel_context
+
     from chassis import App, ChassisSettings
+    from chassis.context import RequestContext
     from chassis.testing import connect
 
     app = App(ChassisSettings.from_values(), name="bench")
     items = app.client("items", base_url=url)
+    # Handlers call other services, and the trace of their request exists already.
+    samples_all = os.environ.get("OTEL_TRACES_SAMPLER") == EVERY_TRACE["OTEL_TRACES_SAMPLER"]
+    requests = itertools.cycle(
+        [RequestContext(f"{number:032x}", f"{number:016x}", "", samples_all or number == 1) for number in range(1, 101)]
+    )
     async with connect(app):
 
         async def call() -> bytes:
-            return (await items.get("/items/{number}", path={"number": 1}, params={"expand": "prices"})).body
+            token = otel_context.attach(next(requests))
+            try:
+                return (await items.get("/items/{number}", path={"number": 1}, params={"expand": "prices"})).body
+            finally:
+                otel_context.detach(token)
 
         yield call
 

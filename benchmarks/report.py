@@ -138,6 +138,8 @@ def goals(sections: Results) -> list[list[str]]:
     if "app_client" in rows.get("clients", {}):
         cpu_us = rows["clients"]["app_client"]["cpu_us"]["median"]
         goal("a call by app.client, with policy, spans and metrics", cpu_us, "{:.0f} µs", most=100)
+        to_aiohttp = rows["clients"]["app_client"]["cpu_ratio"]["median"]
+        goal("the same, to aiohttp alone, by CPU", to_aiohttp, "{:.2f}", least=0.5)
     if "auth" in rows:
         to_open = rows["auth"]["cached"]["ratio"]["median"]
         goal("a cached token, to the same service without authentication", to_open, "{:.2f}", least=0.9)
