@@ -192,15 +192,16 @@ class Caller:
         hedge = Hedge(partial(self._second, call, tried, ends_at), call.expects)
         hedge.begin(self._hedge_delay())
         result: Result | None = None
+        is_second = True
         try:
-            result = first = await self._attempts.send(call, tried[0], seconds, 0, "first", hedge)
-            if not call.expects(first.status):
-                result = await hedge.better(first)
+            first = await self._attempts.send(call, tried[0], seconds, 0, "first", hedge)
+            result = first if call.expects(first.status) else await hedge.better(first)
+            is_second = result is not first
         except AbandonedError as error:
-            first, result = None, error.result
+            result = error.result
         finally:
             hedge.end(result)
-        if result is not first:
+        if is_second:
             self._metrics.hedge_won()
         self._latency.observe(monotonic() - began)
         return result
