@@ -191,16 +191,16 @@ class Caller:
         seconds = self._seconds_of_attempt(call, ends_at)
         hedge = Hedge(partial(self._second, call, tried, ends_at), call.expects)
         hedge.begin(self._hedge_delay())
-        result: Result | None = None
-        is_second = True
         try:
             first = await self._attempts.send(call, tried[0], seconds, 0, "first", hedge)
             result = first if call.expects(first.status) else await hedge.better(first)
             is_second = result is not first
         except AbandonedError as error:
-            result = error.result
-        finally:
-            hedge.end(result)
+            result, is_second = error.result, True
+        except BaseException:
+            hedge.end(None)
+            raise
+        hedge.end(result)
         if is_second:
             self._metrics.hedge_won()
         self._latency.observe(monotonic() - began)
