@@ -18,7 +18,7 @@ class Bulkhead:
     __slots__ = ("_max_in_progress", "_max_waiting", "_queue", "_wait_seconds", "in_progress")
 
     def __init__(self, max_in_progress: int, max_waiting: int, wait_seconds: float) -> None:
-        self.in_progress = 0
+        self.in_progress: int = 0
         """The number of calls that have been admitted and have not left."""
         self._max_in_progress = max_in_progress
         self._max_waiting = max_waiting

@@ -35,16 +35,16 @@ class DependencyError(UnavailableError):
 class DependencyTimeoutError(DependencyError):
     """The call was not complete in its time, or in that of the request that it belongs to: 504."""
 
-    status = HTTPStatus.GATEWAY_TIMEOUT
+    status: int = HTTPStatus.GATEWAY_TIMEOUT
 
 
 class DependencyUnavailableError(DependencyError):
     """The dependency was not asked, or could not be reached: no connection, breaker open, too many calls: 503."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class BadResponseError(DependencyError):
     """The response was incomplete, too large, or not what the caller can read: 502."""
 
-    is_outage = False
+    is_outage: bool = False

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from .errors import BadResponseError, DependencyError
 
 T = TypeVar("T")
-# Statuses of a dependency that say "not now": the caller gets 503.
-NOT_NOW = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+# The status that the caller gets for one of the dependency; for all others 502.
+STATUSES: dict[int, int] = {429: 503, 503: 503, 504: 504}
 _adapters: dict[Any, TypeAdapter[Any]] = {}
 
 
@@ -62,8 +62,7 @@ class UnexpectedStatusError(DependencyError):
     def __init__(self, dependency: str, response: Response, *, retry_after: int | None = None) -> None:
         super().__init__(dependency, f"responded with {response.status}", retry_after=retry_after)
         self.response: Response = response
-        if response.status in NOT_NOW:
-            self.status = HTTPStatus.SERVICE_UNAVAILABLE
-        elif response.status == HTTPStatus.GATEWAY_TIMEOUT:
-            self.status = HTTPStatus.GATEWAY_TIMEOUT
-        self.is_outage = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in NOT_NOW
+        self.status: int = STATUSES.get(response.status, HTTPStatus.BAD_GATEWAY)
+        self.is_outage: bool = (
+            response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS
+        )

@@ -110,10 +110,10 @@ class OpenApiDocument:
         if not isinstance(version, str) or not version.startswith("3.") or not isinstance(document.get("paths"), dict):
             raise DocumentError(f"{name} is no OpenAPI 3 document: it needs the members openapi (3.x) and paths")
         current = convert(document) if version.startswith("3.0") else document
-        self.name = name
+        self.name: str = name
         self.source: Node = document
-        self.requests = Schemas(without_hidden(current, "readOnly"), name)
-        self.responses = Schemas(without_hidden(current, "writeOnly"), name)
+        self.requests: Schemas = Schemas(without_hidden(current, "readOnly"), name)
+        self.responses: Schemas = Schemas(without_hidden(current, "writeOnly"), name)
         self.operations: dict[str, Operation] = {operation.key: operation for operation in self._operations()}
 
     @classmethod
