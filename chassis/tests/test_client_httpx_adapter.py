@@ -44,7 +44,7 @@ async def test_request_arrives_as_httpx_has_it() -> None:
         )
     assert (response.status_code, response.text) == (200, "ok")
     lines = received[0].decode().lower().split("\r\n")
-    assert lines[0] == "post /api/a%2fb/%7bid%7d?q=a+b%26c&e= http/1.1"
+    assert lines[0] == "post /api/a%2fb/%7bid%7d?q=a%20b%26c&e= http/1.1"
     assert {"host: catalogue", "x-own: 1", "content-type: application/json", "content-length: 9"} <= set(lines)
     assert not any("python-httpx" in line for line in lines)
     assert received[1] == b'{"a":"x"}'
