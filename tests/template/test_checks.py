@@ -195,6 +195,8 @@ OPTIONAL = (
 NOT_ABOUT_LIBRARIES = """
 any_signature connection_age deadline draining forks idempotency imports lease listening load log_writer loop_watch
 periodic rejections response_end route_limits schedules signals tasks threads watchdog
+client_balancer client_breaker client_bulkhead client_hedging client_policy_simulation client_resolver client_retries
+client_starvation contract fake_service openapi_fake_service
 """
 
 
