@@ -81,7 +81,8 @@ async def test_latency_comes_before_the_handler(parts: Parts) -> None:
     faults.set([FaultRule(latency_seconds=0.05)])
     response = await service.client.get("/orders/7")
     assert (response.status_code, response.json(), response.headers["x-fault-injected"]) == (200, 7, "latency")
-    assert (await service.access_line())["duration_ms"] >= 50
+    # uvloop's timers have whole milliseconds, of a clock that stands while callbacks run: up to 1.5 ms too early.
+    assert (await service.access_line())["duration_ms"] >= 48
 
 
 async def test_latency_counts_for_the_deadline() -> None:
