@@ -243,11 +243,11 @@ class Caller:
         elif len(tried) >= self._max_attempts:
             reason = "attempts"
         else:
-            has_others = len(self._balancer.replicas) > len(tried)
-            if result.outcome is not Outcome.NOT_SENT or not has_others:
-                delay += full_jitter(len(tried), self._backoff_seconds)
-            if result.retry_after is not None and not has_others:
-                delay += result.retry_after
+            # Another replica is asked at once: it is probably well, and a wait would only slow the call down. If all of
+            # them fail at the same moment, all calls are repeated at the same moment. But the retry budget bounds this
+            # to a tenth more calls, the circuit breaker ends it, and a second attempt at one replica is random in time.
+            if not self._balancer.has_others(tried):
+                delay += full_jitter(len(tried), self._backoff_seconds) + (result.retry_after or 0.0)
             if monotonic() + delay + MIN_ATTEMPT_SECONDS >= ends_at:
                 reason = "deadline"
             elif not self._budget.withdraw():
