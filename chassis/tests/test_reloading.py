@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from chassis import App, ChassisSettings, Live, load_settings
-from chassis.configuration import sources
+from chassis.configuration import changed_files, sources
 from chassis.configuration.reloading import Reloading
 from chassis.configuration.sources import given_for
 from chassis.testing import Records, record
@@ -55,6 +55,7 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory of secrets; the working directory is above it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APP_SECRETS_DIR", "secrets")
+    monkeypatch.setattr(changed_files, "SETTLE_SECONDS", 0.0)
     directory = tmp_path / "secrets"
     directory.mkdir()
     return directory
@@ -67,7 +68,7 @@ class Service:
         self.records = records
         self.settings = settings
         self.changes: list[tuple[Settings, Settings]] = []
-        self.reloading = Reloading(settings, Settings.from_given, self._changed, settle_seconds=0.0)
+        self.reloading = Reloading(settings, Settings.from_given, self._changed)
 
     async def _changed(self, before: Settings, after: Settings) -> None:
         self.changes.append((before, after))
@@ -150,10 +151,13 @@ async def test_file_that_is_replaced_with_its_old_time_and_size_is_noticed(secre
     assert service.settings.greeting == "two"
 
 
-async def test_file_that_is_still_written_is_not_applied(secrets: Path, log: Records) -> None:
+async def test_file_that_is_still_written_is_not_applied(
+    secrets: Path, log: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changed_files, "SETTLE_SECONDS", 0.05)
     write(secrets, app_greeting="Hello")
     service = Service(log, load_settings(Settings))
-    service.reloading = Reloading(service.settings, Settings.from_given, service._changed, settle_seconds=0.05)
+    service.reloading = Reloading(service.settings, Settings.from_given, service._changed)
     write(secrets, app_greeting="")
     refreshing = asyncio.create_task(service.refresh())
     await asyncio.sleep(0.02)
@@ -180,7 +184,7 @@ async def test_files_are_read_in_another_thread(secrets: Path, log: Records) -> 
         return Settings.from_given(given)
 
     service = Service(log, settings)
-    service.reloading = Reloading(settings, make, service._changed, settle_seconds=0.0)
+    service.reloading = Reloading(settings, make, service._changed)
     write(secrets, app_greeting="Hi")
     await service.refresh()
     assert service.settings.greeting == "Hi"
@@ -289,7 +293,7 @@ async def test_removed_file_of_a_required_setting_is_one_line(secrets: Path, log
 
     (secrets / "app_token").write_text("first")
     service = Service(log, load_settings(Required))
-    service.reloading = Reloading(service.settings, Required.from_given, service._changed, settle_seconds=0.0)
+    service.reloading = Reloading(service.settings, Required.from_given, service._changed)
     (secrets / "app_token").unlink()
     write(secrets, app_greeting="Hi")
     await service.refresh()
@@ -337,7 +341,7 @@ async def test_exception_of_a_validator_is_one_line(secrets: Path, log: Records)
             return value
 
     service = Service(log, load_settings(Odd))
-    service.reloading = Reloading(service.settings, Odd.from_given, service._changed, settle_seconds=0.0)
+    service.reloading = Reloading(service.settings, Odd.from_given, service._changed)
     write(secrets, app_greeting="hunter2")
     await service.refresh()
     assert service.errors == ["RuntimeError while the settings were checked"]

@@ -412,8 +412,7 @@ class App(RouteTable):
         """
         self._built()
         self.tasks.use_loop(asyncio.get_running_loop())
-        if self._reloading is not None:
-            await self._reloading.refresh()  # this process may be younger than the settings
+        await self.refresh_settings()  # this process may be younger than the settings
         await self._resources.enter()
         try:
             watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
@@ -429,6 +428,11 @@ class App(RouteTable):
         if self.faults is not None:
             self.faults.announce()
         self.health.state = State.READY
+
+    async def refresh_settings(self) -> None:
+        """Read the secret files again if they have changed, as the service does every few seconds."""
+        if self._reloading is not None:
+            await self._reloading.refresh()
 
     def begin_draining(self) -> None:
         """Turn readiness to 503 and set `draining`. Called when shutdown begins, and by tests that end a stream."""

@@ -36,19 +36,12 @@ class Reading(Generic[Settings]):
 class ChangedFiles(Generic[Settings]):
     """The secret files of a service. Wrong values are replaced by the last ones that were right."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        make: Callable[[Given], Settings],
-        *,
-        settle_seconds: float = SETTLE_SECONDS,
-    ) -> None:
+    def __init__(self, settings: Settings, make: Callable[[Given], Settings]) -> None:
         """`make` makes settings of variables, or raises `ValidationError`."""
         given = given_for(settings)
         self.directory: Path | None = given.secrets_dir
         self._schema = Schema(type(settings))
         self._make = make
-        self._settle_seconds = settle_seconds
         self._given = given
         """The variables of the last settings."""
         self._fingerprint = given.fingerprint
@@ -82,7 +75,7 @@ class ChangedFiles(Generic[Settings]):
         """The fingerprint, when it has not changed for a moment."""
         fingerprint = self._look()
         while True:
-            time.sleep(self._settle_seconds)
+            time.sleep(SETTLE_SECONDS)
             before, fingerprint = fingerprint, self._look()
             if fingerprint == before:
                 return fingerprint

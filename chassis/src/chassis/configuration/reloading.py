@@ -8,7 +8,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from ..threads import in_thread
-from .changed_files import SETTLE_SECONDS, ChangedFiles, Settings
+from .changed_files import ChangedFiles, Settings
 from .changes import Changes, Path, variable_of
 from .schema import Schema
 from .sources import Given, given_for, note_given
@@ -31,23 +31,19 @@ class Reloading(Generic[Settings]):
         settings: Settings,
         make: Callable[[Given], Settings],
         on_change: Callable[[Settings, Settings], Awaitable[None]],
-        *,
-        poll_seconds: float = POLL_SECONDS,
-        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         """`on_change` gets the settings before and after a change. See `ChangedFiles` for `make`."""
         self._settings = settings
         self._schema = Schema(type(settings))
-        self._files = ChangedFiles(settings, make, settle_seconds=settle_seconds)
+        self._files = ChangedFiles(settings, make)
         self._on_change = on_change
-        self._poll_seconds = poll_seconds
         self._waiting: dict[Path, object] = {}
         """The values that need a restart, and were warned of."""
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
         while True:
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(POLL_SECONDS)
             await self.refresh()
 
     async def refresh(self) -> None:
