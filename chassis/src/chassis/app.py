@@ -241,6 +241,7 @@ class App(RouteTable):
         agent = f"{self.name}/{self.version}"
         client = Client(name, settings, self.telemetry, user_agent=agent, faults=self.faults)
         self.clients[name] = self.add_resource(client)
+        self.on_settings_change(client.use_changed)
         self._parts.problems = {**CALL_PROBLEMS, **self._parts.problems}
         self.add_check(f"dependency {name}", client.check, required=required)
         return client

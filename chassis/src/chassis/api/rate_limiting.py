@@ -34,10 +34,13 @@ class RateLimiting:
         if default is None or not self._default:
             return
         last = self._default[0][OTHERS]
+        if default == last:
+            return
         self._default = ({OTHERS: default},)
         self._by_name[default.name] = default
         for limits in self._all:
             limits[:] = [default if limit is last else limit for limit in limits]
+        self._limiter.forget(default.name)
 
     def control(self, control: AccessControl | None) -> AccessControl | None:
         """The access control, whose rejections count for the limit of the service."""
