@@ -56,7 +56,7 @@ class Caller:
         self._max_attempts = settings.max_attempts
         self._attempt_seconds = settings.attempt_timeout_seconds
         self._backoff_seconds = settings.backoff_seconds
-        self._hedges = settings.hedge
+        self._hedges = settings.hedge and settings.max_attempts > 1
         self._attempts = attempts
         self._balancer = balancer
         self._resolver = resolver
