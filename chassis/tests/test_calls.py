@@ -182,6 +182,16 @@ async def test_slow_read_is_sent_to_another_replica() -> None:
                 assert (await catalogue.get("/products")).status == 200
 
 
+async def test_call_with_one_attempt_has_no_hedge() -> None:
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True, max_attempts=1) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas |= dict.fromkeys("ab", after(0.1, responds()))
+        await catalogue.get("/products")
+    assert network.asked.total() == 201
+
+
 async def test_failed_attempt_waits_for_its_hedge() -> None:
     async def fail_late(_: OutboundRequest) -> Reply:
         await asyncio.sleep(0.1)
