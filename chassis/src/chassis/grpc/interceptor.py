@@ -1,7 +1,6 @@
 """The outermost interceptor of the server: begins to observe each call, and runs its method inside of the limits."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
 
 import grpc
 from opentelemetry import context as otel_context
@@ -10,9 +9,8 @@ from ..app import App
 from .call import Call, current_call
 from .call_telemetry import CallTelemetry
 from .running import Policy, Running, failing
-from .services import Method
+from .services import Handler, Method
 
-Handler = grpc.RpcMethodHandler[Any, Any]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 

@@ -20,11 +20,10 @@ from ..problem import Problem
 from ..tasks import contained
 from .call import Call
 from .call_telemetry import CALLER, OWN
-from .services import Method, behavior_of
+from .services import Handler, Method, behavior_of
 from .status import PUSHBACK, Metadata, code_of, details_of, pushback_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
 
 REQUEST_ID = "x-request-id"
 # The clocks of client and server agree in how long a call takes only as far as the network takes the same time for

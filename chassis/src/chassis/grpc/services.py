@@ -4,7 +4,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 import grpc
 from starlette.requests import Request
@@ -17,6 +17,10 @@ from .errors import GrpcServiceError
 
 AddService = Callable[[Any, Any], object]
 Behavior = Callable[[Any, Any], Any]
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+else:
+    Handler = grpc.RpcMethodHandler  # not generic while it runs
 GIVEN = 2  # the parameters that gRPC passes: the request, or its messages, and the context
 GENERATED = "_pb2_grpc"  # the end of the names of generated modules
 
@@ -26,7 +30,7 @@ class Method:
     """A method of a service."""
 
     path: str
-    handler: grpc.RpcMethodHandler[Any, Any]
+    handler: Handler
     behavior: Behavior
     requirement: Requirement | None = None
     """The credentials that clients need; None for the default of the app, until it is `resolved`."""
@@ -37,14 +41,12 @@ class _Recorder:
     """Stands for the server that generated code adds a service to, and keeps its methods."""
 
     def __init__(self) -> None:
-        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.handlers: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """The same methods again, in a form that cannot be listed."""
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Keep the methods of a service."""
         self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
@@ -75,14 +77,14 @@ def methods_of(add: AddService, servicer: object) -> list[Method]:
     return methods
 
 
-def behavior_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Behavior:
+def behavior_of(handler: Handler) -> Behavior:
     """The function of a handler."""
     kinds = (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
     behavior: Behavior = next(function for function in kinds if function is not None)
     return behavior
 
 
-def with_behavior(handler: grpc.RpcMethodHandler[Any, Any], behavior: Behavior) -> grpc.RpcMethodHandler[Any, Any]:
+def with_behavior(handler: Handler, behavior: Behavior) -> Handler:
     """The same kind of handler, with another function."""
     if handler.request_streaming:
         make = (
