@@ -87,7 +87,8 @@ class Client:
 
     def raw(self, path: str, body: bytes = b"", **options: Any) -> Any:
         """A call of any method with bytes."""
-        return self.channel.unary_unary(path)(body, **options)
+        make: Any = self.channel.unary_unary
+        return make(path)(body, **options)
 
     def _make(self, name: str, make: Any) -> Any:
         return make(
@@ -126,7 +127,7 @@ class GrpcService(Service):
 
 def settings(**values: Any) -> GrpcSettings:
     """The settings of a server on a free port."""
-    return GrpcSettings(**{"grpc_host": "127.0.0.1", "grpc_port": 0} | values)
+    return GrpcSettings.model_validate({"grpc_host": "127.0.0.1", "grpc_port": 0} | values)
 
 
 @asynccontextmanager

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 if find_spec("grpc") is None or find_spec("grpc_health") is None:
     raise ImportError(
-        "chassis.grpc needs grpcio and grpcio-health-checking, which are not installed; depend on asgi-chassis[grpc]"
+        "chassis.grpc needs grpcio and grpcio-health-checking, and one of them is not installed; "
+        "depend on asgi-chassis[grpc]"
     )
 
 from .errors import GrpcListenError, GrpcServiceError
