@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .configuration.acceptance import refusal
 from .configuration.errors import explain
+from .configuration.origins import remember_origins
 from .configuration.schema import Schema
 from .configuration.sources import ConfigurationError, Given, Variable, VariablesSource, read
 from .configuration.values import decode
@@ -279,9 +280,12 @@ class ChassisSettings(BaseSettings):
     def _from_given(cls, given: Given, values: dict[str, Any]) -> Self:
         token = _given.set(given)
         try:
-            return cls(**values)
+            settings = cls(**values)
         finally:
             _given.reset(token)
+        if given.sources:
+            remember_origins(settings, Schema(cls), given)
+        return settings
 
     @classmethod
     def settings_customise_sources(
@@ -392,6 +396,7 @@ def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
         exit_with_errors(str(error))
     finally:
         _given.reset(token)
+    remember_origins(loaded, schema, given)
     if loaded.fault_injection and (reason := refusal(loaded.fault_injection_namespace or "", os.environ)):
         exit_with_errors(reason)
     return loaded
