@@ -70,7 +70,8 @@ async def test_every_method_denies_by_default() -> None:
         each = await failure(received(calls.each("one")))
         assert (await calls.one(**bearer(issuer.token("ada")))).value == "ada"
         lines = await service.call_lines(4)
-        assert (await HealthStub(calls.channel).Check(HealthCheckRequest())).status
+        health: Any = HealthStub(calls.channel)
+        assert (await health.Check(HealthCheckRequest())).status
     assert [error.code() for error in (failed, wrong, each)] == [StatusCode.UNAUTHENTICATED] * 3
     assert failed.details() == "Send a bearer token (Authorization: Bearer …)."
     assert [line["code"] for line in lines] == ["UNAUTHENTICATED"] * 3 + ["OK"]

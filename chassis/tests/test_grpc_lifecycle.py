@@ -16,8 +16,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from pydantic import ValidationError
 
-from chassis import App, testing
+from chassis import App, ProviderError, testing
 from chassis.grpc import GrpcServer, add_grpc
+from chassis.grpc.testing import channel
 
 from .support import process
 from .support.application import make_app
@@ -120,19 +121,25 @@ def added_to(app: App, servicer: Words) -> GrpcServer:
 async def test_app_that_is_tested_without_a_server_closes_its_port() -> None:
     with observed() as seen:
         app = make_app(seen.telemetry, shutdown_seconds=10.0)
-        server = added_to(app, Words())
-        async with testing.connect(app), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            assert (await Client(channel).one("in")).value == "in"
+        added_to(app, Words())
+        async with testing.connect(app):
+            async with channel(app) as calls:
+                assert (await Client(calls).one("in")).value == "in"
             began = time.monotonic()
         assert time.monotonic() - began < 5
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            assert (await failure(Client(channel).one())).code() is StatusCode.UNAVAILABLE
+        async with channel(app) as calls:
+            assert (await failure(Client(calls).one())).code() is StatusCode.UNAVAILABLE
+
+
+def test_channel_of_an_app_without_a_server_is_explained() -> None:
+    with observed() as seen, pytest.raises(ProviderError, match="test-service has no gRPC server; call add_grpc"):
+        channel(make_app(seen.telemetry))
 
 
 @asynccontextmanager
 async def program(**environment: str) -> AsyncIterator[tuple[Process, Client]]:
     """The service as a process, and a client."""
-    variables = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": "0", **environment}
+    variables: dict[str, Any] = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": "0", **environment}
     async with process.run("-m", PROGRAM, **variables) as service:
         port = (await service.line("listening for gRPC"))["port"]
         await service.line("ready")

@@ -49,6 +49,7 @@ def add_grpc(
     channel arguments of gRPC, which replace those of the chassis.
     """
     server = GrpcServer(app, settings, interceptors=interceptors, codes=codes, options=options)
+    app.provide(GrpcServer, server)
     app.add_resource(server)
     app.add_background_task(TASK, server.serve, restart=False, required=True, ends_when_draining=True)
     return server
