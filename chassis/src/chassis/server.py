@@ -190,6 +190,7 @@ class Server:
     async def _finish_requests(self) -> None:
         # 4. No new connections are accepted. Idle connections are closed.
         self._stop_by = time.monotonic() + self.shutdown_seconds
+        self.app.tasks.stopping.set()
         public = self._listeners[0]
         public.stop_accepting()
         self.app.load_shedder.hurry()

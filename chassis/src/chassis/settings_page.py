@@ -44,7 +44,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 
-PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_"}
+PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_", "gRPC": "grpc_"}
 """The topics of optional parts, and the prefix of their settings."""
 
 INTRODUCTION = f"""\
