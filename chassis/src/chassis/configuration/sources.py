@@ -75,12 +75,12 @@ GIVEN = "_given"
 
 def note_given(settings: BaseSettings, given: Given) -> None:
     """Note the variables that settings were read from."""
-    settings.__dict__[GIVEN] = given
+    vars(settings)[GIVEN] = given
 
 
 def given_for(settings: BaseSettings) -> Given:
     """The variables that settings were read from; none if they were made from values."""
-    given: Given = settings.__dict__.get(GIVEN, NOTHING_GIVEN)
+    given: Given = vars(settings).get(GIVEN, NOTHING_GIVEN)
     return given
 
 
