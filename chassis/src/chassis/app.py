@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import State as StarletteState
 from starlette.datastructures import URLPath
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.access import AccessControl, Requires
@@ -388,6 +388,11 @@ class App(RouteTable):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI 3.1 document of the handlers, which `/openapi.json` serves."""
         return self._built().openapi
+
+    @property
+    def served_routes(self) -> list[BaseRoute]:
+        """The routes of the public port, behind their guard and their rate limits."""
+        return self._built().router.routes
 
     @property
     def has_websockets(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem, send_problem
@@ -211,12 +211,13 @@ class LimitedApp:
     """An ASGI application behind rate limits, for routes that are not of handlers."""
 
     def __init__(self, app: Any, limiter: RateLimiter, limits: Sequence[RateLimit]) -> None:
-        self._app = app
+        self.app: ASGIApp = app
+        self.limits: Sequence[RateLimit] = limits
         self._limited = limited(app, limiter, limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if is_preflight(scope):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         try:
             await self._limited(scope, receive, send)

@@ -28,6 +28,8 @@ class Setting:
     """Names of its variable, in upper case; the first one is shown."""
     path: tuple[str, ...]
     """Its place as pydantic names it, such as `("database", "port")`."""
+    attributes: tuple[str, ...]
+    """Its place in the settings object; another one than `path` if the field has an alias."""
     field: FieldInfo
     default: object
     """None without one; that of the outer model, where that has one."""
@@ -49,7 +51,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """Its default in the notation of a variable; empty without one, and for a secret."""
-        return "" if self.is_secret or self.default is None else _shown(self.default)
+        return "" if self.is_secret or self.default is None else notation(self.default)
 
     @property
     def meaning(self) -> str:
@@ -63,14 +65,14 @@ class Schema:
     def __init__(self, settings: type[BaseSettings]) -> None:
         config = settings.model_config
         self.prefix: str = config.get("env_prefix", "")
-        self._delimiter: str = config.get("env_nested_delimiter") or ""
-        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), None, False, (), False))
+        self.delimiter: str = config.get("env_nested_delimiter") or ""
+        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), (), None, False, (), False))
         self._by_path = {setting.path: setting for setting in self.settings}
         self._names = {name.lower() for setting in self.settings for name in setting.variables}
         self._open = tuple(
-            f"{name}{self._delimiter}".lower()
+            f"{name}{self.delimiter}".lower()
             for setting in self.settings
-            if setting.takes_any_member and self._delimiter
+            if setting.takes_any_member and self.delimiter
             for name in setting.variables
         )
 
@@ -124,6 +126,7 @@ class Schema:
         model: type[BaseModel],
         prefix: str,
         path: tuple[str, ...],
+        attributes: tuple[str, ...],
         outer_default: object,
         outer_is_optional: bool,
         seen: tuple[type, ...],
@@ -138,7 +141,7 @@ class Schema:
             models = [
                 member
                 for member in types
-                if self._delimiter
+                if self.delimiter
                 and isinstance(member, type)
                 and issubclass(member, BaseModel)
                 and member not in (*seen, model)
@@ -147,6 +150,7 @@ class Schema:
             yield Setting(
                 tuple(name.upper() for name in spelled),
                 (*path, key),
+                (*attributes, name),
                 field,
                 default,
                 field.is_required() and outer_default is None and not outer_is_optional,
@@ -157,8 +161,9 @@ class Schema:
             for inner in models:
                 yield from self._walk(
                     inner,
-                    spelled[0] + self._delimiter,
+                    spelled[0] + self.delimiter,
                     (*path, key),
+                    (*attributes, name),
                     default,
                     outer_is_optional or (default is None and not field.is_required()),
                     (*seen, model),
@@ -207,14 +212,14 @@ def _cell(setting: Setting) -> str:
     return f" `{setting.default_text}` " if setting.default_text else " "
 
 
-def _shown(value: object) -> str:
-    """A default in the notation of a variable."""
+def notation(value: object) -> str:
+    """A value in the notation of a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_shown, value))
+        return ",".join(map(notation, value))
     if isinstance(value, (set, frozenset)):
-        return ",".join(sorted(map(_shown, value)))
+        return ",".join(sorted(map(notation, value)))
     return "" if value == {} else str(value)
