@@ -62,6 +62,12 @@ class Given:
         """The same with other secret files."""
         return replace(self, sources=(*self.sources[:-1], files))
 
+    def with_last_files(self, last: Source, names: Iterable[str]) -> "Given":
+        """The same with the files of an earlier reading for the variables of these names."""
+        lower = {name.lower() for name in names}
+        files = {name: variable for name, variable in self.files.items() if name not in lower}
+        return self.with_files(files | {name: last[name] for name in lower if name in last})
+
     def find(self, names: Iterable[str]) -> Variable | None:
         """The variable that is used for a setting of these names."""
         lower = [name.lower() for name in names]
