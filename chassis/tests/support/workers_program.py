@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from chassis import App, ChassisSettings, Handler, run
 from chassis.worker_slot import WorkerSlot
+from chassis.workers import supervisor
 
 log = structlog.get_logger()
 
@@ -21,7 +20,6 @@ class Orders(Handler):
 
     def __init__(self, app: App) -> None:
         self._orders = Counter("orders", "Orders.", registry=app.registry)
-        self._started = time.time()
 
     async def get(self) -> dict[str, object]:
         self._orders.inc()
@@ -35,14 +33,6 @@ class Orders(Handler):
         return {"worker": WorkerSlot.number}
 
 
-class Blocking(Handler):
-    """Blocks the event loop of its worker until it is killed."""
-
-    async def get(self) -> None:
-        log.info("blocking")
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
 class Memory(Handler):
     """Keeps so many bytes for ever."""
 
@@ -50,7 +40,7 @@ class Memory(Handler):
         self._kept: list[bytes] = []
 
     async def post(self, size: int) -> dict[str, int]:
-        self._kept.append(os.urandom(size))
+        self._kept.append(b"x" * size)
         return {"pid": os.getpid()}
 
 
@@ -68,7 +58,6 @@ def create_app(settings: ChassisSettings) -> App:
     """The application."""
     app = App(settings, name="test-service")
     app.add_route("/orders", Orders(app))
-    app.add_route("/blocking", Blocking())
     app.add_route("/memory", Memory())
     app.add_resource(resource())
     app.add_check("database", lambda: None)
@@ -86,4 +75,8 @@ def create_app(settings: ChassisSettings) -> App:
 
 
 if __name__ == "__main__":
+    if seconds := os.environ.get("PROGRAM_POLL_SECONDS"):
+        supervisor.POLL_SECONDS = float(seconds)
+    if seconds := os.environ.get("PROGRAM_HANG_SECONDS"):
+        supervisor.HANG_SECONDS = float(seconds)
     run("tests.support.workers_program:create_app")

@@ -46,7 +46,7 @@ class Changes:
     def of(self, slot: int) -> Iterator[tuple[Change, bytes]]:
         """The changes that apply to a worker that starts in this slot, each with its body.
 
-        If the body has `seconds`, the change is one for a limited time: the rest of that time is left.
+        If the body, or an object in its array, has `seconds`, then it is for a limited time: the rest of it is left.
         """
         for change in self._changes.values():
             if change.slot not in (None, slot):
@@ -57,11 +57,20 @@ class Changes:
 
 
 def _rest(body: bytes, age: float) -> bytes | None:
+    """The body of a change of this age; None if nothing of it is in effect any more."""
     try:
         document: Any = orjson.loads(body)
     except ValueError:
         return body
-    if not isinstance(document, dict) or not isinstance(document.get("seconds"), (int, float)):
-        return body
-    seconds = document["seconds"] - age
-    return orjson.dumps({**document, "seconds": max(1, round(seconds))}) if seconds > 0 else None
+    if isinstance(document, list):
+        items = [rest for item in document if (rest := _rest_of(item, age)) is not None]
+        return orjson.dumps(items) if items or not document else None
+    rest = _rest_of(document, age)
+    return None if rest is None else orjson.dumps(rest)
+
+
+def _rest_of(item: Any, age: float) -> Any:
+    if not isinstance(item, dict) or not isinstance(item.get("seconds"), (int, float)):
+        return item
+    seconds = item["seconds"] - age
+    return {**item, "seconds": max(1, round(seconds))} if seconds > 0 else None

@@ -126,9 +126,8 @@ class WorkerPool:
                 slot.timer.cancel()
 
     def close(self) -> None:
-        """Stop observing the zygote, which ends."""
+        """Stop observing the zygote."""
         asyncio.get_running_loop().remove_reader(self._zygote.socket)
-        self._zygote.socket.close()
 
     def _on_message(self) -> None:
         while True:

@@ -62,4 +62,5 @@ def supervise(settings: ChassisSettings, count: int, zygote: ZygoteHandle) -> in
         return 1
     finally:
         zygote.kill_group()
+        zygote.socket.close()
         logs.writer.flush()

@@ -201,7 +201,6 @@ class Supervisor:
         if self._pool.workers:
             log.warning("shutdown hangs; killing the workers", workers=[one.slot for one in self._pool.workers])
         self._pool.close()
-        self._zygote.kill_group()
         await self._admin.close(ADMIN_CLOSE_SECONDS)
         if self._has_been_ready:
             log.info("stopped")

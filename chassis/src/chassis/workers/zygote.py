@@ -34,7 +34,7 @@ class ZygoteHandle(NamedTuple):
     socket: socket.socket
 
     def kill_group(self) -> None:
-        """End the zygote and all workers at once. May be called by a signal handler."""
+        """End the zygote and all workers at once, if they have not ended. May be called by a signal handler."""
         with suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGKILL)
 
