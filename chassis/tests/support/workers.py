@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import orjson
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from .process import PATIENCE_SECONDS, ROOT
@@ -80,10 +81,11 @@ class Pod:
                 await asyncio.sleep(0.01)
         return process
 
-    async def families(self) -> dict[str, Any]:
+    async def families(self) -> dict[str, Metric]:
         """The metrics by their names; fails if the page is not OpenMetrics."""
         page = await self.admin.get("/metrics", headers=OPENMETRICS)
-        return {family.name: family for family in text_string_to_metric_families(page.text)}
+        families: list[Metric] = [*text_string_to_metric_families(page.text)]  # type: ignore[no-untyped-call]
+        return {family.name: family for family in families}
 
     async def sample(self, name: str, **labels: str) -> float:
         """The sum of the samples of this name with these labels."""
@@ -223,7 +225,7 @@ class Scraper:
             await asyncio.sleep(0.02)
 
 
-def counters(families: dict[str, Any]) -> Samples:
+def counters(families: dict[str, Metric]) -> Samples:
     """The samples that may only grow."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value

@@ -44,7 +44,7 @@ class LineWriter:
     another one, lines are kept as for a full pipe.
     """
 
-    shared_output: ClassVar["SharedOutput | None"] = None
+    shared_output: "SharedOutput | None" = None
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.on_drop: Callable[[], object] = lambda: None
