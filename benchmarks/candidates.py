@@ -158,27 +158,28 @@ class Candidates:
         }
         if not self._smoke:
             _ = self._other_servers
-            for number in (1, 2):
-                gunicorn = ("gunicorn", "--workers", str(number), "--worker-class", "uvicorn_worker.UvicornWorker")
-                address = ("--log-level", "warning", "--graceful-timeout", "5")
-                for name, label in (("bare_asgi", "bare ASGI function"), ("usual", "FastAPI + all three")):
-                    every[f"gunicorn_{name}_{number}"] = self._served(
-                        f"{label}, gunicorn with uvicorn, {number}", *gunicorn, *address, f"benchmarks.peers:{name}()"
-                    )
-                granian = ("granian", "--interface", "asgi", "--factory", "--no-ws", "--log-level", "warning")
-                every[f"granian_{number}"] = self._served(
-                    f"bare ASGI function, granian, {number}",
-                    *granian,
-                    "--workers",
-                    str(number),
-                    "benchmarks.peers:bare_asgi",
-                )
+            usual, bare = "FastAPI + all three", "bare ASGI function"
+            every |= {
+                "usual_1": self._on_gunicorn(f"{usual}, gunicorn, one uvicorn worker", "usual", 1),
+                "usual_2": self._on_gunicorn(f"{usual}, gunicorn, two uvicorn workers", "usual", 2),
+                "gunicorn_2": self._on_gunicorn(f"{bare}, gunicorn, two uvicorn workers", "bare_asgi", 2),
+                "granian_1": self._on_granian(f"{bare}, granian, one worker", "bare_asgi", 1),
+                "granian_2": self._on_granian(f"{bare}, granian, two workers", "bare_asgi", 2),
+            }
         return {name: replace(one, cores=ALL_CORES, processes=int(name[-1])) for name, one in every.items()}
 
-    def _served(self, label: str, module: str, *arguments: str) -> Candidate:
+    def _on_gunicorn(self, label: str, app: str, workers: int) -> Candidate:
+        options = ("--worker-class", "uvicorn_worker.UvicornWorker", "--graceful-timeout", "1", "--log-level", "error")
+        return self._served(label, "gunicorn", *options, "--workers", str(workers), f"benchmarks.peers:{app}()")
+
+    def _on_granian(self, label: str, app: str, workers: int) -> Candidate:
+        options = ("--interface", "asgi", "--factory", "--no-ws", "--log-level", "warning")
+        return self._served(label, "granian", *options, "--workers", str(workers), f"benchmarks.peers:{app}")
+
+    def _served(self, label: str, server: str, *arguments: str) -> Candidate:
         """A peer behind another server, which takes its address from the environment."""
         env = {**self._env(0.01), "GRANIAN_HOST": "127.0.0.1"}
-        return Candidate(label, "usual", (self._peers, "-m", module, *arguments), ROOT, env, False, None, None)
+        return Candidate(label, "usual", (self._peers, "-m", server, *arguments), ROOT, env, False, None, None)
 
     @cached_property
     def _other_servers(self) -> None:

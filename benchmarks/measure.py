@@ -143,16 +143,8 @@ class Running:
 
     def load(self, seconds: int, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
-        options = (
-            "--threads",
-            "1",
-            "--connections",
-            str(self._connections),
-            "--duration",
-            f"{seconds}s",
-            "--timeout",
-            "30s",
-        )
+        connections = str(self._connections)
+        options = ("--threads", "1", "--connections", connections, "--duration", f"{seconds}s", "--timeout", "30s")
         headers = [word for name, value in self._candidate.headers.items() for word in ("--header", f"{name}: {value}")]
         address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
         command = ["wrk", *options, *headers, "--script", str(HERE / "wrk.lua"), address]
