@@ -24,7 +24,7 @@ PROXY_PREFIXES = (b"x-forwarded-", b"x-envoy-", b"x-original-")
 OWN_PAGES = frozenset({b"same-origin", b"none"})
 """The values of `Sec-Fetch-Site` for pages of this port, and for an address that the user has typed in."""
 CHALLENGE = {"www-authenticate": 'Bearer realm="operators"'}
-SEND_TOKEN = "This endpoint is for operators. Send the token of APP_ADMIN_TOKEN: Authorization: Bearer <token>."
+HOW_TO_SEND = "This endpoint is for operators. Send the token of APP_ADMIN_TOKEN: Authorization: Bearer <token>."
 FROM_INSIDE = "Use kubectl port-forward and 127.0.0.1, or set APP_ADMIN_TOKEN and send it as a bearer token."
 
 
@@ -59,24 +59,28 @@ class OperatorAccess:
     def _check_token(self, scope: Scope, expected: bytes) -> Problem | None:
         fields = _values(scope, b"authorization")
         if not fields:
-            return Problem(401, SEND_TOKEN, headers=CHALLENGE)
+            return Problem(401, HOW_TO_SEND, headers=CHALLENGE)
         scheme, _, token = fields[0].strip().partition(b" ")
         is_right = hmac.compare_digest(token.strip(), expected)
         if len(fields) == 1 and scheme.lower() == b"bearer" and is_right:
             return None
-        return Problem(401, f"The token is wrong. {SEND_TOKEN}", headers=CHALLENGE)
+        return Problem(401, f"The token is wrong. {HOW_TO_SEND}", headers=CHALLENGE)
 
     def _check_local(self, scope: Scope) -> Problem | None:
         client, server = scope.get("client"), scope.get("server")
         if client is None or server is None or not (_is_local(client[0]) and _is_local(server[0])):
-            return Problem(403, f"Without APP_ADMIN_TOKEN, operators must connect from inside of the pod. {FROM_INSIDE}")
+            return Problem(
+                403, f"Without APP_ADMIN_TOKEN, operators must connect from inside of the pod. {FROM_INSIDE}"
+            )
         if any(name in PROXY_FIELDS or name.startswith(PROXY_PREFIXES) for name, _ in scope["headers"]):
             return Problem(403, f"Without APP_ADMIN_TOKEN, operators cannot connect through a proxy. {FROM_INSIDE}")
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or not _is_local(_without_port(hosts[0])):
             return Problem(403, "Without APP_ADMIN_TOKEN, the host in the address must be 127.0.0.1 or localhost.")
         origins, sites = _values(scope, b"origin"), _values(scope, b"sec-fetch-site")
-        if any(origin.lower() != b"http://" + hosts[0].lower() for origin in origins) or not OWN_PAGES.issuperset(sites):
+        if any(origin.lower() != b"http://" + hosts[0].lower() for origin in origins) or not OWN_PAGES.issuperset(
+            sites
+        ):
             return Problem(403, "Pages of other origins cannot use this port. Open its address in a new tab.")
         return None
 

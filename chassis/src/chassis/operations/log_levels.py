@@ -1,25 +1,18 @@
-"""`/loggers`: log levels that operators change for some time."""
+"""Log levels that operators change for some time."""
 
 import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from starlette.requests import Request
-
-from ..api.handler import Handler
-from ..problem import Problem
 from ..telemetry.levels import LEVELS
 from ..telemetry.logs import Logs
-from .access import client_of
 from .audit import EXPIRY, Audit
 
 ROOT = "root"
 """The name of the service's own level, which all loggers without a level of their own have."""
 MAX_CHANGES = 100
-DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,46 +102,3 @@ class LogLevels:
 
 class TooManyChangesError(Exception):
     """An operator has changed the levels of too many loggers at once."""
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-class LevelChange(BaseModel):
-    """A level, and for how long."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
-    seconds: float = Field(default=600.0, ge=1, le=DAY_SECONDS)
-
-
-LoggerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:-]+$")]
-
-
-class Loggers(Handler):
-    """The levels of all loggers."""
-
-    def __init__(self, levels: LogLevels) -> None:
-        self._levels = levels
-
-    async def get(self) -> list[dict[str, Any]]:
-        return self._levels.documents()
-
-
-class Logger(Handler):
-    """The level of one logger; `root` is that of the service."""
-
-    def __init__(self, levels: LogLevels) -> None:
-        self._levels = levels
-
-    async def put(self, request: Request, name: LoggerName, body: LevelChange) -> dict[str, Any]:
-        try:
-            self._levels.set(name, body.level, body.seconds, by=client_of(request.scope))
-        except TooManyChangesError as error:
-            raise Problem(409, f"{error}.") from None
-        return self._levels.document(name)
-
-    async def delete(self, request: Request, name: LoggerName) -> None:
-        self._levels.reset(name, by=client_of(request.scope))
