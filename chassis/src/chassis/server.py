@@ -247,7 +247,7 @@ class Server:
         if self.admin_port is None:
             return [public]
         try:
-            admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
+            admin = Listener(self.host, self.admin_port, self._port_state(app.admin, is_forwarded=False))
         except ListenError:
             public.stop_accepting()
             raise
@@ -271,9 +271,10 @@ class Server:
         for port in self._ports:
             port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
 
-    def _port_state(self, app: ASGIApp) -> PortState:
+    def _port_state(self, app: ASGIApp, *, is_forwarded: bool = True) -> PortState:
+        """`is_forwarded` is false for the admin port: the access rule is for the address that connects."""
         rejections = self.app.rejections
-        if self._trusted_proxies or self.unix_socket is not None:
+        if is_forwarded and (self._trusted_proxies or self.unix_socket is not None):
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         port = PortState(
