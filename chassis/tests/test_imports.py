@@ -25,13 +25,14 @@ SHARED = {
 # import any other part, as long as there is no circle.
 FOLDERS = {"api", "http", "middleware", "telemetry"}
 # The parts whose libraries come with an extra.
-OPTIONAL = {"auth", "migrations", "nats", "postgres", "sqlalchemy"}
+OPTIONAL = {"auth", "grpc", "migrations", "nats", "postgres", "sqlalchemy"}
 # The optional parts that an optional part may import.
 BUILDS_ON = {"migrations": {"postgres"}, "sqlalchemy": {"postgres"}}
 ALLOWED = {
     "api": set[str](),
     "auth": {"api", "app", "server", "telemetry"},
     "client": {"telemetry"},
+    "grpc": {"api", "app", "http", "middleware", "telemetry"},
     "http": set[str](),
     "telemetry": set[str](),
     "middleware": {"telemetry"},
