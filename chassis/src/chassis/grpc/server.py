@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ..api.access import PUBLIC
 from ..app import App
+from ..worker_slot import WorkerSlot
 from .call_telemetry import CallTelemetry
 from .errors import GrpcListenError, GrpcServiceError
 from .health import HealthService, add_health
@@ -146,7 +147,8 @@ class GrpcServer:
             "grpc.max_connection_age_ms": int(self._app.settings.max_connection_age_seconds * 1000),
             "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
-            "grpc.so_reuseport": 0,  # another process on the port is an error
+            # Another process on the port is an error, unless it is another worker.
+            "grpc.so_reuseport": int(WorkerSlot.number is not None),
         }
         return list((options | dict(self._options)).items())
 

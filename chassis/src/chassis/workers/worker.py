@@ -179,15 +179,14 @@ class SupervisorRequests:
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == METRICS_PATH:
-            await self._send_snapshot(scope, receive, send)
-            return
-        fields = [(name, value) for name, value in scope["headers"] if name != PEER_FIELD]
         peer = next((value for name, value in scope["headers"] if name == PEER_FIELD), None)
         if peer is not None:
             host, _, port = peer.decode("latin-1").rpartition(" ")
             scope["client"] = (host, int(port))
-            scope["headers"] = fields
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != PEER_FIELD]
+        elif scope["path"] == METRICS_PATH:
+            await self._send_snapshot(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     async def _send_snapshot(self, scope: Scope, receive: Receive, send: Send) -> None:
