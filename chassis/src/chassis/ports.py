@@ -26,6 +26,8 @@ from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.faults import FaultMiddleware
 from .middleware.load_shedder import LoadShedder
+from .operations.console import Console
+from .operations.spans import Spans
 from .problem import Problem, ProblemOf
 from .route_limits import NO_LIMITS
 from .settings import ChassisSettings
@@ -117,7 +119,11 @@ class Stacks:
         )
         admin = admin_routes(health, telemetry)
         self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
-        if faults is not None:  # not in `admin_paths`: a server with one port for both does not serve it
+        # Further ones are not in `admin_paths`: a server with one port for both does not serve them.
+        admin.append(Route("/", Console(), in_openapi=False))
+        if telemetry.recent_spans is not None:
+            admin.append(Route("/spans", Spans(telemetry.recent_spans), in_openapi=False))
+        if faults is not None:
             admin.append(Route("/faults", FaultRules(faults), in_openapi=False))
         self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
         self.rejections: ASGIApp = TelemetryMiddleware(

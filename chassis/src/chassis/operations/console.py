@@ -1,0 +1,45 @@
+"""`GET /`: the console, one page that asks the other endpoints of the admin port."""
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from starlette.responses import HTMLResponse, Response
+
+from ..api.handler import Handler
+
+SCRIPTS = ("dom.js", "metrics.js", "chart.js", "server.js", "overview.js", "views.js", "controls.js", "main.js")
+"""In the order in which they run: each uses what the ones before it define."""
+
+
+class Console(Handler):
+    """A page without data of its own. It loads nothing from other hosts, and shows all data as text.
+
+    The policy allows only the inline script and style, by their hashes. Trusted Types forbid every function of the
+    browser that would read a text as HTML.
+    """
+
+    def __init__(self) -> None:
+        folder = files(__name__.rpartition(".")[0]).joinpath("console_page")
+        script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+        style = folder.joinpath("console.css").read_text(encoding="utf-8")
+        page = folder.joinpath("console.html").read_text(encoding="utf-8")
+        page = page.replace("<style></style>", f"<style>{style}</style>")
+        self._page = page.replace("<script></script>", f"<script>{script}</script>")
+        self._headers = {
+            "cache-control": "no-store",
+            "content-security-policy": (
+                f"default-src 'none'; script-src {source_of(script)}; style-src {source_of(style)}; "
+                "connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+                "require-trusted-types-for 'script'; trusted-types 'none'"
+            ),
+            "referrer-policy": "no-referrer",
+        }
+
+    async def get(self) -> Response:
+        return HTMLResponse(self._page, headers=self._headers)
+
+
+def source_of(content: str) -> str:
+    """The expression of a Content Security Policy that allows an inline element with this content."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
