@@ -120,11 +120,11 @@ class Stacks:
         admin = admin_routes(health, telemetry)
         self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
         # Further ones are not in `admin_paths`: a server with one port for both does not serve them.
-        admin.append(Route("/", Console(), in_openapi=False))
         if telemetry.recent_spans is not None:
             admin.append(Route("/spans", Spans(telemetry.recent_spans), in_openapi=False))
         if faults is not None:
             admin.append(Route("/faults", FaultRules(faults), in_openapi=False))
+        admin.append(Route("/", Console([route.path for route in admin]), in_openapi=False))
         self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers

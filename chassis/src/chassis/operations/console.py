@@ -2,12 +2,16 @@
 
 import base64
 import hashlib
+import html
+from collections.abc import Sequence
 from importlib.resources import files
 
+import orjson
 from starlette.responses import HTMLResponse, Response
 
 from ..api.handler import Handler
 
+NO_PATHS = '<meta name="paths" content="[]">'  # in console.html
 SCRIPTS = ("dom.js", "metrics.js", "chart.js", "server.js", "overview.js", "views.js", "controls.js", "main.js")
 """In the order in which they run: each uses what the ones before it define."""
 
@@ -19,11 +23,13 @@ class Console(Handler):
     browser that would read a text as HTML.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
+        """`paths` are those of the admin port: the page shows only what there is."""
         folder = files(__name__.rpartition(".")[0]).joinpath("console_page")
         script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
         style = folder.joinpath("console.css").read_text(encoding="utf-8")
         page = folder.joinpath("console.html").read_text(encoding="utf-8")
+        page = page.replace(NO_PATHS, NO_PATHS.replace("[]", html.escape(orjson.dumps(paths).decode())))
         page = page.replace("<style></style>", f"<style>{style}</style>")
         self._page = page.replace("<script></script>", f"<script>{script}</script>")
         self._headers = {

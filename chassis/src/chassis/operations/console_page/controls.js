@@ -22,7 +22,6 @@ async function attempt(state, send) {
 }
 const numberField = (name, attributes) => element("input", { type: "number", name, ...attributes });
 const asNumber = (value) => (value === "" ? undefined : Number(value));
-const messageOf = (error, path) => (error.status === 404 ? `This service has no /${path}.` : error.message);
 
 // --- Settings
 
@@ -152,8 +151,7 @@ async function fillPart(path, show) {
     setText(problems[path], "");
     card.classList.remove("off");
   } catch (error) {
-    const why = path === "faults" ? "Fault injection is off: see APP_FAULT_INJECTION." : messageOf(error, path);
-    setText(problems[path], error.status === 404 ? why : error.message);
+    setText(problems[path], path === "faults" && error.status === 404 ? "Fault injection is off: see APP_FAULT_INJECTION." : error.message);
     card.classList.add("off");
   }
 }

@@ -2,8 +2,6 @@
 
 const views = [overview, requests, traces, logs, dependencies, insides, settings, controls];
 let current = overview;
-let offered = new Set(views.map(({ name }) => name));
-const isOffered = (name) => offered.has(name);
 
 const LABELS = { ready: "Ready", starting: "Starting", draining: "Draining", failing: "Not ready", disabled: "Out of rotation" };
 const nameText = element("h1", {}, "…");
@@ -16,7 +14,8 @@ const pause = button("Pause", () => {
   announce();
   pollNow();
 }, { "aria-pressed": false });
-const links = new Map(views.map((view) => [view.name, element("a", { href: `#${view.name}` }, view.title)]));
+const links = new Map(views.map((view) => [view.name,
+  element("a", { href: `#${view.name}`, hidden: view.path !== undefined && !isOffered(view.path) }, view.title)]));
 const trouble = element("p", { class: "trouble", role: "alert", hidden: true });
 const content = element("main", { id: "content", tabindex: -1 }, tokenForm, trouble, views.map((view) => view.node));
 
@@ -51,15 +50,6 @@ function showView() {
   links.get(current.name).scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
-// Hide the views whose endpoint this service does not have.
-async function findViews() {
-  await Promise.all(views.filter(({ path }) => path).map(async (view) => {
-    const isMissing = await ask(view.path).then(() => false, (error) => error.status === 404);
-    offered[isMissing ? "delete" : "add"](view.name);
-    links.get(view.name).hidden = isMissing;
-  }));
-}
-
 async function refreshView() {
   const view = current;
   try {
@@ -69,7 +59,7 @@ async function refreshView() {
     if (!(error instanceof Refusal)) throw error;
     if (view !== current) return;
     trouble.hidden = error.status === 0; // the header says so
-    setText(trouble, error.status === 404 ? `This service does not have what this view shows (${view.path ?? view.name}).` : error.message);
+    setText(trouble, error.message);
   }
 }
 
@@ -83,7 +73,6 @@ addEventListener("hashchange", showView);
 for (const event of ["admitted", "restarted"]) {
   addEventListener(event, () => {
     readInfo().catch(() => {});
-    findViews();
     refreshNow();
   });
 }
@@ -94,4 +83,3 @@ poll(async () => {
   if (!service.info) await readInfo();
   await readReadiness();
 });
-findViews();

@@ -1,8 +1,5 @@
 // The first view: the state of the service, charts, its routes and its checks.
 
-// The admin port's own endpoints are not the service's traffic, unless the service has a route of that name.
-const ADMIN_PATHS = new Set(["/", "/healthz", "/readyz", "/metrics", "/info", "/faults", "/loggers", "/loggers/{name}", "/readiness", "/settings", "/routes",
-  "/tasks", "/threads", "/dependencies", "/requests", "/logs", "/gc", "/profile/cpu", "/profile/heap", "/spans"]);
 const RATE_SECONDS = 10; // for the points of a chart: single steps would be too jagged
 const MINUTE = 60;
 const records = new History();
@@ -58,9 +55,12 @@ const overview = {
   async refresh() { /* the pollers below refresh it, whatever is shown */ },
 };
 
+// The requests to the admin port are not the service's traffic, unless the service has a route of that name.
+const isOwn = (path) => (path === "/" || PATHS.has(path)) && !publicPaths.has(path);
+
 async function readMetricsNow() {
   const at = Date.now();
-  const state = snapshot(await ask("metrics"), at, (path) => ADMIN_PATHS.has(path) && !publicPaths.has(path));
+  const state = snapshot(await ask("metrics"), at, isOwn);
   const restarts = records.restarts.length;
   records.add(state);
   if (records.restarts.length > restarts) {

@@ -2,6 +2,8 @@
 
 const TOKEN = "chassis-admin-token"; // its key in sessionStorage: it is gone when the tab is closed
 const EVERY_SECONDS = 2;
+const PATHS = new Set(JSON.parse(document.querySelector("meta[name=paths]").content)); // of the admin port
+const isOffered = (path) => [...PATHS].some((offered) => offered.split("/")[1] === path.split(/[/?]/)[0]);
 const service = { name: "", lostAt: null, restartedAt: null, isLive: true, readiness: null, info: null };
 const listeners = new Set(); // of changes of `service`
 const announce = () => listeners.forEach((listener) => listener());
@@ -15,6 +17,7 @@ class Refusal extends Error {
 }
 
 async function ask(path, { method = "GET", body, seconds = 10, accepts = (response) => response.ok } = {}) {
+  if (!isOffered(path)) throw new Refusal(404, `This service has no /${path}.`);
   const token = sessionStorage.getItem(TOKEN);
   const headers = { ...(token && { authorization: `Bearer ${token}` }), ...(body !== undefined && { "content-type": "application/json" }) };
   let response, text;

@@ -48,12 +48,12 @@ const requestList = new Selection(requestTable, "Select a request to see all its
 
 function showRequest({ facts: own = {}, ...row }) {
   requestList.detail.replaceChildren(element("h3", {}, `${row.method} ${row.path}`), element("p", { class: "actions" },
-    element("a", { href: `#logs/${row.trace_id}` }, "Log lines"), isOffered("traces") && element("a", { href: `#traces/${row.trace_id}` }, "Spans"),
+    element("a", { href: `#logs/${row.trace_id}` }, "Log lines"), isOffered("spans") && element("a", { href: `#traces/${row.trace_id}` }, "Spans"),
     element("a", { href: `#requests/${row.trace_id}` }, "Requests of this trace")), facts({ ...row, ...own }));
 }
 
 const requests = {
-  name: "requests", title: "Requests", path: "requests?limit=1", open(id) { if (id) [traceField.value, statusField.value, pathField.value] = [id, "", ""]; },
+  name: "requests", title: "Requests", path: "requests", open(id) { if (id) [traceField.value, statusField.value, pathField.value] = [id, "", ""]; },
   node: element("div", {}, heading("Requests", kindField, statusField, pathField, traceField, requestList.news), requestList.node),
   async refresh(force) {
     const filters = [statusField, pathField, traceField].map(({ value }) => value.trim().toLowerCase());
@@ -114,7 +114,7 @@ function showTrace(trace) {
     row.append(name, element("span", { class: "track" }, bar, events), element("span", { class: "took" }, milliseconds(one.duration_us / 1000)));
     return row;
   });
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((at) => element("span", {}, milliseconds(length * at / 1000)));
+  const ticks = [0, 0.5, 1].map((at) => element("span", {}, milliseconds(length * at / 1000)));
   traceList.detail.replaceChildren(element("h3", {}, trace.name), element("p", { class: "actions" }, element("code", {}, trace.id),
     element("a", { href: `#logs/${trace.id}` }, "Log lines"), element("a", { href: `#requests/${trace.id}` }, "Requests")),
   element("div", { class: "waterfall" }, element("div", { class: "scale", "aria-hidden": true }, ticks), rows), attributes);
@@ -122,8 +122,8 @@ function showTrace(trace) {
 }
 
 const traces = {
-  name: "traces", title: "Traces", path: "spans?limit=1", wanted: "", open(id) { [this.wanted, shownTrace] = [id, ""]; },
-  node: element("div", {}, heading("Traces", element("span", { class: "muted" }, "the last 50, in development"), traceList.news), traceList.node),
+  name: "traces", title: "Traces", path: "spans", wanted: "", open(id) { [this.wanted, shownTrace] = [id, ""]; },
+  node: element("div", {}, heading("Traces", element("span", { class: "muted wide" }, "the last 50, in development"), traceList.news), traceList.node),
   async refresh(force) {
     const list = (spans) => [...Map.groupBy(spans, (one) => one.trace_id)].map(([id, own]) => traceOf(id, own));
     const all = list(await ask("spans?limit=50")).toSorted((a, b) => b.start - a.start);
@@ -167,7 +167,7 @@ function showLines() {
 }
 
 const logs = {
-  name: "logs", title: "Logs", path: "logs?limit=1", open(id) { if (id) [lineFilter.value, levelField.value] = [id, "debug"]; },
+  name: "logs", title: "Logs", path: "logs", open(id) { if (id) [lineFilter.value, levelField.value] = [id, "debug"]; },
   node: element("div", { class: "logs" }, heading("Log lines", levelField, lineFilter), lineTable.node),
   async refresh() {
     const last = new Map(); // of each worker
@@ -202,7 +202,7 @@ async function showAny(table, path) {
   try {
     table.show(await ask(path));
   } catch (error) {
-    table.show([], error.status === 404 ? `This service has no /${path}.` : error.message);
+    table.show([], error.message);
   }
 }
 
