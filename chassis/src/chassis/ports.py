@@ -124,7 +124,7 @@ class Stacks:
             admin.append(Route("/spans", Spans(telemetry.recent_spans), in_openapi=False))
         if faults is not None:
             admin.append(Route("/faults", FaultRules(faults), in_openapi=False))
-        admin.append(Route("/", Console([route.path for route in admin]), in_openapi=False))
+        admin.append(Route("/", Console(lambda: [route.path for route in admin]), in_openapi=False))
         self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers

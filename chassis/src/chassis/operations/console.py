@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 import orjson
@@ -20,30 +20,37 @@ class Console(Handler):
     """A page without data of its own. It loads nothing from other hosts, and shows all data as text.
 
     The policy allows only the inline script and style, by their hashes. Trusted Types forbid every function of the
-    browser that would read a text as HTML.
+    browser that would read a text as HTML. The page is put together for the first request, because most processes
+    never get one.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        """`paths` are those of the admin port: the page shows only what there is."""
-        folder = files(__name__.rpartition(".")[0]).joinpath("console_page")
-        script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-        style = folder.joinpath("console.css").read_text(encoding="utf-8")
-        page = folder.joinpath("console.html").read_text(encoding="utf-8")
-        page = page.replace(NO_PATHS, NO_PATHS.replace("[]", html.escape(orjson.dumps(paths).decode())))
-        page = page.replace("<style></style>", f"<style>{style}</style>")
-        self._page = page.replace("<script></script>", f"<script>{script}</script>")
-        self._headers = {
-            "cache-control": "no-store",
-            "content-security-policy": (
-                f"default-src 'none'; script-src {source_of(script)}; style-src {source_of(style)}; "
-                "connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
-                "require-trusted-types-for 'script'; trusted-types 'none'"
-            ),
-            "referrer-policy": "no-referrer",
-        }
+    def __init__(self, paths: Callable[[], Sequence[str]]) -> None:
+        """`paths` returns those of the admin port: the page shows only what there is."""
+        self._paths = paths
+        self._made: tuple[str, dict[str, str]] | None = None
 
     async def get(self) -> Response:
-        return HTMLResponse(self._page, headers=self._headers)
+        if self._made is None:
+            self._made = make_page(self._paths())
+        page, headers = self._made
+        return HTMLResponse(page, headers=headers)
+
+
+def make_page(paths: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The page, and its header fields."""
+    folder = files(__name__.rpartition(".")[0]).joinpath("console_page")
+    script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = folder.joinpath("console.css").read_text(encoding="utf-8")
+    page = folder.joinpath("console.html").read_text(encoding="utf-8")
+    page = page.replace(NO_PATHS, NO_PATHS.replace("[]", html.escape(orjson.dumps(paths).decode())))
+    page = page.replace("<style></style>", f"<style>{style}</style>")
+    page = page.replace("<script></script>", f"<script>{script}</script>")
+    policy = (
+        f"default-src 'none'; script-src {source_of(script)}; style-src {source_of(style)}; connect-src 'self'; "
+        "img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return page, {"cache-control": "no-store", "content-security-policy": policy, "referrer-policy": "no-referrer"}
 
 
 def source_of(content: str) -> str:
