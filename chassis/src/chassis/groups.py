@@ -109,6 +109,8 @@ class Group(RouteTable):
         self._requires = requires
         self._rate_limit = rate_limit
         self._app: ASGIApp | None = None
+        self.served_routes: list[BaseRoute] = []
+        """The routes of its router, when it is built: behind their guard and their rate limits."""
 
     def build(
         self,
@@ -123,7 +125,8 @@ class Group(RouteTable):
         document = openapi_document(self.routes, **self._info, schemes=control.schemes if control else {})
         documented = documented_routes(self.routes, document, control.login if control else no_login)
         self.routes.extend(documented)
-        app: ASGIApp = Router([*routes, *documented])
+        self.served_routes = [*routes, *documented]
+        app: ASGIApp = Router(self.served_routes)
         if self._middleware:
             app = ProblemMiddleware(app, problems=problems)
         for cls, args, kwargs in reversed(self._middleware):

@@ -17,6 +17,7 @@ from .http.forwarded import ForwardedMiddleware
 from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .settings import ChassisSettings
 from .signals import stop_signals
 from .watchdog import LAST_LINES_SECONDS, Watchdog
 from .wiring import make_connection_limits
@@ -64,6 +65,8 @@ class Server:
         self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
         self._limits = make_connection_limits(settings)
+        self._limits_open_files = False
+        self._ports: list[PortState] = []
         self._trusted_proxies = settings.trusted_proxies
         self._drains = True
         self._stop_by = 0.0
@@ -75,6 +78,7 @@ class Server:
         self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
+        app.settings_changes.add(self._use_settings)
 
     def run(self, watchdog: Watchdog | None = None) -> int:
         """Serve until a signal arrives. Returns the exit status of the process.
@@ -84,6 +88,7 @@ class Server:
         """
         self.app.telemetry.install()
         self._watchdog = watchdog
+        self._limits_open_files = True
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
@@ -259,12 +264,21 @@ class Server:
         )
         return {**public, "admin_port": self.admin_port}
 
+    def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
+        """Use changed limits for connections that are opened from now on."""
+        limits = make_connection_limits(after)
+        if limits == make_connection_limits(before) and after.keep_alive_seconds == before.keep_alive_seconds:
+            return
+        self._limits = within_open_files(limits) if self._limits_open_files else limits
+        for port in self._ports:
+            port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
+
     def _port_state(self, app: ASGIApp) -> PortState:
         rejections = self.app.rejections
         if self._trusted_proxies or self.unix_socket is not None:
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
-        return PortState(
+        port = PortState(
             app,
             rejections=rejections,
             limits=self._limits,
@@ -272,6 +286,8 @@ class Server:
             accepts_websockets=self.app.has_websockets,
             on_interrupt=self.app.telemetry.on_interrupt,
         )
+        self._ports.append(port)
+        return port
 
     async def _serve_until_signal(self) -> None:
         loop = asyncio.get_running_loop()

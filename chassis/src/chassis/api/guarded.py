@@ -55,17 +55,17 @@ class GuardedApp:
     """An ASGI application behind the guard, for routes that are not of handlers. By default it serves every method."""
 
     def __init__(self, app: ASGIApp, guard: Guard, levels: Sequence[Mapping[str, Requirement]], default: Requirement):
-        self._app = app
+        self.app: ASGIApp = app
         self._guard = guard
-        self._levels = levels
-        self._default = default
+        self.levels: Sequence[Mapping[str, Requirement]] = levels
+        self.default: Requirement = default
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # In upper case, because an application may compare methods without regard to case.
         method = scope["method"].upper() if scope["type"] == "http" else "GET"
-        requirement = for_method(method, *self._levels) or self._default
+        requirement = for_method(method, *self.levels) or self.default
         if requirement.is_public:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         try:
             waits = self._guard.admit(scope, requirement)
@@ -77,7 +77,7 @@ class GuardedApp:
             await send_problem(denying(send), error)
             return
         scope["user"] = scope.get(PRINCIPAL)  # `request.user` in Starlette
-        await self._app(scope, receive, for_one_principal(send))
+        await self.app(scope, receive, for_one_principal(send))
 
 
 def denying(send: Send) -> Send:

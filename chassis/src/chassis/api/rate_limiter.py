@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from ..problem import Problem, send_problem
@@ -51,6 +51,11 @@ class MemoryRateLimits:
 
     def __len__(self) -> int:
         return len(self._full_at)
+
+    def forget(self, name: str) -> None:
+        """Fill the buckets of a limit that has changed: an empty one would stay so for as long as before."""
+        for key in [key for key in self._full_at if key[0] == name]:
+            del self._full_at[key]
 
     def take(self, limit: RateLimit, caller: str) -> Quota:
         """Take a token from the bucket of `caller`, unless it is empty."""
@@ -92,6 +97,10 @@ class RateLimiter:
         self._default_caller_of = Networks().caller_of
         self._caller_of = caller_of
         self._retry_at = 0.0
+
+    def forget(self, name: str) -> None:
+        """A limit has changed: its callers begin anew in the memory of this process, and go on in a store."""
+        self._memory.forget(name)
 
     def take(self, limits: Sequence[RateLimit], scope: Scope) -> list[Header] | Awaitable[list[Header]]:
         """Count a request, and return the headers for its response. Raises a `Problem` of 429 beyond a limit."""
@@ -202,12 +211,13 @@ class LimitedApp:
     """An ASGI application behind rate limits, for routes that are not of handlers."""
 
     def __init__(self, app: Any, limiter: RateLimiter, limits: Sequence[RateLimit]) -> None:
-        self._app = app
+        self.app: ASGIApp = app
+        self.limits: Sequence[RateLimit] = limits
         self._limited = limited(app, limiter, limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if is_preflight(scope):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         try:
             await self._limited(scope, receive, send)

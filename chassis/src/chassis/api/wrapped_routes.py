@@ -26,7 +26,7 @@ class _WrappedRoute(BaseRoute):
 
     def __init__(self, route: BaseRoute, app: ASGIApp) -> None:
         self._route = route
-        self._app = app
+        self.app: ASGIApp = app
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._route, name)
@@ -38,4 +38,4 @@ class _WrappedRoute(BaseRoute):
         return self._route.url_path_for(name, **path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)

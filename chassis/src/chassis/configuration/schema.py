@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from .live import live_mark
 from .values import is_list, is_object, members
 
 SECRET_NAME = re.compile(
@@ -27,6 +28,8 @@ class Setting:
     """Names of its variable, in upper case; the first one is shown."""
     path: tuple[str, ...]
     """Its place as pydantic names it, such as `("database", "port")`."""
+    attributes: tuple[str, ...]
+    """Its place in the settings object; another one than `path` if the field has an alias."""
     field: FieldInfo
     default: object
     """None without one; that of the outer model, where that has one."""
@@ -35,6 +38,8 @@ class Setting:
     """Whether its members are settings themselves."""
     takes_any_member: bool
     """Whether members have names that are not known, as in a `dict`."""
+    is_live: bool = False
+    """Whether a change of its value needs no restart, by its type or that of the model around it: see `Live`."""
 
     @property
     def is_secret(self) -> bool:
@@ -46,7 +51,7 @@ class Setting:
     @property
     def default_text(self) -> str:
         """Its default in the notation of a variable; empty without one, and for a secret."""
-        return "" if self.is_secret or self.default is None else _shown(self.default)
+        return "" if self.is_secret or self.default is None else notation(self.default)
 
     @property
     def meaning(self) -> str:
@@ -60,14 +65,14 @@ class Schema:
     def __init__(self, settings: type[BaseSettings]) -> None:
         config = settings.model_config
         self.prefix: str = config.get("env_prefix", "")
-        self._delimiter: str = config.get("env_nested_delimiter") or ""
-        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), None, False, ()))
+        self.delimiter: str = config.get("env_nested_delimiter") or ""
+        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), (), None, False, (), False))
         self._by_path = {setting.path: setting for setting in self.settings}
         self._names = {name.lower() for setting in self.settings for name in setting.variables}
         self._open = tuple(
-            f"{name}{self._delimiter}".lower()
+            f"{name}{self.delimiter}".lower()
             for setting in self.settings
-            if setting.takes_any_member and self._delimiter
+            if setting.takes_any_member and self.delimiter
             for name in setting.variables
         )
 
@@ -113,26 +118,30 @@ class Schema:
         """The rows of a table in Markdown, each with the path of its setting: variable, default, meaning."""
         for setting in self.settings:
             if not setting.has_members:
-                yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {setting.meaning} |"
+                meaning = f"{setting.meaning} *Live.*".lstrip() if setting.is_live else setting.meaning
+                yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {meaning} |"
 
     def _walk(
         self,
         model: type[BaseModel],
         prefix: str,
         path: tuple[str, ...],
+        attributes: tuple[str, ...],
         outer_default: object,
         outer_is_optional: bool,
         seen: tuple[type, ...],
+        outer_is_live: bool,
     ) -> Iterator[Setting]:
         for name, field in model.model_fields.items():
-            key, names = _names(name, field)
+            key, names = names_of(name, field)
+            is_live = outer_is_live or live_mark(field) is not None
             # An alias at the top is the whole name of a variable.
             spelled = names if field.validation_alias is not None and not path else [prefix + name for name in names]
             types = list(members(field.annotation))
             models = [
                 member
                 for member in types
-                if self._delimiter
+                if self.delimiter
                 and isinstance(member, type)
                 and issubclass(member, BaseModel)
                 and member not in (*seen, model)
@@ -141,20 +150,24 @@ class Schema:
             yield Setting(
                 tuple(name.upper() for name in spelled),
                 (*path, key),
+                (*attributes, name),
                 field,
                 default,
                 field.is_required() and outer_default is None and not outer_is_optional,
                 bool(models),
                 any(is_object(member) and member not in models for member in types),
+                is_live,
             )
             for inner in models:
                 yield from self._walk(
                     inner,
-                    spelled[0] + self._delimiter,
+                    spelled[0] + self.delimiter,
                     (*path, key),
+                    (*attributes, name),
                     default,
                     outer_is_optional or (default is None and not field.is_required()),
                     (*seen, model),
+                    is_live,
                 )
 
 
@@ -169,7 +182,7 @@ def holds_secret(annotation: Any) -> bool:
     return False
 
 
-def _names(name: str, field: FieldInfo) -> tuple[str, list[str]]:
+def names_of(name: str, field: FieldInfo) -> tuple[str, list[str]]:
     """The key of a field in pydantic's errors, and the names that it is given by."""
     alias = field.validation_alias
     if isinstance(alias, AliasChoices):
@@ -192,14 +205,14 @@ def _cell(setting: Setting) -> str:
     return f" `{setting.default_text}` " if setting.default_text else " "
 
 
-def _shown(value: object) -> str:
-    """A default in the notation of a variable."""
+def notation(value: object) -> str:
+    """A value in the notation of a variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_shown, value))
+        return ",".join(map(notation, value))
     if isinstance(value, (set, frozenset)):
-        return ",".join(sorted(map(_shown, value)))
+        return ",".join(sorted(map(notation, value)))
     return "" if value == {} else str(value)

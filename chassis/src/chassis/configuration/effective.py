@@ -1,0 +1,112 @@
+"""The settings as they are in effect: the value of each, where it comes from, and no secrets."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from pydantic_settings import BaseSettings
+
+from ..telemetry.redaction import Redactor
+from ..telemetry.secret_text import REDACTED
+from .origins import Origins, origins_of
+from .schema import Schema, Setting, notation
+
+MASK = "[secret]"
+DEFAULT, ENVIRONMENT, CODE = "default", "environment", "code"
+# To the last `@`, because a password that is not encoded may contain one.
+CREDENTIALS = re.compile(r"(?<=://)([^:/?#@\s]*):\S*(?=@)")
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """A setting of a service that runs."""
+
+    variable: str
+    """The name of its environment variable, such as `APP_DATABASE__PORT`."""
+    value: str
+    """The value in the notation of a variable; empty if it is not set, and `[secret]` instead of a secret."""
+    source: str
+    """`default`, `environment`, the path of the `.env` or secret file, or `code` if code has set it."""
+    default: str
+    """The default in the notation of a variable; empty without one, and for a secret."""
+    is_secret: bool
+    is_live: bool
+    """Whether a changed secret file applies without a restart."""
+    description: str
+
+    def document(self) -> dict[str, Any]:
+        """The setting as JSON has it."""
+        return asdict(self)
+
+
+def effective_settings(settings: BaseSettings) -> list[EffectiveSetting]:
+    """All settings of an object, nested ones included, in the order of their class.
+
+    Secrets are masked: by their type (`SecretStr`), by their name, and by the keys of `APP_LOG_REDACT`. In all other
+    values, passwords of URLs and values behind such keys are masked.
+    """
+    redactor = Redactor(getattr(settings, "log_redact", ()))
+    origins = origins_of(settings)
+    by_variable: dict[str, EffectiveSetting] = {}
+    for setting, owner, value in _values(settings, Schema(type(settings))):
+        is_secret = setting.is_secret or (not isinstance(value, bool) and redactor.is_secret(setting.attributes[-1]))
+        effective = EffectiveSetting(
+            variable=setting.variables[0],
+            value=_value_text(value, redactor, is_secret=is_secret),
+            source=_source(setting, owner, value, origins),
+            default="" if is_secret else _masked(setting.default_text, redactor),
+            is_secret=is_secret,
+            is_live=setting.is_live,
+            description=setting.meaning,
+        )
+        by_variable.setdefault(effective.variable, effective)
+    return list(by_variable.values())
+
+
+def _values(settings: BaseSettings, schema: Schema) -> Iterator[tuple[Setting, BaseModel, object]]:
+    """Each setting with the model that has it, and its value. Groups that are set have only their members."""
+    for setting in schema.settings:
+        owner: object = settings
+        for name in setting.attributes[:-1]:
+            owner = getattr(owner, name, None)
+        name = setting.attributes[-1]
+        # Without an owner, the group is not set. A union of models has the members of one.
+        if not isinstance(owner, BaseModel) or name not in type(owner).model_fields:
+            continue
+        value = getattr(owner, name)
+        if not (setting.has_members and isinstance(value, BaseModel)):
+            yield setting, owner, value
+
+
+def _source(setting: Setting, owner: BaseModel, value: object, origins: Origins) -> str:
+    place = origins.get(setting.path)
+    if place is not None:
+        return place or ENVIRONMENT
+    if setting.attributes[-1] not in owner.model_fields_set or value == setting.default:
+        return DEFAULT
+    # A member may be given in the JSON of a group around it.
+    groups = (origins.get(setting.path[:depth]) for depth in range(len(setting.path) - 1, 0, -1))
+    place = next((place for place in groups if place is not None), None)
+    return CODE if place is None else place or ENVIRONMENT
+
+
+def _value_text(value: object, redactor: Redactor, *, is_secret: bool) -> str:
+    if value is None:
+        return ""
+    if is_secret:
+        return MASK if notation(value) else ""
+    plain = to_jsonable_python(value, fallback=str)
+    items = plain if isinstance(plain, list) else [plain]
+    if plain and any(isinstance(item, dict | list) for item in items):
+        redacted = json.dumps(redactor.redact({"value": plain})["value"], ensure_ascii=False)
+        return CREDENTIALS.sub(rf"\1:{MASK}", redacted).replace(REDACTED, MASK)
+    values = value if isinstance(value, list | tuple | set | frozenset) else [value]
+    return ",".join(_masked(notation(item), redactor) for item in values)
+
+
+def _masked(text: str, redactor: Redactor) -> str:
+    return redactor.redact_text(CREDENTIALS.sub(rf"\1:{MASK}", text)).replace(REDACTED, MASK)
