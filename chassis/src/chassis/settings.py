@@ -77,13 +77,6 @@ class ChassisSettings(BaseSettings):
         le=65535,
         description="Port for health, readiness, metrics and info. Unset: they are served on `APP_PORT`.",
     )
-    development: bool = Field(
-        False,
-        description=(
-            "Whether the service runs on a developer's machine: it has an admin port with the console, by default "
-            "`APP_PORT` + 1000, and records the spans of every request for it."
-        ),
-    )
     unix_socket: str | None = Field(
         None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
     )
@@ -92,6 +85,13 @@ class ChassisSettings(BaseSettings):
         description=(
             "Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted, "
             "separated by commas. `*` trusts all."
+        ),
+    )
+    development: bool = Field(
+        False,
+        description=(
+            "Whether the service runs on a developer's machine: it has an admin port with the console, by default "
+            "`APP_PORT` + 1000, and records the spans of every request for it."
         ),
     )
     log_level: Live[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]] = Field(

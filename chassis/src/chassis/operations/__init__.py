@@ -1,1 +1,1 @@
-"""The endpoints for operators on the admin port."""
+"""The endpoints of the admin port: for the platform, and for the operators of the service."""
