@@ -360,6 +360,26 @@ async def test_stream_of_another_status_is_a_failure() -> None:
                 pass
 
 
+async def test_stream_whose_retry_is_not_admitted_is_not_read_after_its_end() -> None:
+    class OpenReply(Reply):
+        async def read(self, limit: int) -> bytes:
+            assert not self.closed
+            return await super().read(limit)
+
+    async def fail(_: OutboundRequest) -> Reply:
+        return OpenReply(500)
+
+    network = Network(a=fail, b=fail)
+    errors = set[str]()
+    async with client_of(network) as catalogue:
+        for _ in range(30):
+            with pytest.raises(DependencyError) as raised:
+                async with catalogue.stream("GET", "/export"):
+                    pass
+            errors.add(raised.value.reason)
+    assert errors == {"responded with 500", "is not called now, because its circuit breaker is open"}
+
+
 async def test_body_that_is_too_large_is_a_bad_response() -> None:
     async with client_of(Network(a=responds(body=b"x" * 11)), max_response_bytes=10) as catalogue:
         with pytest.raises(BadResponseError, match="too large"):
