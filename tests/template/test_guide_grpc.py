@@ -45,7 +45,8 @@ def change_tools(path: Path) -> None:
             key = line.partition(" = ")[0]
             head, _, rest = text.partition(f"{table}\n")
             own, mark, after = rest.partition("\n[")
-            own, count = re.subn(rf"^{re.escape(key)} = .*$", lambda _, new=line: new, own, flags=re.MULTILINE)
+            new = line.replace("\\", r"\\")
+            own, count = re.subn(rf"^{re.escape(key)} = .*$", new, own, flags=re.MULTILINE)
             text = f"{head}{table}\n{'' if count else line + chr(10)}{own}{mark}{after}"
     path.write_text(text)
 
@@ -86,7 +87,10 @@ def test_service_of_the_guide_runs_and_stops(project: Path, tmp_path: Path) -> N
         http = service.ready().http
         port = service.event("listening for gRPC")["port"]
         with grpc.insecure_channel(f"localhost:{port}") as channel:
-            assert channel.unary_unary("/stock.v1.Stock/GetLevel")(TEA, timeout=10) == LEVEL_OF_TEA
+            get_level = channel.unary_unary(
+                "/stock.v1.Stock/GetLevel", request_serializer=bytes, response_deserializer=bytes
+            )
+            assert get_level(TEA, timeout=10) == LEVEL_OF_TEA
         line = service.event("call")
         shown = re.search(r'^\{"level".*\}$', GUIDE, re.MULTILINE)
         assert shown is not None
