@@ -190,7 +190,7 @@ class Supervisor:
             log.info("draining", seconds=drain_seconds, shutdown_seconds=settings.shutdown_seconds)
         for worker in self._pool.workers:
             worker.tell(DRAIN if self._drains else STOP)
-        # The workers have them, too. The last one that closes them makes the system refuse new connections.
+        # The workers have them, too. The port is closed when the last one has closed them.
         self._sockets.close()
         if self._pool.workers:
             with suppress(TimeoutError):
