@@ -20,6 +20,7 @@ from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
+from .command import Command, add_command
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
@@ -111,6 +112,8 @@ class App(RouteTable):
         """The clients of other services, by their names: see `client`."""
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
+        self.commands: dict[str, Command] = {}
+        """The commands of the service, by their names: see `add_command`."""
         self._stacks: Stacks | None = None
         self.provide(RequestTasks, lambda: RequestTasks(self.tasks.start))
 
@@ -342,6 +345,22 @@ class App(RouteTable):
         if options.get("required"):
             self._add_check(Check(f"periodic task {task.name}", task.check))
 
+    def add_command(self, name: str, function: Callable[..., Any]) -> None:
+        """Add a command to the command line: `python -m order_service fill-owners --batch 500`.
+
+            async def fill_owners(database: Database, *, batch: int = 100) -> None: ...
+
+            app.add_command("fill-owners", fill_owners)
+
+        The parameters of the function are its arguments: those with a default, and those behind `*`, are options. Types
+        that the app provides are injected, and so are the settings and the `App`. A command runs with the resources of
+        the app, without its server and its background tasks. A `def` runs in a thread.
+
+        The exit status is 0, or the `int` that it returns, or 1 if it raises. Raises `ValueError` for an invalid name.
+        """
+        self._must_not_be_built()
+        add_command(self.commands, name, function)
+
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
         return self._built().router.url_path_for(name, **path_params)
@@ -390,26 +409,31 @@ class App(RouteTable):
         application = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return application(scope, receive, send)
 
-    async def open(self) -> None:
+    async def open(self, *, background: bool = True) -> None:
         """Open the resources, start the background tasks, and become ready.
 
-        If one of them fails to start, the resources that are open are closed, and its exception is raised.
+        If one of them fails to start, the resources that are open are closed, and its exception is raised. Without
+        `background`, as for commands, no background tasks are started.
         """
         self._built()
         self.tasks.use_loop(asyncio.get_running_loop())
         await self._resources.enter()
-        try:
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            for task in self._background:
-                task.begin()
-                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
-        except BaseException:
-            await self._resources.exit()
-            raise
+        if background:
+            try:
+                self._begin_background()
+            except BaseException:
+                await self._resources.exit()
+                raise
+        self.health.state = State.READY
+
+    def _begin_background(self) -> None:
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for task in self._background:
+            task.begin()
+            self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
         if self.faults is not None:
             self.faults.announce()
-        self.health.state = State.READY
 
     def begin_draining(self) -> None:
         """Turn readiness to 503 and set `draining`. Called when shutdown begins, and by tests that end a stream."""

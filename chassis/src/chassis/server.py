@@ -84,7 +84,7 @@ class Server:
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
             log.error("cannot listen", **self._listen_settings, error=str(error))
@@ -297,7 +297,8 @@ class Server:
             await self._serving
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of the process: uvloop, except on Windows, which does not have it."""
     if sys.platform == "win32":
         return None
     import uvloop
