@@ -1,12 +1,16 @@
 """Calls to a dependency of which many attempts fail: the budget bounds the attempts, whatever happens."""
 
+import asyncio
 import random
 
 import pytest
 
+from chassis.client import DependencyError
 from chassis.client.retries import EXPIRY_SECONDS, FLOOR_SECONDS, RetryBudget
+from chassis.client.transport import OutboundRequest
 
 from .support.clock import ManualClock
+from .support.network import Network, Reply, client_of, responds
 
 CALLS_PER_SECOND = 200
 FLOOR_PER_SECOND = 1.0
@@ -54,3 +58,31 @@ def test_outage_after_a_quiet_time_begins_with_no_more_than_the_calls_of_a_few_s
         budget.deposit()
     retries = next(count for count in range(10_000) if not budget.withdraw())
     assert retries <= 0.1 * CALLS_PER_SECOND * EXPIRY_SECONDS + FLOOR_PER_SECOND * FLOOR_SECONDS
+
+
+async def test_retries_at_once_are_bounded_when_all_replicas_fail_together() -> None:
+    network = Network(**dict.fromkeys("abc", responds(500)))
+    calls = 2_000
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    # Without the circuit breaker, which would end the calls.
+    async with client_of(network, breaker_ratio=1.0) as catalogue:
+        for _ in range(calls):
+            with pytest.raises(DependencyError):
+                await catalogue.get("/products")
+    floor = FLOOR_PER_SECOND * (loop.time() - began + FLOOR_SECONDS)
+    assert 1.05 * calls < network.asked.total() <= 1.1 * calls + floor
+
+
+async def test_no_call_waits_or_fails_while_one_of_three_replicas_fails_a_third_of_its_calls() -> None:
+    chance = random.Random(22)  # noqa: S311 - failures
+
+    async def fail_often(_: OutboundRequest) -> Reply:
+        return Reply(500 if chance.random() < 1 / 3 else 200)
+
+    network = Network(a=fail_often, b=responds(), c=responds())
+    # A call that waited would nearly always be too late.
+    async with client_of(network, backoff_seconds=10.0, timeout_seconds=0.5) as catalogue:
+        for _ in range(500):
+            await catalogue.get("/products")
+    assert network.asked.total() > 500

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, TraceState
 from pydantic import BaseModel
@@ -85,7 +85,7 @@ def sample(seen: Observed, name: str, **labels: str) -> float | None:
 
 def test_attempt_of_a_sampled_request_has_a_span(seen: Observed, catalogue: DependencyTelemetry) -> None:
     request = enter_request(seen)
-    attempt = catalogue.begin("GET", ROUTE, "/products/7?page=2", 0)
+    attempt = catalogue.begin("GET", ROUTE, "/products/7?page=2", 0, get_current())
     attempt.end(status=200, http_version="1.1", peer=Address("10.0.0.1", 8080))
     (span,) = seen.spans
     assert attributes_of(span) == {
@@ -109,7 +109,7 @@ def test_each_attempt_has_its_number_and_ids(seen: Observed, catalogue: Dependen
     enter_request(seen)
     headers = []
     for number in range(3):
-        attempt = catalogue.begin("GET", ROUTE, "/products/7", number)
+        attempt = catalogue.begin("GET", ROUTE, "/products/7", number, get_current())
         headers.append(attempt.headers["traceparent"])
         attempt.end(status=503)
     assert [attributes_of(span).get("http.request.resend_count") for span in seen.spans] == [None, 1, 2]
@@ -118,7 +118,7 @@ def test_each_attempt_has_its_number_and_ids(seen: Observed, catalogue: Dependen
 
 def test_attempt_of_an_unsampled_request_has_no_span(seen: Observed, catalogue: DependencyTelemetry) -> None:
     request = enter_request(seen, flags="00")
-    attempt = catalogue.begin("GET", ROUTE, "/products/7", 0)
+    attempt = catalogue.begin("GET", ROUTE, "/products/7", 0, get_current())
     attempt.end(status=200)
     assert seen.spans == []
     assert attempt.headers == {"traceparent": f"00-{TRACE_ID}-{request.span_id}-00", "x-request-id": "mine"}
@@ -138,13 +138,13 @@ def test_headers_are_those_of_the_propagators(seen: Observed, flags: str) -> Non
 def test_baggage_and_state_of_the_trace_are_handed_on(seen: Observed, catalogue: DependencyTelemetry) -> None:
     for given in ({"tracestate": "vendor=a"}, {"baggage": "tenant=north"}):
         enter_request(seen, **given)
-        assert given.items() <= catalogue.begin("GET", ROUTE, "/products/7", 0).headers.items()
+        assert given.items() <= catalogue.begin("GET", ROUTE, "/products/7", 0, get_current()).headers.items()
 
 
 def test_baggage_of_a_handler_is_handed_on(seen: Observed, catalogue: DependencyTelemetry) -> None:
     enter_request(seen, flags="00")
     otel_context.attach(baggage.set_baggage("tenant", "north"))
-    assert catalogue.begin("GET", ROUTE, "/products/7", 0).headers["baggage"] == "tenant=north"
+    assert catalogue.begin("GET", ROUTE, "/products/7", 0, get_current()).headers["baggage"] == "tenant=north"
 
 
 def test_state_of_the_trace_alone_is_handed_on(seen: Observed) -> None:
@@ -160,7 +160,9 @@ def test_configured_propagators_are_used(monkeypatch: pytest.MonkeyPatch) -> Non
     try:
         with observed() as seen:
             enter_request(seen)
-            assert dependency(seen).begin("GET", ROUTE, "/products/7", 0).headers == {"x-request-id": "mine"}
+            assert dependency(seen).begin("GET", ROUTE, "/products/7", 0, get_current()).headers == {
+                "x-request-id": "mine"
+            }
     finally:
         propagate.set_global_textmap(previous)
 
@@ -169,7 +171,7 @@ def test_attempt_outside_of_a_request_begins_a_trace(seen: Observed, monkeypatch
     for sampler, flag in (("always_on", "3"), ("always_off", "2")):
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
         with observed() as other:
-            attempt = dependency(other).begin("GET", ROUTE, "/products/7", 0)
+            attempt = dependency(other).begin("GET", ROUTE, "/products/7", 0, get_current())
             attempt.end(status=200)
             assert attempt.headers["traceparent"].endswith(f"-0{flag}")
             assert [span.parent for span in other.spans] == [None] * (flag == "3")
@@ -178,7 +180,7 @@ def test_attempt_outside_of_a_request_begins_a_trace(seen: Observed, monkeypatch
 def test_suppressed_attempt_is_not_observed(seen: Observed, catalogue: DependencyTelemetry) -> None:
     enter_request(seen)
     otel_context.attach(suppressed())
-    catalogue.begin("GET", ROUTE, "/products/7", 0).end(status=200)
+    catalogue.begin("GET", ROUTE, "/products/7", 0, get_current()).end(status=200)
     assert seen.spans == []
     assert "http_client_request_duration_seconds_count" not in {
         one.name for family in seen.telemetry.metrics.registry.collect() for one in family.samples
@@ -199,7 +201,7 @@ def test_attempt_that_fails_is_an_error(
     seen: Observed, catalogue: DependencyTelemetry, error: BaseException | None, status: int, error_type: str
 ) -> None:
     enter_request(seen)
-    catalogue.begin("GET", ROUTE, "/products/7", 0).end(status=status, error=error)
+    catalogue.begin("GET", ROUTE, "/products/7", 0, get_current()).end(status=status, error=error)
     (span,) = seen.spans
     assert (attributes_of(span)["error.type"], span.status.status_code) == (error_type, StatusCode.ERROR)
     labels = {"http_request_method": "GET", "server_address": "catalogue", "server_port": "80"}
@@ -217,7 +219,7 @@ def test_attempt_that_fails_is_an_error(
 )
 def test_url_is_that_of_the_dependency(seen: Observed, scheme: str, host: str, port: int, url: str) -> None:
     enter_request(seen)
-    dependency(seen, scheme=scheme, host=host, port=port).begin("GET", "", "/x", 0).end(status=200)
+    dependency(seen, scheme=scheme, host=host, port=port).begin("GET", "", "/x", 0, get_current()).end(status=200)
     (span,) = seen.spans
     assert attributes_of(span)["url.full"] == url
     assert (span.name, "url.template" in attributes_of(span)) == ("GET", False)
@@ -225,7 +227,9 @@ def test_url_is_that_of_the_dependency(seen: Observed, scheme: str, host: str, p
 
 def test_span_shows_no_secret_of_the_query(seen: Observed, catalogue: DependencyTelemetry) -> None:
     enter_request(seen)
-    catalogue.begin("GET", ROUTE, "/products/7?access%5Ftoken=s3cr3t&sig=s3cr3t&page=2", 0).end(status=200)
+    catalogue.begin("GET", ROUTE, "/products/7?access%5Ftoken=s3cr3t&sig=s3cr3t&page=2", 0, get_current()).end(
+        status=200
+    )
     (span,) = seen.spans
     assert attributes_of(span)["url.full"] == (
         "http://catalogue/products/7?access%5Ftoken=REDACTED&sig=REDACTED&page=2"
@@ -234,8 +238,8 @@ def test_span_shows_no_secret_of_the_query(seen: Observed, catalogue: Dependency
 
 def test_unknown_method_is_other(seen: Observed, catalogue: DependencyTelemetry) -> None:
     enter_request(seen)
-    catalogue.begin("PROPFIND", ROUTE, "/products/7", 0).end(status=200)
-    catalogue.end_call("PROPFIND", ROUTE, 0.1, status=200, error=None, attempts=1)
+    catalogue.begin("PROPFIND", ROUTE, "/products/7", 0, get_current()).end(status=200)
+    catalogue.end_call("PROPFIND", ROUTE, 0.1, get_current(), status=200, error=None, attempts=1)
     (span,) = seen.spans
     assert (span.name, attributes_of(span)["http.request.method_original"]) == (f"HTTP {ROUTE}", "PROPFIND")
     assert calls(seen, method="_OTHER") == 1
@@ -248,14 +252,14 @@ def calls(seen: Observed, *, method: str = "GET", error_type: str = "") -> float
 
 
 def test_call_that_succeeds_is_counted_and_not_logged(seen: Observed, catalogue: DependencyTelemetry) -> None:
-    catalogue.end_call("GET", ROUTE, 0.1, status=200, error=None, attempts=1)
+    catalogue.end_call("GET", ROUTE, 0.1, get_current(), status=200, error=None, attempts=1)
     assert calls(seen) == 1
     assert seen.lines == []
 
 
 def test_call_of_a_sampled_request_is_an_exemplar(seen: Observed, catalogue: DependencyTelemetry) -> None:
     enter_request(seen)
-    catalogue.end_call("GET", ROUTE, 0.1, status=200, error=None, attempts=1)
+    catalogue.end_call("GET", ROUTE, 0.1, get_current(), status=200, error=None, attempts=1)
     (family,) = catalogue.metrics.durations.collect()
     assert [one.exemplar.labels for one in family.samples if one.exemplar] == [{"trace_id": TRACE_ID}]
 
@@ -263,7 +267,7 @@ def test_call_of_a_sampled_request_is_an_exemplar(seen: Observed, catalogue: Dep
 def test_call_that_fails_is_one_log_line(seen: Observed, catalogue: DependencyTelemetry) -> None:
     error = DependencyUnavailableError("catalogue", "could not be reached")
     error.__cause__ = NotSentError("connection refused")
-    catalogue.end_call("GET", ROUTE, 0.12345, status=0, error=error, attempts=3)
+    catalogue.end_call("GET", ROUTE, 0.12345, get_current(), status=0, error=error, attempts=3)
     (line,) = seen.lines
     kept = ("event", "level", "dependency", "method", "route", "error", "attempts", "seconds")
     assert {name: line[name] for name in kept} == {
@@ -282,7 +286,7 @@ def test_call_that_fails_is_one_log_line(seen: Observed, catalogue: DependencyTe
 
 def test_call_with_an_unexpected_status_is_logged_with_it(seen: Observed, catalogue: DependencyTelemetry) -> None:
     error = UnexpectedStatusError("catalogue", Response("catalogue", 503, {}, b""))
-    catalogue.end_call("GET", ROUTE, 0.1, status=503, error=error, attempts=1)
+    catalogue.end_call("GET", ROUTE, 0.1, get_current(), status=503, error=error, attempts=1)
     (line,) = seen.lines
     assert (line["status"], "error" in line) == (503, False)
     assert calls(seen, error_type="503") == 1
@@ -297,14 +301,14 @@ def test_log_line_of_a_response_shows_its_wrong_fields_without_values(
     response = Response("catalogue", 200, {}, b'{"price": "s3cr3t"}')
     with pytest.raises(BadResponseError) as raised:
         response.parse(Product)
-    catalogue.end_call("GET", ROUTE, 0.1, status=200, error=raised.value, attempts=1)
+    catalogue.end_call("GET", ROUTE, 0.1, get_current(), status=200, error=raised.value, attempts=1)
     (line,) = seen.lines
     assert line["error"] == "responded with a body that does not match its type: price: int_parsing"
     assert b"s3cr3t" not in seen.output
 
 
 def test_call_that_is_cancelled_is_counted_and_not_logged(seen: Observed, catalogue: DependencyTelemetry) -> None:
-    catalogue.end_call("GET", ROUTE, 0.1, status=0, error=asyncio.CancelledError(), attempts=1)
+    catalogue.end_call("GET", ROUTE, 0.1, get_current(), status=0, error=asyncio.CancelledError(), attempts=1)
     assert calls(seen, error_type="asyncio.exceptions.CancelledError") == 1
     assert seen.lines == []
 

@@ -23,7 +23,7 @@ from running import PATIENCE_SECONDS, Event, Service, fixed_port, needs
 
 pytestmark = pytest.mark.long
 
-REQUESTS_PER_RESTART = 5_000
+REQUESTS_PER_RESTART = 3_000
 SLOW_CLIENTS = 6
 UPLOADING_CLIENTS = 3
 CHUNK = b"0123456789abcdef" * 16_384

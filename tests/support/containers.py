@@ -230,6 +230,7 @@ class Container(Service):
 
     def __init__(self, podman: Podman, image: str, *flags: str, variables: dict[str, str]) -> None:
         self._podman = podman
+        self._is_launched = False
         self._name = f"chassis-{uuid.uuid4()}"
         given = [f"--env={name}={value}" for name, value in {"APP_PORT": "0", **variables}.items()]
         command, environment = podman.command(

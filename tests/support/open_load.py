@@ -95,7 +95,7 @@ class Sender:
         """Send one request, and wait for its response."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                status, retry_after = await self._ask(request(number))
+                status, retry_after = await self._ask(request(number, self._port))
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
             return Sample(due, time.monotonic() - due, 0, retry_after=False, error=type(error).__name__)
         return Sample(due, time.monotonic() - due, status, retry_after, "")
@@ -117,11 +117,12 @@ class Sender:
         return int(headers[9:12]), b"\r\nretry-after: " in headers
 
 
-def request(number: int) -> bytes:
+def request(number: int, port: int) -> bytes:
+    """The request of this number. Loads on other ports have other keys: all gateways reserve at the same backend."""
     path = f"/offers/sku-{number % 100}"
     if number % WRITE_EVERY:
         return f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
-    headers = f"Idempotency-Key: key-{number}\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}"
+    headers = f"Idempotency-Key: key-{port}-{number}\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}"
     return f"POST {path} HTTP/1.1\r\nHost: gateway\r\n{headers}\r\n\r\n".encode() + BODY
 
 

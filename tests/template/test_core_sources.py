@@ -116,7 +116,10 @@ def name_at(lines: Lines, *, start: int = 1) -> str:
 
 def test_every_service_passes_its_checks(shared: Place) -> None:
     *others, last = shared.services
-    make(last, "check", CI="true")
+    if shared.environments[0].parent not in shared.services:  # in a workspace; the code is the same everywhere
+        make(last, "check", CI="true")
+    else:
+        others.append(last)
     for service in others:
         make(service, "test", "ARGS=--no-cov -k catalogue")
 

@@ -75,11 +75,12 @@ def service(tmp_path: Path, settings: Settings) -> Iterator[Service]:
             popen.kill()
 
 
-def test_service_is_alive_and_reports_its_readiness(service: Service) -> None:
+def test_service_is_alive_and_reports_its_readiness_and_its_name(service: Service) -> None:
     assert service.client.get("/healthz").status_code == 200
     readiness = service.client.get("/readyz")
     # 503 if a required check fails, for example because your database is not running.
     assert readiness.status_code == {"ready": 200, "failing": 503}[readiness.json()["status"]]
+    assert service.client.get("/info").json()["name"] == PACKAGE.replace("_", "-")
 
 
 def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None:
@@ -88,34 +89,23 @@ def test_service_drains_after_sigterm_and_exits_with_0(service: Service) -> None
     service.process.read_until(lambda event: event["event"] == "stopped")
 
 
-def test_error_response_is_a_problem_document_with_the_trace_id(service: Service) -> None:
-    response = service.client.get("/no-such-path")
+def test_error_response_is_a_problem_with_one_access_line_and_is_counted(service: Service) -> None:
+    response = service.client.get("/no-such-path", headers={"x-request-id": "test-1"})
     problem = response.json()
     assert response.is_client_error  # 404, or 401 if your middleware requires credentials
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["status"] == response.status_code
-    assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
 
-
-def test_request_has_one_access_line_with_its_ids(service: Service) -> None:
-    response = service.client.get("/no-such-path", headers={"x-request-id": "test-1"})
     line = service.process.read_until(lambda event: event["event"] == "request")
     assert (line["method"], line["path"], line["status"]) == ("GET", "/no-such-path", response.status_code)
     assert line["request_id"] == "test-1"
     assert re.fullmatch("[0-9a-f]{32}", line["trace_id"])
+    assert problem["trace_id"] == line["trace_id"]
 
-
-def test_request_is_counted_by_route_and_status(service: Service) -> None:
-    response = service.client.get("/no-such-path")
-    access_line = service.process.read_until(lambda event: event["event"] == "request")
-    labels = f'http_response_status_code="{response.status_code}",http_route="{access_line["route"]}"'
+    labels = f'http_response_status_code="{response.status_code}",http_route="{line["route"]}"'
     lines = service.client.get("/metrics").text.splitlines()
-    (line,) = (line for line in lines if "_request_duration_seconds_count" in line and labels in line)
-    assert line.endswith(" 1.0")
-
-
-def test_info_names_the_service(service: Service) -> None:
-    assert service.client.get("/info").json()["name"] == PACKAGE.replace("_", "-")
+    (count,) = (line for line in lines if "_request_duration_seconds_count" in line and labels in line)
+    assert count.endswith(" 1.0")
 
 
 def test_openapi_document_names_the_service(settings: Settings) -> None:

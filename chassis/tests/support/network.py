@@ -3,10 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.datastructures import Headers
 
+from chassis.client.client import Client
 from chassis.client.transport import Address, OutboundRequest, ResponseTooLargeError
+from chassis.settings import ChassisSettings
 
 
 class Reply:
@@ -100,3 +104,17 @@ async def hangs(_: OutboundRequest) -> Reply:
     """A replica that never responds."""
     await asyncio.sleep(3600)
     raise AssertionError
+
+
+@asynccontextmanager
+async def client_of(network: Network, **settings: Any) -> AsyncIterator[Client]:
+    """A client of a service on this network, without an app."""
+    from chassis import App
+
+    app = App(ChassisSettings.from_values(), name="shop")
+    client = app.client(
+        "catalogue", **{"base_url": "http://catalogue/v1", "replicas": network.addresses, "hedge": False, **settings}
+    )
+    client.use(network)
+    async with client:
+        yield client

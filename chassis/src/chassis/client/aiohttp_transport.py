@@ -14,7 +14,8 @@ if find_spec("aiohttp") is None:
     )
 
 import aiohttp
-from yarl import URL  # of aiohttp's interface
+from multidict import istr  # of aiohttp's interface, as is yarl
+from yarl import URL
 
 from .origin import Origin
 from .request_syntax import check_request
@@ -46,10 +47,11 @@ BUFFER_BYTES = 65_536
 # aiohttp warns about larger bodies if they are bytes; those of a file it writes in parts.
 LARGE_BODY_BYTES = 1_048_576
 # Headers that tell where a body ends.
-FRAMING = frozenset({"content-length", "transfer-encoding"})
+CONTENT_LENGTH, TRANSFER_ENCODING = istr("content-length"), istr("transfer-encoding")
 # Headers that aiohttp adds by default, which costs 4 µs; the methods for which it adds a content type.
 ADDED_HEADERS = ("content-type", "user-agent")
 WITH_CONTENT = frozenset({"PATCH", "POST", "PUT"})
+DEFAULT_HEADERS = {"accept": "*/*", "accept-encoding": "gzip, deflate"}
 
 
 @asynccontextmanager
@@ -66,14 +68,12 @@ async def open_transport(settings: "ClientSettings") -> AsyncIterator[Transport]
     )
     async with aiohttp.ClientSession(
         connector=connector,
-        headers={"accept": "*/*", "accept-encoding": "gzip, deflate"},
         cookie_jar=aiohttp.DummyCookieJar(),
         # The caller bounds the whole.
         timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds),
         # The session reads neither the environment nor ~/.netrc, which it would do for each request.
         proxy=proxy,
         request_class=TrackedRequest,
-        middlewares=(send_once,),
         read_bufsize=BUFFER_BYTES,
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_LINE_BYTES,
@@ -104,14 +104,17 @@ class AiohttpTransport:
         host, port = (origin.host, origin.port) if self._is_proxied else replica
         path, _, query = request.target.partition("?")
         adds_headers = body is not None or request.method in WITH_CONTENT or "user-agent" not in request.headers
+        headers = {**DEFAULT_HEADERS, **request.headers, "host": origin.authority}
         response = await self._session.request(
             request.method,
             URL.build(scheme=origin.scheme, host=host, port=port, path=path, query_string=query, encoded=True),
-            headers={**request.headers, "host": origin.authority},
+            # The only one that aiohttp itself has to know.
+            headers={"expect": request.headers["expect"]} if "expect" in request.headers else None,
             skip_auto_headers=ADDED_HEADERS if adds_headers else None,
             data=BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
             allow_redirects=False,
             server_hostname=self._server_name,
+            middlewares=(SendOnce(headers),),
         )
         received = AiohttpResponse(response)
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
@@ -131,7 +134,8 @@ class AiohttpResponse:
         self.headers: Mapping[str, str] = ResponseHeaders(response.headers)
         # Of a body that ends with its connection, because aiohttp takes a reset for such an end.
         self._connection: ResponseHandler | None = None
-        if response.connection is not None and FRAMING.isdisjoint(self.headers):
+        fields = response.headers
+        if response.connection is not None and not (CONTENT_LENGTH in fields or TRANSFER_ENCODING in fields):
             self._connection = response.connection.protocol
 
     @property
@@ -231,25 +235,38 @@ class TrackedRequest(aiohttp.ClientRequest):
         return await super().send(conn)
 
 
-async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, /) -> aiohttp.ClientResponse:
-    """A middleware of aiohttp: raises the errors of the transport, and closes the connection at once.
+class SendOnce:
+    """A middleware of aiohttp for one request: adds its headers, raises the errors of the transport, closes at once.
+
+    aiohttp merges headers one by one, twice, which takes 9 µs; here they are added together.
 
     aiohttp sends idempotent requests again when a connection that it has kept is lost, and has no option against that.
     It does so for its own errors alone, not for ours.
     """
-    transport = None
-    try:
-        return await handler(request)
-    except FAILURES as error:
-        transport = getattr(request, "transport", None)
-        raise (NotSentError if transport is None else ConnectionLostError)(describe(error)) from error
-    except BaseException:
-        transport = getattr(request, "transport", None)
-        raise
-    finally:
-        # aiohttp has closed the connection, but that waits for a peer that does not take the rest of the request.
-        if transport is not None:
-            transport.abort()
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, /
+    ) -> aiohttp.ClientResponse:
+        """Send `request`."""
+        request.headers.update(self._headers)
+        transport = None
+        try:
+            return await handler(request)
+        except FAILURES as error:
+            transport = getattr(request, "transport", None)
+            raise (NotSentError if transport is None else ConnectionLostError)(describe(error)) from error
+        except BaseException:
+            transport = getattr(request, "transport", None)
+            raise
+        finally:
+            # aiohttp has closed the connection, but that waits for a peer that does not take the rest of the request.
+            if transport is not None:
+                transport.abort()
 
 
 def describe(error: Exception) -> str:

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from .attempt_timeout import AttemptTimeout
 from .balancer import Balancer
 from .breaker import CircuitBreaker
 from .call import Call
@@ -58,7 +59,7 @@ class Attempts:
         if not permit:
             return Result(Outcome.UNKNOWN, error=NotAdmittedError("the circuit breaker is open"))
         self._metrics.attempt(kind)
-        observed = self._telemetry.begin(call.method, call.route, call.target, resend_count)
+        observed = self._telemetry.begin(call.method, call.route, call.target, resend_count, call.context)
         headers = {**observed.headers, DEADLINE_HEADER: str(int(seconds * 1000)), **call.headers}
         request = OutboundRequest(call.method, call.target, headers, call.body)
         began = monotonic()
@@ -76,19 +77,19 @@ class Attempts:
         if self.transport is None:
             raise RuntimeError("the client is not open; the app opens it when the service starts")
         response: InboundResponse | None = None
-        timeout = asyncio.timeout(seconds)
+        timeout = AttemptTimeout(seconds)
         try:
-            async with timeout:
+            with timeout:
                 if hedge is not None:
                     hedge.watch(timeout)
                 response = await self.transport.send(request, replica.address)
                 body = b"" if call.is_stream else await response.read(self._max_response_bytes)
         except TimeoutError:
-            if not timeout.expired():
+            if not timeout.is_expired:
                 raise
             if hedge is not None and hedge.won is not None:
                 raise AbandonedError(hedge.won) from None
-            self._starvation.note_late(asyncio.get_running_loop().time() - (timeout.when() or 0.0))
+            self._starvation.note_late(asyncio.get_running_loop().time() - timeout.due)
             outcome = Outcome.UNKNOWN if self._starvation.is_starved else Outcome.TIMED_OUT
             return Result(outcome, error=AttemptTimeoutError(f"no complete response within {seconds:.3g} seconds"))
         except NotSentError as error:

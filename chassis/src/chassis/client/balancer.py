@@ -107,6 +107,10 @@ class Balancer:
                 return other
         return replica
 
+    def has_others(self, tried: Collection[Replica]) -> bool:
+        """Whether a replica is available that is not one of `tried`."""
+        return any(not (replica.is_ejected or replica in tried) for replica in self.replicas)
+
     def begin(self, replica: Replica) -> None:
         """Note that an attempt begins."""
         if not replica.in_progress:

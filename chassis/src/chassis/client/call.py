@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
+from opentelemetry.context import Context, get_current
+
 # RFC 9110, section 9.2: several identical requests have the effect of one.
 IDEMPOTENT_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "QUERY", "TRACE"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "QUERY"})
@@ -26,6 +28,8 @@ class Call:
     """The time of the call, with all of its attempts."""
     is_stream: bool = False
     """Whether the body of the response is read by the caller, in parts."""
+    context: Context = field(default_factory=get_current)
+    """The context that the call belongs to, as that of a request."""
     began: float = field(default_factory=monotonic)
     """Monotonic seconds."""
     attempts: int = 0

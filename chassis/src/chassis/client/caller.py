@@ -138,6 +138,8 @@ class Caller:
                     raise self._not_admitted()
                 return last
             call.attempts, call.status = len(tried), result.status
+            if result.error is None and call.expects(result.status):
+                return result
             if result.outcome is Outcome.NOT_SENT:
                 self._resolver.refresh()
             # Perhaps this service was late, and not the dependency.
@@ -153,11 +155,13 @@ class Caller:
                 self._metrics.denied("starved")
                 return result
 
-    async def _attempt(self, call: Call, tried: list[Replica], ends_at: float, *, is_first: bool) -> Result:
+    def _attempt(
+        self, call: Call, tried: list[Replica], ends_at: float, *, is_first: bool
+    ) -> Coroutine[Any, Any, Result]:
         if is_first and self._hedges and call.method in SAFE_METHODS:
-            return await self._hedged(call, tried, ends_at)
+            return self._hedged(call, tried, ends_at)
         seconds = self._seconds_of_attempt(call, ends_at)
-        return await self._attempts.send(call, tried[-1], seconds, len(tried) - 1, "first" if is_first else "retry")
+        return self._attempts.send(call, tried[-1], seconds, len(tried) - 1, "first" if is_first else "retry")
 
     def _not_admitted(self) -> DependencyUnavailableError:
         self._metrics.rejected("breaker")
@@ -229,8 +233,6 @@ class Caller:
     ) -> float | None:
         """The seconds until the next attempt, at least `least_seconds`; None for no further one."""
         headers = {} if result.response is None else result.response.headers
-        if result.response is not None and result.error is None and call.expects(result.status):
-            return None
         failure = result.error or result.status
         if not may_retry(failure, is_idempotent=call.is_idempotent, retry_after=result.retry_after):
             return None
@@ -241,11 +243,11 @@ class Caller:
         elif len(tried) >= self._max_attempts:
             reason = "attempts"
         else:
-            has_others = len(self._balancer.replicas) > len(tried)
-            if result.outcome is not Outcome.NOT_SENT or not has_others:
-                delay += full_jitter(len(tried), self._backoff_seconds)
-            if result.retry_after is not None and not has_others:
-                delay += result.retry_after
+            # Another replica is asked at once: it is probably well, and a wait would only slow the call down. If all of
+            # them fail at the same moment, all calls are repeated at the same moment. But the retry budget bounds this
+            # to a tenth more calls, the circuit breaker ends it, and a second attempt at one replica is random in time.
+            if not self._balancer.has_others(tried):
+                delay += full_jitter(len(tried), self._backoff_seconds) + (result.retry_after or 0.0)
             if monotonic() + delay + MIN_ATTEMPT_SECONDS >= ends_at:
                 reason = "deadline"
             elif not self._budget.withdraw():

@@ -233,7 +233,7 @@ class Client(Verbs):
     def _end(self, call: Call, error: DependencyError | None = None) -> None:
         seconds = monotonic() - call.began
         self._telemetry.end_call(
-            call.method, call.route, seconds, status=call.status, error=error, attempts=call.attempts
+            call.method, call.route, seconds, call.context, status=call.status, error=error, attempts=call.attempts
         )
 
     def _response(self, call: Call, result: Result) -> Response:

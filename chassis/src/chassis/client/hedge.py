@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
 
+from .attempt_timeout import AttemptTimeout
 from .results import Result
 
 # uvloop's timers have whole milliseconds, of a clock that stands while callbacks run. They fire up to 1.5 ms early, and
@@ -31,7 +32,7 @@ class Hedge:
         self._start = start
         self._is_success = is_success
         self._loop = asyncio.get_running_loop()
-        self._first: asyncio.Timeout | None = None
+        self._first: AttemptTimeout | None = None
         self._second: asyncio.Task[Result] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -44,7 +45,7 @@ class Hedge:
             self._due = monotonic() + delay
             self._timer = self._loop.call_later(delay, self._on_timer, delay)
 
-    def watch(self, first: asyncio.Timeout | None) -> None:
+    def watch(self, first: AttemptTimeout | None) -> None:
         """The first attempt is in progress, with this timeout; with None, it has ended."""
         self._first = first
 
@@ -86,5 +87,4 @@ class Hedge:
             return
         if not second.cancelled() and second.exception() is None and self._is_success(second.result().status):
             self.won = second.result()
-            if not first.expired():
-                first.reschedule(self._loop.time())
+            first.expire()

@@ -1,5 +1,7 @@
 """Hedging: when a read is so slow that the same request is sent to a second replica."""
 
+from bisect import bisect_right
+from itertools import accumulate
 from math import log2
 
 # Ranges of durations that grow by a twelfth root of 2, 6 %, from 0.1 ms to about 105 s.
@@ -47,12 +49,8 @@ class LatencyQuantile:
 
     def _compute(self) -> None:
         self._due = OBSERVATIONS
-        slower = self._total * self._share
-        index = RANGES + 1
-        while slower >= 0 and index > 0:
-            index -= 1
-            slower -= self._counts[index]
-        self.value = SHORTEST_SECONDS * 2 ** ((index + 1) / STEPS)
+        slower = bisect_right(list(accumulate(reversed(self._counts))), self._total * self._share)
+        self.value = SHORTEST_SECONDS * 2 ** ((RANGES + 1 - slower) / STEPS)
         if self._total >= self._memory:
             self._counts = [count / 2 for count in self._counts]
             self._total /= 2

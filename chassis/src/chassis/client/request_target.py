@@ -34,7 +34,7 @@ def make_target(prefix: str, route: str, path: Mapping[str, object] | None, para
     else:
         target = prefix + route
     if params:
-        query = "&".join([f"{_quoted(name)}={_quoted(_text(value))}" for name, value in _pairs(params)])
+        query = _query(params)
         if query:
             target += ("&" if "?" in route else "?") + query
     return target
@@ -57,14 +57,15 @@ def _quoted(text: str) -> str:
     return text if UNRESERVED.fullmatch(text) else quote(text, safe="")
 
 
-def _pairs(params: Query) -> Iterable[tuple[str, object]]:
+def _query(params: Query) -> str:
     """Names with their values: a list is one pair for each of its values, and None is none."""
-    pairs = cast("Iterable[tuple[str, object]]", params.items() if isinstance(params, Mapping) else params)
-    for name, value in pairs:
+    pairs: list[str] = []
+    for name, value in cast("Iterable[tuple[str, object]]", params.items() if isinstance(params, Mapping) else params):
         if isinstance(value, (list, tuple, set, frozenset)):
-            yield from ((name, one) for one in cast("Iterable[object]", value))
+            pairs += [f"{_quoted(name)}={_quoted(_text(one))}" for one in cast("Iterable[object]", value)]
         elif value is not None:
-            yield name, value
+            pairs.append(f"{_quoted(name)}={_quoted(_text(value))}")
+    return "&".join(pairs)
 
 
 def _text(value: object) -> str:

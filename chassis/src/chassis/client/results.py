@@ -1,7 +1,5 @@
 """`Result`: how an attempt of a call ended."""
 
-from dataclasses import dataclass
-
 from .replicas import Outcome
 from .transport import InboundResponse, TransportError
 
@@ -23,21 +21,27 @@ class AttemptTimeoutError(TransportError):
     """There was no complete response in the time of the attempt. Whether the request was processed is unknown."""
 
 
-@dataclass(slots=True)
 class Result:
     """How an attempt ended: with a response, or with an error, or with both if its body could not be read."""
 
-    outcome: Outcome
-    response: InboundResponse | None = None
-    body: bytes = b""
-    error: TransportError | None = None
-    retry_after: float | None = None
-    """Seconds, by the `Retry-After` of the response."""
+    __slots__ = ("body", "error", "outcome", "response", "retry_after", "status")
 
-    @property
-    def status(self) -> int:
+    def __init__(
+        self,
+        outcome: Outcome,
+        response: InboundResponse | None = None,
+        body: bytes = b"",
+        error: TransportError | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """`retry_after` is in seconds, by the `Retry-After` of the response."""
+        self.outcome: Outcome = outcome
+        self.response: InboundResponse | None = response
+        self.status: int = 0 if response is None else response.status
         """The status of the response; 0 without one."""
-        return 0 if self.response is None else self.response.status
+        self.body: bytes = body
+        self.error: TransportError | None = error
+        self.retry_after: float | None = retry_after
 
     def close(self) -> None:
         """Give the connection back, also if the body was not read."""

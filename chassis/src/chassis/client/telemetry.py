@@ -4,7 +4,7 @@ import asyncio
 from functools import partial
 
 import structlog
-from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
@@ -42,30 +42,38 @@ class DependencyTelemetry:
         self._port = origin.port
         self._origin = f"{origin.scheme}://{origin.authority}"
 
-    def begin(self, method: str, route: str, target: str, resend_count: int) -> Attempt:
-        """Begin an attempt in the current context.
+    def begin(self, method: str, route: str, target: str, resend_count: int, context: Context) -> Attempt:
+        """Begin an attempt in `context`.
 
         `route` is the path as written in the code, `target` what is sent. `resend_count` is the number of attempts of
         the call before this one.
         """
         url = partial(self._shown_url, target)
         request = SentRequest(method, self._host, self._port, url, route, resend_count, self._dependency)
-        return self._calls.begin(request, otel_context.get_current())
+        return self._calls.begin(request, context)
 
     def _shown_url(self, target: str, redact_query: QueryRedactor) -> str:
         path, question_mark, query = target.partition("?")
         return f"{self._origin}{path}{question_mark}{redact_query(query.encode()) if query else ''}"
 
     def end_call(
-        self, method: str, route: str, seconds: float, *, status: int, error: BaseException | None, attempts: int
+        self,
+        method: str,
+        route: str,
+        seconds: float,
+        context: Context,
+        *,
+        status: int,
+        error: BaseException | None,
+        attempts: int,
     ) -> None:
-        """Note that a call has ended, with its last status (0 without one), and log it if it has failed.
+        """Note that a call of `context` has ended, with its last status (0 without one), and log it if it has failed.
 
         A call that was cancelled, such as by a client that has disconnected, has not failed.
         """
         known = method if method in self._known_methods else OTHER_METHOD
         key = DependencyCallKey(self._dependency, known, "" if error is None else _error_type(error))
-        request = request_context(otel_context.get_current())
+        request = request_context(context)
         self.metrics.durations.observe(
             key, seconds, request.trace_id if request is not None and request.sampled else None
         )
