@@ -30,22 +30,20 @@ class Store:
     """A dependency."""
 
 
-class User:
+class Origin:
     """A dependency that needs a request."""
+
+    def __init__(self, request: Request) -> None:
+        self.text: str = f"{request.method} {request.url.path}"
 
 
 def make_app(function: Callable[..., Any]) -> App:
     """An app with one command."""
     app = App(ChassisSettings.from_values(**TEST_SETTINGS), name="test-service")
     app.provide(Store, Store())
-    app.provide(User, user_of)
+    app.provide(Origin, Origin)
     app.add_command("act", function)
     return app
-
-
-def user_of(request: Request) -> User:
-    """Reads the request."""
-    return User()
 
 
 async def given(function: Callable[..., Any], *words: str) -> int:
@@ -121,6 +119,16 @@ async def test_provided_types_the_settings_and_the_app_are_injected() -> None:
 
     assert await given(act) == 0
     assert seen == [Store, "test-service", TEST_SETTINGS["max_body_bytes"]]
+
+
+async def test_provider_that_needs_a_request_gets_one_that_stands_for_the_command() -> None:
+    seen: list[str] = []
+
+    async def act(origin: Origin) -> None:
+        seen.append(origin.text)
+
+    assert await given(act) == 0
+    assert seen == ["POST /act"]
 
 
 async def test_transaction_is_committed_after_success_and_rolled_back_after_a_failure() -> None:
@@ -265,8 +273,6 @@ def signatures() -> Iterator[tuple[Callable[..., Any], str]]:
 
     async def request(request: Request) -> None: ...
 
-    async def user(user: User) -> None: ...
-
     async def document(body: dict[str, int]) -> None: ...
 
     async def unprovided(path: Iterator[int]) -> None: ...
@@ -290,8 +296,7 @@ def signatures() -> Iterator[tuple[Callable[..., Any], str]]:
 
     yield several, "parameter 'names' cannot be passed by name"
     yield bare, "parameter 'name' has no annotation"
-    yield request, "parameter 'request' is a request, which commands do not have"
-    yield user, "parameter 'user' cannot be provided, because the provider of User needs the request"
+    yield request, "parameter 'request' is a request, and a command has none"
     yield document, "parameter 'body' cannot be read from text: "
     yield unprovided, "parameter 'path' cannot be read from text: "
     yield dependency, "parameter 'colours' cannot be read from text: "

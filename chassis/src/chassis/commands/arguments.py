@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from ..api.annotations import AnnotationError, from_text, is_list, unwrap_alias, without_alias
 from ..api.callables import annotated, innermost, parameters_of
-from ..api.dependencies import Dependencies, Providers, name_of
+from ..api.dependencies import Dependencies, Providers
 from ..api.errors import SignatureError
 from ..api.parameter_maker import NO_DEFAULT, ParameterMaker
 from ..command import Command
@@ -72,7 +72,6 @@ class Arguments:
             if isinstance(annotation, Hashable) and annotation in constants:
                 self.constants[name] = constants[annotation]
             elif isinstance(annotation, Hashable) and annotation in providers:
-                self._check_provider(name, annotation, providers)
                 provided[name] = annotation
             else:
                 self.values.append(self._argument(parameter, annotation))
@@ -125,17 +124,7 @@ class Arguments:
                 f"{self._name}: parameter {name!r} has no annotation; add a type, such as '{name}: str'"
             )
         if annotation is Request:
-            raise SignatureError(f"{self._name}: parameter {name!r} is a request, which commands do not have")
-
-    def _check_provider(self, name: str, key: Hashable, providers: Providers) -> None:
-        for needed in providers[key].needs.values():
-            if needed is Request:
-                raise SignatureError(
-                    f"{self._name}: parameter {name!r} cannot be provided, because the provider of {name_of(key)} "
-                    "needs the request, which commands do not have"
-                )
-            if needed in providers:
-                self._check_provider(name, needed, providers)
+            raise SignatureError(f"{self._name}: parameter {name!r} is a request, and a command has none")
 
     def _check_result(self, annotation: Any) -> None:
         annotation = unwrap_alias(annotation)

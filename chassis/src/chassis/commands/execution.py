@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from starlette.requests import Request
 from structlog.typing import FilteringBoundLogger
 
 from ..api.callables import innermost
@@ -18,6 +19,7 @@ from ..api.request_tasks import RequestTasks
 from ..app import App
 from ..command import Command
 from ..health import is_async
+from ..request_info import REQUEST_INFO, RequestInfo
 from ..tasks import contained
 from ..telemetry.error_type import record_failure
 from ..threads import in_thread
@@ -83,7 +85,7 @@ class Execution:
 
     async def _call_provided(self) -> object:
         """Call the function. The background tasks of `RequestTasks` start when its dependencies have exited."""
-        provided: dict[Hashable, Any] = {}
+        provided: dict[Hashable, Any] = {Request: request_of(self._app, self._name)}
         try:
             result = await self._call_within(provided)
         except BaseException:
@@ -140,6 +142,30 @@ def arguments_of(app: App, command: Command) -> Arguments:
     """The parameters of a command of the app. Raises `SignatureError` for one that cannot be given."""
     constants: dict[Hashable, object] = dict.fromkeys(type(app.settings).__mro__, app.settings)
     return Arguments(command, app.parts.providers, {**constants, App: app})
+
+
+def request_of(app: App, name: str) -> Request:
+    """A request that stands for a command, for providers that need one: a POST without headers and deadline."""
+    path = f"/{name}"
+    return Request(
+        {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "command",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+            "server": None,
+            "app": app,
+            "state": {},
+            REQUEST_INFO: RequestInfo(),
+        }
+    )
 
 
 def _unless_exit(result: object) -> object:
