@@ -24,7 +24,7 @@ Captured = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    """Runs the command line, which may exit. What it changes in the process is undone."""
+    """Runs the command line, which may exit. Its changes of the process are undone."""
     monkeypatch.chdir(tmp_path)
     config, root, installed = structlog.get_config(), logging.getLogger(), Telemetry.installed
     handlers, level, hooks = root.handlers, root.level, (sys.excepthook, threading.excepthook)

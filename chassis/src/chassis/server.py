@@ -298,7 +298,7 @@ class Server:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop of the process: uvloop, except on Windows, which does not have it."""
+    """The factory of event loops: that of uvloop, except on Windows, which does not have it."""
     if sys.platform == "win32":
         return None
     import uvloop

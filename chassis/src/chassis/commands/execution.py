@@ -133,7 +133,7 @@ class Execution:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            # Its resources stay open meanwhile. Whoever has cancelled it limits the time.
+            # Its resources stay open meanwhile. `run_process` limits the time.
             await asyncio.wait({future})
             raise
 

@@ -1,4 +1,4 @@
-"""What commands print: text, tables and JSON, on standard output."""
+"""The output of commands: text, tables and JSON, on standard output."""
 
 import os
 import sys
