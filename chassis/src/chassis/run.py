@@ -26,9 +26,10 @@ def run(create_app: str, arguments: "Sequence[str] | None" = None) -> NoReturn:
     The module is imported here, after a handler for SIGTERM is set. `arguments` replace those of the process: `[]` for
     a program that has arguments of its own.
 
-    `serve` serves until a signal stops the service. Its exit status is 0 after SIGTERM or SIGINT, 1 if the service
-    fails to start or stop, and 2 for an invalid setting. If the shutdown hangs, a `Watchdog` ends the process. For the
-    other commands, see docs/commands.md. Raises `ValueError` or `TypeError` if `create_app` names no such function.
+    `serve` serves until a signal stops the service. With `APP_WORKERS`, several processes serve, and this one
+    supervises them. The exit status is 0 after SIGTERM or SIGINT, 1 if the service fails to start or stop, and 2 for
+    an invalid setting. If the shutdown hangs, a `Watchdog` ends the process. For the other commands, see
+    docs/commands.md. Raises `ValueError` or `TypeError` if `create_app` names no such function.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["serve"]:
@@ -39,7 +40,9 @@ def run(create_app: str, arguments: "Sequence[str] | None" = None) -> NoReturn:
     # The objects of the start live as long as the process. They are frozen below, so that no collection visits them.
     gc.disable()
 
+    from .server import Server
     from .settings import load_settings
+    from .watchdog import Watchdog
 
     function = _load(create_app)
     settings_class = _settings_class(function, create_app)
@@ -47,10 +50,16 @@ def run(create_app: str, arguments: "Sequence[str] | None" = None) -> NoReturn:
         from .commands.main import main  # not for `serve`, which starts faster without it
 
         sys.exit(main(function, settings_class, words))
-    from .server import Server
-    from .watchdog import Watchdog
+    settings = load_settings(settings_class)
+    if settings.workers != 1:
+        from .workers.cores import worker_count
 
-    app = function(load_settings(settings_class))
+        count = worker_count(settings.workers)
+        if count > 1:
+            from .workers.start import run_workers
+
+            sys.exit(run_workers(function, settings, count))
+    app = function(settings)
     server = Server(app)
     watchdog = Watchdog(app.telemetry)
     gc.freeze()
