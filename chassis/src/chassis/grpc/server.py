@@ -98,6 +98,8 @@ class GrpcServer:
         self._health.services |= {path.split("/")[1] for path in self._add(add, servicer)}
 
     async def __aenter__(self) -> Self:
+        if not self._app.is_serving:
+            return self
         providers, control = self._app.parts.providers, self._app.parts.access_control
         self._calls.methods = {
             path: resolved(method, providers, control, self._app) for path, method in self._methods.items()
