@@ -127,9 +127,9 @@ class Stacks:
         self.admin_paths: frozenset[str] = frozenset(route.path for route in platform)
         for route in parts.admin_routes:
             route.resource.use(parts.providers, parts.encoders)
-        admin = AdminRouter(platform, operations, parts.admin_routes)
+        self.admin_router: AdminRouter = AdminRouter(platform, operations, parts.admin_routes)
         self.admin: ASGIApp = admin_stack(
-            admin, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
+            self.admin_router, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
         )
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers
