@@ -441,8 +441,9 @@ async def test_misspelt_new_file_is_a_warning_once(secrets: Path, log: Records) 
 
 async def test_changed_settings_know_where_they_are_from(secrets: Path, log: Records) -> None:
     service = Service(log, load_settings(Settings))
-    write(secrets, app_greeting="Hi")
+    write(secrets, app_greeting="Hi", app_region="south")
     await service.refresh()
+    assert given_for(service.settings).find(["APP_REGION"]) is None
     variable = given_for(service.settings).find(["APP_GREETING"])
     assert variable is not None
     assert variable.place == "secrets/app_greeting"

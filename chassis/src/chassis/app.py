@@ -30,7 +30,7 @@ from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
 from .operations.admin_router import AdminRouter, check_own_path
 from .operations.operations import Operations
-from .periodic import PeriodicOptions, PeriodicTask, Work
+from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
@@ -325,15 +325,19 @@ class App(RouteTable):
         restart: bool = True,
         required: bool = False,
         ends_when_draining: bool = False,
+        once_per: OncePer = "worker",
     ) -> None:
         """Run `work()` in the background from the start of the service, when its resources are open, until it stops.
 
         A failure is logged and counted. Then the work restarts after a growing delay (see `BackgroundTask`), unless
         `restart` is false. Work that returns is complete. With `required`, the service is not ready while the task is
         down. At shutdown the work is cancelled after the last request. With `ends_when_draining` it must end by itself
-        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`.
+        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`. With several workers
+        (`APP_WORKERS`), every one does the work, or with `once_per="pod"` only one of them.
         """
         self._must_not_be_built()
+        if not is_done_here(once_per):
+            return
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
         self._background.append(task)
         if required:
@@ -362,8 +366,9 @@ class App(RouteTable):
         task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
         if any(other.name == task.name for other in self._background):
             raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
-        self.add_background_task(task.name, task.run, ends_when_draining=True)
-        if options.get("required"):
+        once_per = options.get("once_per", "worker")
+        self.add_background_task(task.name, task.run, ends_when_draining=True, once_per=once_per)
+        if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
 
     def on_settings_change(self, callback: OnChange) -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import structlog
 from starlette.types import ASGIApp
@@ -26,6 +27,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 END_SECONDS = 10.0
 """The time for all steps after `drain_seconds` and `shutdown_seconds`. The process ends within the sum of the three."""
+LOOPBACK, MAX_PORT = "127.0.0.1", 65535
+CONSOLE_OFFSET = 1000  # from the public port to that of the console in development
 EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after the shutdown is complete
 # The interpreter's switch interval: a computing thread can block the event loop for this long at a time. Python's
 # default is 5 ms, which slows down all other requests.
@@ -58,6 +61,7 @@ class Server:
         self.unix_socket: str | None = settings.unix_socket if host is None and port is None else None
         self.port: int = settings.port if port is None else port
         self.admin_port: int | None = settings.admin_port
+        self._has_console_port = settings.development and settings.admin_port is None
         self.drain_seconds: float = settings.drain_seconds
         self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
@@ -89,10 +93,10 @@ class Server:
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self._listen_settings, error=str(error))
+            log.error("cannot listen", **self.listen_settings, error=str(error))
             return 1
         except Exception:
             log.exception("service failed to start or stop")
@@ -129,10 +133,18 @@ class Server:
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self._listen_settings, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
+        if await self._open():
+            log.info("ready", seconds=round(time.monotonic() - began, 3))
+            if self.app.settings.development:
+                log.info("console", url=f"http://{LOOPBACK}:{self.admin_port}/")
+            self._started.set()
+
+    async def _open(self) -> bool:
+        """Open the app's resources; False if `stop` is called meanwhile."""
         if self._stopping.is_set():
             log.info("stopped while starting")
-            return
+            return False
         self._starting = task = asyncio.current_task()
         try:
             await self.app.open()
@@ -140,11 +152,10 @@ class Server:
             # A cancellation by `stop` ends here. Any other cancellation is raised again.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
-            return
+            return False
         finally:
             self._starting = None
-        log.info("ready", seconds=round(time.monotonic() - began, 3))
-        self._started.set()
+        return True
 
     async def shutdown(self) -> None:
         """Shut down gracefully; without a drain if the start was not completed.
@@ -190,6 +201,7 @@ class Server:
     async def _finish_requests(self) -> None:
         # 4. No new connections are accepted. Idle connections are closed.
         self._stop_by = time.monotonic() + self.shutdown_seconds
+        self.app.tasks.stopping.set()
         public = self._listeners[0]
         public.stop_accepting()
         self.app.load_shedder.hurry()
@@ -237,6 +249,10 @@ class Server:
         state = self._port_state(app.dispatch if self.admin_port is None else app.public)
         public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
         self.port = public.port
+        if self._has_console_port:
+            admin = listen_for_console(self.port, self._port_state(app.admin))
+            self.admin_port = admin.port
+            return [public, admin]
         if self.admin_port is None:
             return [public]
         try:
@@ -248,7 +264,7 @@ class Server:
         return [public, admin]
 
     @property
-    def _listen_settings(self) -> dict[str, object]:
+    def listen_settings(self) -> dict[str, object]:
         """The settings of the addresses to listen on, for log lines."""
         public = (
             {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
@@ -287,11 +303,14 @@ class Server:
             self._watchdog.watch(loop)
         status = 1
         try:
-            with stop_signals(lambda number: self._on_signal(number, loop)):
+            with self._stop_signals(loop):
                 await self.serve()
             status = 0
         finally:
             self._exit_in_time(status)
+
+    def _stop_signals(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+        return stop_signals(lambda number: self._on_signal(number, loop))
 
     def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         drain = number == signal.SIGTERM
@@ -314,7 +333,19 @@ class Server:
             await self._serving
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def listen_for_console(port: int, state: PortState) -> Listener:
+    """The admin port of a service in development: beside the public one, or any free port, on this machine only."""
+    beside = port + CONSOLE_OFFSET
+    if port > 0 and beside <= MAX_PORT:
+        try:
+            return Listener(LOOPBACK, beside, state)
+        except ListenError:
+            log.warning("port of the console is in use", port=beside)
+    return Listener(LOOPBACK, 0, state)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop of the service; None for asyncio's own."""
     if sys.platform == "win32":
         return None
     import uvloop

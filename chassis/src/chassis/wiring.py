@@ -21,6 +21,8 @@ from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
+from .telemetry.recent_spans import RecentSpans
+from .telemetry.sampling import DEFAULT_RATIO
 from .telemetry.tracing import Tracing
 from .threads import Threads
 
@@ -39,8 +41,10 @@ def make_telemetry(
         processors=log_processors,
         buffer_bytes=settings.log_buffer_bytes,
     )
-    tracing = Tracing(service, version=version, redactor=logs.redactor)
-    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
+    ratio = 1.0 if settings.development else DEFAULT_RATIO
+    tracing = Tracing(service, version=version, redactor=logs.redactor, default_ratio=ratio)
+    spans = RecentSpans() if settings.development else None
+    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing, recent_spans=spans)
 
 
 def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
@@ -128,7 +132,7 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
 def make_reloading(
     settings: ChassisSettings, on_change: Callable[[ChassisSettings, ChassisSettings], Awaitable[None]]
 ) -> Reloading[ChassisSettings] | None:
-    """What reads the secret files again when they change; None if the settings were read without such files."""
+    """The part that reads the secret files again when they change; None if there was no directory of them."""
     if given_for(settings).secrets_dir is None:
         return None
     return Reloading(settings, type(settings).from_given, on_change)

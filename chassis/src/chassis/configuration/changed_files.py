@@ -122,15 +122,10 @@ class ChangedFiles(Generic[Settings]):
 
     def _with_last(self, given: Given, error: ValidationError) -> Given:
         """The variables with the last files of the wrong settings; the same if they are not the reason."""
-        files = dict(given.files)
-        last = self._given.files
+        names: list[str] = []
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
             settings, _ = self._schema.at(detail["loc"])
             path = settings[-1].path if settings else ()
             below = [setting for setting in self._schema.settings if setting.path[: len(path)] == path]
-            for name in {name.lower() for setting in (*settings, *below) for name in setting.variables}:
-                if name in last:
-                    files[name] = last[name]
-                else:
-                    files.pop(name, None)
-        return given.with_files(files)
+            names += [name for setting in (*settings, *below) for name in setting.variables]
+        return given.with_last_files(self._given.files, names)

@@ -67,10 +67,15 @@ class Reloading(Generic[Settings]):
                 log.warning("setting changed; restart the service to apply it", variable=self._variable(path))
         self._waiting = changes.waiting
         if changes.applied:
-            note_given(after, given_for(wanted))
+            note_given(after, self._given_after(changes, before, wanted))
             self._settings = after
             log.info("settings changed", variables=[self._variable(path) for path in changes.applied])
             await self._on_change(before, after)
+
+    def _given_after(self, changes: Changes, before: Settings, wanted: Settings) -> Given:
+        """The variables in effect: a setting that needs a restart still has its last one."""
+        waiting = [name for path in changes.waiting for name in self._schema.at(path)[0][-1].variables]
+        return given_for(wanted).with_last_files(given_for(before).files, waiting)
 
     def _variable(self, path: Path) -> str:
         return variable_of(self._schema, path)

@@ -15,6 +15,7 @@ from .operations import Operations
 from .profiling import MAX_SECONDS, RENDER_SECONDS, Profiling
 from .readiness import ReadinessByHand
 from .requests import Requests
+from .spans import Spans
 from .tasks import Tasks, Threads
 
 
@@ -35,6 +36,8 @@ def operator_routes(operations: Operations) -> list[Route]:
         "/threads": Threads(),
         "/gc": GarbageCollector(),
     }
+    if telemetry.recent_spans is not None:
+        handlers["/spans"] = Spans(telemetry.recent_spans)
     if operations.faults is not None:
         handlers["/faults"] = FaultRules(operations.faults)
     profiles: dict[str, Handler] = {
