@@ -29,7 +29,7 @@ from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
-from .operations.admin_router import check_own_path
+from .operations.admin_router import AdminRouter, check_own_path
 from .operations.operations import Operations
 from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
@@ -434,6 +434,11 @@ class App(RouteTable):
     def admin(self) -> ASGIApp:
         """The application of the admin port: health, readiness, metrics and info."""
         return self._built().admin
+
+    @property
+    def admin_router(self) -> AdminRouter:
+        """The routes of the admin port."""
+        return self._built().admin_router
 
     @property
     def rejections(self) -> ASGIApp:
