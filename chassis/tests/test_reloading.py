@@ -166,6 +166,26 @@ async def test_file_that_is_still_written_is_not_applied(
     assert [after.greeting for _, after in service.changes] == ["Hi"]
 
 
+async def test_file_that_changes_while_others_are_read_is_read_again(
+    secrets: Path, log: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(log, load_settings(Settings))
+    write(secrets, app_greeting="two", app_pin="2")
+    read_text = sources._read_text
+    later = iter([{"app_greeting": "three", "app_pin": "3"}])
+
+    def read(path: Path, shown: Path, *, must_be_regular: bool = False) -> str:
+        text = read_text(path, shown, must_be_regular=must_be_regular)
+        for files in later:
+            write(secrets, **files)
+        return text
+
+    monkeypatch.setattr(sources, "_read_text", read)
+    for _ in range(2):
+        await service.refresh()
+    assert [(after.greeting, after.pin) for _, after in service.changes] == [("three", SecretStr("3"))]
+
+
 async def test_change_between_start_and_first_look_is_noticed(secrets: Path, log: Records) -> None:
     write(secrets, app_greeting="Hello")
     settings = load_settings(Settings)
