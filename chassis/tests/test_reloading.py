@@ -368,6 +368,33 @@ async def test_exception_of_a_validator_is_one_line(secrets: Path, log: Records)
     assert service.changes == []
 
 
+async def test_change_applies_when_the_reason_of_its_rejection_is_gone(secrets: Path, log: Records) -> None:
+    class WithFile(Settings):
+        keys_file: Path | None = None
+
+        @field_validator("keys_file")
+        @classmethod
+        def _exists(cls, value: Path | None) -> Path | None:
+            if value is not None and not value.exists():
+                raise ValueError("no such file")
+            return value
+
+    keys = secrets.with_name("keys")
+    keys.touch()
+    write(secrets, app_keys_file=str(keys))
+    service = Service(log, load_settings(WithFile))
+    service.reloading = Reloading(service.settings, WithFile.from_given, service._changed)
+    keys.unlink()
+    write(secrets, app_greeting="Hi")
+    for _ in range(2):
+        await service.refresh()
+    assert len(service.errors) == 1
+    assert service.settings.greeting == "Hello"
+    keys.touch()
+    await service.refresh()
+    assert service.settings.greeting == "Hi"
+
+
 async def test_no_value_of_a_secret_is_logged(secrets: Path, log: Records) -> None:
     service = Service(log, load_settings(Settings))
     for text in ("hunter2", "4711", "hunter3", "hunter4\0"):

@@ -65,6 +65,8 @@ class ChangedFiles(Generic[Settings]):
                 return None
             self._note_warnings(read, reading)
             reading.settings = self._made(read, reading)
+            if reading.settings is None:  # perhaps because of another file, whose name a setting is
+                return reading
         self._fingerprint = fingerprint
         return reading
 
