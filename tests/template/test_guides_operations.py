@@ -22,11 +22,14 @@ from running import Service
 
 pytestmark = pytest.mark.long
 
-PAGES = ("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services")
+PAGES = (
+    *("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services"),
+    "workers",
+)
 # With these, a service has the metrics of fault injection too.
 FAULTS = {"APP_FAULT_INJECTION": "on", "APP_FAULT_INJECTION_NAMESPACE": "local", "APP_ADMIN_PORT": "0"}
 # The tests of the database and of the events compare these.
-OF_OPTIONAL_PARTS = ("auth_", "db_client_", "messaging_", "outbox_")
+OF_OPTIONAL_PARTS = ("auth_", "db_client_", "messaging_", "outbox_", "rpc_")
 
 
 @pytest.fixture(scope="module")

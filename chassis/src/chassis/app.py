@@ -15,21 +15,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.access import AccessControl, Requires
 from .api.dependencies import Override
+from .api.handler import Handler
 from .api.negotiation import Encoder
 from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
-from .api.routing import has_websockets
+from .api.route_list import routes_of
+from .api.routing import Route, has_websockets
 from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
-from .periodic import PeriodicOptions, PeriodicTask, Work
+from .operations.admin_router import check_own_path
+from .operations.operations import Operations
+from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
+from .route_limits import RouteLimits
 from .schedules import Daily, Every, Schedule
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
@@ -103,16 +108,26 @@ class App(RouteTable):
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = make_health(settings, self.telemetry)
         self.threads: Threads = make_threads(settings, self.telemetry)
+        self.clients: dict[str, Client] = {}
+        """The clients of other services, by their names: see `client`."""
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self.faults: Faults | None = make_faults(settings, self.telemetry)
         """The faults that are injected into requests and calls; None unless `APP_FAULT_INJECTION` allows it."""
+        self.operations: Operations = Operations(
+            self.telemetry,
+            self.health,
+            settings=lambda: self.settings,
+            routes=lambda: routes_of(self),
+            faults=self.faults,
+            clients=self.clients,
+            draining=self.draining,
+        )
+        """What operators see and change on the admin port."""
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires: dict[int, Requires] = self._parts.requires
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
-        self.clients: dict[str, Client] = {}
-        """The clients of other services, by their names: see `client`."""
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
@@ -310,15 +325,19 @@ class App(RouteTable):
         restart: bool = True,
         required: bool = False,
         ends_when_draining: bool = False,
+        once_per: OncePer = "worker",
     ) -> None:
         """Run `work()` in the background from the start of the service, when its resources are open, until it stops.
 
         A failure is logged and counted. Then the work restarts after a growing delay (see `BackgroundTask`), unless
         `restart` is false. Work that returns is complete. With `required`, the service is not ready while the task is
         down. At shutdown the work is cancelled after the last request. With `ends_when_draining` it must end by itself
-        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`.
+        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`. With several workers
+        (`APP_WORKERS`), every one does the work, or with `once_per="pod"` only one of them.
         """
         self._must_not_be_built()
+        if not is_done_here(once_per):
+            return
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
         self._background.append(task)
         if required:
@@ -347,8 +366,9 @@ class App(RouteTable):
         task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
         if any(other.name == task.name for other in self._background):
             raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
-        self.add_background_task(task.name, task.run, ends_when_draining=True)
-        if options.get("required"):
+        once_per = options.get("once_per", "worker")
+        self.add_background_task(task.name, task.run, ends_when_draining=True, once_per=once_per)
+        if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
 
     def on_settings_change(self, callback: OnChange) -> None:
@@ -362,6 +382,21 @@ class App(RouteTable):
         """
         self._must_not_be_built()
         self.settings_changes.add(callback)
+
+    def add_admin_route(
+        self, path: str, handler: Handler, *, name: str | None = None, deadline_seconds: float | None = None
+    ) -> None:
+        """Add a route for operators to the admin port, behind its access rule (see `OperatorAccess`).
+
+            app.add_admin_route("/cache", Cache(products))
+
+        It is never on the public port. Each request that is not a read is an audit line. `deadline_seconds` replaces
+        the 30 seconds of the admin port. Raises `ValueError` for a path that the chassis uses.
+        """
+        self._must_not_be_built()
+        check_own_path(path)
+        limits = RouteLimits(deadline_seconds=deadline_seconds)
+        self._parts.admin_routes.append(Route(path, handler, name=name, in_openapi=False, limits=limits))
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
@@ -454,13 +489,9 @@ class App(RouteTable):
 
     async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
         self.settings = after
-        use_settings(
-            before,
-            after,
-            telemetry=self.telemetry,
-            threads=self.threads,
-            load_shedder=None if self._has_own_load_shedder else self.load_shedder,
-        )
+        self.operations.use_settings(before, after)
+        load_shedder = None if self._has_own_load_shedder else self.load_shedder
+        use_settings(after, threads=self.threads, load_shedder=load_shedder)
         self._built().use_settings(after)
         await self.settings_changes.call(before, after)
 
@@ -480,7 +511,7 @@ class App(RouteTable):
                 self.load_shedder,
                 info={"title": self.name, "version": self.version, "description": self.description},
                 scope_app=self,
-                faults=self.faults,
+                operations=self.operations,
             )
         return self._stacks
 

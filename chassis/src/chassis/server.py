@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import structlog
 from starlette.types import ASGIApp
@@ -89,10 +90,10 @@ class Server:
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self._listen_settings, error=str(error))
+            log.error("cannot listen", **self.listen_settings, error=str(error))
             return 1
         except Exception:
             log.exception("service failed to start or stop")
@@ -129,10 +130,16 @@ class Server:
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self._listen_settings, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
+        if await self._open():
+            log.info("ready", seconds=round(time.monotonic() - began, 3))
+            self._started.set()
+
+    async def _open(self) -> bool:
+        """Open the app's resources; False if `stop` is called meanwhile."""
         if self._stopping.is_set():
             log.info("stopped while starting")
-            return
+            return False
         self._starting = task = asyncio.current_task()
         try:
             await self.app.open()
@@ -140,11 +147,10 @@ class Server:
             # A cancellation by `stop` ends here. Any other cancellation is raised again.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
-            return
+            return False
         finally:
             self._starting = None
-        log.info("ready", seconds=round(time.monotonic() - began, 3))
-        self._started.set()
+        return True
 
     async def shutdown(self) -> None:
         """Shut down gracefully; without a drain if the start was not completed.
@@ -190,6 +196,7 @@ class Server:
     async def _finish_requests(self) -> None:
         # 4. No new connections are accepted. Idle connections are closed.
         self._stop_by = time.monotonic() + self.shutdown_seconds
+        self.app.tasks.stopping.set()
         public = self._listeners[0]
         public.stop_accepting()
         self.app.load_shedder.hurry()
@@ -240,7 +247,7 @@ class Server:
         if self.admin_port is None:
             return [public]
         try:
-            admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
+            admin = Listener(self.host, self.admin_port, self._port_state(app.admin, is_forwarded=False))
         except ListenError:
             public.stop_accepting()
             raise
@@ -248,7 +255,7 @@ class Server:
         return [public, admin]
 
     @property
-    def _listen_settings(self) -> dict[str, object]:
+    def listen_settings(self) -> dict[str, object]:
         """The settings of the addresses to listen on, for log lines."""
         public = (
             {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
@@ -264,9 +271,10 @@ class Server:
         for port in self._ports:
             port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
 
-    def _port_state(self, app: ASGIApp) -> PortState:
+    def _port_state(self, app: ASGIApp, *, is_forwarded: bool = True) -> PortState:
+        """`is_forwarded` is false for the admin port: the access rule is for the address that connects."""
         rejections = self.app.rejections
-        if self._trusted_proxies or self.unix_socket is not None:
+        if is_forwarded and (self._trusted_proxies or self.unix_socket is not None):
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         port = PortState(
@@ -286,11 +294,14 @@ class Server:
             self._watchdog.watch(loop)
         status = 1
         try:
-            with stop_signals(lambda number: self._on_signal(number, loop)):
+            with self._stop_signals(loop):
                 await self.serve()
             status = 0
         finally:
             self._exit_in_time(status)
+
+    def _stop_signals(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+        return stop_signals(lambda number: self._on_signal(number, loop))
 
     def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         drain = number == signal.SIGTERM
@@ -313,7 +324,8 @@ class Server:
             await self._serving
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop of the service; None for asyncio's own."""
     if sys.platform == "win32":
         return None
     import uvloop

@@ -5,9 +5,9 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .configuration.acceptance import refusal
@@ -33,6 +33,8 @@ ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_WORKERS = 128
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 _given: ContextVar[Given | None] = ContextVar("given", default=None)
@@ -77,8 +79,27 @@ class ChassisSettings(BaseSettings):
         le=65535,
         description="Port for health, readiness, metrics and info. Unset: they are served on `APP_PORT`.",
     )
+    admin_token: LiveIfSet[SecretStr | None] = Field(
+        None,
+        description=(
+            "Token that operators send to the admin port, as `Authorization: Bearer <token>`. Unset: operators must "
+            "connect from inside of the pod. Health, readiness, metrics and info need none."
+        ),
+    )
     unix_socket: str | None = Field(
         None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
+    )
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
+        1,
+        description=(
+            f"Number of worker processes that share the port, from 1 to {MAX_WORKERS}. "
+            "`auto` is the CPU limit in whole cores. Several need `APP_ADMIN_PORT`."
+        ),
+    )
+    worker_max_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Resident memory above which a worker is replaced gracefully. Only with several workers.",
     )
     trusted_proxies: tuple[str, ...] = Field(
         (),
@@ -322,6 +343,13 @@ class ChassisSettings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
 
+    @field_validator("workers")
+    @classmethod
+    def _with_an_admin_port(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if value != 1 and info.data.get("admin_port", 0) is None:
+            raise ValueError("set APP_ADMIN_PORT too, because only the admin port can report on all workers")
+        return value
+
     @field_validator("rate_limit_burst")
     @classmethod
     def _burst_of_a_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -336,6 +364,15 @@ class ChassisSettings(BaseSettings):
             raise ValueError("set APP_FAULT_INJECTION_NAMESPACE too, to the namespace in which it is accepted")
         if value and info.data.get("admin_port", 0) is None:
             raise ValueError("set APP_ADMIN_PORT too, because faults must not be switched on the public port")
+        return value
+
+    @field_validator("admin_token")
+    @classmethod
+    def _long_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and TOKEN.fullmatch(value.get_secret_value()) is None:
+            raise ValueError(
+                "use at least 16 letters, digits or - . _ ~ + / =, without spaces, such as from: openssl rand -hex 32"
+            )
         return value
 
     @field_validator("cors_origins")

@@ -12,7 +12,8 @@ from .configuration.schema import Schema, Setting
 from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
 
 TOPICS: dict[str, tuple[str, ...]] = {
-    "Ports and addresses": ("host", "port", "admin_port", "unix_socket", "trusted_proxies"),
+    "Ports and addresses": ("host", "port", "admin_port", "admin_token", "unix_socket", "trusted_proxies"),
+    "Worker processes": ("workers", "worker_max_memory_bytes"),
     "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
     "Limits of a request": (
         "max_body_bytes",
@@ -44,7 +45,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 
-PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_"}
+PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_", "gRPC": "grpc_"}
 """The topics of optional parts, and the prefix of their settings."""
 
 INTRODUCTION = f"""\

@@ -72,7 +72,7 @@ class Caller:
         self._max_attempts = settings.max_attempts
         self._attempt_seconds = settings.attempt_timeout_seconds
         self._backoff_seconds = settings.backoff_seconds
-        self._hedges = settings.hedge
+        self._hedges = settings.hedge and settings.max_attempts > 1
         self._budget.set_ratio(settings.retry_ratio)
         self._hedge_budget.set_ratio(settings.retry_ratio / 2)
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -27,6 +27,7 @@ from .response import Response, UnexpectedStatusError
 from .results import AttemptTimeoutError, Result
 from .settings import ClientSettings
 from .starvation import Starvation
+from .state import state_of
 from .streamed import StreamedResponse
 from .telemetry import DependencyTelemetry
 from .transport import ResponseTooLargeError, Transport
@@ -166,16 +167,7 @@ class Client(Verbs):
         self._attempts.transport = None
         await self._open.aclose()
 
-    @overload
-    async def request(self, method: str, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
-    @overload
-    async def request(
-        self, method: str, route: str, *, returns: None = None, **options: Unpack[CallOptions]
-    ) -> Response: ...
-    async def request(
-        self, method: str, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
-    ) -> T | Response:
-        """Make a call. Raises a `DependencyError` for every failure, and `PathValueError` for a value in `path`."""
+    async def _request(self, method: str, route: str, returns: type[T] | None, options: CallOptions) -> T | Response:
         call = self._call(method, route, options)
         try:
             response = self._response(call, await self._caller.call(call))
@@ -221,6 +213,10 @@ class Client(Verbs):
         """A readiness check: raises `DependencyUnavailableError` while the circuit breaker is open."""
         if self._breaker.state is BreakerState.OPEN:
             raise DependencyUnavailableError(self.name, "has an open circuit breaker")
+
+    def state(self) -> dict[str, Any]:
+        """The breaker, the calls in progress and the replicas, for operators."""
+        return state_of(self.name, self.settings, self._breaker, self._bulkhead, self._balancer)
 
     def _on_change(self, change: Change) -> None:
         if change.is_ejected:

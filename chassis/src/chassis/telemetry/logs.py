@@ -16,6 +16,7 @@ from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
+from ..worker_slot import WorkerSlot
 from .levels import LEVELS, make_bound_logger
 from .log_writer import MAX_HELD_BYTES, LineWriter
 from .plain_values import plain, text
@@ -65,6 +66,8 @@ class Logs:
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self.redactor: Redactor = Redactor(redact)
         self._render = _console_renderer(self.redactor) if console else _json_renderer(self.redactor)
+        if WorkerSlot.number is not None:
+            self._render = _with_worker(self._render, WorkerSlot.number)
         self._processors = [*processors]
         self._is_installed = False
         self._shared: list[Processor] = [
@@ -85,13 +88,14 @@ class Logs:
         """The lowest level that is logged; when installed, that of the root logger of `logging`."""
         return self._threshold.level
 
-    def set_level(self, level: str) -> None:
+    def set_level(self, level: str | int) -> None:
         """Log events of `level` and above from now on: those of structlog and of `logging`, and access lines.
 
-        `level` is a name such as `debug`, in upper or lower case. Raises `ValueError` for an unknown one.
+        `level` is a name such as `debug`, in upper or lower case, or a number of `logging`. Raises `ValueError` for an
+        unknown name.
         `logging.getLogger().setLevel` does the same.
         """
-        number = LEVELS.get(level.lower())
+        number = level if isinstance(level, int) else LEVELS.get(level.lower())
         if number is None:
             raise ValueError(f"invalid log level {level!r}; allowed are {', '.join(LEVELS)}")
         self._threshold.setLevel(number)
@@ -230,6 +234,15 @@ def _console_renderer(redactor: Redactor) -> Renderer:
         return renderer(None, "", redactor.redact({"timestamp": "", **event}))
 
     return render
+
+
+def _with_worker(render: Renderer, number: int) -> Renderer:
+    """A renderer whose events say in which worker they happened."""
+
+    def render_with_worker(event: EventDict, *, is_redacted: bool = False) -> bytes | str:
+        return render({**event, "worker": number}, is_redacted=is_redacted)
+
+    return render_with_worker
 
 
 class _Handler(logging.Handler):
