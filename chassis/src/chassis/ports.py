@@ -26,6 +26,7 @@ from .middleware.faults import FaultMiddleware
 from .middleware.guard import GuardMiddleware
 from .middleware.load_shedder import LoadShedder
 from .operations.admin_router import AdminRouter
+from .operations.console import Console
 from .operations.operations import Operations
 from .operations.platform_routes import platform_routes
 from .problem import Problem, ProblemOf
@@ -124,10 +125,12 @@ class Stacks:
             on_guard=self._guards.append,
         )
         platform = platform_routes(health, telemetry)
+        # The console is not in `admin_paths`: a server with one port for both does not serve it.
         self.admin_paths: frozenset[str] = frozenset(route.path for route in platform)
         for route in parts.admin_routes:
             route.resource.use(parts.providers, parts.encoders)
-        admin = AdminRouter(platform, operations, parts.admin_routes)
+        console = Route("/", Console(lambda: admin.paths), in_openapi=False)
+        admin = AdminRouter([*platform, console], operations, parts.admin_routes)
         self.admin: ASGIApp = admin_stack(
             admin, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
         )

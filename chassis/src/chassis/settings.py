@@ -108,6 +108,13 @@ class ChassisSettings(BaseSettings):
             "separated by commas. `*` trusts all."
         ),
     )
+    development: bool = Field(
+        False,
+        description=(
+            "Whether the service runs on a developer's machine: it has an admin port with the console, by default "
+            "`APP_PORT` + 1000, and records the spans of every request for it."
+        ),
+    )
     log_level: Live[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]] = Field(
         "INFO", description="Lowest level that is logged, such as `DEBUG` or `WARNING`."
     )

@@ -74,6 +74,13 @@ class AdminRouter:
         route = self._router.find(scope)
         return route.limits if isinstance(route, Route) else None
 
+    @property
+    def paths(self) -> list[str]:
+        """The path templates of all routes."""
+        return [
+            route.path for router in (self._open, self._router) for route in router.routes if isinstance(route, Route)
+        ]
+
     async def _audited(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = ResponseSender.of(send)
         error: BaseException | None = None

@@ -8,6 +8,7 @@ from .loggers import Logger, Loggers
 from .operations import Operations
 from .readiness import ReadinessByHand
 from .requests import Requests
+from .spans import Spans
 
 
 def operator_routes(operations: Operations) -> list[Route]:
@@ -21,6 +22,8 @@ def operator_routes(operations: Operations) -> list[Route]:
         "/logs": LogLines(telemetry.logs.writer),
         "/dependencies": Dependencies(operations.clients),
     }
+    if telemetry.recent_spans is not None:
+        handlers["/spans"] = Spans(telemetry.recent_spans)
     if operations.faults is not None:
         handlers["/faults"] = FaultRules(operations.faults)
     return [Route(path, handler, in_openapi=False) for path, handler in handlers.items()]

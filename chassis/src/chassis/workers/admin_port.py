@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ..admin import accepts_gzip
 from ..middleware.security import DEFAULT_SECURITY_HEADERS
+from ..operations.platform_routes import accepts_gzip
 from ..problem import Problem, send_problem
 from .changes import Changes
 from .metrics import WorkerMetrics
