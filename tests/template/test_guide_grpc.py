@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import kubernetes_validate
@@ -45,8 +46,8 @@ def change_tools(path: Path) -> None:
             key = line.partition(" = ")[0]
             head, _, rest = text.partition(f"{table}\n")
             own, mark, after = rest.partition("\n[")
-            own, count = re.subn(rf"^{re.escape(key)} = .*$", lambda _, new=line: new, own, flags=re.MULTILINE)
-            text = f"{head}{table}\n{'' if count else line + chr(10)}{own}{mark}{after}"
+            others = re.sub(rf"^{re.escape(key)} = .*\n?", "", own, flags=re.MULTILINE)
+            text = f"{head}{table}\n{line}\n{others}{mark}{after}"
     path.write_text(text)
 
 
@@ -86,7 +87,8 @@ def test_service_of_the_guide_runs_and_stops(project: Path, tmp_path: Path) -> N
         http = service.ready().http
         port = service.event("listening for gRPC")["port"]
         with grpc.insecure_channel(f"localhost:{port}") as channel:
-            assert channel.unary_unary("/stock.v1.Stock/GetLevel")(TEA, timeout=10) == LEVEL_OF_TEA
+            get_level: Any = channel.unary_unary("/stock.v1.Stock/GetLevel")
+            assert get_level(TEA, timeout=10) == LEVEL_OF_TEA
         line = service.event("call")
         shown = re.search(r'^\{"level".*\}$', GUIDE, re.MULTILINE)
         assert shown is not None
