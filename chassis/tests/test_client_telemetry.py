@@ -343,7 +343,7 @@ def test_state_of_the_client_is_read_when_the_metrics_are_exposed(
     seen: Observed, catalogue: DependencyTelemetry
 ) -> None:
     state: dict[str, Any] = {"calls": 3, "waiting": 2, "breaker": "closed", "available": 3, "ejected": 0}
-    catalogue.metrics.read_calls(lambda: state["calls"], lambda: state["waiting"], 100)
+    catalogue.metrics.read_calls(lambda: state["calls"], lambda: state["waiting"], lambda: 100)
     catalogue.metrics.read_breaker(lambda: state["breaker"])
     catalogue.metrics.read_replicas(lambda: state["available"], lambda: state["ejected"])
 

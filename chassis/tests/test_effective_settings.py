@@ -45,8 +45,14 @@ def loaded() -> dict[str, EffectiveSetting]:
 def test_each_setting_has_its_value_default_and_description() -> None:
     greeting = loaded()["APP_GREETING"]
     assert greeting == EffectiveSetting(
-        "APP_GREETING", "Hello", "default", "Hello", False, "The first word of a greeting."
+        "APP_GREETING", "Hello", "default", "Hello", False, False, "The first word of a greeting."
     )
+
+
+def test_setting_that_may_change_is_live() -> None:
+    settings = loaded()
+    assert settings["APP_LOG_LEVEL"].is_live
+    assert not settings["APP_PORT"].is_live
 
 
 def test_values_are_in_the_notation_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:

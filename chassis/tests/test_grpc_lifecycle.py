@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ from .support.certificates import certificate
 from .support.grpc_service import SERVICE, Client, Words, add_words, failure, serve, settings
 from .support.process import Process
 from .support.service import observed
+from .support.workers import run_pod
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 PROGRAM = "tests.support.grpc_program"
@@ -222,3 +225,24 @@ def test_settings_of_tls_belong_together(tmp_path: Path) -> None:
         settings(grpc_tls_key_file=tmp_path)
     with pytest.raises(ValidationError, match="grpc_tls_client_ca_file needs grpc_tls_certificate_file"):
         settings(grpc_tls_client_ca_file=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="services with several workers run on Linux")
+async def test_several_workers_serve_calls_on_one_port() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": str(port)}
+    async with run_pod(PROGRAM, **variables) as pod:
+        await pod.ready()
+        calls = 0
+        while {line["worker"] for line in pod.found("call")} != {0, 1}:
+            options = [("grpc.use_local_subchannel_pool", 1)]  # else all channels share a connection
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+                assert (await Client(channel).one("quick")).value == "quick"
+            calls += 1
+            await pod.line("call", calls)
+        assert await pod.sample("rpc_server_call_duration_seconds_count", rpc_method=f"{SERVICE}/One") == calls
+        assert await pod.sample("rpc_server_max_calls") == 2000
+        pod.send(signal.SIGTERM)
+        assert await pod.end() == (0, "")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from starlette.requests import Request
 
 from chassis import Handler, RepeatableError, Route, Server, repeatable
@@ -616,6 +616,28 @@ async def test_password_that_has_changed_is_read_again(nats: NatsServer, tmp_pat
             nats.start("--user", "orders", "--pass", "new")
             await until(lambda: any("uthorization" in line["reason"] for line in service.seen.events(FAILED)))
             password.write_text("new\n")
+            await until(lambda: service.seen.events("reconnected to NATS"))
+            await events.publisher.publish(CREATED, OrderCreated(order_id=2))
+    finally:
+        nats.kill()
+        nats.start()
+
+
+@pytest.mark.parametrize("kind", ["password", "token"])
+async def test_changed_credentials_are_used_after_the_server_rejects_the_old_ones(nats: NatsServer, kind: str) -> None:
+    def arguments(secret: str) -> list[str]:
+        return ["--user", "orders", "--pass", secret] if kind == "password" else ["--auth", secret]
+
+    nats.kill()
+    nats.start(*arguments("old"))
+    try:
+        settings = {"user": "orders", "password": "old"} if kind == "password" else {"token": "old"}
+        async with serve(nats, settings=settings, app={"drain_seconds": 0}) as (service, events):
+            before = events._connection.settings
+            events.use_changed(before, before.model_copy(update={f"nats_{kind}": SecretStr("new")}))
+            await events.publisher.publish(CREATED, OrderCreated(order_id=1))  # the connection stays
+            nats.kill()
+            nats.start(*arguments("new"))
             await until(lambda: service.seen.events("reconnected to NATS"))
             await events.publisher.publish(CREATED, OrderCreated(order_id=2))
     finally:

@@ -4,7 +4,6 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import grpc
 import kubernetes_validate
@@ -46,8 +45,9 @@ def change_tools(path: Path) -> None:
             key = line.partition(" = ")[0]
             head, _, rest = text.partition(f"{table}\n")
             own, mark, after = rest.partition("\n[")
-            others = re.sub(rf"^{re.escape(key)} = .*\n?", "", own, flags=re.MULTILINE)
-            text = f"{head}{table}\n{line}\n{others}{mark}{after}"
+            new = line.replace("\\", r"\\")
+            own, count = re.subn(rf"^{re.escape(key)} = .*$", new, own, flags=re.MULTILINE)
+            text = f"{head}{table}\n{'' if count else line + chr(10)}{own}{mark}{after}"
     path.write_text(text)
 
 
@@ -87,7 +87,9 @@ def test_service_of_the_guide_runs_and_stops(project: Path, tmp_path: Path) -> N
         http = service.ready().http
         port = service.event("listening for gRPC")["port"]
         with grpc.insecure_channel(f"localhost:{port}") as channel:
-            get_level: Any = channel.unary_unary("/stock.v1.Stock/GetLevel")
+            get_level = channel.unary_unary(
+                "/stock.v1.Stock/GetLevel", request_serializer=bytes, response_deserializer=bytes
+            )
             assert get_level(TEA, timeout=10) == LEVEL_OF_TEA
         line = service.event("call")
         shown = re.search(r'^\{"level".*\}$', GUIDE, re.MULTILINE)

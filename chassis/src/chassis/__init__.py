@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .api.sources import Cookie, Form, Header, Query, UploadFile
     from .app import App
     from .conditional_requests import check_conditions, conditional, etag_of
+    from .configuration.live import Live
     from .context import annotate, request_deadline
     from .download import Download
     from .events import Event, EventStream
@@ -72,6 +73,7 @@ _MODULES = {
     "KeyInUseError": "api.idempotency_store",
     "KeyReusedError": "api.idempotency_store",
     "Lease": "lease",
+    "Live": "configuration.live",
     "MemoryIdempotencyStore": "api.idempotency_store",
     "MemoryLease": "lease",
     "PUBLIC": "api.access",
@@ -136,6 +138,7 @@ __all__ = [
     "KeyInUseError",
     "KeyReusedError",
     "Lease",
+    "Live",
     "MemoryIdempotencyStore",
     "MemoryLease",
     "Problem",

@@ -20,12 +20,13 @@ from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.routing import has_websockets
+from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
-from .periodic import PeriodicOptions, PeriodicTask, Work
+from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
@@ -41,8 +42,10 @@ from .wiring import (
     make_faults,
     make_health,
     make_load_shedder,
+    make_reloading,
     make_telemetry,
     make_threads,
+    use_settings,
 )
 
 if TYPE_CHECKING:  # a service that calls no other one does not load them
@@ -89,7 +92,8 @@ class App(RouteTable):
         load_shedder: LoadShedder | None = None,
         security_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings: ChassisSettings = settings
+        """The settings as they are now: those that are live may change, see `on_settings_change`."""
         self.name: str = name or distribution_of(type(settings))
         self.version: str = version or installed_version(self.name)
         self.description = description
@@ -112,6 +116,10 @@ class App(RouteTable):
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
+        self.settings_changes: ChangeCallbacks = ChangeCallbacks()
+        """The callbacks of `on_settings_change`, for parts of the chassis that are made later than the routes."""
+        self._reloading = make_reloading(settings, self._use_settings)
+        self._has_own_load_shedder = load_shedder is not None
         self.provide(RequestTasks, lambda: RequestTasks(self.tasks.start))
 
     # For `create_app`.
@@ -233,6 +241,7 @@ class App(RouteTable):
         agent = f"{self.name}/{self.version}"
         client = Client(name, settings, self.telemetry, user_agent=agent, faults=self.faults)
         self.clients[name] = self.add_resource(client)
+        self.on_settings_change(client.use_changed)
         self._parts.problems = {**CALL_PROBLEMS, **self._parts.problems}
         self.add_check(f"dependency {name}", client.check, required=required)
         return client
@@ -301,15 +310,19 @@ class App(RouteTable):
         restart: bool = True,
         required: bool = False,
         ends_when_draining: bool = False,
+        once_per: OncePer = "worker",
     ) -> None:
         """Run `work()` in the background from the start of the service, when its resources are open, until it stops.
 
         A failure is logged and counted. Then the work restarts after a growing delay (see `BackgroundTask`), unless
         `restart` is false. Work that returns is complete. With `required`, the service is not ready while the task is
         down. At shutdown the work is cancelled after the last request. With `ends_when_draining` it must end by itself
-        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`.
+        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`. With several workers
+        (`APP_WORKERS`), every one does the work, or with `once_per="pod"` only one of them.
         """
         self._must_not_be_built()
+        if not is_done_here(once_per):
+            return
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
         self._background.append(task)
         if required:
@@ -338,9 +351,22 @@ class App(RouteTable):
         task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
         if any(other.name == task.name for other in self._background):
             raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
-        self.add_background_task(task.name, task.run, ends_when_draining=True)
-        if options.get("required"):
+        once_per = options.get("once_per", "worker")
+        self.add_background_task(task.name, task.run, ends_when_draining=True, once_per=once_per)
+        if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
+
+    def on_settings_change(self, callback: OnChange) -> None:
+        """Call `callback(before, after)` when live settings have changed in the secret files.
+
+            app.on_settings_change(lambda before, after: greetings.use(after.greeting))
+
+        It gets the settings before and after the change, which is complete: values of several files come together. It
+        runs on the event loop, and may be an `async def`. An exception is logged. Mark the setting with `Live`, or else
+        its change is only a warning that the service needs a restart.
+        """
+        self._must_not_be_built()
+        self.settings_changes.add(callback)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
@@ -397,10 +423,13 @@ class App(RouteTable):
         """
         self._built()
         self.tasks.use_loop(asyncio.get_running_loop())
+        await self.refresh_settings()  # this process may be younger than the settings
         await self._resources.enter()
         try:
             watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
             self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+            if self._reloading is not None:
+                self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
             for task in self._background:
                 task.begin()
                 self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
@@ -410,6 +439,11 @@ class App(RouteTable):
         if self.faults is not None:
             self.faults.announce()
         self.health.state = State.READY
+
+    async def refresh_settings(self) -> None:
+        """Read the secret files again if they have changed, as the service does every few seconds."""
+        if self._reloading is not None:
+            await self._reloading.refresh()
 
     def begin_draining(self) -> None:
         """Turn readiness to 503 and set `draining`. Called when shutdown begins, and by tests that end a stream."""
@@ -422,6 +456,18 @@ class App(RouteTable):
         for task in self._background:
             task.discard()
         await self._resources.exit()
+
+    async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
+        self.settings = after
+        use_settings(
+            before,
+            after,
+            telemetry=self.telemetry,
+            threads=self.threads,
+            load_shedder=None if self._has_own_load_shedder else self.load_shedder,
+        )
+        self._built().use_settings(after)
+        await self.settings_changes.call(before, after)
 
     def _must_not_be_built(self) -> None:
         if self._stacks is not None:

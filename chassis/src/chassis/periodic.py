@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import partial
 from random import uniform
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 import structlog
 from opentelemetry import context as otel_context
@@ -21,6 +21,7 @@ from .tasks import BackgroundTaskDownError, contained
 from .telemetry import Telemetry
 from .telemetry.error_type import qualified_name
 from .threads import in_thread
+from .worker_slot import WorkerSlot
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -35,6 +36,7 @@ LEASE_SECONDS = 30.0
 CLOCK_SKEW_SECONDS = 10.0
 
 Work = Callable[[], object]
+OncePer = Literal["worker", "pod"]
 
 
 class Idle(Enum):
@@ -63,6 +65,9 @@ class PeriodicOptions(TypedDict, total=False):
     """Whether the service is unready after a failure, until the next success. Default: False."""
     lease: Lease | None
     """With a lease, only one instance does the work. Default: every instance does."""
+    once_per: OncePer
+    """With several workers (`APP_WORKERS`), who of an instance does the work: every `worker`, or one for the `pod`.
+    Default: every worker."""
 
 
 class PeriodicTask:
@@ -284,6 +289,13 @@ class PeriodicTask:
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"the run took longer than its timeout of {self._timeout:g} seconds")
+
+
+def is_done_here(once_per: OncePer) -> bool:
+    """Whether this process does the work. Raises `ValueError` for anything but `worker` and `pod`."""
+    if once_per not in get_args(OncePer):
+        raise ValueError(f'once_per is {once_per!r}; pass "worker" or "pod"')
+    return once_per == "worker" or WorkerSlot.does_work_of_pod()
 
 
 def _fail(span: Span, error: BaseException) -> None:

@@ -25,12 +25,13 @@ from .health import Health, State
 from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
 from .middleware.faults import FaultMiddleware
+from .middleware.guard import GuardMiddleware
 from .middleware.load_shedder import LoadShedder
 from .problem import Problem, ProblemOf
 from .route_limits import NO_LIMITS
 from .settings import ChassisSettings
 from .telemetry import Telemetry
-from .wiring import cors_middleware, make_rate_limiting
+from .wiring import cors_middleware, default_rate_limit, make_rate_limiting
 
 ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
@@ -86,6 +87,8 @@ class Stacks:
         for route in handler_routes(parts.routes):
             route.resource.use(parts.providers, parts.encoders)
         limiting = make_rate_limiting(settings, telemetry, parts.rate_limit_store, parts.caller_of)
+        self._limiting = limiting
+        self._guards: list[GuardMiddleware] = []
         for group in parts.groups:
             group.build(parts.problems, parts.access_control, limiting)
         routes = limiting.of(parts.routes, parts.rate_limits, parts.requires, groups=parts.groups)
@@ -114,6 +117,7 @@ class Stacks:
             security_headers=parts.security_headers,
             find_route=router.find,
             limits_of=partial(limits_of, router) if has_limits else None,
+            on_guard=self._guards.append,
         )
         admin = admin_routes(health, telemetry)
         self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
@@ -123,6 +127,12 @@ class Stacks:
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers
         )
+
+    def use_settings(self, settings: ChassisSettings) -> None:
+        """Use changed settings for requests that begin from now on."""
+        for guard in self._guards:
+            guard.set_limits(max_body_bytes=settings.max_body_bytes, deadline_seconds=settings.deadline_seconds)
+        self._limiting.set_default(default_rate_limit(settings))
 
 
 def public_endpoint(router: Router, health: Health, *, scope_app: object) -> ASGIApp:

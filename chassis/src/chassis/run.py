@@ -21,6 +21,8 @@ def run(create_app: str) -> NoReturn:
 
         def create_app(settings: Settings) -> App: ...
 
+    With `APP_WORKERS`, several processes serve, and this one supervises them.
+
     The module is imported here, after a handler for SIGTERM is set. The exit status is 0 after SIGTERM or SIGINT, 1 if
     the service fails to start or stop, and 2 for an invalid setting. If the shutdown hangs, a `Watchdog` ends the
     process. Raises `ValueError` or `TypeError` if `create_app` names no such function.
@@ -36,7 +38,16 @@ def run(create_app: str) -> NoReturn:
     from .watchdog import Watchdog
 
     function = _load(create_app)
-    app = function(load_settings(_settings_class(function, create_app)))
+    settings = load_settings(_settings_class(function, create_app))
+    if settings.workers != 1:
+        from .workers.cores import worker_count
+
+        count = worker_count(settings.workers)
+        if count > 1:
+            from .workers.start import run_workers
+
+            sys.exit(run_workers(function, settings, count))
+    app = function(settings)
     server = Server(app)
     watchdog = Watchdog(app.telemetry)
     gc.freeze()

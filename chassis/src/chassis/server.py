@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import structlog
 from starlette.types import ASGIApp
@@ -17,6 +18,7 @@ from .http.forwarded import ForwardedMiddleware
 from .http.limits import within_open_files
 from .http.listener import Listener
 from .http.port_state import PortState
+from .settings import ChassisSettings
 from .signals import stop_signals
 from .watchdog import LAST_LINES_SECONDS, Watchdog
 from .wiring import make_connection_limits
@@ -61,6 +63,8 @@ class Server:
         self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
         self._limits = make_connection_limits(settings)
+        self._limits_open_files = False
+        self._ports: list[PortState] = []
         self._trusted_proxies = settings.trusted_proxies
         self._drains = True
         self._stop_by = 0.0
@@ -72,6 +76,7 @@ class Server:
         self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
+        app.settings_changes.add(self._use_settings)
 
     def run(self, watchdog: Watchdog | None = None) -> int:
         """Serve until a signal arrives. Returns the exit status of the process.
@@ -81,13 +86,14 @@ class Server:
         """
         self.app.telemetry.install()
         self._watchdog = watchdog
+        self._limits_open_files = True
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self._listen_settings, error=str(error))
+            log.error("cannot listen", **self.listen_settings, error=str(error))
             return 1
         except Exception:
             log.exception("service failed to start or stop")
@@ -124,10 +130,16 @@ class Server:
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self._listen_settings, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
+        if await self._open():
+            log.info("ready", seconds=round(time.monotonic() - began, 3))
+            self._started.set()
+
+    async def _open(self) -> bool:
+        """Open the app's resources; False if `stop` is called meanwhile."""
         if self._stopping.is_set():
             log.info("stopped while starting")
-            return
+            return False
         self._starting = task = asyncio.current_task()
         try:
             await self.app.open()
@@ -135,11 +147,10 @@ class Server:
             # A cancellation by `stop` ends here. Any other cancellation is raised again.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
-            return
+            return False
         finally:
             self._starting = None
-        log.info("ready", seconds=round(time.monotonic() - began, 3))
-        self._started.set()
+        return True
 
     async def shutdown(self) -> None:
         """Shut down gracefully; without a drain if the start was not completed.
@@ -244,19 +255,28 @@ class Server:
         return [public, admin]
 
     @property
-    def _listen_settings(self) -> dict[str, object]:
+    def listen_settings(self) -> dict[str, object]:
         """The settings of the addresses to listen on, for log lines."""
         public = (
             {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
         )
         return {**public, "admin_port": self.admin_port}
 
+    def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
+        """Use changed limits for connections that are opened from now on."""
+        limits = make_connection_limits(after)
+        if limits == make_connection_limits(before) and after.keep_alive_seconds == before.keep_alive_seconds:
+            return
+        self._limits = within_open_files(limits) if self._limits_open_files else limits
+        for port in self._ports:
+            port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
+
     def _port_state(self, app: ASGIApp) -> PortState:
         rejections = self.app.rejections
         if self._trusted_proxies or self.unix_socket is not None:
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
-        return PortState(
+        port = PortState(
             app,
             rejections=rejections,
             limits=self._limits,
@@ -264,6 +284,8 @@ class Server:
             accepts_websockets=self.app.has_websockets,
             on_interrupt=self.app.telemetry.on_interrupt,
         )
+        self._ports.append(port)
+        return port
 
     async def _serve_until_signal(self) -> None:
         loop = asyncio.get_running_loop()
@@ -271,11 +293,14 @@ class Server:
             self._watchdog.watch(loop)
         status = 1
         try:
-            with stop_signals(lambda number: self._on_signal(number, loop)):
+            with self._stop_signals(loop):
                 await self.serve()
             status = 0
         finally:
             self._exit_in_time(status)
+
+    def _stop_signals(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+        return stop_signals(lambda number: self._on_signal(number, loop))
 
     def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         drain = number == signal.SIGTERM
@@ -298,7 +323,8 @@ class Server:
             await self._serving
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop of the service; None for asyncio's own."""
     if sys.platform == "win32":
         return None
     import uvloop

@@ -5,16 +5,24 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .configuration.acceptance import refusal
 from .configuration.errors import explain
-from .configuration.origins import remember_origins
+from .configuration.live import Live, LiveIfSet
 from .configuration.schema import Schema
-from .configuration.sources import ConfigurationError, Given, Variable, VariablesSource, read
+from .configuration.sources import (
+    NOTHING_GIVEN,
+    ConfigurationError,
+    Given,
+    Variable,
+    VariablesSource,
+    note_given,
+    read,
+)
 from .configuration.values import decode
 from .http.addresses import parse_network
 from .threads import DEFAULT_THREADS
@@ -25,6 +33,7 @@ ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_WORKERS = 128
 FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 _given: ContextVar[Given | None] = ContextVar("given", default=None)
@@ -72,6 +81,18 @@ class ChassisSettings(BaseSettings):
     unix_socket: str | None = Field(
         None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
     )
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
+        1,
+        description=(
+            f"Number of worker processes that share the port, from 1 to {MAX_WORKERS}. "
+            "`auto` is the CPU limit in whole cores. Several need `APP_ADMIN_PORT`."
+        ),
+    )
+    worker_max_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Resident memory above which a worker is replaced gracefully. Only with several workers.",
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (),
         description=(
@@ -79,7 +100,7 @@ class ChassisSettings(BaseSettings):
             "separated by commas. `*` trusts all."
         ),
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+    log_level: Live[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]] = Field(
         "INFO", description="Lowest level that is logged, such as `DEBUG` or `WARNING`."
     )
     log_format: Literal["auto", "json", "console"] = Field(
@@ -98,29 +119,29 @@ class ChassisSettings(BaseSettings):
         False, description="Whether requests for health, readiness, metrics and info get spans in sampled traces."
     )
     commit: str = Field("unknown", description="Commit of the build, shown by `/info` and the metric `build_info`.")
-    max_connections: int = Field(
+    max_connections: Live[int] = Field(
         10_000, ge=1, description="Maximum number of open connections. Further connections get 503 and are closed."
     )
-    max_connection_age_seconds: float = Field(
+    max_connection_age_seconds: Live[float] = Field(
         120.0,
         gt=0,
         description="Seconds (±10 %) after which a response closes its connection, so that new replicas get traffic.",
     )
-    max_requests_per_connection: int = Field(
+    max_requests_per_connection: Live[int] = Field(
         10_000, ge=1, description="Maximum number of requests per connection. The last response closes it."
     )
-    max_target_bytes: int = Field(
+    max_target_bytes: Live[int] = Field(
         8_192, ge=1, description="Maximum bytes of the request target (path and query). Longer ones get 414."
     )
-    max_head_bytes: int = Field(
+    max_head_bytes: Live[int] = Field(
         32_768, ge=1, description="Maximum bytes of the request line and headers together. Larger ones get 431."
     )
-    head_seconds: float = Field(
+    head_seconds: Live[float] = Field(
         10.0,
         gt=0,
         description="Seconds for the headers of a request to arrive. Beyond it 408.",
     )
-    body_seconds: float = Field(
+    body_seconds: Live[float] = Field(
         10.0,
         gt=0,
         description=(
@@ -128,11 +149,13 @@ class ChassisSettings(BaseSettings):
             "Slow clients get 408 or are disconnected."
         ),
     )
-    min_bytes_per_second: int = Field(
+    min_bytes_per_second: Live[int] = Field(
         500, ge=0, description="Minimum rate at which clients must send a body and read a response."
     )
-    max_body_bytes: int = Field(1_048_576, ge=0, description="Maximum bytes of a request body. Larger bodies get 413.")
-    max_requests: int | None = Field(
+    max_body_bytes: Live[int] = Field(
+        1_048_576, ge=0, description="Maximum bytes of a request body. Larger bodies get 413."
+    )
+    max_requests: Live[int | None] = Field(
         None,
         ge=1,
         description=(
@@ -140,7 +163,7 @@ class ChassisSettings(BaseSettings):
             "Unset: requests are shed only when the CPU is overloaded."
         ),
     )
-    threads: int = Field(
+    threads: Live[int] = Field(
         DEFAULT_THREADS,
         ge=1,
         description=(
@@ -148,23 +171,25 @@ class ChassisSettings(BaseSettings):
             "When all are busy, requests wait up to one second, then get 503."
         ),
     )
-    queue_seconds: float = Field(
+    queue_seconds: Live[float] = Field(
         0.02, gt=0, description="Longest time in seconds a request may queue for CPU under overload. Beyond it 503."
     )
-    deadline_seconds: float = Field(
+    deadline_seconds: Live[float] = Field(
         30.0,
         gt=0,
         description="Seconds until a response must start. Beyond it the handler is cancelled and the client gets 504.",
     )
-    rate_limit_requests: int | None = Field(
+    rate_limit_requests: LiveIfSet[int | None] = Field(
         None,
         ge=1,
         description=(
             "Requests that each caller may send in `APP_RATE_LIMIT_SECONDS`. Further requests get 429. Unset: no limit."
         ),
     )
-    rate_limit_seconds: float = Field(60.0, gt=0, description="Seconds for which `APP_RATE_LIMIT_REQUESTS` counts.")
-    rate_limit_burst: int | None = Field(
+    rate_limit_seconds: Live[float] = Field(
+        60.0, gt=0, description="Seconds for which `APP_RATE_LIMIT_REQUESTS` counts."
+    )
+    rate_limit_burst: Live[int | None] = Field(
         None,
         ge=1,
         description="Requests that a caller may send at once. Unset: `APP_RATE_LIMIT_REQUESTS`.",
@@ -216,7 +241,7 @@ class ChassisSettings(BaseSettings):
     cors_max_age_seconds: int = Field(
         600, ge=0, description="Seconds for which browsers cache the response to a CORS preflight."
     )
-    keep_alive_seconds: int = Field(
+    keep_alive_seconds: Live[int] = Field(
         75,
         ge=1,
         description=(
@@ -264,7 +289,7 @@ class ChassisSettings(BaseSettings):
             name: decode(fields[name], value) if name in fields and isinstance(value, str) else value
             for name, value in values.items()
         }
-        return cls._from_given(Given((), ()), decoded)
+        return cls.from_given(NOTHING_GIVEN, decoded)
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, str]) -> Self:
@@ -274,17 +299,20 @@ class ChassisSettings(BaseSettings):
         tests and scripts. Raises pydantic's `ValidationError` for an invalid value.
         """
         source = {name.lower(): Variable(name, text, "") for name, text in variables.items() if text}
-        return cls._from_given(Given((source,), ()), {})
+        return cls.from_given(Given((source,), ()))
 
     @classmethod
-    def _from_given(cls, given: Given, values: dict[str, Any]) -> Self:
+    def from_given(cls, given: Given, values: Mapping[str, Any] | None = None) -> Self:
+        """Settings from variables that were read before. `values` take precedence.
+
+        Raises pydantic's `ValidationError` for an invalid value.
+        """
         token = _given.set(given)
         try:
-            settings = cls(**values)
+            settings = cls(**{**(values or {}), "_secrets_dir": given.secrets_dir})
         finally:
             _given.reset(token)
-        if given.sources:
-            remember_origins(settings, Schema(cls), given)
+        note_given(settings, given)
         return settings
 
     @classmethod
@@ -306,6 +334,13 @@ class ChassisSettings(BaseSettings):
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
+
+    @field_validator("workers")
+    @classmethod
+    def _with_an_admin_port(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if value != 1 and info.data.get("admin_port", 0) is None:
+            raise ValueError("set APP_ADMIN_PORT too, because only the admin port can report on all workers")
+        return value
 
     @field_validator("rate_limit_burst")
     @classmethod
@@ -387,16 +422,12 @@ def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
         exit_with_errors(*error.lines)
     for line in given.warnings if warns else ():
         sys.stderr.write(f"warning: {line}\n")
-    token = _given.set(given)
     try:
-        loaded = settings(_secrets_dir=given.secrets_dir)  # type: ignore[call-arg]
+        loaded = settings.from_given(given)
     except ValidationError as error:
         exit_with_errors(*explain(error, schema, given))
     except SettingsError as error:
         exit_with_errors(str(error))
-    finally:
-        _given.reset(token)
-    remember_origins(loaded, schema, given)
     if loaded.fault_injection and (reason := refusal(loaded.fault_injection_namespace or "", os.environ)):
         exit_with_errors(reason)
     return loaded

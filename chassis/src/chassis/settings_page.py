@@ -13,6 +13,7 @@ from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "Ports and addresses": ("host", "port", "admin_port", "unix_socket", "trusted_proxies"),
+    "Worker processes": ("workers", "worker_max_memory_bytes"),
     "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
     "Limits of a request": (
         "max_body_bytes",
@@ -58,7 +59,8 @@ INTRODUCTION = f"""\
 - **Priority:** the environment, then `.env`, then secret files, then the default. An empty value counts as not set.
 - **Lists** are separated by commas, or are JSON.
 - **Wrong values** stop the start with exit status 2. A line on standard error names the variable and what is allowed.
-- **Changes** need a restart: settings are read once, at the start.
+- **Live** settings apply without a restart when their secret file changes. All others need a restart. See
+  [Change settings while the service runs](../chassis/docs/configuration.md#change-settings-while-the-service-runs).
 """
 OWN = "This service"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|.*$", re.MULTILINE)

@@ -45,6 +45,17 @@ class Threads:
         self._idle: list[_Worker] = []
         self._waiting: deque[_Job] = deque()
 
+    def resize(self, size: int) -> None:
+        """Allow more threads, or fewer: those that are in use finish their functions. Called on the event loop."""
+        begun: list[tuple[_Job, _Worker | None]] = []
+        with self._lock:
+            self.size = size
+            while self._waiting and self.in_use < size:
+                begun.append((self._waiting.popleft(), self._take()))
+        for job, worker in begun:
+            if not self._hand(job, worker) and not job.future.done():
+                job.future.set_exception(all_busy())
+
     async def run(self, call: Callable[[], Result]) -> Result:
         """Run `call` in a thread, and return its result or raise its exception (see `safe_error`).
 
@@ -66,7 +77,7 @@ class Threads:
     def next_job(self, worker: "_Worker") -> "_Job | None":
         """The job that has waited longest, for a worker that has finished its job; None if no job waits."""
         with self._lock:
-            if self._waiting:
+            if self._waiting and self.in_use <= self.size:
                 return self._waiting.popleft()
             self.in_use -= 1
             self._idle.append(worker)
@@ -83,23 +94,33 @@ class Threads:
     def _begin(self, job: "_Job") -> bool:
         """Run `job` and return True, or queue it and return False. Raises a `Problem` of 503 if the queue is full."""
         with self._lock:
-            worker = self._idle.pop() if self._idle else None
-            if worker is None and self.in_use >= self.size:
+            if self.in_use >= self.size:
                 if len(self._waiting) < self.size:
                     self._waiting.append(job)
                     return False
                 self._on_shed()
                 raise all_busy()
-            self.in_use += 1
+            worker = self._take()
+        if not self._hand(job, worker):
+            raise all_busy()
+        return True
+
+    def _take(self) -> "_Worker | None":
+        """An idle worker for a job that begins; None for a new one. The lock is held."""
+        self.in_use += 1
+        return self._idle.pop() if self._idle else None
+
+    def _hand(self, job: "_Job", worker: "_Worker | None") -> bool:
+        """Give a job to a worker. Returns False if the system has no more threads."""
         if worker is None:
             worker = _Worker(self)
             try:
                 Thread(target=worker.run, name="handler", daemon=True).start()
-            except RuntimeError:  # the system has no more threads
+            except RuntimeError:
                 with self._lock:
                     self.in_use -= 1
                 self._on_shed()
-                raise all_busy() from None
+                return False
         worker.jobs.put(job)
         return True
 

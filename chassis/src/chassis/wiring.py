@@ -1,6 +1,6 @@
 """Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from importlib import metadata
 
 from starlette.middleware import Middleware
@@ -10,6 +10,8 @@ from structlog.typing import Processor
 from .api.rate_limit import DEFAULT, RateLimit, RateLimitStore
 from .api.rate_limiter import CallerOf, RateLimiter
 from .api.rate_limiting import RateLimiting
+from .configuration.reloading import Reloading
+from .configuration.sources import given_for
 from .faults import Faults
 from .health import Health
 from .http.limits import ConnectionLimits
@@ -62,14 +64,19 @@ def make_rate_limiting(
     settings: ChassisSettings, telemetry: Telemetry, store: RateLimitStore | None, caller_of: CallerOf | None
 ) -> RateLimiting:
     """The rate limits for these settings. `store` and `caller_of` are as for `App.configure_rate_limits`."""
-    requests, seconds, burst = settings.rate_limit_requests, settings.rate_limit_seconds, settings.rate_limit_burst
     limiter = RateLimiter(
         rejected=telemetry.metrics.rate_limited_requests,
         store_failures=telemetry.metrics.rate_limit_store_failures,
         store=store,
         caller_of=caller_of,
     )
-    return RateLimiting(limiter, None if requests is None else RateLimit(requests, seconds, burst, DEFAULT))
+    return RateLimiting(limiter, default_rate_limit(settings))
+
+
+def default_rate_limit(settings: ChassisSettings) -> RateLimit | None:
+    """The rate limit of the service; None without one."""
+    requests, seconds, burst = settings.rate_limit_requests, settings.rate_limit_seconds, settings.rate_limit_burst
+    return None if requests is None else RateLimit(requests, seconds, burst, DEFAULT)
 
 
 def cors_middleware(
@@ -99,7 +106,7 @@ def make_threads(settings: ChassisSettings, telemetry: Telemetry) -> Threads:
     """The threads of `def` handlers for these settings."""
     metrics = telemetry.metrics
     threads = Threads(settings.threads, on_shed=metrics.shed_requests.labels("threads").inc)
-    metrics.max_threads.set(threads.size)
+    metrics.max_threads.set_function(lambda: threads.size)
     metrics.threads.set_function(lambda: threads.in_use)
     return threads
 
@@ -116,6 +123,31 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
         body_seconds=settings.body_seconds,
         min_bytes_per_second=settings.min_bytes_per_second,
     )
+
+
+def make_reloading(
+    settings: ChassisSettings, on_change: Callable[[ChassisSettings, ChassisSettings], Awaitable[None]]
+) -> Reloading[ChassisSettings] | None:
+    """The part that reads the secret files again when they change; None if there was no directory of them."""
+    if given_for(settings).secrets_dir is None:
+        return None
+    return Reloading(settings, type(settings).from_given, on_change)
+
+
+def use_settings(
+    before: ChassisSettings,
+    after: ChassisSettings,
+    *,
+    telemetry: Telemetry,
+    threads: Threads,
+    load_shedder: LoadShedder | None,
+) -> None:
+    """Use changed settings in the parts that the functions above have made. They have no meaning for other parts."""
+    if before.log_level != after.log_level:  # someone may have set another level meanwhile
+        telemetry.logs.set_level(after.log_level)
+    threads.resize(after.threads)
+    if load_shedder is not None:
+        load_shedder.set_limits(after.max_requests, queue_seconds=after.queue_seconds)
 
 
 def distribution_of(settings: type[ChassisSettings]) -> str:

@@ -52,6 +52,11 @@ class MemoryRateLimits:
     def __len__(self) -> int:
         return len(self._full_at)
 
+    def forget(self, name: str) -> None:
+        """Fill the buckets of a limit that has changed: an empty one would stay so for as long as before."""
+        for key in [key for key in self._full_at if key[0] == name]:
+            del self._full_at[key]
+
     def take(self, limit: RateLimit, caller: str) -> Quota:
         """Take a token from the bucket of `caller`, unless it is empty."""
         now = self._clock()
@@ -92,6 +97,10 @@ class RateLimiter:
         self._default_caller_of = Networks().caller_of
         self._caller_of = caller_of
         self._retry_at = 0.0
+
+    def forget(self, name: str) -> None:
+        """A limit has changed: its callers begin anew in the memory of this process, and go on in a store."""
+        self._memory.forget(name)
 
     def take(self, limits: Sequence[RateLimit], scope: Scope) -> list[Header] | Awaitable[list[Header]]:
         """Count a request, and return the headers for its response. Raises a `Problem` of 429 beyond a limit."""

@@ -26,10 +26,25 @@ class RateLimiting:
         self._limiter = limiter
         self._default: Levels = () if default is None else ({OTHERS: default},)
         self._by_name: dict[str, RateLimit] = {}
+        self._all: list[list[RateLimit]] = []
+        """The limits of each method of each route. A list is shared with what counts the requests."""
+
+    def set_default(self, default: RateLimit | None) -> None:
+        """Use another limit of the service from now on. A service begins and ends to have one only with a restart."""
+        if default is None or not self._default:
+            return
+        last = self._default[0][OTHERS]
+        if default == last:
+            return
+        self._default = ({OTHERS: default},)
+        self._by_name[default.name] = default
+        for limits in self._all:
+            limits[:] = [default if limit is last else limit for limit in limits]
+        self._limiter.forget(default.name)
 
     def control(self, control: AccessControl | None) -> AccessControl | None:
         """The access control, whose rejections count for the limit of the service."""
-        limits = [limit for level in self._default for limit in level.values()]
+        limits = self._kept([limit for level in self._default for limit in level.values()])
         if control is None or not limits or isinstance(control.guard, CountingGuard):
             return control
         return replace(control, guard=CountingGuard(control.guard, self._limiter, limits))
@@ -77,16 +92,18 @@ class RateLimiting:
             raise SignatureError(
                 f"{place}: rate_limit has methods, but this route is not of a handler; pass one RateLimit"
             )
-        limits = [self._known(level[OTHERS], place) for level in levels if level]
+        limits = self._kept([self._known(level[OTHERS], place) for level in levels if level])
         return wrapped(route, lambda app: LimitedApp(app, self._limiter, limits))
 
     def _limit_handler(self, route: Route, place: str, levels: Levels) -> None:
         limits = {
-            method: [
-                self._known(limit, place)
-                for level in levels
-                if (limit := level.get(method) or level.get(OTHERS)) is not None
-            ]
+            method: self._kept(
+                [
+                    self._known(limit, place)
+                    for level in levels
+                    if (limit := level.get(method) or level.get(OTHERS)) is not None
+                ]
+            )
             for method in METHODS
         }
         unused = set(levels[0]) - {OTHERS, *route.resource.operations}
@@ -106,6 +123,11 @@ class RateLimiting:
                 self._limit_handler(route, place, (limits_by_method(route.rate_limit, place),))
             elif isinstance(route, Mount):
                 self._limit_mounted(route, place)
+
+    def _kept(self, limits: list[RateLimit]) -> list[RateLimit]:
+        if limits:
+            self._all.append(limits)
+        return limits
 
     def _known(self, limit: RateLimit, place: str) -> RateLimit:
         """The limit. Raises `SignatureError` if another limit has its name."""

@@ -45,7 +45,7 @@ class Attempts:
         self._starvation = starvation
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
-        self._max_response_bytes = max_response_bytes
+        self.max_response_bytes: int = max_response_bytes
 
     async def send(
         self, call: Call, replica: Replica, seconds: float, resend_count: int, kind: str, hedge: Hedge | None = None
@@ -83,7 +83,7 @@ class Attempts:
                 if hedge is not None:
                     hedge.watch(timeout)
                 response = await self.transport.send(request, replica.address)
-                body = b"" if call.is_stream else await response.read(self._max_response_bytes)
+                body = b"" if call.is_stream else await response.read(self.max_response_bytes)
         except TimeoutError:
             if not timeout.is_expired:
                 raise

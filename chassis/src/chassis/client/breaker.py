@@ -71,8 +71,7 @@ class CircuitBreaker:
         on_change: Callable[[BreakerState], None] | None = None,
     ) -> None:
         """`on_change` is called with the new state, by the attempt that has changed it."""
-        self._ratio = ratio if ratio < 1 else float("inf")
-        self._open_seconds = open_seconds
+        self.set_limits(ratio, open_seconds)
         self._min_calls = min_calls
         self._probes = probes
         self._clock = clock
@@ -87,6 +86,11 @@ class CircuitBreaker:
         # The window: sums, and the parts of them in each slot.
         self._slot_seconds = window_seconds / SLOTS
         self._clear(clock())
+
+    def set_limits(self, ratio: float, open_seconds: float) -> None:
+        """Use other limits for what happens from now on."""
+        self._ratio = ratio if ratio < 1 else float("inf")
+        self._open_seconds = open_seconds
 
     @property
     def state(self) -> BreakerState:

@@ -26,6 +26,15 @@ class Bulkhead:
         # The results are whether the call is admitted. An ordered dictionary forgets cancelled calls in constant time.
         self._queue: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
+    def set_limits(self, max_in_progress: int, max_waiting: int, wait_seconds: float) -> None:
+        """Use other limits from now on. Calls in progress stay, even if there are too many of them now."""
+        self._max_in_progress = max_in_progress
+        self._max_waiting = max_waiting
+        self._wait_seconds = wait_seconds
+        while self._queue and self.in_progress < max_in_progress:
+            self.in_progress += 1
+            self.leave()  # to the first one that waits
+
     @property
     def waiting(self) -> int:
         """The number of calls that wait."""
@@ -45,7 +54,7 @@ class Bulkhead:
 
     def leave(self) -> None:
         """An admitted call has ended."""
-        while self._queue:
+        while self._queue and self.in_progress <= self._max_in_progress:
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():  # a task that is cancelled has cancelled its future, and has not run yet
                 waiter.set_result(True)

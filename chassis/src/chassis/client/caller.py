@@ -53,10 +53,6 @@ class Caller:
         metrics: DependencyMetrics,
     ) -> None:
         self._dependency = dependency
-        self._max_attempts = settings.max_attempts
-        self._attempt_seconds = settings.attempt_timeout_seconds
-        self._backoff_seconds = settings.backoff_seconds
-        self._hedges = settings.hedge
         self._attempts = attempts
         self._balancer = balancer
         self._resolver = resolver
@@ -64,11 +60,21 @@ class Caller:
         self._breaker = breaker
         self._starvation = starvation
         self._metrics = metrics
-        self._budget = RetryBudget(settings.retry_ratio)
+        self._budget = RetryBudget(0.0)
         # When a dependency becomes slower, all calls are slower than the quantile for a while. Their hedges must not
         # use the budget up: a retry saves a call, a hedge only time.
-        self._hedge_budget = RetryBudget(settings.retry_ratio / 2, floor_per_second=HEDGES_PER_SECOND)
+        self._hedge_budget = RetryBudget(0.0, floor_per_second=HEDGES_PER_SECOND)
         self._latency = LatencyQuantile()
+        self.use_settings(settings)
+
+    def use_settings(self, settings: ClientSettings) -> None:
+        """Use the settings for calls that begin from now on."""
+        self._max_attempts = settings.max_attempts
+        self._attempt_seconds = settings.attempt_timeout_seconds
+        self._backoff_seconds = settings.backoff_seconds
+        self._hedges = settings.hedge and settings.max_attempts > 1
+        self._budget.set_ratio(settings.retry_ratio)
+        self._hedge_budget.set_ratio(settings.retry_ratio / 2)
 
     async def call(self, call: Call) -> Result:
         """Make a call. Returns its last result, which may be a failure.

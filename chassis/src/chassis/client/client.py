@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
+
+from ..configuration.changes import counterpart
 from ..problem import ProblemOf
 from .attempts import Attempts
 from .balancer import Balancer
@@ -84,7 +87,11 @@ class Client(Verbs):
         self._bulkhead = Bulkhead(settings.max_in_progress, settings.max_waiting, settings.wait_seconds)
         self._starvation = Starvation()
         metrics = self._telemetry.metrics
-        metrics.read_calls(lambda: self._bulkhead.in_progress, lambda: self._bulkhead.waiting, settings.max_in_progress)
+        metrics.read_calls(
+            lambda: self._bulkhead.in_progress,
+            lambda: self._bulkhead.waiting,
+            lambda: self.settings.max_in_progress,
+        )
         metrics.read_breaker(lambda: self._breaker.state)
         metrics.read_replicas(
             lambda: len(self._balancer.replicas) - self._balancer.ejected, lambda: self._balancer.ejected
@@ -114,6 +121,15 @@ class Client(Verbs):
     def use(self, transport: Transport) -> None:
         """Replace the network in a test, such as by a `FakeService`. Call it before the app starts."""
         self._replacement = transport
+
+    def use_changed(self, before: BaseModel, after: BaseModel) -> None:
+        """Use changed settings for calls that begin from now on. For `App.on_settings_change`."""
+        settings = counterpart(self.settings, before, after)
+        self.settings = settings
+        self._caller.use_settings(settings)
+        self._attempts.max_response_bytes = settings.max_response_bytes
+        self._bulkhead.set_limits(settings.max_in_progress, settings.max_waiting, settings.wait_seconds)
+        self._breaker.set_limits(settings.breaker_ratio, settings.breaker_seconds)
 
     async def __aenter__(self) -> Self:
         """Open the client: look up the addresses in the background. No connection is made before the first call."""
@@ -150,16 +166,7 @@ class Client(Verbs):
         self._attempts.transport = None
         await self._open.aclose()
 
-    @overload
-    async def request(self, method: str, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
-    @overload
-    async def request(
-        self, method: str, route: str, *, returns: None = None, **options: Unpack[CallOptions]
-    ) -> Response: ...
-    async def request(
-        self, method: str, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
-    ) -> T | Response:
-        """Make a call. Raises a `DependencyError` for every failure, and `PathValueError` for a value in `path`."""
+    async def _request(self, method: str, route: str, returns: type[T] | None, options: CallOptions) -> T | Response:
         call = self._call(method, route, options)
         try:
             response = self._response(call, await self._caller.call(call))

@@ -92,11 +92,13 @@ class DependencyMetrics:
         """Count that the circuit breaker has opened."""
         self._breaker_openings.inc()
 
-    def read_calls(self, in_progress: Callable[[], int], waiting: Callable[[], int], max_calls: int) -> None:
-        """Expose the calls in progress and those that wait. The functions are called in another thread."""
+    def read_calls(
+        self, in_progress: Callable[[], int], waiting: Callable[[], int], max_calls: Callable[[], int]
+    ) -> None:
+        """Expose the calls in progress, those that wait, and the limit. The functions are called in another thread."""
         self._families.in_progress.labels(self._dependency).set_function(in_progress)
         self._families.waiting.labels(self._dependency).set_function(waiting)
-        self._families.max_calls.labels(self._dependency).set(max_calls)
+        self._families.max_calls.labels(self._dependency).set_function(max_calls)
 
     def read_breaker(self, state: Callable[[], str]) -> None:
         """Expose the state of the circuit breaker: `closed`, `half-open` or `open`. Called in another thread."""

@@ -40,8 +40,7 @@ class RetryBudget:
     def __init__(self, ratio: float, *, floor_per_second: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
         """`ratio` is the number of retries for each call."""
         self._clock = clock
-        # The budget is counted in calls, whose sum is exact: ten times 0.1 is less than 1.
-        self._cost = 1 / ratio if ratio > 0 else float("inf")
+        self.set_ratio(ratio)
         self._new = 0.0  # of the present half of `EXPIRY_SECONDS`
         self._old = 0.0  # of the half before
         now = clock()
@@ -49,6 +48,11 @@ class RetryBudget:
         self._floor_per_second = floor_per_second
         self._floor = floor_per_second * FLOOR_SECONDS
         self._floor_at = now
+
+    def set_ratio(self, ratio: float) -> None:
+        """Use another number of retries for each call from now on."""
+        # The budget is counted in calls, whose sum is exact: ten times 0.1 is less than 1.
+        self._cost = 1 / ratio if ratio > 0 else float("inf")
 
     def deposit(self) -> None:
         """A call has begun."""

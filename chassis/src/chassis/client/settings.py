@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..configuration.live import Live
 from .origin import DEFAULT_PORTS
 from .resolver import parse_address
 
@@ -36,40 +37,44 @@ class ClientSettings(BaseModel):
     resolve_seconds: float = Field(
         default=5.0, gt=0, le=3600, description="Seconds between two lookups of the host's name."
     )
-    timeout_seconds: float = Field(
+    timeout_seconds: Live[float] = Field(
         default=2.0,
         gt=0,
         le=3600,
         description="Seconds that a call may take, with its retries and its body. Beyond it 504.",
     )
-    attempt_timeout_seconds: float | None = Field(
+    attempt_timeout_seconds: Live[float | None] = Field(
         default=None, gt=0, le=3600, description="Seconds of one attempt. Unset: half of `timeout_seconds`."
     )
     connect_timeout_seconds: float = Field(
         default=0.25, gt=0, le=60, description="Seconds to open a connection. Beyond it, another replica is tried."
     )
-    max_attempts: int = Field(
+    max_attempts: Live[int] = Field(
         default=3, ge=1, le=10, description="Attempts of a call, the first one and hedges included."
     )
-    retry_ratio: float = Field(
+    retry_ratio: Live[float] = Field(
         default=0.1, ge=0, le=1, description="Retries and hedges as a share of the calls. A few are always allowed."
     )
-    backoff_seconds: float = Field(
+    backoff_seconds: Live[float] = Field(
         default=0.025, gt=0, le=10, description="Upper bound of the random delay before the first retry. It doubles."
     )
-    hedge: bool = Field(default=True, description="Whether a read that is slower than 95 % of the calls is sent again.")
-    max_in_progress: int = Field(default=100, ge=1, le=100_000, description="Calls in progress. Further calls wait.")
-    max_waiting: int = Field(default=100, ge=0, le=100_000, description="Calls that wait. Beyond it 503.")
-    wait_seconds: float = Field(
+    hedge: Live[bool] = Field(
+        default=True, description="Whether a read that is slower than 95 % of the calls is sent again."
+    )
+    max_in_progress: Live[int] = Field(
+        default=100, ge=1, le=100_000, description="Calls in progress. Further calls wait."
+    )
+    max_waiting: Live[int] = Field(default=100, ge=0, le=100_000, description="Calls that wait. Beyond it 503.")
+    wait_seconds: Live[float] = Field(
         default=0.1, ge=0, le=60, description="Seconds that a call may wait to begin. Beyond it 503."
     )
-    breaker_ratio: float = Field(
+    breaker_ratio: Live[float] = Field(
         default=0.5, gt=0, le=1, description="Share of failed attempts that opens the circuit breaker. `1`: never."
     )
-    breaker_seconds: float = Field(
+    breaker_seconds: Live[float] = Field(
         default=5.0, gt=0, le=600, description="Seconds that the circuit breaker stays open before it tries again."
     )
-    max_response_bytes: int = Field(
+    max_response_bytes: Live[int] = Field(
         default=10_485_760, ge=1, description="Maximum bytes of a response's body. Streamed responses have no limit."
     )
     idle_seconds: float = Field(

@@ -34,6 +34,8 @@ class EffectiveSetting:
     default: str
     """The default in the notation of a variable; empty without one, and for a secret."""
     is_secret: bool
+    is_live: bool
+    """Whether a changed secret file applies without a restart."""
     description: str
 
     def document(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def effective_settings(settings: BaseSettings) -> list[EffectiveSetting]:
             source=_source(setting, owner, value, origins),
             default="" if is_secret else _masked(setting.default_text, redactor),
             is_secret=is_secret,
+            is_live=setting.is_live,
             description=setting.meaning,
         )
         by_variable.setdefault(effective.variable, effective)

@@ -1,22 +1,22 @@
 """The places that the values of a settings object come from."""
 
-import weakref
 from collections.abc import Mapping
 
 from pydantic_settings import BaseSettings
 
 from .schema import Schema
-from .sources import Given, Variable
+from .sources import Given, Variable, given_for
 
 Origins = Mapping[tuple[str, ...], str]
 """The place of each setting that was given, by its path: empty for the environment, else a path of a file."""
 
-# By id, because a settings object with a list has no hash. An attribute would make equal settings unequal.
-_origins: dict[int, Origins] = {}
 
-
-def remember_origins(settings: BaseSettings, schema: Schema, given: Given) -> None:
-    """Note where the values of a settings object were given. The values themselves are not kept."""
+def origins_of(settings: BaseSettings) -> Origins:
+    """Where its values were given; empty for settings that code has made."""
+    given = given_for(settings)
+    if not given.sources:
+        return {}
+    schema = Schema(type(settings))
     origins: dict[tuple[str, ...], str] = {}
     for setting in schema.settings:
         variable = given.find(setting.variables)
@@ -24,13 +24,7 @@ def remember_origins(settings: BaseSettings, schema: Schema, given: Given) -> No
             variable = _member(tuple(f"{name}{schema.delimiter}".lower() for name in setting.variables), given)
         if variable is not None:
             origins[setting.path] = variable.place
-    _origins[id(settings)] = origins
-    weakref.finalize(settings, _origins.pop, id(settings), None)
-
-
-def origins_of(settings: BaseSettings) -> Origins:
-    """Where its values were given; empty for settings that code has made."""
-    return _origins.get(id(settings), {})
+    return origins
 
 
 def _member(prefixes: tuple[str, ...], given: Given) -> Variable | None:

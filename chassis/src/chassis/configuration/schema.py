@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from .live import live_mark
 from .values import is_list, is_object, members
 
 SECRET_NAME = re.compile(
@@ -37,6 +38,8 @@ class Setting:
     """Whether its members are settings themselves."""
     takes_any_member: bool
     """Whether members have names that are not known, as in a `dict`."""
+    is_live: bool = False
+    """Whether a change of its value needs no restart, by its type or that of the model around it: see `Live`."""
 
     @property
     def is_secret(self) -> bool:
@@ -63,7 +66,7 @@ class Schema:
         config = settings.model_config
         self.prefix: str = config.get("env_prefix", "")
         self.delimiter: str = config.get("env_nested_delimiter") or ""
-        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), (), None, False, ()))
+        self.settings: list[Setting] = list(self._walk(settings, self.prefix, (), (), None, False, (), False))
         self._by_path = {setting.path: setting for setting in self.settings}
         self._names = {name.lower() for setting in self.settings for name in setting.variables}
         self._open = tuple(
@@ -115,7 +118,8 @@ class Schema:
         """The rows of a table in Markdown, each with the path of its setting: variable, default, meaning."""
         for setting in self.settings:
             if not setting.has_members:
-                yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {setting.meaning} |"
+                meaning = f"{setting.meaning} {_live_shown(setting)}".strip()
+                yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {meaning} |"
 
     def _walk(
         self,
@@ -126,9 +130,11 @@ class Schema:
         outer_default: object,
         outer_is_optional: bool,
         seen: tuple[type, ...],
+        outer_is_live: bool,
     ) -> Iterator[Setting]:
         for name, field in model.model_fields.items():
-            key, names = _names(name, field)
+            key, names = names_of(name, field)
+            is_live = outer_is_live or live_mark(field) is not None
             # An alias at the top is the whole name of a variable.
             spelled = names if field.validation_alias is not None and not path else [prefix + name for name in names]
             types = list(members(field.annotation))
@@ -150,6 +156,7 @@ class Schema:
                 field.is_required() and outer_default is None and not outer_is_optional,
                 bool(models),
                 any(is_object(member) and member not in models for member in types),
+                is_live,
             )
             for inner in models:
                 yield from self._walk(
@@ -160,6 +167,7 @@ class Schema:
                     default,
                     outer_is_optional or (default is None and not field.is_required()),
                     (*seen, model),
+                    is_live,
                 )
 
 
@@ -174,7 +182,7 @@ def holds_secret(annotation: Any) -> bool:
     return False
 
 
-def _names(name: str, field: FieldInfo) -> tuple[str, list[str]]:
+def names_of(name: str, field: FieldInfo) -> tuple[str, list[str]]:
     """The key of a field in pydantic's errors, and the names that it is given by."""
     alias = field.validation_alias
     if isinstance(alias, AliasChoices):
@@ -189,6 +197,13 @@ def _default(name: str, field: FieldInfo, outer: object) -> object:
     if isinstance(outer, BaseModel) and hasattr(outer, name):
         return getattr(outer, name)
     return None if field.default is PydanticUndefined else field.default
+
+
+def _live_shown(setting: Setting) -> str:
+    if not setting.is_live:
+        return ""
+    mark = live_mark(setting.field)
+    return "*Live while it is set.*" if mark is not None and mark.only_if_set else "*Live.*"
 
 
 def _cell(setting: Setting) -> str:

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from .schema import Schema
+from .secret_files import Fingerprint, SecretFiles, fingerprint_of, generation_of, list_files
 from .values import decode
 
 MAX_FILE_BYTES = 1_048_576  # Kubernetes allows no larger Secret
@@ -23,7 +24,7 @@ class Variable:
 
     name: str
     """As it is spelled there."""
-    text: str
+    text: str = field(repr=False)
     place: str
     """Empty for the environment, else a path."""
 
@@ -49,11 +50,44 @@ class Given:
     warnings: tuple[str, ...]
     secrets_dir: Path | None = None
     """The directory of secret files, if there is one."""
+    fingerprint: Fingerprint = ()
+    """That of the secret files when they were read."""
+
+    @property
+    def files(self) -> Source:
+        """The secret files; empty without a directory of them."""
+        return {} if self.secrets_dir is None else self.sources[-1]
+
+    def with_files(self, files: Source) -> "Given":
+        """The same with other secret files."""
+        return replace(self, sources=(*self.sources[:-1], files))
+
+    def with_last_files(self, last: Source, names: Iterable[str]) -> "Given":
+        """The same with the files of an earlier reading for the variables of these names."""
+        lower = {name.lower() for name in names}
+        files = {name: variable for name, variable in self.files.items() if name not in lower}
+        return self.with_files(files | {name: last[name] for name in lower if name in last})
 
     def find(self, names: Iterable[str]) -> Variable | None:
         """The variable that is used for a setting of these names."""
         lower = [name.lower() for name in names]
         return next((source[name] for source in self.sources for name in lower if name in source), None)
+
+
+NOTHING_GIVEN = Given((), ())
+# In the `__dict__` of settings, beside their fields: so it is copied with them, but not compared, shown or dumped.
+GIVEN = "_given"
+
+
+def note_given(settings: BaseSettings, given: Given) -> None:
+    """Note the variables that settings were read from."""
+    vars(settings)[GIVEN] = given
+
+
+def given_for(settings: BaseSettings) -> Given:
+    """The variables that settings were read from; none if they were made from values."""
+    given: Given = vars(settings).get(GIVEN, NOTHING_GIVEN)
+    return given
 
 
 def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str) -> Given:
@@ -70,13 +104,30 @@ def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str)
     variable = f"{schema.prefix}SECRETS_DIR".upper()
     configured = Given((environment, env_files), ()).find([variable])
     secrets_dir = Path(configured.text if configured else default_secrets_dir)
-    names = _list_secrets(secrets_dir, configured is not None, variable)
-    files = _read_secret_files(secrets_dir, names or [], schema, warnings)
+    fingerprint = fingerprint_of(secrets_dir, schema.knows)  # before they are read, so that no change is missed
+    listed = _list_secrets(secrets_dir, configured is not None, variable)
+    files: Source = {} if listed is None else _read_one_generation(secrets_dir, variable, listed, schema, warnings)
     for source in (environment, env_files):
         for name, given in sorted(source.items()):
             if name.startswith(schema.prefix.lower()) and name != variable.lower() and not schema.knows(name):
                 warnings.append(_unknown(schema, given))
-    return Given((environment, env_files, files), tuple(warnings), None if names is None else secrets_dir)
+    return Given((environment, env_files, files), tuple(warnings), None if listed is None else secrets_dir, fingerprint)
+
+
+def read_again(given: Given, schema: Schema, fingerprint: Fingerprint) -> Given:
+    """The same with the secret files as they are now, whose fingerprint was taken before.
+
+    The environment of a process does not change, and `.env` is for development. Raises `ConfigurationError`. The
+    warnings are those about the files.
+    """
+    directory = given.secrets_dir
+    if directory is None:
+        return given
+    variable = f"{schema.prefix}SECRETS_DIR".upper()
+    warnings: list[str] = []
+    listed = _list_secrets(directory, True, variable)
+    files = _read_one_generation(directory, variable, listed, schema, warnings)
+    return replace(given.with_files(files), warnings=tuple(warnings), fingerprint=fingerprint)
 
 
 class VariablesSource(EnvSettingsSource):
@@ -119,7 +170,7 @@ def _read_env_file(path: Path, warnings: list[str]) -> list[tuple[str, str]]:
         # This happens with a virtual environment of that name, or with a mount of a missing file.
         warnings.append(f"{path} is a directory, so no settings are read from it")
         return []
-    text = _read_text(path)
+    text = _read_text(path, path)
     from dotenv import dotenv_values  # few processes have such a file
     from dotenv.parser import parse_stream
 
@@ -131,9 +182,9 @@ def _read_env_file(path: Path, warnings: list[str]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None]
 
 
-def _list_secrets(directory: Path, is_configured: bool, variable: str) -> list[str] | None:
+def _list_secrets(directory: Path, is_configured: bool, variable: str) -> SecretFiles | None:
     try:
-        return sorted(os.listdir(directory))
+        return list_files(directory)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not is_configured:
             return None
@@ -147,50 +198,68 @@ def _list_secrets(directory: Path, is_configured: bool, variable: str) -> list[s
         ) from error
 
 
-def _read_secret_files(directory: Path, names: list[str], schema: Schema, warnings: list[str]) -> Source:
+def _read_one_generation(
+    directory: Path, variable: str, listed: SecretFiles | None, schema: Schema, warnings: list[str]
+) -> Source:
+    """Read the files of one generation, those that were listed or newer ones. `variable` names the directory."""
+    while listed is not None:
+        own: list[str] = []
+        try:
+            files = _read_secret_files(directory, listed, schema, own)
+        except ConfigurationError:
+            if generation_of(directory) == listed.generation:
+                raise
+            # They were replaced meanwhile, and their folder is gone.
+            listed = _list_secrets(directory, True, variable)
+        else:
+            warnings += own
+            return files
+    return {}
+
+
+def _read_secret_files(directory: Path, listed: SecretFiles, schema: Schema, warnings: list[str]) -> Source:
     given: list[tuple[str, str, str]] = []
     errors: list[str] = []
-    for name in names:
-        path = directory / name
-        if name.startswith("."):  # `..data`, where Kubernetes has the files that the others link to
-            continue
+    for name, path in listed.paths.items():
+        shown = directory / name
         if schema.knows(name):
             try:
-                given.append((name, _read_text(path, must_be_regular=True).strip(), str(path)))
+                given.append((name, _read_text(path, shown, must_be_regular=True).strip(), str(shown)))
             except ConfigurationError as error:
                 errors += error.lines
         elif schema.knows(schema.prefix + name):
-            warnings.append(f"{path} is ignored; did you mean {schema.prefix.lower()}{name}?")
+            warnings.append(f"{shown} is ignored; did you mean {schema.prefix.lower()}{name}?")
         elif name.lower().startswith(schema.prefix.lower()):
-            warnings.append(_unknown(schema, Variable(name, "", str(path))))
+            warnings.append(_unknown(schema, Variable(name, "", str(shown))))
     if errors:
         raise ConfigurationError(*errors)
     return _by_name(given, schema, warnings)
 
 
-def _read_text(path: Path, *, must_be_regular: bool = False) -> str:
+def _read_text(path: Path, shown: Path, *, must_be_regular: bool = False) -> str:
+    """The text of a file that messages call `shown`. Raises `ConfigurationError`."""
     try:
         if must_be_regular and not stat.S_ISREG(path.stat().st_mode):
             # A pipe would never end.
-            raise ConfigurationError(f"{path}: not a regular file; put the value into a file of this name")
+            raise ConfigurationError(f"{shown}: not a regular file; put the value into a file of this name")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"{path}: a symbolic link to a file that does not exist; create that file, or remove the link"
+            f"{shown}: a symbolic link to a file that does not exist; create that file, or remove the link"
         ) from error
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: cannot be read: {error.strerror}; allow this user to read it, or remove it"
+            f"{shown}: cannot be read: {error.strerror}; allow this user to read it, or remove it"
         ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: larger than the allowed {MAX_FILE_BYTES} bytes")
+        raise ConfigurationError(f"{shown}: larger than the allowed {MAX_FILE_BYTES} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8 text; save it in UTF-8") from error
+        raise ConfigurationError(f"{shown}: not UTF-8 text; save it in UTF-8") from error
     if "\0" in text:
-        raise ConfigurationError(f"{path}: contains a NUL byte; save it as UTF-8 text")
+        raise ConfigurationError(f"{shown}: contains a NUL byte; save it as UTF-8 text")
     return text
 
 

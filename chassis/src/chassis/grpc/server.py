@@ -146,7 +146,9 @@ class GrpcServer:
             "grpc.max_connection_age_ms": int(self._app.settings.max_connection_age_seconds * 1000),
             "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
-            "grpc.so_reuseport": 0,  # another process on the port is an error
+            # Each of several workers opens the port, and the kernel distributes the connections. Otherwise another
+            # process on the port is an error.
+            "grpc.so_reuseport": int(self._app.settings.workers != 1),
         }
         return list((options | dict(self._options)).items())
 

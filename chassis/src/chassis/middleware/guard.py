@@ -71,14 +71,19 @@ class GuardMiddleware:
     ) -> None:
         self.app: ASGIApp = app
         self._max_body_bytes = max_body_bytes
-        self._deadlines = Deadlines(deadline_seconds, timed_out)
-        self._deadlines_of_routes: dict[float, Deadlines] = {}
-        self._caller_deadlines = CallerDeadlines(timed_out)
         self._timed_out = timed_out
+        self._deadlines_by_seconds: dict[float, Deadlines] = {}
+        self._deadlines = self._deadlines_within(deadline_seconds)
+        self._caller_deadlines = CallerDeadlines(timed_out)
         self._limits_of = limits_of
         self._load_shedder = load_shedder
         self._problems = dict(problems or {})
         self._forwards_rejections = forwards_rejections
+
+    def set_limits(self, *, max_body_bytes: int, deadline_seconds: float) -> None:
+        """Use other limits for requests that begin from now on."""
+        self._max_body_bytes = max_body_bytes
+        self._deadlines = self._deadlines_within(deadline_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -156,9 +161,9 @@ class GuardMiddleware:
             raise error
 
     def _deadlines_within(self, seconds: float) -> Deadlines:
-        deadlines = self._deadlines_of_routes.get(seconds)
+        deadlines = self._deadlines_by_seconds.get(seconds)
         if deadlines is None:
-            deadlines = self._deadlines_of_routes[seconds] = Deadlines(seconds, self._timed_out)
+            deadlines = self._deadlines_by_seconds[seconds] = Deadlines(seconds, self._timed_out)
         return deadlines
 
     def _limit_by_caller(self, task: asyncio.Task[object], sender: ResponseSender, info: RequestInfo) -> Problem | None:

@@ -75,12 +75,12 @@ class LoadShedder:
     ) -> None:
         self.in_progress: int = 0
         self._max_requests = max_requests
+        self._most = metrics.max_requests
         self._clock = clock
         self._processor = processor
         self._concurrency = metrics.shed_requests.labels("concurrency")
         self._delay = metrics.shed_requests.labels("delay")
-        if max_requests is not None:
-            metrics.max_requests.set(max_requests)
+        self._most.set(max_requests or 0)
         self._rejections = DelayedRejections()
         self._queue: deque[Waiting] = deque()
         self._standing = StandingQueue(queue_seconds, processor)
@@ -100,6 +100,12 @@ class LoadShedder:
         self._left = 0
         self._next_begins_at = 0.0
         self._rest: asyncio.TimerHandle | None = None
+
+    def set_limits(self, max_requests: int | None, *, queue_seconds: float) -> None:
+        """Use other limits from now on. Requests in progress stay, even if there are too many of them now."""
+        self._max_requests = max_requests
+        self._most.set(max_requests or 0)
+        self._standing.queue_seconds = queue_seconds
 
     def enter(self, read_at: float | None) -> "Awaitable[Problem | None] | None":
         """Admit a request that was read at that time (monotonic seconds; None if it is unknown).

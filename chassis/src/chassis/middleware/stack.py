@@ -1,6 +1,6 @@
 """The order of the layers around a router."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,7 @@ def build_stack(
     traces: bool = True,
     find_route: FindRoute | None = None,
     limits_of: LimitsOf | None = None,
+    on_guard: Callable[[GuardMiddleware], object] = lambda _guard: None,
 ) -> ASGIApp:
     """`app` inside of telemetry, the guard, `middleware` (from the outermost to the innermost) and problem responses.
 
@@ -40,7 +41,7 @@ def build_stack(
     `problems` maps each expected exception that is not an `HTTPException` to its response.
 
     See `GuardMiddleware` for the limits and `limits_of`, and `TelemetryMiddleware` for `security_headers`,
-    `log_success`, `traces` and `find_route`.
+    `log_success`, `traces` and `find_route`. `on_guard` gets the guard, whose limits can change.
     """
     if middleware:
         app = ProblemMiddleware(app, problems=problems)
@@ -48,7 +49,7 @@ def build_stack(
         app = cls(app, *args, **kwargs)
     if middleware:
         app = _with_app(app, scope_app)
-    app = GuardMiddleware(
+    guard = GuardMiddleware(
         app,
         max_body_bytes=max_body_bytes,
         deadline_seconds=deadline_seconds,
@@ -58,8 +59,9 @@ def build_stack(
         forwards_rejections=bool(middleware),
         limits_of=limits_of,
     )
+    on_guard(guard)
     return TelemetryMiddleware(
-        app,
+        guard,
         telemetry=telemetry,
         security_headers=security_headers,
         log_success=log_success,

@@ -34,7 +34,7 @@ class StandingQueue:
     """
 
     def __init__(self, queue_seconds: float, processor: Callable[[], float]) -> None:
-        self._queue_seconds = queue_seconds
+        self.queue_seconds: float = queue_seconds
         self._processor = processor
         self._stands = False
         # Since the queue stands: the CPU time then, and the number of requests that have begun.
@@ -69,7 +69,7 @@ class StandingQueue:
         if self._is_shedding:
             self._update(now)
         share = self._share
-        if now - queue[0].read_at <= self._queue_seconds * share or len(queue) < QUEUE_REQUESTS * share:
+        if now - queue[0].read_at <= self.queue_seconds * share or len(queue) < QUEUE_REQUESTS * share:
             self._stands = False
             return False
         if not self._stands:

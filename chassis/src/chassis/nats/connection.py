@@ -41,7 +41,8 @@ class Connection:
         """The number of connections so far. A request for messages is gone when it changes."""
         self.on_change: list[Callable[[], None]] = []
         """Called when the connection is lost, and when there is one again."""
-        self._settings = settings
+        self.settings: NatsSettings = settings
+        """Those for the next connection."""
         self._application_name = application_name
         self._client: Client | None = None
         self._is_over = asyncio.Event()
@@ -55,7 +56,7 @@ class Connection:
     @property
     def name(self) -> str:
         """The server's address for messages."""
-        host, port = self._settings.nats_address
+        host, port = self.settings.nats_address
         return f"NATS at {host}:{port}"
 
     @property
@@ -72,7 +73,7 @@ class Connection:
         self._task = task = asyncio.create_task(self._keep_connected(), name="connection to NATS")
         if not wait:
             return
-        seconds = self._settings.nats_connect_seconds
+        seconds = self.settings.nats_connect_seconds
         connected = asyncio.ensure_future(self.connected.wait())
         try:
             await asyncio.wait({task, connected}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +119,7 @@ class Connection:
             client = Client()
             self._client = client
             try:
-                await client.connect(self._settings.nats_servers, **self._options())
+                await client.connect(self.settings.nats_servers, **self._options())
                 self._is_over.clear()
                 await self._on_connect()
                 await self._is_over.wait()
@@ -144,7 +145,7 @@ class Connection:
             "disconnected_cb": self._on_disconnect,
             "reconnected_cb": self._on_connect,
             "closed_cb": self._on_close,
-            **self._settings.make_nats_options(),
+            **self.settings.make_nats_options(),
         }
 
     async def _on_connect(self) -> None:

@@ -12,9 +12,11 @@ from typing import Any, Self
 import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client
+from pydantic import BaseModel
 from structlog.typing import FilteringBoundLogger
 
 from ..app import App
+from ..configuration.changes import counterpart
 from .connection import Connection
 from .consumer import Consumer, ConsumerError, ConsumerMethod
 from .errors import EventsUnavailableError, unavailable_problem
@@ -47,6 +49,7 @@ def add_events(app: App, settings: NatsSettings, *, required: bool = True) -> "E
     app.add_check("events", events.ping, timeout=settings.nats_check_seconds, required=required)
     app.provide(Publisher, events.publisher)
     app.add_problems({EventsUnavailableError: unavailable_problem})
+    app.on_settings_change(events.use_changed)
     return events
 
 
@@ -85,6 +88,10 @@ class Events:
         self._restoring = asyncio.Lock()
         self._restored_at = -RESTORE_SECONDS
         self._logged_at = -LOG_SECONDS
+
+    def use_changed(self, before: BaseModel, after: BaseModel) -> None:
+        """Use changed credentials for the next connection. For `App.on_settings_change`."""
+        self._connection.settings = counterpart(self._connection.settings, before, after)
 
     # For `create_app`.
 

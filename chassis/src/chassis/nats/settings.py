@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ..configuration.live import Live
+
 DEFAULT_PORT = 4222
 MAX_SECONDS = 86_400
 SCHEMES = ("nats://", "tls://")
@@ -28,14 +30,14 @@ class NatsSettings(BaseModel):
     nats_url: SecretStr = Field(
         description="Where NATS is: `nats://host:4222`, or `tls://…`. Separate several servers with commas."
     )
-    nats_user: str | None = Field(None, description="User name at the NATS server, instead of one in the URL.")
-    nats_password: SecretStr | None = Field(None, description="Password of the user at the NATS server.")
-    nats_password_file: Path | None = Field(
+    nats_user: Live[str | None] = Field(None, description="User name at the NATS server, instead of one in the URL.")
+    nats_password: Live[SecretStr | None] = Field(None, description="Password of the user at the NATS server.")
+    nats_password_file: Live[Path | None] = Field(
         None,
         description="File with the password. It is read for each new connection, so a rotation needs no restart.",
     )
-    nats_token: SecretStr | None = Field(None, description="Token for the NATS server, instead of a user.")
-    nats_credentials_file: Path | None = Field(
+    nats_token: Live[SecretStr | None] = Field(None, description="Token for the NATS server, instead of a user.")
+    nats_credentials_file: Live[Path | None] = Field(
         None, description="File with the JWT and the seed of a user (`.creds`), instead of a password or a token."
     )
     nats_tls_ca_file: Path | None = Field(

@@ -1,10 +1,10 @@
 """Connects to a database: with the password and certificates as they are now, and with bounded waits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from .errors import DatabaseError, DatabaseUnavailableError, StatementTimeoutError
 from .settings import Address, DatabaseSettings
+from .url import without_password
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -46,6 +47,13 @@ class Connection(asyncpg.Connection):
         self.seen_at = monotonic()
 
 
+class Credentials(NamedTuple):
+    """How to connect: the URL, and the password if it is not in there."""
+
+    url: str
+    password: str | None
+
+
 class Connector:
     """Makes the connections of a pool, and logs why they fail."""
 
@@ -57,14 +65,49 @@ class Connector:
         self.address: Address = settings.database_address
         self.server_name: str = "postgresql://{}:{}/{}".format(*self.address)
         self.settings: DatabaseSettings = settings
+        self._accepted: Credentials | None = None
+        """Those of the last connection. They are tried again while the server does not know changed ones yet."""
         self._application_name = application_name
         self._logged_at = -LOG_SECONDS
         self._first_host = 0
         """The host that is tried first: another one after a host that did not respond."""
 
-    async def connect(self, url: str, **options: Any) -> Connection:
-        """A new connection, with the password and the certificates as they are now."""
+    def use_settings(self, settings: DatabaseSettings) -> bool:
+        """Use other settings for new connections. Returns whether these are to another server, user or database."""
+        before, after = (one.database_url.get_secret_value() for one in (self.settings, settings))
+        self.settings = settings
+        if without_password(before) == without_password(after):
+            return False
+        self.address = settings.database_address
+        self.server_name = "postgresql://{}:{}/{}".format(*self.address)
+        self._accepted = None
+        self._first_host = 0
+        return True
+
+    async def connect(self, _url: str = "", **options: Any) -> Connection:
+        """A new connection, with the URL, the password and the certificates as they are now.
+
+        While a password changes, either the server or this process gets to know it first. So credentials that the
+        server rejects are replaced by those that it has accepted last.
+        """
         settings = self.settings
+        credentials = Credentials(settings.database_url.get_secret_value(), settings.read_database_password())
+        try:
+            connection = await self._connect_with(credentials, settings, options)
+        except asyncpg.InvalidPasswordError as error:
+            last = self._accepted
+            if last is None or last == credentials:
+                raise
+            self.warn("database rejects the new password; connected with the last one", error)
+            return await self._connect_with(last, settings, options)
+        if settings is self.settings:
+            self._accepted = credentials
+        return connection
+
+    async def _connect_with(
+        self, credentials: Credentials, settings: DatabaseSettings, options: Mapping[str, Any]
+    ) -> Connection:
+        url = credentials.url
         hosts = count_hosts(url)
         seconds = min(CONNECT_SECONDS, settings.database_pool_wait_seconds) / hosts if hosts > 1 else CONNECT_SECONDS
         session = {"application_name": self._application_name}
@@ -73,9 +116,10 @@ class Connector:
             session |= KEEPALIVES
             session["statement_timeout"] = _milliseconds(statement)
             session["idle_in_transaction_session_timeout"] = _milliseconds(max(statement, IDLE_IN_TRANSACTION_SECONDS))
-        options |= {
+        options = {
+            **options,
             "connection_class": self.connection_class,
-            "password": settings.read_database_password(),
+            "password": credentials.password,
             "ssl": settings.make_database_tls(),
             "timeout": seconds,
             "command_timeout": settings.database_statement_seconds,
@@ -99,7 +143,7 @@ class Connector:
 
     async def connect_once(self) -> Connection:
         """A connection that does not belong to the pool."""
-        return await self.connect(self.settings.database_url.get_secret_value())
+        return await self.connect()
 
     async def open_with_retries(self, open_once: Callable[[], Awaitable[Opened]]) -> Opened:
         """Call `open_once` again and again for `database_connect_seconds`. Raises `DatabaseUnavailableError`."""

@@ -6,10 +6,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import asyncpg
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from ..api.repeatable import DEFAULT_ATTEMPTS, repeat
 from ..app import App
+from ..configuration.changes import counterpart
 from ..request_info import RequestInfo
 from ..telemetry import Telemetry
 from .connector import Connection
@@ -55,6 +57,7 @@ def add_database(
         app.provide(Transaction, database.transactions())
         app.provide(Queries, database.queries_of_request)
     app.add_problems(PROBLEMS)
+    app.on_settings_change(database.use_changed)
     return database
 
 
@@ -78,9 +81,17 @@ class Database(Queries):
     ) -> None:
         """`name` is that of the pool in metrics. `application_name` is shown by the server, in `pg_stat_activity`."""
         self._pool = Pool(settings, name, application_name)
-        self._statements = Statements(self._pool, QueryTelemetry(telemetry, settings))
+        self._query_telemetry = QueryTelemetry(telemetry, settings)
+        self._statements = Statements(self._pool, self._query_telemetry)
         if telemetry is not None:
             DatabaseMetrics.of(telemetry).pools.append(self._pool)
+
+    async def use_changed(self, before: BaseModel, after: BaseModel) -> None:
+        """Use changed settings for new connections: the URL, the password, and TLS. For `App.on_settings_change`."""
+        settings = counterpart(self._pool.settings, before, after)
+        if settings is not self._pool.settings:
+            await self._pool.use(settings)
+            self._query_telemetry.use_settings(settings)
 
     async def __aenter__(self) -> Self:
         await self._pool.open()

@@ -37,6 +37,8 @@ class Proxies(Protocol):
 
     async def close(self) -> None: ...
 
+    async def expire_connections(self) -> None: ...
+
     def get_size(self) -> int: ...
 
 
@@ -81,6 +83,14 @@ class Pool(Connector):
         if not settings.database_pool_min:
             await pool.release(await pool.acquire())  # shows now whether the settings are right
         return pool
+
+    async def use(self, settings: DatabaseSettings) -> None:
+        """Use other settings for new connections. Those to another server or user replace the present ones.
+
+        With another password only, the present ones stay, because the server checks it only when they begin.
+        """
+        if self.use_settings(settings) and self._pool is not None:
+            await self._pool.expire_connections()  # each is replaced when it is used next
 
     async def close(self) -> None:
         """Close the connections. Those that are in use after `CLOSE_SECONDS` are cut off."""

@@ -29,12 +29,16 @@ class QueryTelemetry:
     """Observes the queries of one database."""
 
     def __init__(self, telemetry: Telemetry | None, settings: DatabaseSettings) -> None:
-        address = settings.database_address
         self.summary_of: QuerySummaries = QuerySummaries()
         self._telemetry = telemetry
         self._metrics = None if telemetry is None else DatabaseMetrics.of(telemetry)
-        self._namespace = address.database
         self._slow_seconds = settings.database_slow_query_seconds
+        self.use_settings(settings)
+
+    def use_settings(self, settings: DatabaseSettings) -> None:
+        """Observe queries of this server and database from now on."""
+        address = settings.database_address
+        self._namespace = address.database
         self._attributes: dict[str, Any] = {
             "db.system.name": SYSTEM,
             "db.namespace": address.database,

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ..configuration.live import Live
 from .url import check_url
 
 DEFAULT_PORT = 5432
@@ -37,30 +38,32 @@ class DatabaseSettings(BaseModel):
         allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    database_url: SecretStr = Field(
+    database_url: Live[SecretStr] = Field(
         description=(
             "Where the database is: `postgresql://user@host:5432/name`. With several hosts, separated by commas, add "
             "`?target_session_attrs=primary`."
         )
     )
-    database_password: SecretStr | None = Field(None, description="Password of the user, instead of one in the URL.")
-    database_password_file: Path | None = Field(
+    database_password: Live[SecretStr | None] = Field(
+        None, description="Password of the user, instead of one in the URL."
+    )
+    database_password_file: Live[Path | None] = Field(
         None,
         description="File with the password. It is read for each new connection, so a rotation needs no restart.",
     )
-    database_tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
+    database_tls: Live[Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None] = Field(
         None,
         description="TLS, as `sslmode` of libpq. Unset: that of the URL, or `prefer`. Use `verify-full` if you can.",
     )
-    database_tls_ca_file: Path | None = Field(
+    database_tls_ca_file: Live[Path | None] = Field(
         None,
         description="Certificates of the authorities that `verify-*` trust. Unset: those of the system.",
     )
-    database_tls_certificate_file: Path | None = Field(
+    database_tls_certificate_file: Live[Path | None] = Field(
         None, description="Certificate of the client, if the server wants one."
     )
-    database_tls_key_file: Path | None = Field(None, description="Private key of the client's certificate.")
-    database_migration_url: SecretStr | None = Field(
+    database_tls_key_file: Live[Path | None] = Field(None, description="Private key of the client's certificate.")
+    database_migration_url: Live[SecretStr | None] = Field(
         None,
         description=(
             "Where migrations connect to, if it is not `APP_DATABASE_URL`: the server behind a pooler, or another user "

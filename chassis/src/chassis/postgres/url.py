@@ -78,3 +78,10 @@ def _check_query(text: str) -> None:
     unknown = [name for name in ONLY_LIBPQ if name in query]
     if unknown:
         raise ValueError(f"the parameter {unknown[0]} is not supported; remove it")
+
+
+def without_password(url: str) -> str:
+    """The URL without its password: the server, the user and the database."""
+    netloc = urlsplit(url).netloc
+    user, at, hosts = netloc.rpartition("@")
+    return url.replace(netloc, user.partition(":")[0] + at + hosts, 1)

@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.requests import Request
 
 from ..api.repeatable import DEFAULT_ATTEMPTS, repeat
 from ..app import App
+from ..configuration.changes import counterpart
 from ..postgres.database import SAFE_METHODS
 from ..postgres.errors import PROBLEMS, DatabaseUnavailableError
 from ..postgres.metrics import DatabaseMetrics
@@ -56,6 +58,7 @@ def add_database(
         app.provide(AsyncSession, database.sessions())
         app.provide(Queries, database.queries_of_session)
     app.add_problems(PROBLEMS)
+    app.on_settings_change(database.use_changed)
     return database
 
 
@@ -90,6 +93,13 @@ class Database:
     def engine(self) -> AsyncEngine:
         """The engine, for what needs a connection of its own. Its statements are observed."""
         return self._pool.engine
+
+    async def use_changed(self, before: BaseModel, after: BaseModel) -> None:
+        """Use changed settings for new connections: the URL, the password, and TLS. For `App.on_settings_change`."""
+        settings = counterpart(self._pool.settings, before, after)
+        if settings is not self._pool.settings:
+            await self._pool.use(settings)
+            self._query_telemetry.use_settings(settings)
 
     async def __aenter__(self) -> Self:
         await self._pool.open()

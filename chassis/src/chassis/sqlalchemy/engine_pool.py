@@ -85,6 +85,12 @@ class EnginePool(Connector):
             for _ in range(max(1, self.settings.database_pool_min)):
                 await stack.enter_async_context(self.engine.connect())
 
+    async def use(self, settings: DatabaseSettings) -> None:
+        """Use other settings for new connections; see `chassis.postgres.pool.Pool.use`."""
+        if self.use_settings(settings):
+            for driver in self._drivers:
+                driver.seen_at = NEVER  # it is replaced before it is used again
+
     async def close(self) -> None:
         """Close the connections. Those that are in use after `CLOSE_SECONDS` are cut off."""
         self._is_open = False

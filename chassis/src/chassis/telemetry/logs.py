@@ -16,6 +16,7 @@ from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
+from ..worker_slot import WorkerSlot
 from .levels import LEVELS, make_bound_logger
 from .log_writer import MAX_HELD_BYTES, LineWriter
 from .plain_values import plain, text
@@ -65,6 +66,8 @@ class Logs:
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self.redactor: Redactor = Redactor(redact)
         self._render = _console_renderer(self.redactor) if console else _json_renderer(self.redactor)
+        if WorkerSlot.number is not None:
+            self._render = _with_worker(self._render, WorkerSlot.number)
         self._processors = [*processors]
         self._is_installed = False
         self._shared: list[Processor] = [
@@ -230,6 +233,15 @@ def _console_renderer(redactor: Redactor) -> Renderer:
         return renderer(None, "", redactor.redact({"timestamp": "", **event}))
 
     return render
+
+
+def _with_worker(render: Renderer, number: int) -> Renderer:
+    """A renderer whose events say in which worker they happened."""
+
+    def render_with_worker(event: EventDict, *, is_redacted: bool = False) -> bytes | str:
+        return render({**event, "worker": number}, is_redacted=is_redacted)
+
+    return render_with_worker
 
 
 class _Handler(logging.Handler):
