@@ -183,6 +183,19 @@ async def test_calls_that_do_not_finish_are_cancelled_at_shutdown() -> None:
     assert warning["count"] == 1
 
 
+async def test_call_that_ignores_its_cancellation_does_not_keep_the_process() -> None:
+    async with program(APP_DRAIN_SECONDS="0", APP_SHUTDOWN_SECONDS="1") as (service, client):
+        call = client.one("stubborn")
+        await service.line("begun")
+        service.send(signal.SIGTERM)
+        failed = await failure(call)
+        status, errors = await service.end()
+    assert (status, errors) == (0, "")
+    assert failed.code() is StatusCode.UNAVAILABLE
+    (line,) = [line for line in service.lines if line["event"] == "call"]
+    assert (line["code"], line["shutdown"]) == ("UNAVAILABLE", True)
+
+
 async def secure(port: int, authority: bytes, *identity: bytes) -> str:
     """Call a server with TLS; `identity` is the key and the certificate of the client."""
     credentials = grpc.ssl_channel_credentials(authority, *identity)
@@ -232,7 +245,7 @@ async def test_several_workers_serve_calls_on_one_port() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": str(port)}
+    variables: dict[str, Any] = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": str(port)}
     async with run_pod(PROGRAM, **variables) as pod:
         await pod.ready()
         calls = 0

@@ -110,8 +110,12 @@ class GrpcServer:
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._server is not None:
+        if self._server is None:
+            return
+        try:
             await self._server.stop(None)
+        finally:
+            self._calls.end_stopped()
 
     async def serve(self) -> None:
         """Serve until the drain is over, then finish the calls in flight, and cancel the rest."""
