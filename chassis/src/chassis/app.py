@@ -15,21 +15,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.access import AccessControl, Requires
 from .api.dependencies import Override
+from .api.handler import Handler
 from .api.negotiation import Encoder
 from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
-from .api.routing import has_websockets
+from .api.route_list import routes_of
+from .api.routing import Route, has_websockets
 from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
+from .operations.admin_router import check_own_path
+from .operations.operations import Operations
 from .periodic import PeriodicOptions, PeriodicTask, Work
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
+from .route_limits import RouteLimits
 from .schedules import Daily, Every, Schedule
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
@@ -103,16 +108,26 @@ class App(RouteTable):
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = make_health(settings, self.telemetry)
         self.threads: Threads = make_threads(settings, self.telemetry)
+        self.clients: dict[str, Client] = {}
+        """The clients of other services, by their names: see `client`."""
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self.faults: Faults | None = make_faults(settings, self.telemetry)
         """The faults that are injected into requests and calls; None unless `APP_FAULT_INJECTION` allows it."""
+        self.operations: Operations = Operations(
+            self.telemetry,
+            self.health,
+            settings=lambda: self.settings,
+            routes=lambda: routes_of(self),
+            faults=self.faults,
+            clients=self.clients,
+            draining=self.draining,
+        )
+        """What operators see and change on the admin port."""
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires: dict[int, Requires] = self._parts.requires
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
-        self.clients: dict[str, Client] = {}
-        """The clients of other services, by their names: see `client`."""
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
         self._stacks: Stacks | None = None
@@ -363,6 +378,21 @@ class App(RouteTable):
         self._must_not_be_built()
         self.settings_changes.add(callback)
 
+    def add_admin_route(
+        self, path: str, handler: Handler, *, name: str | None = None, deadline_seconds: float | None = None
+    ) -> None:
+        """Add a route for operators to the admin port, behind its access rule (see `OperatorAccess`).
+
+            app.add_admin_route("/cache", Cache(products))
+
+        It is never on the public port. Each request that is not a read is an audit line. `deadline_seconds` replaces
+        the 30 seconds of the admin port. Raises `ValueError` for a path that the chassis uses.
+        """
+        self._must_not_be_built()
+        check_own_path(path)
+        limits = RouteLimits(deadline_seconds=deadline_seconds)
+        self._parts.admin_routes.append(Route(path, handler, name=name, in_openapi=False, limits=limits))
+
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
         return self._built().router.url_path_for(name, **path_params)
@@ -454,13 +484,9 @@ class App(RouteTable):
 
     async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
         self.settings = after
-        use_settings(
-            before,
-            after,
-            telemetry=self.telemetry,
-            threads=self.threads,
-            load_shedder=None if self._has_own_load_shedder else self.load_shedder,
-        )
+        self.operations.use_settings(before, after)
+        load_shedder = None if self._has_own_load_shedder else self.load_shedder
+        use_settings(after, threads=self.threads, load_shedder=load_shedder)
         self._built().use_settings(after)
         await self.settings_changes.call(before, after)
 
@@ -480,7 +506,7 @@ class App(RouteTable):
                 self.load_shedder,
                 info={"title": self.name, "version": self.version, "description": self.description},
                 scope_app=self,
-                faults=self.faults,
+                operations=self.operations,
             )
         return self._stacks
 

@@ -243,13 +243,13 @@ class Server:
         public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
         self.port = public.port
         if self._has_console_port:
-            admin = listen_for_console(self.port, self._port_state(app.admin))
+            admin = listen_for_console(self.port, self._port_state(app.admin, is_forwarded=False))
             self.admin_port = admin.port
             return [public, admin]
         if self.admin_port is None:
             return [public]
         try:
-            admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
+            admin = Listener(self.host, self.admin_port, self._port_state(app.admin, is_forwarded=False))
         except ListenError:
             public.stop_accepting()
             raise
@@ -273,9 +273,10 @@ class Server:
         for port in self._ports:
             port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
 
-    def _port_state(self, app: ASGIApp) -> PortState:
+    def _port_state(self, app: ASGIApp, *, is_forwarded: bool = True) -> PortState:
+        """`is_forwarded` is false for the admin port: the access rule is for the address that connects."""
         rejections = self.app.rejections
-        if self._trusted_proxies or self.unix_socket is not None:
+        if is_forwarded and (self._trusted_proxies or self.unix_socket is not None):
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         port = PortState(

@@ -138,17 +138,8 @@ def make_reloading(
     return Reloading(settings, type(settings).from_given, on_change)
 
 
-def use_settings(
-    before: ChassisSettings,
-    after: ChassisSettings,
-    *,
-    telemetry: Telemetry,
-    threads: Threads,
-    load_shedder: LoadShedder | None,
-) -> None:
+def use_settings(after: ChassisSettings, *, threads: Threads, load_shedder: LoadShedder | None) -> None:
     """Use changed settings in the parts that the functions above have made. They have no meaning for other parts."""
-    if before.log_level != after.log_level:  # someone may have set another level meanwhile
-        telemetry.logs.set_level(after.log_level)
     threads.resize(after.threads)
     if load_shedder is not None:
         load_shedder.set_limits(after.max_requests, queue_seconds=after.queue_seconds)

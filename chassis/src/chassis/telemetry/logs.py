@@ -85,13 +85,14 @@ class Logs:
         """The lowest level that is logged; when installed, that of the root logger of `logging`."""
         return self._threshold.level
 
-    def set_level(self, level: str) -> None:
+    def set_level(self, level: str | int) -> None:
         """Log events of `level` and above from now on: those of structlog and of `logging`, and access lines.
 
-        `level` is a name such as `debug`, in upper or lower case. Raises `ValueError` for an unknown one.
+        `level` is a name such as `debug`, in upper or lower case, or a number of `logging`. Raises `ValueError` for an
+        unknown name.
         `logging.getLogger().setLevel` does the same.
         """
-        number = LEVELS.get(level.lower())
+        number = level if isinstance(level, int) else LEVELS.get(level.lower())
         if number is None:
             raise ValueError(f"invalid log level {level!r}; allowed are {', '.join(LEVELS)}")
         self._threshold.setLevel(number)
