@@ -42,7 +42,7 @@ async function ask(path, { method = "GET", body, seconds = 10, accepts = (respon
     ...errors.map((error) => [error.name ?? error.pointer, error.detail].filter(Boolean).join(": "))].join(" "));
 }
 
-// Call `work` again and again, while the page is visible and not paused. It takes at most a tenth of the time.
+// Call `work` again and again, while the page is visible and not paused. It takes at most a fifth of the time.
 const pollers = new Set();
 function poll(work) {
   let timer, isRunning = false, isAsked = false;
@@ -58,7 +58,7 @@ function poll(work) {
       if (!(error instanceof Refusal)) throw error;
     } finally {
       isRunning = false;
-      timer = setTimeout(run, isAsked ? 0 : Math.max(EVERY_SECONDS * 1000, 9 * (performance.now() - began)));
+      timer = setTimeout(run, isAsked ? 0 : Math.max(EVERY_SECONDS * 1000, 4 * (performance.now() - began)));
     }
   };
   pollers.add(run);
