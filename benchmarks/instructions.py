@@ -94,7 +94,8 @@ def main() -> None:
         assert collector.process.stdout  # noqa: S101 - it is a pipe
         port = int(collector.process.stdout.readline())
         runs = [(name, count) for name in names for count in (FEW, MANY)]
-        totals = dict(zip(runs, threads.map(lambda run: count(arguments.python, *run, port), runs), strict=True))
+        counts = threads.map(lambda run: count(arguments.python, run[0], run[1], port), runs)
+        totals = dict(zip(runs, counts, strict=True))
     found = {name: (totals[name, MANY] - totals[name, FEW]) / (MANY - FEW) for name in names}
     for name, instructions in found.items():
         yardstick = found.get(YARDSTICKS[name])
@@ -145,8 +146,8 @@ async def bare() -> AsyncIterator[int]:
 
     from .peers import bare_asgi
 
-    options = {"access_log": False, "log_config": None, "lifespan": "off", "http": "httptools"}
-    server = uvicorn.Server(uvicorn.Config(bare_asgi(), **options))
+    config = uvicorn.Config(bare_asgi(), access_log=False, log_config=None, lifespan="off", http="httptools")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         serving = asyncio.create_task(server.serve([sock]))
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event
@@ -159,15 +160,16 @@ async def bare() -> AsyncIterator[int]:
 @asynccontextmanager
 async def ours() -> AsyncIterator[int]:
     """The service of the benchmark."""
-    from chassis import ChassisSettings
+    from chassis import ChassisSettings, load_settings
     from chassis.middleware.load_shedder import LoadShedder
     from chassis.server import Server
 
-    app = runpy.run_path(str(HERE / "service/app.py"))["create_app"](ChassisSettings())
+    app = runpy.run_path(str(HERE / "service/app.py"))["create_app"](load_settings(ChassisSettings))
     # valgrind makes everything slow. With this clock, no request is late and has to wait.
     app.load_shedder = LoadShedder(None, app.telemetry.metrics, clock=lambda: 0.0)
     app.telemetry.install()
     async with Server(app, host="127.0.0.1", port=0) as server:
+        await app.tasks.stop(0)  # they run every so often, and valgrind takes long
         yield server.port
 
 
