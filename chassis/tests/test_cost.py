@@ -37,12 +37,12 @@ CONNECTIONS = 10
 
 # Calls for each request, of Python and of C functions. Python versions differ a little: this is the most of them.
 BUDGETS = {
-    "a request that isn't sampled": 147,
-    "a sampled request": 193,
-    "a request with a body": 168,
-    "a request with a rate limit": 207,
-    "a request with a cached token": 158,
-    "a request with the deadline of its caller": 159,
+    "a request that isn't sampled": 130,
+    "a sampled request": 175,
+    "a request with a body": 153,
+    "a request with a rate limit": 168,
+    "a request with a cached token": 141,
+    "a request with the deadline of its caller": 142,
 }
 
 HEADERS = "host: localhost:8000\r\nuser-agent: test/1.0\r\naccept: */*\r\n"
