@@ -267,7 +267,7 @@ async def test_reason_of_a_rejection_is_shown(browser: Browser) -> None:
         await expect(page.get_by_role("alert")).to_have_text("Use kubectl port-forward.")
 
 
-TOKEN = "a-token-of-the-operators"
+TOKEN = "a-token-of-the-operators"  # noqa: S105 - of this test
 
 
 async def test_token_is_asked_for_and_kept_in_the_tab(browser: Browser) -> None:
