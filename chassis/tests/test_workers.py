@@ -83,6 +83,18 @@ async def test_each_worker_reads_settings_that_change(tmp_path: Path) -> None:
                 assert (await client.get("/" + "x" * 100)).status_code == 414
 
 
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"x-forwarded-for": "127.0.0.1"}])
+async def test_access_rule_sees_the_connection_to_the_admin_port(pod: Pod, headers: dict[str, str]) -> None:
+    assert (await pod.admin.get("/faults")).status_code == 200
+    assert (await pod.admin.get("/faults", headers=headers)).status_code == 403
+
+
+async def test_peer_cannot_be_forged(pod: Pod) -> None:
+    headers = {"host": "evil.example", "chassis-peer": "127.0.0.1 1 127.0.0.1 2"}
+    assert (await pod.admin.get("/faults", headers=headers)).status_code == 403
+    assert (await pod.admin.get("/chassis/snapshot")).status_code == 404
+
+
 async def test_change_is_made_in_all_workers_and_in_those_that_start_later(pod: Pod) -> None:
     response = await pod.admin.put("/faults", json=[FAULT])
     assert [(one["worker"], one["rule"]["path_prefix"]) for one in response.json()] == [(0, "/none"), (1, "/none")]

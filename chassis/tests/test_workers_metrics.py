@@ -197,7 +197,7 @@ def test_rest_of_a_limited_time_is_left() -> None:
     assert repeated(changes, 0) == [(b"/faults", [{"status": 500}])]
 
 
-# What a worker says of itself.
+# Telemetry of a worker.
 
 
 @pytest.fixture

@@ -90,7 +90,6 @@ class Supervisor:
 
     def _listen(self) -> Listener:
         settings = self._settings
-        # Trusted proxies are the matter of the workers, which get the address of the peer.
         state = PortState(
             self._admin_port,
             limits=within_open_files(make_connection_limits(settings)),
@@ -190,7 +189,7 @@ class Supervisor:
             log.info("draining", seconds=drain_seconds, shutdown_seconds=settings.shutdown_seconds)
         for worker in self._pool.workers:
             worker.tell(DRAIN if self._drains else STOP)
-        # The workers have them, too. The last one that closes them makes the system refuse new connections.
+        # The workers have them, too. The port is closed when the last one has closed them.
         self._sockets.close()
         if self._pool.workers:
             with suppress(TimeoutError):

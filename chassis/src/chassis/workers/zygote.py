@@ -20,7 +20,7 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Assignment(NamedTuple):
-    """What a new worker is: its slot, its link to the supervisor, and its listening sockets."""
+    """The slot of a new worker, its link to the supervisor, and its listening sockets."""
 
     slot: int
     link: socket.socket
