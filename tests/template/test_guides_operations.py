@@ -24,8 +24,7 @@ pytestmark = pytest.mark.long
 
 PAGES = (
     *("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services"),
-    "workers",
-    "commands",
+    *("workers", "commands", "operating"),
 )
 # With these, a service has the metrics of fault injection too.
 FAULTS = {"APP_FAULT_INJECTION": "on", "APP_FAULT_INJECTION_NAMESPACE": "local", "APP_ADMIN_PORT": "0"}
@@ -110,6 +109,38 @@ def example(project: Path, words: str) -> str:
 def test_factory_for_another_server_makes_the_app(project: Path, python: Path) -> None:
     code = f"from {package_of(project)}.asgi import asgi; print(asgi().name)"
     assert run(python, "-c", code, cwd=project, PYTHONPATH="src").stdout == "order-service\n"
+
+
+def test_operators_of_a_running_service(project: Path, start: Start) -> None:
+    service = start(project, APP_ADMIN_PORT="0").ready()
+    admin = service.admin
+    service.http.get("/nowhere")
+    paths = re.findall(r"^\| `GET (/[a-z]+)`", page_of(project, "operating"), re.MULTILINE)
+    assert {"/requests", "/logs", "/settings", "/routes", "/gc", "/dependencies"} <= set(paths)
+    for path in paths:
+        status = 404 if path == "/spans" else 200
+        assert (admin.get(path).status_code, service.http.get(path).status_code) == (status, 404), path
+    assert "/nowhere" in {request["path"] for request in admin.get("/requests?status=404").json()}
+    assert admin.put("/loggers/root", json={"level": "DEBUG", "seconds": 300}).json()["level"] == "DEBUG"
+    assert admin.put("/readiness", json={"ready": False, "reason": "a test"}).status_code == 200
+    assert admin.get("/readyz").json()["status"] == "disabled"
+    assert admin.delete("/readiness").status_code == 204
+    assert admin.put("/price-list").json() == {"loads": 1}
+    assert admin.post("/profile/heap?seconds=0.2").status_code == 200
+    assert "asgi-chassis[profiling]" in admin.post("/profile/cpu?seconds=0.2").json()["detail"]
+    assert admin.get("/price-list", headers={"host": "evil.example"}).status_code == 403
+    assert service.event("operator changed the service", path="/price-list")["by"] == "127.0.0.1"
+    assert service.end() == 0
+
+
+def test_token_of_operators_of_a_running_service(project: Path, start: Start) -> None:
+    token = "of-this-test-and-no-other"  # noqa: S105 - only here
+    service = start(project, APP_ADMIN_PORT="0", APP_ADMIN_TOKEN=token).ready()
+    admin = service.admin
+    assert (admin.get("/readyz").status_code, admin.get("/settings").status_code) == (200, 401)
+    settings = admin.get("/settings", headers={"authorization": f"Bearer {token}"})
+    assert settings.status_code == 200
+    assert token not in settings.text
 
 
 def test_background_work(project: Path, start: Start) -> None:

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from ..problem import Problem
 
-MAX_SECONDS = 300.0
-RENDER_SECONDS = 60.0
+MAX_SECONDS = 90.0
+RENDER_SECONDS = 25.0
 """For the result, after the time in which the service is observed."""
 
 Seconds = Annotated[float, Field(ge=0.1, le=MAX_SECONDS)]

@@ -89,7 +89,7 @@ class RequestRecord(NamedTuple):
 class RecentRequests:
     """Keeps the last `MAX_RECENT` requests, `MAX_FAILED` failed ones, and the `MAX_SLOW` slowest of each minute.
 
-    All texts that clients choose are cut, so it takes at most about 3 MB. `add` takes about 0.2 µs; measure it with
+    All texts that clients choose are cut, so it takes at most about 3 MB. `add` takes about 0.3 µs; measure it with
     `python -m timeit`. WebSockets are not slow, however long they last.
     """
 
