@@ -3,7 +3,8 @@ PYTHON ?= python3
 UV := $(if $(shell uv --version 2>/dev/null),uv,'$(CURDIR)/.uv/bin/uv')
 RUN := $(UV) run --quiet
 BAKED := build/order-service
-SERVE := cd $(BAKED) && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
+# With the console for operators, and the spans of all requests in it.
+SERVE := cd $(BAKED) && export APP_DEVELOPMENT=$${APP_DEVELOPMENT:-true} && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
 # Ignore an active virtual environment: it belongs to another project. Let Python keep bytecode, for quick starts.
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 

@@ -20,6 +20,7 @@ ADMIN = {
     "metrics": "Prometheus metrics",
     "info": "name, versions, start time",
 }
+CONSOLE_OFFSET, MAX_PORT = 1000, 65535  # as in server.py of the core
 
 
 def main(command: list[str]) -> int:
@@ -30,17 +31,27 @@ def main(command: list[str]) -> int:
         if is_in_use(number):
             print(f"error: port {number} is in use; choose another, such as: make run APP_PORT={number + 1}")
             return 1
+    console_port = console_port_of(port)
     service = subprocess.Popen(command, process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: service.send_signal(number))
     has_terminal = give_terminal(service.pid)
     try:
         if wait_until_alive(f"http://127.0.0.1:{admin_port}/healthz", service):
-            print_addresses(port, admin_port)
+            print_addresses(port, admin_port, console_port)
         return service.wait()
     finally:
         if has_terminal:
             give_terminal(os.getpgrp())
+
+
+def console_port_of(port: int) -> int | None:
+    """The port of the console for operators; None if there is none, or if the service has to choose another one."""
+    if os.environ.get("APP_ADMIN_PORT"):
+        return int(os.environ["APP_ADMIN_PORT"])
+    beside = port + CONSOLE_OFFSET
+    is_free = os.environ.get("APP_DEVELOPMENT") == "true" and beside <= MAX_PORT and not is_in_use(beside)
+    return beside if is_free else None
 
 
 def is_in_use(port: int) -> bool:
@@ -83,10 +94,12 @@ def wait_until_alive(address: str, service: "subprocess.Popen[bytes]") -> bool:
             return False
 
 
-def print_addresses(port: int, admin_port: int) -> None:
+def print_addresses(port: int, admin_port: int, console_port: int | None) -> None:
     """Print the addresses to open in a browser."""
     lines = [(f"http://127.0.0.1:{port}/{path}", meaning) for path, meaning in PUBLIC.items()]
     lines += [(f"http://127.0.0.1:{admin_port}/{path}", meaning) for path, meaning in ADMIN.items()]
+    if console_port is not None:
+        lines.append((f"http://127.0.0.1:{console_port}/", "the console: charts, requests, traces, logs"))
     listed = "".join(f"  {address:<32} {meaning}\n" for address, meaning in lines)
     print(f"\n{listed}\n  Press Ctrl-C to stop.\n", flush=True)
 

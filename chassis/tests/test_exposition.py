@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from chassis.admin import accepts_gzip
+from chassis.operations.platform_routes import accepts_gzip
 from chassis.telemetry.exposition import Exposition
 
 from .support.service import serve, until

@@ -18,12 +18,12 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from pydantic import ValidationError
 
-from chassis import App, ProviderError, testing
+from chassis import App, ChassisSettings, ProviderError, testing
 from chassis.grpc import GrpcServer, add_grpc
 from chassis.grpc.testing import channel
 
 from .support import process
-from .support.application import make_app
+from .support.application import TEST_SETTINGS, make_app
 from .support.certificates import certificate
 from .support.grpc_service import SERVICE, Client, Words, add_words, failure, serve, settings
 from .support.process import Process
@@ -259,3 +259,14 @@ async def test_several_workers_serve_calls_on_one_port() -> None:
         assert await pod.sample("rpc_server_max_calls") == 2000
         pod.send(signal.SIGTERM)
         assert await pod.end() == (0, "")
+
+
+async def test_command_does_not_listen() -> None:
+    async def act(server: GrpcServer) -> None:
+        assert server.port == taken.getsockname()[1]
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        app = App(ChassisSettings.from_values(**TEST_SETTINGS), name="test-service")
+        add_grpc(app, settings(grpc_host="127.0.0.1", grpc_port=taken.getsockname()[1]))
+        app.add_command("act", act)
+        assert await testing.run_command(app, "act") == 0

@@ -1,17 +1,22 @@
 """The metrics of several workers as those of one service; changes that are repeated to new ones."""
 
 import math
+from collections.abc import Iterator
 
 import orjson
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import Metric
 
+from chassis.worker_slot import WorkerSlot
 from chassis.workers.changes import Changes
 from chassis.workers.merge import MergedMetrics
 from chassis.workers.snapshot import encode_snapshot
 
+from .support.application import make_app
 from .support.clock import ManualClock
+from .support.service import observed
 
 
 class Registry:
@@ -190,3 +195,59 @@ def test_rest_of_a_limited_time_is_left() -> None:
     ]
     clock.now += 500
     assert repeated(changes, 0) == [(b"/faults", [{"status": 500}])]
+
+
+# Telemetry of a worker.
+
+
+@pytest.fixture
+def worker_3() -> Iterator[None]:
+    """The number of a worker for this process."""
+    WorkerSlot.number = 3
+    yield
+    WorkerSlot.number = None
+
+
+@pytest.mark.usefixtures("worker_3")
+def test_spans_and_log_lines_have_the_worker() -> None:
+    with observed() as seen:
+        assert seen.telemetry.tracing.resource.attributes["service.worker"] == "3"
+        structlog.get_logger().info("hello")
+        (line,) = seen.lines
+        assert line["worker"] == 3
+
+
+def test_without_several_workers_nothing_has_a_worker() -> None:
+    with observed() as seen:
+        assert "service.worker" not in seen.telemetry.tracing.resource.attributes
+        structlog.get_logger().info("hello")
+        (line,) = seen.lines
+        assert "worker" not in line
+
+
+async def work() -> None:
+    """Does nothing."""
+
+
+@pytest.mark.parametrize(("number", "names"), [(None, ["pod", "both"]), (0, ["pod", "both"]), (3, ["both"])])
+def test_work_of_the_pod_is_for_the_first_worker(number: int | None, names: list[str]) -> None:
+    WorkerSlot.number = number
+    try:
+        with observed() as seen:
+            app = make_app(seen.telemetry)
+            app.add_background_task("pod", work, once_per="pod", required=True)
+            app.add_background_task("both", work, required=True)
+            gauges = seen.telemetry.metrics.registry.collect()
+            checks = [
+                s.labels["check"] for gauge in gauges for s in gauge.samples if s.name == "readiness_check_passed"
+            ]
+            assert checks == [f"background task {name}" for name in names]
+    finally:
+        WorkerSlot.number = None
+
+
+def test_work_is_once_per_worker_or_pod() -> None:
+    with observed() as seen:
+        app = make_app(seen.telemetry)
+        with pytest.raises(ValueError, match='once_per is \'instance\'; pass "worker" or "pod"'):
+            app.every(60, work, name="work", once_per="instance")  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: 
     port = free_port()
     with at_terminal(["make", "run", f"APP_PORT={port}"], clone, bare) as terminal:
         terminal.wait_for("Press Ctrl-C to stop.")
-        for address in re.findall(r"http://127\.0\.0\.1:\d+/\w+", terminal.shown):
+        for address in re.findall(r"http://127\.0\.0\.1:\d+/\w*", terminal.shown):
             assert httpx.get(address, trust_env=False).status_code == 200
         terminal.press(CTRL_C)
         status = terminal.end()
@@ -103,6 +103,7 @@ def test_make_run_of_a_fresh_clone_serves_and_ends_by_ctrl_c(clone: Path, bare: 
     assert status == 0
     for path in ("orders", "docs", "healthz", "readyz", "metrics", "info"):
         assert f"http://127.0.0.1:{port}/{path}" in terminal.shown
+    assert f"http://127.0.0.1:{port + 1000}/" in terminal.shown
     assert "stopped" in terminal.shown
     assert "Traceback" not in terminal.shown
     assert "make:" not in terminal.shown
@@ -167,6 +168,7 @@ def test_make_run_of_the_service_starts_it_with_what_is_there(bake: Bake, bare: 
     project = bake()
     with at_terminal(["make", "run"], project, {**bare, "APP_PORT": "0"}) as terminal:
         terminal.wait_for("ready")
+        terminal.wait_for("console")
         terminal.press(CTRL_C)
         terminal.end()
 

@@ -15,21 +15,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.access import AccessControl, Requires
 from .api.dependencies import Override
+from .api.handler import Handler
 from .api.negotiation import Encoder
 from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
-from .api.routing import has_websockets
+from .api.route_list import routes_of
+from .api.routing import Route, has_websockets
+from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
+from .operations.admin_router import AdminRouter, check_own_path
+from .operations.operations import Operations
 from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
+from .route_limits import RouteLimits
 from .schedules import Daily, Every, Schedule
 from .settings import ChassisSettings
 from .tasks import BackgroundTask, Tasks
@@ -103,18 +109,32 @@ class App(RouteTable):
         self.tasks: Tasks = Tasks(self.telemetry)
         self.health: Health = make_health(settings, self.telemetry)
         self.threads: Threads = make_threads(settings, self.telemetry)
+        self.clients: dict[str, Client] = {}
+        """The clients of other services, by their names: see `client`."""
         self.state: StarletteState = StarletteState()
         self.load_shedder: LoadShedder = load_shedder or make_load_shedder(settings, self.telemetry)
         self.faults: Faults | None = make_faults(settings, self.telemetry)
         """The faults that are injected into requests and calls; None unless `APP_FAULT_INJECTION` allows it."""
+        self.operations: Operations = Operations(
+            self.telemetry,
+            self.health,
+            settings=lambda: self.settings,
+            routes=lambda: routes_of(self),
+            faults=self.faults,
+            clients=self.clients,
+            draining=self.draining,
+        )
+        """What operators see and change on the admin port."""
         self._parts = Parts(security_headers=dict(security_headers or {}))
         super().__init__(self._parts.routes, self._parts.middleware)
         self.requires: dict[int, Requires] = self._parts.requires
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
-        self.clients: dict[str, Client] = {}
-        """The clients of other services, by their names: see `client`."""
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
+        self.is_serving: bool = True
+        """Whether this process serves. False in a command, so that its resources open no port."""
+        self.commands: dict[str, Command] = {}
+        """The commands of the service, by their names: see `add_command`."""
         self._stacks: Stacks | None = None
         self.settings_changes: ChangeCallbacks = ChangeCallbacks()
         """The callbacks of `on_settings_change`, for parts of the chassis that are made later than the routes."""
@@ -356,6 +376,22 @@ class App(RouteTable):
         if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
 
+    def add_command(self, name: str, function: Callable[..., Any]) -> None:
+        """Add a command to the command line: `python -m order_service fill-owners --batch 500`.
+
+            async def fill_owners(database: Database, *, batch: int = 100) -> None: ...
+
+            app.add_command("fill-owners", fill_owners)
+
+        The parameters of the function are its arguments: those with a default, and those behind `*`, are options. Types
+        that the app provides are injected, and so are the settings and the `App`. A command runs with the resources of
+        the app, without its server and its background tasks. A `def` runs in a thread.
+
+        The exit status is 0, or the `int` that it returns, or 1 if it raises. Raises `ValueError` for an invalid name.
+        """
+        self._must_not_be_built()
+        add_command(self.commands, name, function)
+
     def on_settings_change(self, callback: OnChange) -> None:
         """Call `callback(before, after)` when live settings have changed in the secret files.
 
@@ -367,6 +403,21 @@ class App(RouteTable):
         """
         self._must_not_be_built()
         self.settings_changes.add(callback)
+
+    def add_admin_route(
+        self, path: str, handler: Handler, *, name: str | None = None, deadline_seconds: float | None = None
+    ) -> None:
+        """Add a route for operators to the admin port, behind its access rule (see `OperatorAccess`).
+
+            app.add_admin_route("/cache", Cache(products))
+
+        It is never on the public port. Each request that is not a read is an audit line. `deadline_seconds` replaces
+        the 30 seconds of the admin port. Raises `ValueError` for a path that the chassis uses.
+        """
+        self._must_not_be_built()
+        check_own_path(path)
+        limits = RouteLimits(deadline_seconds=deadline_seconds)
+        self._parts.admin_routes.append(Route(path, handler, name=name, in_openapi=False, limits=limits))
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """The path of a named route, as for `request.url_for`. Raises Starlette's `NoMatchFound`."""
@@ -383,6 +434,11 @@ class App(RouteTable):
     def admin(self) -> ASGIApp:
         """The application of the admin port: health, readiness, metrics and info."""
         return self._built().admin
+
+    @property
+    def admin_router(self) -> AdminRouter:
+        """The routes of the admin port."""
+        return self._built().admin_router
 
     @property
     def rejections(self) -> ASGIApp:
@@ -416,29 +472,35 @@ class App(RouteTable):
         application = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return application(scope, receive, send)
 
-    async def open(self) -> None:
+    async def open(self, *, background: bool = True) -> None:
         """Open the resources, start the background tasks, and become ready.
 
-        If one of them fails to start, the resources that are open are closed, and its exception is raised.
+        If one of them fails to start, the resources that are open are closed, and its exception is raised. Without
+        `background`, as for commands, no background tasks are started.
         """
         self._built()
+        self.is_serving = background
         self.tasks.use_loop(asyncio.get_running_loop())
         await self.refresh_settings()  # this process may be younger than the settings
         await self._resources.enter()
-        try:
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            if self._reloading is not None:
-                self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
-            for task in self._background:
-                task.begin()
-                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
-        except BaseException:
-            await self._resources.exit()
-            raise
+        if self._reloading is not None:
+            self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
+        if background:
+            try:
+                self._begin_background()
+            except BaseException:
+                await self._resources.exit()
+                raise
+        self.health.state = State.READY
+
+    def _begin_background(self) -> None:
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for task in self._background:
+            task.begin()
+            self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
         if self.faults is not None:
             self.faults.announce()
-        self.health.state = State.READY
 
     async def refresh_settings(self) -> None:
         """Read the secret files again if they have changed, as the service does every few seconds."""
@@ -459,13 +521,9 @@ class App(RouteTable):
 
     async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
         self.settings = after
-        use_settings(
-            before,
-            after,
-            telemetry=self.telemetry,
-            threads=self.threads,
-            load_shedder=None if self._has_own_load_shedder else self.load_shedder,
-        )
+        self.operations.use_settings(before, after)
+        load_shedder = None if self._has_own_load_shedder else self.load_shedder
+        use_settings(after, threads=self.threads, load_shedder=load_shedder)
         self._built().use_settings(after)
         await self.settings_changes.call(before, after)
 
@@ -485,7 +543,7 @@ class App(RouteTable):
                 self.load_shedder,
                 info={"title": self.name, "version": self.version, "description": self.description},
                 scope_app=self,
-                faults=self.faults,
+                operations=self.operations,
             )
         return self._stacks
 

@@ -60,6 +60,8 @@ class Health:
 
     def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
         self.state: State = State.STARTING
+        self.disabled: str | None = None
+        """Why an operator has taken the service out of rotation; None if it is not."""
         self._checks: list[Check] = []
         self._cache_seconds = cache_seconds
         self._outcomes: dict[str, Outcome] = {}
@@ -77,9 +79,11 @@ class Health:
     @property
     def is_ready(self) -> bool:
         """Whether the service is ready, by the last result of each check. It runs no check, and never waits."""
-        return self.state is State.READY and all(
-            self.has_passed(check.name) for check in self._checks if check.required
-        )
+        return self._may_be_ready and all(self.has_passed(check.name) for check in self._checks if check.required)
+
+    @property
+    def _may_be_ready(self) -> bool:
+        return self.state is State.READY and self.disabled is None
 
     def has_passed(self, name: str) -> bool:
         """Whether the last run of a check has passed. A check that has not run yet counts as passed."""
@@ -92,7 +96,7 @@ class Health:
             return False, {"status": self.state, "checks": {}}
         await asyncio.gather(*(self._update(check) for check in self._checks))
         now = time.monotonic()
-        ready = self.state is State.READY
+        ready = self._may_be_ready
         results: dict[str, Any] = {}
         for check in self._checks:
             outcome = self._outcomes[check.name]
@@ -107,7 +111,9 @@ class Health:
         return ready, {"status": self._status(ready), "checks": results}
 
     def _status(self, ready: bool) -> str:
-        return self.state if ready or self.state is not State.READY else "failing"
+        if ready or self.state is not State.READY:
+            return self.state
+        return "failing" if self.disabled is None else "disabled"
 
     async def _update(self, check: Check) -> None:
         outcome = self._outcomes.get(check.name)

@@ -1,6 +1,6 @@
 """The ASGI applications of the public and the admin port, built from the parts that the owner has added."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,7 +9,6 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .admin import FaultRules, admin_routes
 from .api.access import AccessControl, Requires, no_login
 from .api.dependencies import Providers
 from .api.idempotency_store import IdempotencyStore, MemoryIdempotencyStore
@@ -19,7 +18,6 @@ from .api.protection import Protection
 from .api.rate_limit import RateLimits, RateLimitStore
 from .api.rate_limiter import CallerOf
 from .api.routing import Route, Router, handler_routes, limits_of
-from .faults import Faults
 from .groups import Group
 from .health import Health, State
 from .http.rejection import send_rejection
@@ -27,6 +25,10 @@ from .middleware import TelemetryMiddleware, build_stack
 from .middleware.faults import FaultMiddleware
 from .middleware.guard import GuardMiddleware
 from .middleware.load_shedder import LoadShedder
+from .operations.admin_router import AdminRouter
+from .operations.console import Console
+from .operations.operations import Operations
+from .operations.platform_routes import platform_routes
 from .problem import Problem, ProblemOf
 from .route_limits import NO_LIMITS
 from .settings import ChassisSettings
@@ -47,6 +49,8 @@ class Parts:
     problems: dict[type[Exception], ProblemOf] = field(default_factory=dict[type[Exception], ProblemOf])
     providers: Providers = field(default_factory=Providers)
     openapi: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    admin_routes: list[Route] = field(default_factory=list[Route])
+    """Routes for operators, on the admin port."""
     encoders: dict[str, Encoder] = field(default_factory=dict[str, Encoder])
     groups: list[Group] = field(default_factory=list[Group])
     requires: dict[int, Requires] = field(default_factory=dict[int, Requires])
@@ -79,13 +83,14 @@ class Stacks:
         *,
         info: Mapping[str, str],
         scope_app: object,
-        faults: Faults | None = None,
+        operations: Operations,
     ) -> None:
         if IdempotencyStore not in parts.providers:
             parts.providers.add(IdempotencyStore, MemoryIdempotencyStore())
         parts.providers.check()
         for route in handler_routes(parts.routes):
             route.resource.use(parts.providers, parts.encoders)
+        faults = operations.faults
         limiting = make_rate_limiting(settings, telemetry, parts.rate_limit_store, parts.caller_of)
         self._limiting = limiting
         self._guards: list[GuardMiddleware] = []
@@ -119,11 +124,16 @@ class Stacks:
             limits_of=partial(limits_of, router) if has_limits else None,
             on_guard=self._guards.append,
         )
-        admin = admin_routes(health, telemetry)
-        self.admin_paths: frozenset[str] = frozenset(route.path for route in admin)
-        if faults is not None:  # not in `admin_paths`: a server with one port for both does not serve it
-            admin.append(Route("/faults", FaultRules(faults), in_openapi=False))
-        self.admin: ASGIApp = admin_stack(admin, telemetry, parts.security_headers, traces=settings.trace_admin)
+        platform = platform_routes(health, telemetry)
+        # The console is not in `admin_paths`: a server with one port for both does not serve it.
+        self.admin_paths: frozenset[str] = frozenset(route.path for route in platform)
+        for route in parts.admin_routes:
+            route.resource.use(parts.providers, parts.encoders)
+        console = Route("/", Console(lambda: self.admin_router.paths), in_openapi=False)
+        self.admin_router: AdminRouter = AdminRouter([*platform, console], operations, parts.admin_routes)
+        self.admin: ASGIApp = admin_stack(
+            self.admin_router, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
+        )
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers
         )
@@ -156,15 +166,23 @@ def public_endpoint(router: Router, health: Health, *, scope_app: object) -> ASG
 
 
 def admin_stack(
-    routes: Sequence[Route], telemetry: Telemetry, security_headers: Mapping[str, str], *, traces: bool
+    router: AdminRouter,
+    telemetry: Telemetry,
+    security_headers: Mapping[str, str],
+    *,
+    traces: bool,
+    problems: Mapping[type[Exception], ProblemOf],
 ) -> ASGIApp:
     """The application of the admin port. It has its own limits, so overload of the public port does not affect it."""
     return build_stack(
-        Router(routes).dispatch,
+        router.dispatch,
         telemetry=telemetry,
         max_body_bytes=ADMIN_BODY_BYTES,
         deadline_seconds=ADMIN_DEADLINE_SECONDS,
         security_headers=security_headers,
         log_success=False,
         traces=traces,
+        problems=problems,
+        find_route=router.find,
+        limits_of=router.limits_of,
     )

@@ -27,6 +27,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 END_SECONDS = 10.0
 """The time for all steps after `drain_seconds` and `shutdown_seconds`. The process ends within the sum of the three."""
+LOOPBACK, MAX_PORT = "127.0.0.1", 65535
+CONSOLE_OFFSET = 1000  # from the public port to that of the console in development
 EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after the shutdown is complete
 # The interpreter's switch interval: a computing thread can block the event loop for this long at a time. Python's
 # default is 5 ms, which slows down all other requests.
@@ -59,6 +61,7 @@ class Server:
         self.unix_socket: str | None = settings.unix_socket if host is None and port is None else None
         self.port: int = settings.port if port is None else port
         self.admin_port: int | None = settings.admin_port
+        self._has_console_port = settings.development and settings.admin_port is None
         self.drain_seconds: float = settings.drain_seconds
         self.shutdown_seconds: float = settings.shutdown_seconds
         self._keep_alive_seconds = settings.keep_alive_seconds
@@ -133,6 +136,8 @@ class Server:
         log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
         if await self._open():
             log.info("ready", seconds=round(time.monotonic() - began, 3))
+            if self.app.settings.development:
+                log.info("console", url=f"http://{LOOPBACK}:{self.admin_port}/")
             self._started.set()
 
     async def _open(self) -> bool:
@@ -244,10 +249,14 @@ class Server:
         state = self._port_state(app.dispatch if self.admin_port is None else app.public)
         public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
         self.port = public.port
+        if self._has_console_port:
+            admin = listen_for_console(self.port, self._port_state(app.admin))
+            self.admin_port = admin.port
+            return [public, admin]
         if self.admin_port is None:
             return [public]
         try:
-            admin = Listener(self.host, self.admin_port, self._port_state(app.admin))
+            admin = Listener(self.host, self.admin_port, self._port_state(app.admin, is_forwarded=False))
         except ListenError:
             public.stop_accepting()
             raise
@@ -271,9 +280,10 @@ class Server:
         for port in self._ports:
             port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
 
-    def _port_state(self, app: ASGIApp) -> PortState:
+    def _port_state(self, app: ASGIApp, *, is_forwarded: bool = True) -> PortState:
+        """`is_forwarded` is false for the admin port: the access rule is for the address that connects."""
         rejections = self.app.rejections
-        if self._trusted_proxies or self.unix_socket is not None:
+        if is_forwarded and (self._trusted_proxies or self.unix_socket is not None):
             app = ForwardedMiddleware(app, self._trusted_proxies)
             rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
         port = PortState(
@@ -321,6 +331,17 @@ class Server:
         self.stop(drain=False)
         if self._serving is not None:
             await self._serving
+
+
+def listen_for_console(port: int, state: PortState) -> Listener:
+    """The admin port of a service in development: beside the public one, or any free port, on this machine only."""
+    beside = port + CONSOLE_OFFSET
+    if port > 0 and beside <= MAX_PORT:
+        try:
+            return Listener(LOOPBACK, beside, state)
+        except ListenError:
+            log.warning("port of the console is in use", port=beside)
+    return Listener(LOOPBACK, 0, state)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

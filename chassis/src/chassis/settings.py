@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .configuration.acceptance import refusal
@@ -34,6 +34,7 @@ ORIGIN = re.compile(
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_WORKERS = 128
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 _given: ContextVar[Given | None] = ContextVar("given", default=None)
@@ -78,6 +79,13 @@ class ChassisSettings(BaseSettings):
         le=65535,
         description="Port for health, readiness, metrics and info. Unset: they are served on `APP_PORT`.",
     )
+    admin_token: LiveIfSet[SecretStr | None] = Field(
+        None,
+        description=(
+            "Token that operators send to the admin port, as `Authorization: Bearer <token>`. Unset: operators must "
+            "connect from inside of the pod. Health, readiness, metrics and info need none."
+        ),
+    )
     unix_socket: str | None = Field(
         None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
     )
@@ -98,6 +106,13 @@ class ChassisSettings(BaseSettings):
         description=(
             "Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted, "
             "separated by commas. `*` trusts all."
+        ),
+    )
+    development: bool = Field(
+        False,
+        description=(
+            "Whether the service runs on a developer's machine: it has an admin port with the console, by default "
+            "`APP_PORT` + 1000, and records the spans of every request for it."
         ),
     )
     log_level: Live[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]] = Field(
@@ -356,6 +371,15 @@ class ChassisSettings(BaseSettings):
             raise ValueError("set APP_FAULT_INJECTION_NAMESPACE too, to the namespace in which it is accepted")
         if value and info.data.get("admin_port", 0) is None:
             raise ValueError("set APP_ADMIN_PORT too, because faults must not be switched on the public port")
+        return value
+
+    @field_validator("admin_token")
+    @classmethod
+    def _long_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and TOKEN.fullmatch(value.get_secret_value()) is None:
+            raise ValueError(
+                "use at least 16 letters, digits or - . _ ~ + / =, without spaces, such as from: openssl rand -hex 32"
+            )
         return value
 
     @field_validator("cors_origins")

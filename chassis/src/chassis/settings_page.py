@@ -12,7 +12,15 @@ from .configuration.schema import Schema, Setting
 from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
 
 TOPICS: dict[str, tuple[str, ...]] = {
-    "Ports and addresses": ("host", "port", "admin_port", "unix_socket", "trusted_proxies"),
+    "Ports and addresses": (
+        "host",
+        "port",
+        "admin_port",
+        "admin_token",
+        "unix_socket",
+        "trusted_proxies",
+        "development",
+    ),
     "Worker processes": ("workers", "worker_max_memory_bytes"),
     "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
     "Limits of a request": (

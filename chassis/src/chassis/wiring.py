@@ -21,6 +21,8 @@ from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
 from .telemetry.logs import Logs
+from .telemetry.recent_spans import RecentSpans
+from .telemetry.sampling import DEFAULT_RATIO
 from .telemetry.tracing import Tracing
 from .threads import Threads
 
@@ -39,8 +41,10 @@ def make_telemetry(
         processors=log_processors,
         buffer_bytes=settings.log_buffer_bytes,
     )
-    tracing = Tracing(service, version=version, redactor=logs.redactor)
-    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing)
+    ratio = 1.0 if settings.development else DEFAULT_RATIO
+    tracing = Tracing(service, version=version, redactor=logs.redactor, default_ratio=ratio)
+    spans = RecentSpans() if settings.development else None
+    return Telemetry(service, version=version, commit=settings.commit, logs=logs, tracing=tracing, recent_spans=spans)
 
 
 def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
@@ -134,17 +138,8 @@ def make_reloading(
     return Reloading(settings, type(settings).from_given, on_change)
 
 
-def use_settings(
-    before: ChassisSettings,
-    after: ChassisSettings,
-    *,
-    telemetry: Telemetry,
-    threads: Threads,
-    load_shedder: LoadShedder | None,
-) -> None:
+def use_settings(after: ChassisSettings, *, threads: Threads, load_shedder: LoadShedder | None) -> None:
     """Use changed settings in the parts that the functions above have made. They have no meaning for other parts."""
-    if before.log_level != after.log_level:  # someone may have set another level meanwhile
-        telemetry.logs.set_level(after.log_level)
     threads.resize(after.threads)
     if load_shedder is not None:
         load_shedder.set_limits(after.max_requests, queue_seconds=after.queue_seconds)

@@ -58,7 +58,7 @@ class Pod:
     async def listening(self) -> None:
         """Wait until the ports are open."""
         line = await self.line("listening")
-        self.port = line["port"]
+        self.port = line.get("port", 0)
         self.admin = connect(line["admin_port"])
 
     async def ready(self) -> None:

@@ -140,7 +140,8 @@ class Caller:
             tried.append(replica or await self._first_replica(ends_at))
             result = await self._attempt(call, tried, ends_at, is_first=last is None)
             if isinstance(result.error, NotAdmittedError):
-                if last is None:
+                # The body of a streamed response has not been read, and cannot be any more.
+                if last is None or call.is_stream:
                     raise self._not_admitted()
                 return last
             call.attempts, call.status = len(tried), result.status

@@ -27,6 +27,7 @@ from .response import Response, UnexpectedStatusError
 from .results import AttemptTimeoutError, Result
 from .settings import ClientSettings
 from .starvation import Starvation
+from .state import state_of
 from .streamed import StreamedResponse
 from .telemetry import DependencyTelemetry
 from .transport import ResponseTooLargeError, Transport
@@ -212,6 +213,10 @@ class Client(Verbs):
         """A readiness check: raises `DependencyUnavailableError` while the circuit breaker is open."""
         if self._breaker.state is BreakerState.OPEN:
             raise DependencyUnavailableError(self.name, "has an open circuit breaker")
+
+    def state(self) -> dict[str, Any]:
+        """The breaker, the calls in progress and the replicas, for operators."""
+        return state_of(self.name, self.settings, self._breaker, self._bulkhead, self._balancer)
 
     def _on_change(self, change: Change) -> None:
         if change.is_ejected:

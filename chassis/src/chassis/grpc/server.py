@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ..api.access import PUBLIC
 from ..app import App
+from ..worker_slot import WorkerSlot
 from .call_telemetry import CallTelemetry
 from .errors import GrpcListenError, GrpcServiceError
 from .health import HealthService, add_health
@@ -97,6 +98,8 @@ class GrpcServer:
         self._health.services |= {path.split("/")[1] for path in self._add(add, servicer)}
 
     async def __aenter__(self) -> Self:
+        if not self._app.is_serving:
+            return self
         providers, control = self._app.parts.providers, self._app.parts.access_control
         self._calls.methods = {
             path: resolved(method, providers, control, self._app) for path, method in self._methods.items()
@@ -150,9 +153,8 @@ class GrpcServer:
             "grpc.max_connection_age_ms": int(self._app.settings.max_connection_age_seconds * 1000),
             "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
-            # Each of several workers opens the port, and the kernel distributes the connections. Otherwise another
-            # process on the port is an error.
-            "grpc.so_reuseport": int(self._app.settings.workers != 1),
+            # Another process on the port is an error, unless it is another worker.
+            "grpc.so_reuseport": int(WorkerSlot.number is not None),
         }
         return list((options | dict(self._options)).items())
 

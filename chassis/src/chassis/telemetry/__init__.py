@@ -15,6 +15,7 @@ from .exposition import Exposition
 from .logs import Logs
 from .metrics import Metrics, Tally
 from .observer import Observer
+from .recent_spans import RecentSpans
 from .tracing import Tracing
 
 
@@ -28,12 +29,25 @@ class Telemetry:
     installed: ClassVar["Telemetry | None"] = None
     """The telemetry of the process: the last one that was installed."""
 
-    def __init__(self, service: str, *, version: str, commit: str, logs: Logs, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        service: str,
+        *,
+        version: str,
+        commit: str,
+        logs: Logs,
+        tracing: Tracing,
+        recent_spans: RecentSpans | None = None,
+    ) -> None:
         self.service: str = service
         self.version: str = version
         self.commit: str = commit
         self.logs: Logs = logs
         self.tracing: Tracing = tracing
+        self.recent_spans: RecentSpans | None = recent_spans
+        """The spans that the console shows; None unless the service runs in development."""
+        if recent_spans is not None:
+            tracing.add_processor(recent_spans)
         self.metrics: Metrics = Metrics(service, version=version, commit=commit, chassis_version=__version__)
         self.exposition: Exposition = Exposition(self.metrics.registry)
         logs.writer.on_drop = self.metrics.dropped_log_lines.inc

@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
+from .log_tail import LogTail
+
 if sys.platform == "linux":
     from fcntl import F_GETPIPE_SZ, fcntl, ioctl
     from termios import FIONREAD
@@ -65,6 +67,7 @@ class LineWriter:
 
     def begin_empty(self) -> None:
         """Discard all lines, also in a forked child: its parent writes those that it inherits."""
+        self.tail: LogTail = LogTail()
         self._lines: list[bytes] = []
         self._data = b""  # lines that are being written, up to `_written`
         self._written = 0
@@ -146,6 +149,7 @@ class LineWriter:
                     self._data, self._held = bytes(self._held), bytearray()
                     if not self._data:
                         return True
+                self.tail.add(self._data)
             wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
             free_bytes = self._capacity(wait_ms)
             if not free_bytes:

@@ -16,6 +16,7 @@ from .logs import Logs
 from .metrics import RequestMetrics
 from .observation import CLIENT_CLOSED_REQUEST, Observation
 from .query_redaction import QueryRedactor
+from .recent_requests import RecentRequests
 from .route_template import route_template
 from .span_attributes import end_span
 
@@ -43,6 +44,8 @@ class Observer:
         self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
         self._ended: list[Observation] = []
+        self.recent: RecentRequests = RecentRequests()
+        """The last requests, for operators."""
         self._without_facts: set[ContextVar[Any]] = set()
         _observers.add(self)
         self.is_stopping: bool = False
@@ -102,6 +105,7 @@ class Observer:
             observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
+            self.recent.add(observation, timestamp, status, route, request_bytes, response_bytes, facts)
             level = "info" if status < 500 else "warning" if is_no_failure(status, observation) else "error"
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"

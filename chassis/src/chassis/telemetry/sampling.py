@@ -30,13 +30,13 @@ class Sampling:
         self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
 
     @classmethod
-    def from_environment(cls, environment: Environment) -> Self:
-        """As the environment says; by default 1 % of the traces that begin here, else the caller's decision."""
+    def from_environment(cls, environment: Environment, default_ratio: float = DEFAULT_RATIO) -> Self:
+        """As the environment says; by default a share of the traces that begin here, else the caller's decision."""
         name = environment.choice((VARIABLE,), SAMPLERS, "")
         if not name:
             if (argument := environment.text(ARGUMENT)) and not environment.text(VARIABLE):
                 environment.ignore(ARGUMENT, argument, f"it is used together with {VARIABLE} only")
-            return cls(DEFAULT_RATIO, parent_based=True)
+            return cls(default_ratio, parent_based=True)
         ratio = SAMPLERS[name]
         if ratio is None:
             ratio = _ratio(environment)

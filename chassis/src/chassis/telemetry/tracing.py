@@ -24,7 +24,7 @@ from .known_methods import known_methods
 from .propagation import W3C, carrier_of, extract_with, propagator_from
 from .redaction import Redactor
 from .resource import make_resource
-from .sampling import Sampling
+from .sampling import DEFAULT_RATIO, Sampling
 from .spans import DEFAULT_MAX, MessageSpan, RequestSpan, RequestSpanProcessor, TaskSpan
 
 if TYPE_CHECKING:
@@ -47,10 +47,18 @@ class Tracing:
     a list of `otlp`, `console`, `none`, and exporters of installed packages. `OTEL_TRACES_SAMPLER` and
     `OTEL_TRACES_SAMPLER_ARG` replace the default of 1 % of the traces that begin here (`parentbased_traceidratio`).
     `OTEL_PROPAGATORS` chooses the formats of trace context. `OTEL_SDK_DISABLED` disables recording, but not the
-    propagation. A value that cannot be used is ignored, and a warning is logged by `install`.
+    propagation. A value that cannot be used is ignored, and a warning is logged by `install`. `default_ratio` is the
+    share of traces without `OTEL_TRACES_SAMPLER`.
     """
 
-    def __init__(self, service: str, *, version: str, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        *,
+        version: str,
+        redactor: Redactor | None = None,
+        default_ratio: float = DEFAULT_RATIO,
+    ) -> None:
         self._environment = environment = Environment()
         self.resource: Resource = make_resource(service, version, environment)
         self.exporting: bool = False
@@ -58,7 +66,7 @@ class Tracing:
         self.redactor: Redactor = redactor or Redactor()
         """Keeps secrets out of spans."""
         self._is_disabled = environment.is_true("OTEL_SDK_DISABLED")
-        self._sampling = Sampling.from_environment(environment)
+        self._sampling = Sampling.from_environment(environment, default_ratio)
         # None for the W3C's formats, which need no propagator for most requests.
         self._propagator = propagator_from(environment)
         self._limits = _span_limits(environment)

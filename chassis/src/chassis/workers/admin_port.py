@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ..admin import accepts_gzip
 from ..middleware.security import DEFAULT_SECURITY_HEADERS
+from ..operations.platform_routes import accepts_gzip
 from ..problem import Problem, send_problem
 from .changes import Changes
 from .metrics import WorkerMetrics
@@ -165,10 +165,10 @@ def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
 
 
 def forwarded_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers for a worker, with the client of the admin port."""
+    """The headers for a worker, with the addresses of the connection to the admin port."""
     headers = [(name, value) for name, value in scope["headers"] if name not in NOT_FORWARDED]
-    client = scope.get("client")
-    return headers if client is None else [*headers, (PEER_FIELD, f"{client[0]} {client[1]}".encode())]
+    (host, port), (own_host, own_port) = scope["client"], scope["server"]
+    return [*headers, (PEER_FIELD, f"{host} {port} {own_host} {own_port}".encode())]
 
 
 async def _body(request: Request) -> bytes:

@@ -11,22 +11,37 @@ from typing import NamedTuple
 
 MAX_SOCKETS = 16  # in one message
 
-# Supervisor to zygote.
-FORK = b"f"  # worker number, slot; the sockets are its link and those of its slot
-SIGNAL = b"s"  # process, number of the signal
-# Zygote to supervisor.
-FORKED = b"p"  # worker number, process; 0 if it could not be forked
-EXITED = b"x"  # process, exit status, negative for a signal
-# Supervisor to worker.
-CONNECTION = b"c"  # with a connection for the admin application
-LISTEN = b"l"  # slot; with its sockets, on which to accept as well
-UNLISTEN = b"u"  # slot
-DRAIN = b"d"  # shut down with the service, at SIGTERM
-STOP = b"q"  # shut down with the service, without a drain
-# Worker to supervisor, each with the length of what follows.
+# The supervisor sends these to the zygote.
+FORK = b"f"
+"""The number of the worker, and its slot. The sockets are its link and those of its slot."""
+SIGNAL = b"s"
+"""The process, and the number of the signal."""
+
+# The zygote sends these to the supervisor.
+FORKED = b"p"
+"""The number of the worker, and its process; 0 if it could not be forked."""
+EXITED = b"x"
+"""The process, and its exit status; negative for a signal."""
+
+# The supervisor sends these to a worker.
+CONNECTION = b"c"
+"""The socket is a connection for the admin application."""
+LISTEN = b"l"
+"""Another slot. Its sockets are to be accepted on, too."""
+UNLISTEN = b"u"
+"""The slot whose sockets are to be closed again."""
+DRAIN = b"d"
+"""Shut down with the service, as at SIGTERM."""
+STOP = b"q"
+"""Shut down with the service, without a drain."""
+
+# A worker sends these to the supervisor.
 READY = b"r"
-RETIRING = b"t"  # new requests are no longer accepted: another worker is needed
-METRICS = b"m"  # the last snapshot follows
+"""It accepts connections."""
+RETIRING = b"t"
+"""It accepts no connections any more: another worker is needed."""
+METRICS = b"m"
+"""The length of its last snapshot, which follows."""
 
 FORMAT = struct.Struct("!cii")
 

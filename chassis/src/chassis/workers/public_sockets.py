@@ -38,7 +38,7 @@ class PublicSockets:
         return self._slots[slot]
 
     def close(self) -> None:
-        """Close them in this process. New connections are refused as soon as the workers have closed them, too."""
+        """Close them in this process. The port is closed as soon as the workers have closed them, too."""
         if self._path is not None and identity_of(self._path) == self._identity:
             with suppress(OSError):
                 os.unlink(self._path)

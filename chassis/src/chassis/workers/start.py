@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable
 
 import structlog
@@ -28,16 +29,17 @@ def run_workers(create_app: Callable[[ChassisSettings], App], settings: ChassisS
     visited by the garbage collector, which would copy their pages.
     """
     LineWriter.shared_output = SharedOutput()
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     gc.freeze()
     forked = fork_zygote(settings.shutdown_seconds + END_SECONDS)
     if isinstance(forked, Assignment):
         return run_worker(forked, create_app, type(settings))
     gc.enable()
-    return supervise(settings, count, forked)
+    return supervise(settings, count, forked, threads)
 
 
-def supervise(settings: ChassisSettings, count: int, zygote: ZygoteHandle) -> int:
-    """Supervise the workers until a signal arrives."""
+def supervise(settings: ChassisSettings, count: int, zygote: ZygoteHandle, threads: list[str]) -> int:
+    """Supervise the workers until a signal arrives. `threads` ran when they were forked, and do not run in them."""
     logs = Logs(
         level=settings.log_level,
         format=settings.log_format,
@@ -45,6 +47,9 @@ def supervise(settings: ChassisSettings, count: int, zygote: ZygoteHandle) -> in
         buffer_bytes=settings.log_buffer_bytes,
     )
     logs.install()
+
+    if threads:
+        log.warning("threads were started by an import; they do not run in the workers", threads=threads)
 
     async def serve() -> int:
         return await Supervisor(settings, count, zygote).run()

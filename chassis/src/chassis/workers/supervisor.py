@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ..http.forwarded import ForwardedMiddleware
 from ..http.limits import within_open_files
 from ..http.listener import Listener
 from ..http.port_state import PortState
@@ -77,8 +76,11 @@ class Supervisor:
         await self._admin.start()
         settings = self._settings
         addresses = [*self._sockets.addresses, *self._admin.addresses]
-        ports = {"port": self._sockets.port, "admin_port": self._admin.port}
-        log.info("listening", host=settings.host, **ports, addresses=addresses, pid=os.getpid(), workers=self._count)
+        public: dict[str, object] = {"host": settings.host, "port": self._sockets.port}
+        if settings.unix_socket is not None:
+            public = {"unix_socket": settings.unix_socket}
+        facts = {**public, "admin_port": self._admin.port, "addresses": addresses}
+        log.info("listening", **facts, pid=os.getpid(), workers=self._count)
         with self._signals():
             self._pool.start(0)
             self._run(self._watch(), "watch workers")
@@ -88,13 +90,8 @@ class Supervisor:
 
     def _listen(self) -> Listener:
         settings = self._settings
-        app = (
-            self._admin_port
-            if not settings.trusted_proxies
-            else ForwardedMiddleware(self._admin_port, settings.trusted_proxies)
-        )
         state = PortState(
-            app,
+            self._admin_port,
             limits=within_open_files(make_connection_limits(settings)),
             keep_alive_seconds=settings.keep_alive_seconds,
         )
@@ -192,7 +189,7 @@ class Supervisor:
             log.info("draining", seconds=drain_seconds, shutdown_seconds=settings.shutdown_seconds)
         for worker in self._pool.workers:
             worker.tell(DRAIN if self._drains else STOP)
-        # The workers have them, too. The last one that closes them makes the system refuse new connections.
+        # The workers have them, too. The port is closed when the last one has closed them.
         self._sockets.close()
         if self._pool.workers:
             with suppress(TimeoutError):

@@ -20,7 +20,7 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Assignment(NamedTuple):
-    """What a new worker is: its slot, its link to the supervisor, and its listening sockets."""
+    """The slot of a new worker, its link to the supervisor, and its listening sockets."""
 
     slot: int
     link: socket.socket
@@ -74,7 +74,7 @@ class Zygote:
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         wake_up, waker = _pipe()
-        signal.signal(signal.SIGCHLD, _wake_up)
+        signal.signal(signal.SIGCHLD, _ignore)  # Python writes to the wake-up descriptor
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         while True:
             readable, _, _ = select.select([self._supervisor.fileno(), wake_up], [], [])
@@ -106,6 +106,7 @@ class Zygote:
             # Until the server has its handlers.
             signal.signal(signal.SIGTERM, _exit)
             signal.signal(signal.SIGINT, _exit)
+            signal.signal(signal.SIGHUP, _ignore)
             return 0
         for sock in message.sockets:
             sock.close()
@@ -144,8 +145,8 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def _wake_up(_number: int, _frame: FrameType | None) -> None:
-    """Nothing: Python writes to the wake-up descriptor."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Nothing. Programs that the process starts do not inherit this, unlike SIG_IGN."""
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

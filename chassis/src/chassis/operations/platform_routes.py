@@ -1,24 +1,20 @@
-"""Endpoints for the platform and operators: liveness, readiness, metrics, info."""
+"""Endpoints for the platform, open to everybody who reaches the port: liveness, readiness, metrics, info."""
 
 import platform
 from datetime import UTC, datetime
-from typing import Annotated, Any
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .api.handler import Handler
-from .api.routing import Route
-from .faults import MAX_RULES, FaultRule, Faults, UnknownClientError
-from .health import Health
-from .problem import Problem
-from .telemetry import Telemetry
-from .version import __version__
+from ..api.handler import Handler
+from ..api.routing import Route
+from ..health import Health
+from ..telemetry import Telemetry
+from ..version import __version__
 
 
-def admin_routes(health: Health, telemetry: Telemetry) -> list[Route]:
-    """The routes of the admin port. Without an admin port, the public port serves them."""
+def platform_routes(health: Health, telemetry: Telemetry) -> list[Route]:
+    """The routes that need no access. Without an admin port, the public port serves them."""
     return [
         Route("/healthz", Liveness(), in_openapi=False),
         Route("/readyz", Readiness(health), in_openapi=False),
@@ -69,32 +65,6 @@ def accepts_gzip(accept_encoding: str) -> bool:
         if name in ("gzip", "x-gzip"):
             return not weight or weight.strip("0.") != ""
     return False
-
-
-class FaultRules(Handler):
-    """The faults that are injected. Only the admin port has them, and only with `APP_FAULT_INJECTION`."""
-
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-
-    async def get(self) -> list[dict[str, Any]]:
-        return self._faults.documents()
-
-    async def put(
-        self, request: Request, body: Annotated[list[FaultRule], Field(max_length=MAX_RULES)]
-    ) -> list[dict[str, Any]]:
-        try:
-            self._faults.set(body, by=_client_of(request))
-        except UnknownClientError as error:
-            raise Problem(422, f"{error}.") from None
-        return self._faults.documents()
-
-    async def delete(self, request: Request) -> None:
-        self._faults.clear(by=_client_of(request))
-
-
-def _client_of(request: Request) -> str:
-    return request.client.host if request.client is not None else "unknown"
 
 
 class Info(Handler):
