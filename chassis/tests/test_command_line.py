@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import structlog
@@ -111,6 +112,12 @@ def test_help_of_a_command_has_its_documentation_arguments_and_defaults(run: Run
 def test_help_of_the_commands_of_the_chassis(command: str, run: Run, capsys: Captured) -> None:
     assert run(command, "--help") == 0
     assert capsys.readouterr().out.startswith(f"usage: {program()} {command} [-h]")
+
+
+def test_program_is_named_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # as of a script, without a spec
+    monkeypatch.setattr(sys, "argv", ["/app/.venv/bin/order-service", "check"])
+    assert program() == "order-service"
 
 
 def test_settings_are_printed_with_sources_and_without_secrets(
