@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chassis.auth.issuer import Issuer
 
-from .processes import ROOT
+from .processes import ALL_CORES, ROOT, SERVER_CORES
 from .service import PACKAGE, Installer, versions
 
 OUR_COUNTER = "http_server_request_duration_seconds_count"
@@ -25,7 +25,8 @@ class Candidate:
 
     `kind` is ours, yardstick, bare, part or usual. `sampled` is the share of requests whose spans must arrive, None
     if it exports none or no collector receives them. `counter` is the metric that counts requests. Each request has
-    `headers`; if the candidate `verifies`, it rejects other tokens than that in them.
+    `headers`; if the candidate `verifies`, it rejects other tokens than that in them. With an admin port, the
+    counter is there. Each of its `processes` gets as many connections as the only one of others.
     """
 
     label: str
@@ -38,6 +39,9 @@ class Candidate:
     sampled: float | None
     headers: Mapping[str, str] = field(default_factory=dict)
     verifies: bool = False
+    cores: frozenset[int] = SERVER_CORES
+    processes: int = 1
+    has_admin_port: bool = False
 
 
 class Candidates:
@@ -145,6 +149,41 @@ class Candidates:
             for name, one in every.items()
             if not self._smoke or one.kind == "ours"
         }
+
+    def workers(self) -> dict[str, Candidate]:
+        """Services with one and with two processes, on all cores, which the load shares."""
+        every = {
+            "ours_1": self._ours(what="one process, 1 % sampled"),
+            "ours_2": replace(self._ours(what="two workers, 1 % sampled", APP_WORKERS="2"), has_admin_port=True),
+        }
+        if not self._smoke:
+            _ = self._other_servers
+            usual, bare = "FastAPI + all three", "bare ASGI function"
+            every |= {
+                "usual_1": self._on_gunicorn(f"{usual}, gunicorn, one uvicorn worker", "usual", 1),
+                "usual_2": self._on_gunicorn(f"{usual}, gunicorn, two uvicorn workers", "usual", 2),
+                "gunicorn_2": self._on_gunicorn(f"{bare}, gunicorn, two uvicorn workers", "bare_asgi", 2),
+                "granian_1": self._on_granian(f"{bare}, granian, one worker", "bare_asgi", 1),
+                "granian_2": self._on_granian(f"{bare}, granian, two workers", "bare_asgi", 2),
+            }
+        return {name: replace(one, cores=ALL_CORES, processes=int(name[-1])) for name, one in every.items()}
+
+    def _on_gunicorn(self, label: str, app: str, workers: int) -> Candidate:
+        options = ("--worker-class", "uvicorn_worker.UvicornWorker", "--graceful-timeout", "1", "--log-level", "error")
+        return self._served(label, "gunicorn", *options, "--workers", str(workers), f"benchmarks.peers:{app}()")
+
+    def _on_granian(self, label: str, app: str, workers: int) -> Candidate:
+        options = ("--interface", "asgi", "--factory", "--no-ws", "--log-level", "warning")
+        return self._served(label, "granian", *options, "--workers", str(workers), f"benchmarks.peers:{app}")
+
+    def _served(self, label: str, server: str, *arguments: str) -> Candidate:
+        """A peer behind another server, which takes its address from the environment."""
+        env = {**self._env(0.01), "GRANIAN_HOST": "127.0.0.1"}
+        return Candidate(label, "usual", (self._peers, "-m", server, *arguments), ROOT, env, False, None, None)
+
+    @cached_property
+    def _other_servers(self) -> None:
+        self._installer.add_servers(self._peers)
 
     def before_and_now(self) -> list[dict[str, Candidate]]:
         """The service of the other commit and of the working tree, at each sampling."""

@@ -20,7 +20,17 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from .candidates import Candidate
-from .processes import EMPTY, LOAD_CORES, OTHER_CORES, SERVER_CORES, SHOWN_CHARACTERS, BenchError, Child, CoreWatch
+from .processes import (
+    ALL_CORES,
+    EMPTY,
+    LOAD_CORES,
+    OTHER_CORES,
+    SERVER_CORES,
+    SHOWN_CHARACTERS,
+    BenchError,
+    Child,
+    CoreWatch,
+)
 
 HERE = Path(__file__).parent
 ITEM = "/items/1"
@@ -62,6 +72,7 @@ class Load:
     idle: float
     start_seconds: float
     rss_mb: float
+    pss_mb: float
 
 
 class Running:
@@ -75,7 +86,9 @@ class Running:
         self._checks = checks
         self._others = others
         self._pause = pause
+        self._connections = CONNECTIONS * candidate.processes
         self._port = free_port()
+        self._admin_port = free_port() if candidate.has_admin_port else self._port
         self._start_seconds = 0.0
         self._requests = self._in_flight = self._not_ready = 0
 
@@ -91,8 +104,8 @@ class Running:
                 began = time.perf_counter()
                 self.server = Child(
                     self._candidate.command,
-                    cores=SERVER_CORES,
-                    env={**self._candidate.env, "PORT": str(self._port), "APP_PORT": str(self._port)},
+                    cores=self._candidate.cores,
+                    env={**self._candidate.env, **self._ports()},
                     cwd=self._candidate.folder,
                     stdout=into,
                     stderr=self._errors,
@@ -110,6 +123,11 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _ports(self) -> dict[str, str]:
+        port = str(self._port)
+        admin = {"APP_ADMIN_PORT": str(self._admin_port)} if self._candidate.has_admin_port else {}
+        return {"PORT": port, "APP_PORT": port, "GRANIAN_PORT": port, **admin}
+
     def check_validation(self) -> None:
         """A valid body gets the same response from all candidates, an invalid one 422."""
         valid, invalid = (self._fetch("/items", body) for body in (VALID, INVALID))
@@ -125,7 +143,8 @@ class Running:
 
     def load(self, seconds: int, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
-        options = ("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--timeout", "30s")
+        connections = str(self._connections)
+        options = ("--threads", "1", "--connections", connections, "--duration", f"{seconds}s", "--timeout", "30s")
         headers = [word for name, value in self._candidate.headers.items() for word in ("--header", f"{name}: {value}")]
         address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
         command = ["wrk", *options, *headers, "--script", str(HERE / "wrk.lua"), address]
@@ -133,9 +152,9 @@ class Running:
         errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
         if errors or not found["requests"]:
             raise self._error(f"wrk saw {errors or 'no response'}")
-        self._in_flight += CONNECTIONS
+        self._in_flight += self._connections
         rate, cpu_us = found["requests"] / found["microseconds"] * 1e6, cpu / found["requests"] * 1e6
-        return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, self.server.memory_mb()["rss_mb"])
+        return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, **self.server.memory_mb())
 
     def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
         """Send requests at a constant rate; latencies in microseconds."""
@@ -171,22 +190,35 @@ class Running:
             compare(f"{label}: spans = sampled share", spans - self._spans_before, least, most)
 
     def _wait(self, began: float) -> None:
-        path, watch = "/readyz" if self._candidate.kind == "ours" else ITEM, CoreWatch(self.server)
+        is_ours = self._candidate.kind == "ours"
+        path, port = ("/readyz", self._admin_port) if is_ours else (ITEM, self._port)
+        watch = self._watch()
         while self.server.process.poll() is None and time.perf_counter() < began + START_SECONDS:
             with suppress(OSError):
-                if fetch(self._port, path, headers=self._candidate.headers)[0] == http.client.OK:
+                if fetch(port, path, headers=self._candidate.headers)[0] == http.client.OK:
                     self._start_seconds = time.perf_counter() - began
                     self._requests += path == ITEM
                     self._others.append(watch.used()[1])
                     return
-                self._not_ready += 1  # which has an access line, unlike a success of a probe
+                # It has an access line, unlike a success of a probe. A supervisor has none.
+                self._not_ready += not self._candidate.has_admin_port
             time.sleep(POLL_SECONDS)
         raise self._error(f"is not ready after {time.perf_counter() - began:.1f} s")
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the server has a core for itself."""
+        return self._candidate.cores == SERVER_CORES
+
+    def _watch(self) -> CoreWatch:
+        return CoreWatch(self.server, alone=self._is_alone)
+
     def _run(self, command: list[str]) -> tuple[dict[str, Any], float, float]:
         """Run a client: what it prints last, CPU seconds of the server, and the idle share of its core."""
-        watch = CoreWatch(self.server)
-        with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        watch = self._watch()
+        with Child(
+            command, cores=LOAD_CORES if self._is_alone else ALL_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child:
             found: dict[str, Any] = json.loads(child.output().strip().rpartition("\n")[2])
         cpu, others, idle = watch.used()
         self._others.append(others)
@@ -198,7 +230,7 @@ class Running:
         return fetch(self._port, path, body, self._candidate.headers)
 
     def _counted(self) -> int:
-        text = fetch(self._port, "/metrics")[1].decode()
+        text = fetch(self._admin_port, "/metrics")[1].decode()
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         counts = (sample for sample in samples if sample.name == self._candidate.counter)
         return round(sum(sample.value for sample in counts if not {*ADMIN} & {*sample.labels.values()}))

@@ -236,6 +236,14 @@ def add_queries(app: Any) -> None:
     SQLAlchemyInstrumentor().instrument(engine=app.state.engine.sync_engine)
 
 
+def usual() -> Any:
+    """The usual stack, for another server."""
+    app = bare_fastapi()
+    for name in ("logs", "metrics", "traces"):
+        PARTS[name](app)
+    return app
+
+
 APPS = {
     "asgi": bare_asgi,
     "asyncpg": bare_asyncpg,

@@ -70,28 +70,49 @@ class Child:
         return int(self.process.wait(STOP_SECONDS))
 
     def cpu_seconds(self) -> float:
-        """CPU time of all threads, user and system, since the start."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+        """CPU time of all threads and of all processes that it has started, user and system, since the start."""
+        return sum(map(_cpu_seconds, self.processes()))
 
     def memory_mb(self) -> dict[str, float]:
-        """Resident (rss) and proportional (pss) memory in MB of 1,000,000 bytes."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        found = re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE)
-        return {f"{name.lower()}_mb": round(int(value) * 1024 / 1e6, 1) for name, value in found}
+        """Resident (rss) and proportional (pss) memory in MB of 1,000,000 bytes, of all its processes together."""
+        memory = {"rss_mb": 0.0, "pss_mb": 0.0}
+        for process in self.processes():
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            for name, value in re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE):
+                memory[f"{name.lower()}_mb"] += int(value) * 1024 / 1e6
+        return {name: round(value, 1) for name, value in memory.items()}
+
+    def processes(self) -> list[int]:
+        """The process, and those that it has started."""
+        found = [self.process.pid]
+        for process in found:  # which grows meanwhile
+            children = Path(f"/proc/{process}/task/{process}/children")
+            found += map(int, children.read_text().split())
+        return found
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
 class CoreWatch:
-    """CPU time of a server, and the share of its core that other processes take, from now on."""
+    """CPU time of a server, and the share of its core that other processes take, from now on.
 
-    def __init__(self, server: Child) -> None:
+    If it is not `alone` on one core, the shares are unknown, and 0.
+    """
+
+    def __init__(self, server: Child, *, alone: bool = True) -> None:
         self._server = server
+        self._alone = alone
         self._cpu, self._core, self._began = server.cpu_seconds(), _core_seconds(), time.perf_counter()
 
     def used(self) -> tuple[float, float, float]:
         """CPU seconds of the server, share of others, idle share."""
         seconds = time.perf_counter() - self._began
         cpu = self._server.cpu_seconds() - self._cpu
+        if not self._alone:
+            return cpu, 0.0, 0.0
         # The kernel counts in ticks, so each of the two differences can be off by one.
         others = max(0.0, _core_seconds() - self._core - cpu - 2 / TICKS_PER_SECOND) / seconds
         return cpu, round(others, 4), round(max(0.0, 1 - cpu / seconds - others), 4)

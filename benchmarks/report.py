@@ -13,6 +13,7 @@ TITLES = {
     "database": "One row of PostgreSQL by its primary key",
     "clients": "A call to another service, by HTTP client",
     "auth": "Bearer tokens, the same for each request",
+    "workers": "Worker processes, on all cores together with the load",
     "against": "Beside another commit",
 }
 COLUMNS = {
@@ -143,6 +144,14 @@ def goals(sections: Results) -> list[list[str]]:
     if "auth" in rows:
         to_open = rows["auth"]["cached"]["ratio"]["median"]
         goal("a cached token, to the same service without authentication", to_open, "{:.2f}", least=0.9)
+    if "ours_2" in rows.get("workers", {}):
+        cpu_us = {name: row["cpu_us"]["median"] for name, row in rows["workers"].items()}
+        goal(
+            "two workers: CPU time of a request, to one process",
+            cpu_us["ours_2"] / cpu_us["ours_1"],
+            "{:.2f}",
+            most=1.1,
+        )
     for suffix in ("", "_100") if "against" in rows else ():
         before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
         case = f"{now['label']}, to before"

@@ -12,7 +12,7 @@ from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
+SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "workers", "against")
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
@@ -101,6 +101,13 @@ class Sections:
             for name, values in found.items()
         }
 
+    def _workers(self) -> Rows:
+        """The first rows have one process. CPU time is that of all processes, the supervisor's included."""
+        rows = self._rounds(self._candidates.workers(), self._plan.few_rounds, figures=(*FIGURES, "pss_mb"))
+        for row in rows.values():
+            del row["idle"], row["ratio"]
+        return rows
+
     def _auth(self) -> Rows:
         """More rounds of the first two than of the others, because they differ by few percent."""
         every = self._candidates.auth()
@@ -152,7 +159,13 @@ class Sections:
         rows["flat"] = {"label": "largest change from 100,000 requests on", "rss_mb": round(max(after) - min(after), 1)}
         return rows
 
-    def _rounds(self, chosen: Mapping[str, Candidate], rounds: int, body: str | None = None) -> Rows:
+    def _rounds(
+        self,
+        chosen: Mapping[str, Candidate],
+        rounds: int,
+        body: str | None = None,
+        figures: Sequence[str] = FIGURES,
+    ) -> Rows:
         """All candidates once in each round, in a new process every time; each is compared with the first."""
         loads: dict[str, list[Load]] = {name: [] for name in chosen}
         for number in range(rounds):
@@ -163,7 +176,7 @@ class Sections:
             name: {
                 "label": candidate.label,
                 "kind": candidate.kind,
-                **{key: figure([getattr(load, key) for load in loads[name]]) for key in FIGURES},
+                **{key: figure([getattr(load, key) for load in loads[name]]) for key in figures},
                 "ratio": ratio([load.rate for load in loads[name]], [load.rate for load in to]),
                 "cpu_ratio": ratio([load.cpu_us for load in to], [load.cpu_us for load in loads[name]]),
             }

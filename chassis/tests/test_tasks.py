@@ -235,7 +235,7 @@ class Consumer:
 
 
 @asynccontextmanager
-async def with_background(work: Callable[[], Coroutine[Any, Any, object]], **options: bool) -> AsyncIterator[Service]:
+async def with_background(work: Callable[[], Coroutine[Any, Any, object]], **options: Any) -> AsyncIterator[Service]:
     """A service with a background task."""
     with observed() as seen:
         app = make_app(seen.telemetry, shutdown_seconds=5.0)

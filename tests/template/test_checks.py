@@ -184,6 +184,7 @@ OPTIONAL = (
     "test_client_transport",
     "test_database",
     "test_embedded",
+    "test_grpc",
     "test_migrations",
     "test_nats",
     "test_outbox",

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
     for page in PAGES:
         follow(project, f"{page}.md")
     follow(project, "configuration.md", "Add a setting")
+    follow(project, "configuration.md", "Change settings while the service runs")
     follow(project, "rate-limits.md", "Limit a route")
     checked(project, python)
     return project
@@ -81,6 +83,21 @@ def test_setting(project: Path, database: socket.socket, start: Start) -> None:
     assert start(project).ready().http.get("/greetings/Ada").json() == "Hello, Ada!"
     assert start(project, APP_GREETING="Hi").ready().http.get("/greetings/Ada").json() == "Hi, Ada!"
     assert start(project, APP_GREETING="Hello" * 9).process.wait(20) == 2
+
+
+def test_setting_that_changes_while_the_service_runs(
+    project: Path, database: socket.socket, start: Start, tmp_path: Path
+) -> None:
+    file = tmp_path / "app_farewell"
+    file.write_text("Goodbye")
+    process = start(project, APP_SECRETS_DIR=str(tmp_path))
+    http = process.ready().http
+    assert http.get("/farewells/Ada").json() == "Goodbye, Ada!"
+    file.write_text("See you")
+    deadline = time.monotonic() + 20
+    while http.get("/farewells/Ada").json() != "See you, Ada!":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_error_of_a_wrong_setting_is_that_of_the_guide(project: Path, python: Path) -> None:

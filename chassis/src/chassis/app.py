@@ -22,15 +22,16 @@ from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.route_list import routes_of
 from .api.routing import Route, has_websockets
+from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
 from .middleware.load_shedder import LoadShedder
-from .operations.admin_router import check_own_path
+from .operations.admin_router import AdminRouter, check_own_path
 from .operations.operations import Operations
-from .periodic import PeriodicOptions, PeriodicTask, Work
+from .periodic import OncePer, PeriodicOptions, PeriodicTask, Work, is_done_here
 from .ports import Parts, Stacks
 from .problem import ProblemOf
 from .resources import Resources
@@ -130,6 +131,10 @@ class App(RouteTable):
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
+        self.is_serving: bool = True
+        """Whether this process serves. False in a command, so that its resources open no port."""
+        self.commands: dict[str, Command] = {}
+        """The commands of the service, by their names: see `add_command`."""
         self._stacks: Stacks | None = None
         self.settings_changes: ChangeCallbacks = ChangeCallbacks()
         """The callbacks of `on_settings_change`, for parts of the chassis that are made later than the routes."""
@@ -325,15 +330,19 @@ class App(RouteTable):
         restart: bool = True,
         required: bool = False,
         ends_when_draining: bool = False,
+        once_per: OncePer = "worker",
     ) -> None:
         """Run `work()` in the background from the start of the service, when its resources are open, until it stops.
 
         A failure is logged and counted. Then the work restarts after a growing delay (see `BackgroundTask`), unless
         `restart` is false. Work that returns is complete. With `required`, the service is not ready while the task is
         down. At shutdown the work is cancelled after the last request. With `ends_when_draining` it must end by itself
-        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`.
+        when `draining` is set, and is cancelled only at the end of `shutdown_seconds`. With several workers
+        (`APP_WORKERS`), every one does the work, or with `once_per="pod"` only one of them.
         """
         self._must_not_be_built()
+        if not is_done_here(once_per):
+            return
         task = BackgroundTask(name, work, self.telemetry, self.draining, restart, ends_when_draining)
         self._background.append(task)
         if required:
@@ -362,9 +371,26 @@ class App(RouteTable):
         task = PeriodicTask(schedule, work, self.telemetry, self.draining, options)
         if any(other.name == task.name for other in self._background):
             raise ValueError(f'two background tasks have the name {task.name!r}; pass another name to one: name="…"')
-        self.add_background_task(task.name, task.run, ends_when_draining=True)
-        if options.get("required"):
+        once_per = options.get("once_per", "worker")
+        self.add_background_task(task.name, task.run, ends_when_draining=True, once_per=once_per)
+        if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
+
+    def add_command(self, name: str, function: Callable[..., Any]) -> None:
+        """Add a command to the command line: `python -m order_service fill-owners --batch 500`.
+
+            async def fill_owners(database: Database, *, batch: int = 100) -> None: ...
+
+            app.add_command("fill-owners", fill_owners)
+
+        The parameters of the function are its arguments: those with a default, and those behind `*`, are options. Types
+        that the app provides are injected, and so are the settings and the `App`. A command runs with the resources of
+        the app, without its server and its background tasks. A `def` runs in a thread.
+
+        The exit status is 0, or the `int` that it returns, or 1 if it raises. Raises `ValueError` for an invalid name.
+        """
+        self._must_not_be_built()
+        add_command(self.commands, name, function)
 
     def on_settings_change(self, callback: OnChange) -> None:
         """Call `callback(before, after)` when live settings have changed in the secret files.
@@ -410,6 +436,11 @@ class App(RouteTable):
         return self._built().admin
 
     @property
+    def admin_router(self) -> AdminRouter:
+        """The routes of the admin port."""
+        return self._built().admin_router
+
+    @property
     def rejections(self) -> ASGIApp:
         """Responds to requests that the server rejects before they reach a route, so that they are observed too."""
         return self._built().rejections
@@ -441,29 +472,35 @@ class App(RouteTable):
         application = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return application(scope, receive, send)
 
-    async def open(self) -> None:
+    async def open(self, *, background: bool = True) -> None:
         """Open the resources, start the background tasks, and become ready.
 
-        If one of them fails to start, the resources that are open are closed, and its exception is raised.
+        If one of them fails to start, the resources that are open are closed, and its exception is raised. Without
+        `background`, as for commands, no background tasks are started.
         """
         self._built()
+        self.is_serving = background
         self.tasks.use_loop(asyncio.get_running_loop())
         await self.refresh_settings()  # this process may be younger than the settings
         await self._resources.enter()
-        try:
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            if self._reloading is not None:
-                self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
-            for task in self._background:
-                task.begin()
-                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
-        except BaseException:
-            await self._resources.exit()
-            raise
+        if self._reloading is not None:
+            self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
+        if background:
+            try:
+                self._begin_background()
+            except BaseException:
+                await self._resources.exit()
+                raise
+        self.health.state = State.READY
+
+    def _begin_background(self) -> None:
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for task in self._background:
+            task.begin()
+            self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
         if self.faults is not None:
             self.faults.announce()
-        self.health.state = State.READY
 
     async def refresh_settings(self) -> None:
         """Read the secret files again if they have changed, as the service does every few seconds."""

@@ -125,13 +125,14 @@ class Stacks:
             on_guard=self._guards.append,
         )
         platform = platform_routes(health, telemetry)
+        # The console is not in `admin_paths`: a server with one port for both does not serve it.
         self.admin_paths: frozenset[str] = frozenset(route.path for route in platform)
         for route in parts.admin_routes:
             route.resource.use(parts.providers, parts.encoders)
-        console = Route("/", Console(lambda: admin.paths), in_openapi=False)
-        admin = AdminRouter([*platform, console], operations, parts.admin_routes)
+        console = Route("/", Console(lambda: self.admin_router.paths), in_openapi=False)
+        self.admin_router: AdminRouter = AdminRouter([*platform, console], operations, parts.admin_routes)
         self.admin: ASGIApp = admin_stack(
-            admin, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
+            self.admin_router, telemetry, parts.security_headers, traces=settings.trace_admin, problems=parts.problems
         )
         self.rejections: ASGIApp = TelemetryMiddleware(
             send_rejection, telemetry=telemetry, security_headers=parts.security_headers

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import structlog
 from starlette.types import ASGIApp
@@ -92,10 +93,10 @@ class Server:
         self._limits = within_open_files(self._limits)
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self._listen_settings, error=str(error))
+            log.error("cannot listen", **self.listen_settings, error=str(error))
             return 1
         except Exception:
             log.exception("service failed to start or stop")
@@ -132,10 +133,18 @@ class Server:
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self._listen_settings, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
+        if await self._open():
+            log.info("ready", seconds=round(time.monotonic() - began, 3))
+            if self.app.settings.development:
+                log.info("console", url=f"http://{LOOPBACK}:{self.admin_port}/")
+            self._started.set()
+
+    async def _open(self) -> bool:
+        """Open the app's resources; False if `stop` is called meanwhile."""
         if self._stopping.is_set():
             log.info("stopped while starting")
-            return
+            return False
         self._starting = task = asyncio.current_task()
         try:
             await self.app.open()
@@ -143,13 +152,10 @@ class Server:
             # A cancellation by `stop` ends here. Any other cancellation is raised again.
             if task is None or not self._stopping.is_set() or task.uncancel() > 0:
                 raise
-            return
+            return False
         finally:
             self._starting = None
-        log.info("ready", seconds=round(time.monotonic() - began, 3))
-        if self.app.settings.development:
-            log.info("console", url=f"http://{LOOPBACK}:{self.admin_port}/")
-        self._started.set()
+        return True
 
     async def shutdown(self) -> None:
         """Shut down gracefully; without a drain if the start was not completed.
@@ -195,6 +201,7 @@ class Server:
     async def _finish_requests(self) -> None:
         # 4. No new connections are accepted. Idle connections are closed.
         self._stop_by = time.monotonic() + self.shutdown_seconds
+        self.app.tasks.stopping.set()
         public = self._listeners[0]
         public.stop_accepting()
         self.app.load_shedder.hurry()
@@ -257,7 +264,7 @@ class Server:
         return [public, admin]
 
     @property
-    def _listen_settings(self) -> dict[str, object]:
+    def listen_settings(self) -> dict[str, object]:
         """The settings of the addresses to listen on, for log lines."""
         public = (
             {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
@@ -296,11 +303,14 @@ class Server:
             self._watchdog.watch(loop)
         status = 1
         try:
-            with stop_signals(lambda number: self._on_signal(number, loop)):
+            with self._stop_signals(loop):
                 await self.serve()
             status = 0
         finally:
             self._exit_in_time(status)
+
+    def _stop_signals(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+        return stop_signals(lambda number: self._on_signal(number, loop))
 
     def _on_signal(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         drain = number == signal.SIGTERM
@@ -334,7 +344,8 @@ def listen_for_console(port: int, state: PortState) -> Listener:
     return Listener(LOOPBACK, 0, state)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop of the service; None for asyncio's own."""
     if sys.platform == "win32":
         return None
     import uvloop

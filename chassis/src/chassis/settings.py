@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -33,6 +33,7 @@ ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_WORKERS = 128
 TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -87,6 +88,18 @@ class ChassisSettings(BaseSettings):
     )
     unix_socket: str | None = Field(
         None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
+    )
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
+        1,
+        description=(
+            f"Number of worker processes that share the port, from 1 to {MAX_WORKERS}. "
+            "`auto` is the CPU limit in whole cores. Several need `APP_ADMIN_PORT`."
+        ),
+    )
+    worker_max_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Resident memory above which a worker is replaced gracefully. Only with several workers.",
     )
     trusted_proxies: tuple[str, ...] = Field(
         (),
@@ -336,6 +349,13 @@ class ChassisSettings(BaseSettings):
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
+
+    @field_validator("workers")
+    @classmethod
+    def _with_an_admin_port(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if value != 1 and info.data.get("admin_port", 0) is None:
+            raise ValueError("set APP_ADMIN_PORT too, because only the admin port can report on all workers")
+        return value
 
     @field_validator("rate_limit_burst")
     @classmethod

@@ -21,6 +21,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "trusted_proxies",
         "development",
     ),
+    "Worker processes": ("workers", "worker_max_memory_bytes"),
     "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
     "Limits of a request": (
         "max_body_bytes",
@@ -52,7 +53,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 """The settings of the chassis by topic, the topics and settings that people change most first."""
 
-PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_"}
+PREFIXES = {"Authentication": "auth_", "Database": "database_", "Events": "nats_", "gRPC": "grpc_"}
 """The topics of optional parts, and the prefix of their settings."""
 
 INTRODUCTION = f"""\
@@ -66,7 +67,8 @@ INTRODUCTION = f"""\
 - **Priority:** the environment, then `.env`, then secret files, then the default. An empty value counts as not set.
 - **Lists** are separated by commas, or are JSON.
 - **Wrong values** stop the start with exit status 2. A line on standard error names the variable and what is allowed.
-- **Changes** need a restart: settings are read once, at the start.
+- **Live** settings apply without a restart when their secret file changes. All others need a restart. See
+  [Change settings while the service runs](../chassis/docs/configuration.md#change-settings-while-the-service-runs).
 """
 OWN = "This service"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|.*$", re.MULTILINE)

@@ -10,21 +10,24 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stop_signals(on_first: Callable[[int], object]) -> Iterator[None]:
-    """Call `on_first` with the number of the first signal. A second signal ends the process at once.
+def end_at_once(number: int) -> None:
+    """End the process, as a second signal asks for."""
+    # Without a flush: a blocked standard output may be the reason why the shutdown hangs.
+    os._exit(128 + number)
 
-    `on_first` runs between any two instructions of the main thread, so it must not acquire a lock.
+
+@contextmanager
+def stop_signals(on_first: Callable[[int], object], on_next: Callable[[int], object] = end_at_once) -> Iterator[None]:
+    """Call `on_first` with the number of the first signal, and `on_next` with those of all others.
+
+    Both run between any two instructions of the main thread, so they must not acquire a lock.
     """
     received: list[int] = []
 
     # signal.signal and not the loop's handlers, because it also works while code blocks the loop.
     def handle(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) > 1:
-            # Without a flush: a blocked standard output may be the reason why the shutdown hangs.
-            os._exit(128 + number)
-        on_first(number)
+        (on_first if len(received) == 1 else on_next)(number)
 
     previous_handlers = {number: signal.signal(number, handle) for number in SIGNALS}
     _handlers.append(handle)

@@ -32,6 +32,8 @@ class Tasks:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._metrics = telemetry.metrics
+        self.stopping: asyncio.Event = asyncio.Event()
+        """Set when the drain is over: whatever else accepts work, such as a port of another protocol, stops too."""
         self._tasks: dict[asyncio.Task[object], bool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -79,6 +81,7 @@ class Tasks:
 
     async def stop(self, seconds: float) -> None:
         """Wait at most `seconds` for the tasks, cancel the unfinished ones, and wait a second for their cleanup."""
+        self.stopping.set()
         for task, until_stopped in self._tasks.items():
             if until_stopped:
                 task.cancel("the service is stopping")

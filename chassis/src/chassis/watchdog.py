@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from .telemetry import Telemetry
-from .telemetry.loop_watch import calls_of
+from .telemetry.stacks import calls_of
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -132,7 +132,7 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
 def make_reloading(
     settings: ChassisSettings, on_change: Callable[[ChassisSettings, ChassisSettings], Awaitable[None]]
 ) -> Reloading[ChassisSettings] | None:
-    """What reads the secret files again when they change; None if the settings were read without such files."""
+    """The part that reads the secret files again when they change; None if there was no directory of them."""
     if given_for(settings).secrets_dir is None:
         return None
     return Reloading(settings, type(settings).from_given, on_change)

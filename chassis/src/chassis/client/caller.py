@@ -72,7 +72,7 @@ class Caller:
         self._max_attempts = settings.max_attempts
         self._attempt_seconds = settings.attempt_timeout_seconds
         self._backoff_seconds = settings.backoff_seconds
-        self._hedges = settings.hedge
+        self._hedges = settings.hedge and settings.max_attempts > 1
         self._budget.set_ratio(settings.retry_ratio)
         self._hedge_budget.set_ratio(settings.retry_ratio / 2)
 
@@ -140,7 +140,8 @@ class Caller:
             tried.append(replica or await self._first_replica(ends_at))
             result = await self._attempt(call, tried, ends_at, is_first=last is None)
             if isinstance(result.error, NotAdmittedError):
-                if last is None:
+                # The body of a streamed response has not been read, and cannot be any more.
+                if last is None or call.is_stream:
                     raise self._not_admitted()
                 return last
             call.attempts, call.status = len(tried), result.status

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -167,16 +167,7 @@ class Client(Verbs):
         self._attempts.transport = None
         await self._open.aclose()
 
-    @overload
-    async def request(self, method: str, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
-    @overload
-    async def request(
-        self, method: str, route: str, *, returns: None = None, **options: Unpack[CallOptions]
-    ) -> Response: ...
-    async def request(
-        self, method: str, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
-    ) -> T | Response:
-        """Make a call. Raises a `DependencyError` for every failure, and `PathValueError` for a value in `path`."""
+    async def _request(self, method: str, route: str, returns: type[T] | None, options: CallOptions) -> T | Response:
         call = self._call(method, route, options)
         try:
             response = self._response(call, await self._caller.call(call))

@@ -36,17 +36,21 @@ class Verbs:
     With `returns`, the result is the body, validated as this type; else it is the `Response`.
     """
 
+    @abstractmethod
+    async def _request(self, method: str, route: str, returns: type[T] | None, options: CallOptions) -> T | Response:
+        """Make a call."""
+
     @overload
     async def request(self, method: str, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
     @overload
     async def request(
         self, method: str, route: str, *, returns: None = None, **options: Unpack[CallOptions]
     ) -> Response: ...
-    @abstractmethod
     async def request(
         self, method: str, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
     ) -> T | Response:
-        """Make a call."""
+        """Make a call. Raises a `DependencyError` for every failure, and `PathValueError` for a value in `path`."""
+        return await self._request(method, route, returns, options)
 
     @overload
     async def get(self, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
@@ -54,7 +58,7 @@ class Verbs:
     async def get(self, route: str, *, returns: None = None, **options: Unpack[CallOptions]) -> Response: ...
     async def get(self, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]) -> T | Response:
         """Read a resource."""
-        return await self.request("GET", route, returns=returns, **options)
+        return await self._request("GET", route, returns, options)
 
     async def head(self, route: str, **options: Unpack[CallOptions]) -> Response:
         """Read the header section of a response."""
@@ -66,7 +70,7 @@ class Verbs:
     async def post(self, route: str, *, returns: None = None, **options: Unpack[CallOptions]) -> Response: ...
     async def post(self, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]) -> T | Response:
         """Process `json` or `content`. It is sent again after a failure only if it is safe: see `idempotency_key`."""
-        return await self.request("POST", route, returns=returns, **options)
+        return await self._request("POST", route, returns, options)
 
     @overload
     async def put(self, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
@@ -74,7 +78,7 @@ class Verbs:
     async def put(self, route: str, *, returns: None = None, **options: Unpack[CallOptions]) -> Response: ...
     async def put(self, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]) -> T | Response:
         """Replace a resource."""
-        return await self.request("PUT", route, returns=returns, **options)
+        return await self._request("PUT", route, returns, options)
 
     @overload
     async def patch(self, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
@@ -84,7 +88,7 @@ class Verbs:
         self, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
     ) -> T | Response:
         """Change a resource."""
-        return await self.request("PATCH", route, returns=returns, **options)
+        return await self._request("PATCH", route, returns, options)
 
     @overload
     async def delete(self, route: str, *, returns: type[T], **options: Unpack[CallOptions]) -> T: ...
@@ -94,4 +98,4 @@ class Verbs:
         self, route: str, *, returns: type[T] | None = None, **options: Unpack[CallOptions]
     ) -> T | Response:
         """Delete a resource."""
-        return await self.request("DELETE", route, returns=returns, **options)
+        return await self._request("DELETE", route, returns, options)

@@ -10,7 +10,6 @@ from structlog.typing import FilteringBoundLogger
 from ..threads import in_thread
 from .changed_files import ChangedFiles, Settings
 from .changes import Changes, Path, variable_of
-from .schema import Schema
 from .sources import Given, given_for, note_given
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -34,8 +33,8 @@ class Reloading(Generic[Settings]):
     ) -> None:
         """`on_change` gets the settings before and after a change. See `ChangedFiles` for `make`."""
         self._settings = settings
-        self._schema = Schema(type(settings))
         self._files = ChangedFiles(settings, make)
+        self._schema = self._files.schema
         self._on_change = on_change
         self._waiting: dict[Path, object] = {}
         """The values that need a restart, and were warned of."""
@@ -67,10 +66,15 @@ class Reloading(Generic[Settings]):
                 log.warning("setting changed; restart the service to apply it", variable=self._variable(path))
         self._waiting = changes.waiting
         if changes.applied:
-            note_given(after, given_for(wanted))
+            note_given(after, self._given_after(changes, before, wanted))
             self._settings = after
             log.info("settings changed", variables=[self._variable(path) for path in changes.applied])
             await self._on_change(before, after)
+
+    def _given_after(self, changes: Changes, before: Settings, wanted: Settings) -> Given:
+        """The variables in effect: a setting that needs a restart still has its last one."""
+        waiting = [name for path in changes.waiting for name in self._schema.at(path)[0][-1].variables]
+        return given_for(wanted).with_last_files(given_for(before).files, waiting)
 
     def _variable(self, path: Path) -> str:
         return variable_of(self._schema, path)

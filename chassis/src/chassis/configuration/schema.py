@@ -118,7 +118,7 @@ class Schema:
         """The rows of a table in Markdown, each with the path of its setting: variable, default, meaning."""
         for setting in self.settings:
             if not setting.has_members:
-                meaning = f"{setting.meaning} *Live.*".lstrip() if setting.is_live else setting.meaning
+                meaning = f"{setting.meaning} {_live_shown(setting)}".strip()
                 yield setting.path, f"| `{setting.variables[0]}` |{_cell(setting)}| {meaning} |"
 
     def _walk(
@@ -197,6 +197,13 @@ def _default(name: str, field: FieldInfo, outer: object) -> object:
     if isinstance(outer, BaseModel) and hasattr(outer, name):
         return getattr(outer, name)
     return None if field.default is PydanticUndefined else field.default
+
+
+def _live_shown(setting: Setting) -> str:
+    if not setting.is_live:
+        return ""
+    mark = live_mark(setting.field)
+    return "*Live while it is set.*" if mark is not None and mark.only_if_set else "*Live.*"
 
 
 def _cell(setting: Setting) -> str:

@@ -62,6 +62,12 @@ class Given:
         """The same with other secret files."""
         return replace(self, sources=(*self.sources[:-1], files))
 
+    def with_last_files(self, last: Source, names: Iterable[str]) -> "Given":
+        """The same with the files of an earlier reading for the variables of these names."""
+        lower = {name.lower() for name in names}
+        files = {name: variable for name, variable in self.files.items() if name not in lower}
+        return self.with_files(files | {name: last[name] for name in lower if name in last})
+
     def find(self, names: Iterable[str]) -> Variable | None:
         """The variable that is used for a setting of these names."""
         lower = [name.lower() for name in names]
@@ -75,12 +81,12 @@ GIVEN = "_given"
 
 def note_given(settings: BaseSettings, given: Given) -> None:
     """Note the variables that settings were read from."""
-    settings.__dict__[GIVEN] = given
+    vars(settings)[GIVEN] = given
 
 
 def given_for(settings: BaseSettings) -> Given:
     """The variables that settings were read from; none if they were made from values."""
-    given: Given = settings.__dict__.get(GIVEN, NOTHING_GIVEN)
+    given: Given = vars(settings).get(GIVEN, NOTHING_GIVEN)
     return given
 
 

@@ -106,6 +106,15 @@ def address_of(sock: socket.socket) -> str:
     return f"http://{_shown(host, address[1])}"
 
 
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Identifies the file at `path`; None without one. Another file of the same name has another identity."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _resolve(hosts: list[str], port: int) -> list[Place]:
     """Resolve the hosts; return each address once."""
     places: dict[tuple[object, ...], Place] = {}

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from weakref import WeakSet
@@ -11,7 +12,7 @@ from weakref import WeakSet
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .binding import BACKLOG, address_of, bind_tcp, bind_unix
+from .binding import BACKLOG, address_of, bind_tcp, bind_unix, identity_of
 from .port_state import PortState
 from .protocol import HttpProtocol
 
@@ -29,17 +30,32 @@ class Listener:
 
     Its constructor binds, so that a port that is in use is known before anything else starts; clients that connect
     wait in the listen queue until `start`. With `unix_socket`, a path, it listens there and not on `host` and `port`.
-    Raises `ListenError`.
+    With `sockets`, it listens on these, which another process has bound. Raises `ListenError`.
     """
 
-    def __init__(self, host: str, port: int, state: PortState, *, unix_socket: str | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        state: PortState,
+        *,
+        unix_socket: str | None = None,
+        sockets: Sequence[socket.socket] | None = None,
+    ) -> None:
         self.state = state
-        self._sockets = bind_tcp(host, port) if unix_socket is None else [bind_unix(unix_socket)]
+        self._unix_socket: tuple[str, tuple[int, int] | None] | None = None
+        if sockets is not None:
+            self._sockets = [*sockets]
+        elif unix_socket is not None:
+            self._sockets = [bind_unix(unix_socket)]
+            self._unix_socket = (unix_socket, identity_of(unix_socket))
+        else:
+            self._sockets = bind_tcp(host, port)
         self.addresses: list[str] = [address_of(sock) for sock in self._sockets]
         """URLs; `unix:` and the path for a Unix socket."""
-        self.port: int = port if unix_socket is not None else self._sockets[0].getsockname()[1]
-        self._unix_socket = None if unix_socket is None else (unix_socket, _identity(unix_socket))
+        self.port: int = next((port_of(sock) for sock in self._sockets), 0) or port
         self._servers: list[asyncio.Server] = []
+        self._also: dict[int, list[tuple[socket.socket, asyncio.Server]]] = {}
         self._date_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         _listeners.add(self)
@@ -49,14 +65,31 @@ class Listener:
         if self.state.accepts_websockets:
             from . import websocket  # noqa: F401 - so that the first WebSocket does not wait for the import
         self._update_date()
-        loop = asyncio.get_running_loop()
-        make_protocol: Callable[[], HttpProtocol] = lambda: HttpProtocol(self.state)  # noqa: E731
         for sock in self._sockets:
-            if self._unix_socket is None:
-                server = await loop.create_server(make_protocol, sock=sock, backlog=BACKLOG)
-            else:
-                server = await loop.create_unix_server(make_protocol, sock=sock, backlog=BACKLOG)
-            self._servers.append(server)
+            self._servers.append(await self._serve(sock))
+
+    async def listen_also(self, key: int, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections on these sockets too, until `stop_listening_also` with the same key."""
+        for sock in sockets:
+            self._also.setdefault(key, []).append((sock, await self._serve(sock)))
+
+    def stop_listening_also(self, key: int) -> None:
+        """Close the sockets that were given to `listen_also`."""
+        for _, server in self._also.pop(key, ()):
+            server.close()
+
+    async def accept(self, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted or made."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+
+    async def _serve(self, sock: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if isinstance(sock.getsockname(), tuple):
+            return await loop.create_server(self._make_protocol, sock=sock, backlog=BACKLOG)
+        return await loop.create_unix_server(self._make_protocol, sock=sock, backlog=BACKLOG)
+
+    def _make_protocol(self) -> HttpProtocol:
+        return HttpProtocol(self.state)
 
     def drain(self) -> None:
         """Say `Connection: close` in every response from now on, also to requests in flight."""
@@ -65,16 +98,22 @@ class Listener:
     def stop_accepting(self) -> None:
         """Close the sockets, and every connection without a request; responses say `Connection: close`."""
         self.drain()
+        self.stop_listening()
+        self._shut_down_connections()
+
+    def stop_listening(self) -> None:
+        """Close the sockets, and leave the connections as they are."""
+        for key in [*self._also]:
+            self.stop_listening_also(key)
         for server in self._servers:
             server.close()
         for sock in self._sockets[len(self._servers) :]:  # not started
             sock.close()
         if self._unix_socket is not None:
             path, identity = self._unix_socket
-            if _identity(path) == identity:  # otherwise another process has created a socket of this name
+            if identity_of(path) == identity:  # otherwise another process has created a socket of this name
                 with suppress(OSError):
                     os.unlink(path)
-        self._shut_down_connections()
 
     async def close(self, seconds: float) -> None:
         """Stop accepting, and let requests in flight finish within `seconds`; then cancel and abort the others."""
@@ -105,7 +144,12 @@ class Listener:
 
         Their descriptors refer to `null` from then on, because the objects that own them may close them later.
         """
-        sockets = [*self._sockets, *(entry.transport.get_extra_info("socket") for entry in self.state.connections)]
+        also = [sock for pairs in self._also.values() for sock, _ in pairs]
+        sockets = [
+            *self._sockets,
+            *also,
+            *(entry.transport.get_extra_info("socket") for entry in self.state.connections),
+        ]
         for descriptor in (sock.fileno() for sock in sockets if sock is not None):
             if descriptor >= 0:
                 os.dup2(null, descriptor, inheritable=False)
@@ -127,12 +171,10 @@ class Listener:
         self._date_timer = asyncio.get_running_loop().call_later(DATE_SECONDS, self._update_date)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def port_of(sock: socket.socket) -> int:
+    """The port of a listening socket; 0 for a Unix socket."""
+    address = sock.getsockname()
+    return int(address[1]) if isinstance(address, tuple) else 0
 
 
 def _release_in_child() -> None:

@@ -38,8 +38,6 @@ class OperatorAccess:
     """
 
     def __init__(self, token: str | None = None) -> None:
-        self.is_checked_before: bool = False
-        """Whether only a process that has applied this rule can connect, as over a private Unix socket."""
         self._token: bytes | None = None
         self.set_token(token)
 
@@ -49,8 +47,6 @@ class OperatorAccess:
 
     def check(self, scope: Scope) -> None:
         """Raise a `Problem` of 401 or 403 that says what to do, if the client may not use the operators' endpoints."""
-        if self.is_checked_before:
-            return
         problem = self._check_token(scope, self._token) if self._token is not None else self._check_local(scope)
         if problem is not None:
             log.warning("operator rejected", by=client_of(scope), status=problem.status_code, reason=problem.detail)

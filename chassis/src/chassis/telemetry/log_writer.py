@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 from .log_tail import LogTail
@@ -18,9 +18,13 @@ if sys.platform == "linux":
     from fcntl import F_GETPIPE_SZ, fcntl, ioctl
     from termios import FIONREAD
 
+if TYPE_CHECKING:
+    from .shared_output import SharedOutput
+
 MAX_HELD_BYTES = 8_388_608
 RETRY_SECONDS = 0.02
 NOTHING_UNREAD = bytes(4)  # a C int
+NEWLINE = 10
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
 
 Write = Callable[["LineWriter", bytes | str], None]
@@ -37,7 +41,12 @@ class LineWriter:
     output of other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share,
     stays blocking. An empty pipe of Linux takes its whole capacity in one piece (pipe(7)). Few large writes are cheaper
     than many small ones.
+
+    With `shared_output`, other processes that write to the descriptor take turns with this one. While it is the turn of
+    another one, lines are kept as for a full pipe.
     """
+
+    shared_output: "SharedOutput | None" = None
 
     def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.on_drop: Callable[[], object] = lambda: None
@@ -104,7 +113,7 @@ class LineWriter:
         dropped = 0
         with self._lock:
             self._flush_is_due = False
-            if self._drain(deadline):
+            if self._drain_in_turn(deadline):
                 if self._is_full:
                     self._is_full = False
                     dropped, self._dropped = self._dropped, 0
@@ -112,6 +121,19 @@ class LineWriter:
                 self._note_full()
         if dropped:
             self.on_recovery(dropped)
+
+    def _drain_in_turn(self, deadline: float) -> bool:
+        shared = self.shared_output
+        if shared is None:
+            return self._drain(deadline)
+        if not shared.begin(deadline):
+            return False
+        try:
+            return self._drain(deadline)
+        finally:
+            # After a part of a line, its rest must be next.
+            if not self._written or self._written == len(self._data) or self._data[self._written - 1] == NEWLINE:
+                shared.end()
 
     def _drain(self, deadline: float) -> bool:
         """Write; whether everything could be written."""

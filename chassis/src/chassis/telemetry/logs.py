@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -16,6 +17,7 @@ from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ..context import request_context
+from ..worker_slot import WorkerSlot
 from .levels import LEVELS, make_bound_logger
 from .log_writer import MAX_HELD_BYTES, LineWriter
 from .plain_values import plain, text
@@ -24,6 +26,8 @@ from .redaction import Redactor
 LogFormat = Literal["auto", "json", "console"]
 
 LAST_FLUSH_SECONDS = 1.0
+log_output: ContextVar[int] = ContextVar("log output", default=1)
+"""The file descriptor of `Logs`: standard output. Commands set it to standard error, because they print results."""
 # uvicorn's lines at each start and stop repeat the server's, which have more facts. httpx logs each request that it
 # sends with the whole URL, including the query.
 QUIET = ("uvicorn.error", "httpx")
@@ -56,8 +60,10 @@ class Logs:
         redact: Collection[str] = (),
         processors: Collection[Processor] = (),
         buffer_bytes: int = MAX_HELD_BYTES,
-        fd: int = 1,
+        fd: int | None = None,
     ) -> None:
+        """`fd` is where lines are written, by default `log_output`."""
+        fd = log_output.get() if fd is None else fd
         # The level's owner: when these logs are installed, the root logger.
         self._threshold = logging.Logger(__name__, LEVELS[level.lower()])  # noqa: LOG001 - only for its level
         self.writer: LineWriter = LineWriter(fd, max_held_bytes=buffer_bytes)
@@ -65,6 +71,8 @@ class Logs:
         console = format == "console" or (format == "auto" and os.isatty(fd))
         self.redactor: Redactor = Redactor(redact)
         self._render = _console_renderer(self.redactor) if console else _json_renderer(self.redactor)
+        if WorkerSlot.number is not None:
+            self._render = _with_worker(self._render, WorkerSlot.number)
         self._processors = [*processors]
         self._is_installed = False
         self._shared: list[Processor] = [
@@ -231,6 +239,15 @@ def _console_renderer(redactor: Redactor) -> Renderer:
         return renderer(None, "", redactor.redact({"timestamp": "", **event}))
 
     return render
+
+
+def _with_worker(render: Renderer, number: int) -> Renderer:
+    """A renderer whose events say in which worker they happened."""
+
+    def render_with_worker(event: EventDict, *, is_redacted: bool = False) -> bytes | str:
+        return render({**event, "worker": number}, is_redacted=is_redacted)
+
+    return render_with_worker
 
 
 class _Handler(logging.Handler):

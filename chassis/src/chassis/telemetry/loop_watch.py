@@ -17,13 +17,13 @@ from structlog.typing import FilteringBoundLogger
 from ..context import RequestContext, request_context
 from .observation import Observation
 from .route_template import route_template
+from .stacks import calls_of
 
 log: FilteringBoundLogger = structlog.get_logger()
 
 PERIOD_SECONDS = 0.25
 CHECK_SECONDS = 0.1
 BLOCKED_SECONDS = 0.5
-FRAMES = 4
 
 
 class LoopWatch:
@@ -82,23 +82,29 @@ def current_request(
     if sys.version_info < (3, 12):
         return _observation_in(frame)
     task = asyncio.current_task(loop)
-    context = _request_of(task.get_context().values()) if task is not None else None
+    context = request_of(task.get_context().values()) if task is not None else None
     # A copy, since requests come and go in the other thread.
     return next((observation for observation in list(active) if observation.context is context), None)
 
 
-def _request_of(values: Iterable[object]) -> RequestContext | None:
+def request_of(values: Iterable[object]) -> RequestContext | None:
+    """The request among the values of context variables."""
     contexts = (request_context(value) for value in values if isinstance(value, Context))
     return next((context for context in contexts if context is not None), None)
 
 
 def _observation_in(frame: FrameType | None) -> Observation | None:
     while frame is not None:
-        for value in frame.f_locals.values():
-            if isinstance(value, Observation):
-                return value
+        observation = observation_among(frame.f_locals.values())
+        if observation is not None:
+            return observation
         frame = frame.f_back
     return None
+
+
+def observation_among(values: Iterable[object]) -> Observation | None:
+    """The first observation among the values of variables."""
+    return next((value for value in values if isinstance(value, Observation)), None)
 
 
 def _facts(observation: Observation | None) -> dict[str, Any]:
@@ -108,13 +114,3 @@ def _facts(observation: Observation | None) -> dict[str, Any]:
     ids = {"request_id": context.request_id, "trace_id": context.trace_id}
     route = route_template(scope, observation.path, 0, observation.find_route)
     return {"method": scope.get("method", "GET"), "route": route, **ids}
-
-
-def calls_of(frame: FrameType | None) -> list[str]:
-    """The last calls of a stack, the innermost first."""
-    calls: list[str] = []
-    while frame is not None and len(calls) < FRAMES:
-        file = PurePath(frame.f_code.co_filename)
-        calls.append(f"{file.parent.name}/{file.name}:{frame.f_lineno} {frame.f_code.co_qualname}")
-        frame = frame.f_back
-    return calls

@@ -6,6 +6,7 @@ The requests' histograms are plain lists behind a collector, and prometheus-clie
 from bisect import bisect_left
 from collections import Counter as Counting
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,6 +37,8 @@ BYTES = (100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
 LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")
 # Error types beyond that are one, because a class may be made for each request.
 MAX_ERROR_TYPES = 100
+
+Merge = Literal["sum", "max", "min"]
 
 # Method, route, status (0 without a response), scheme, and the class of an exception.
 SeriesKey = tuple[str, str, int, str, type[BaseException] | None]
@@ -168,6 +171,8 @@ class Metrics:
 
     def __init__(self, service: str, *, version: str, commit: str, chassis_version: str) -> None:
         self.registry: CollectorRegistry = CollectorRegistry()
+        self.merges: dict[str, Merge] = {}
+        """How several workers' values of a gauge of yours become one; see `merge`."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -267,3 +272,10 @@ class Metrics:
             registry=self.registry,
         )
         build.labels(service, version, commit, chassis_version).set(1)
+
+    def merge(self, gauge: str, how: Merge) -> None:
+        """With several workers (`APP_WORKERS`), report the `sum`, `max` or `min` of their values of a gauge of yours.
+
+        By default, each worker's value is reported, with the label `worker`. Counters and histograms are always summed.
+        """
+        self.merges[gauge] = how

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
 
+from ..worker_slot import WorkerSlot
 from .environment import Environment, hidden
 
 # The version of the semantic conventions that names of attributes follow.
@@ -24,10 +25,13 @@ def make_resource(service: str, version: str, environment: Environment) -> Resou
     """The service's resource; the environment has priority over `service` and `version`, as the Resource SDK says.
 
     `OTEL_SERVICE_NAME` has priority over `service.name` in `OTEL_RESOURCE_ATTRIBUTES`. The pod, its namespace and its
-    node are added where the variables `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `NODE_NAME` name them.
+    node are added where the variables `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `NODE_NAME` name them. With several
+    workers, `service.worker` is the number of this one.
     """
     attributes = {"service.name": service, "service.version": version}
     attributes |= {name: value for variable, name in OF_THE_POD.items() if (value := environment.text(variable))}
+    if WorkerSlot.number is not None:
+        attributes["service.worker"] = str(WorkerSlot.number)
     attributes |= {name: value for name, value in _attributes(environment).items() if value or name not in attributes}
     if name := environment.text("OTEL_SERVICE_NAME"):
         attributes["service.name"] = name

@@ -1,0 +1,1 @@
+"""Several worker processes in one pod (`APP_WORKERS`), and the process that supervises them."""

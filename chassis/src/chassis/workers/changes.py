@@ -1,0 +1,76 @@
+"""Changes that operators have made, for workers that start later: log levels, faults, readiness."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+MAX_CHANGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A successful `PUT`, for one slot or with None for all."""
+
+    target: bytes
+    slot: int | None
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    made: float
+    """When, monotonic seconds."""
+
+
+class Changes:
+    """The last change of each path. A `DELETE` removes it: the worker that starts has the initial state."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changes: dict[tuple[bytes, int | None], Change] = {}
+
+    def note(
+        self, method: str, target: bytes, slot: int | None, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        """Note a request that has succeeded. `POST` starts something, which is not repeated."""
+        path = target.partition(b"?")[0]
+        if method not in ("PUT", "DELETE"):
+            return
+        for key in [key for key in self._changes if key[0] == path and slot in (None, key[1])]:
+            del self._changes[key]
+        if method == "PUT":
+            self._changes[path, slot] = Change(target, slot, headers, body, self._clock())
+            if len(self._changes) > MAX_CHANGES:
+                del self._changes[next(iter(self._changes))]
+
+    def of(self, slot: int) -> Iterator[tuple[Change, bytes]]:
+        """The changes that apply to a worker that starts in this slot, each with its body.
+
+        If the body, or an object in its array, has `seconds`, then it is for a limited time: the rest of it is left.
+        """
+        for change in self._changes.values():
+            if change.slot not in (None, slot):
+                continue
+            body = _rest(change.body, self._clock() - change.made)
+            if body is not None:
+                yield change, body
+
+
+def _rest(body: bytes, age: float) -> bytes | None:
+    """The body of a change of this age; None if nothing of it is in effect any more."""
+    try:
+        document: Any = orjson.loads(body)
+    except ValueError:
+        return body
+    if isinstance(document, list):
+        items = [rest for item in document if (rest := _rest_of(item, age)) is not None]
+        return orjson.dumps(items) if items or not document else None
+    rest = _rest_of(document, age)
+    return None if rest is None else orjson.dumps(rest)
+
+
+def _rest_of(item: Any, age: float) -> Any:
+    if not isinstance(item, dict) or not isinstance(item.get("seconds"), (int, float)):
+        return item
+    seconds = item["seconds"] - age
+    return {**item, "seconds": max(1, round(seconds))} if seconds > 0 else None

@@ -1,0 +1,142 @@
+"""A worker as the supervisor sees it: its state, its messages, its admin application and its last metrics."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+
+from .messages import CONNECTION, METRICS, READY, RETIRING, receive, send
+from .requests import HOST, NoResponseError, RequestProtocol, WorkerResponse, encode_request
+from .worker import METRICS_PATH
+
+SNAPSHOT_SECONDS = 2.0
+RESPONSE_SECONDS = 120.0
+LAST_METRICS_SECONDS = 0.5
+
+
+class WorkerState(StrEnum):
+    """The life of a worker."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"
+
+
+class WorkerProcess:
+    """A worker, from its fork until it has ended. `on_message` is called when its state has changed."""
+
+    def __init__(
+        self, number: int, slot: int, link: socket.socket, on_change: Callable[["WorkerProcess"], object]
+    ) -> None:
+        self.number: int = number
+        """Different for each worker of the service."""
+        self.slot: int = slot
+        self.process: int = 0
+        """Its process id; 0 until it is known."""
+        self.state: WorkerState = WorkerState.STARTING
+        self.started: float = time.monotonic()
+        self.responded: float = self.started
+        """When it has responded last, monotonic seconds."""
+        self.snapshot: bytes = b""
+        """Its last known metrics; empty before the first ones."""
+        self.settled: asyncio.Event = asyncio.Event()
+        """Set when it has become ready, or has ended before."""
+        self.ended: asyncio.Event = asyncio.Event()
+        self._link = link
+        self._on_change = on_change
+        self._pulling = asyncio.Lock()
+        link.setblocking(False)
+        asyncio.get_running_loop().add_reader(link, self._on_message)
+
+    @property
+    def label(self) -> str:
+        """Of its metrics."""
+        return str(self.slot)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it accepts connections."""
+        return self.state is WorkerState.READY
+
+    def tell(self, kind: bytes, argument: int = 0, sockets: Sequence[socket.socket] = ()) -> None:
+        """Send a message. A worker that has ended gets none."""
+        with suppress(OSError):
+            send(self._link, kind, argument, 0, sockets)
+
+    async def request(
+        self,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = HOST,
+        body: bytes = b"",
+        *,
+        seconds: float = RESPONSE_SECONDS,
+    ) -> WorkerResponse:
+        """Send a request to the admin application. Raises `NoResponseError`."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                send(self._link, CONNECTION, sockets=[theirs])
+            request = encode_request(method, target, headers, body)
+            ours.setblocking(False)
+            transport, protocol = await asyncio.get_running_loop().create_unix_connection(
+                lambda: RequestProtocol(request), sock=ours
+            )
+        except OSError as error:
+            ours.close()
+            raise NoResponseError(str(error)) from error
+        try:
+            async with asyncio.timeout(seconds):
+                response = await protocol.response
+        except TimeoutError:
+            raise NoResponseError(f"no response in {seconds:g} seconds") from None
+        finally:
+            transport.close()
+        self.responded = time.monotonic()
+        return response
+
+    async def pull_snapshot(self) -> None:
+        """Get its present metrics. If it does not respond in time, the last ones stay: counters never go backwards."""
+        async with self._pulling:  # so that an older snapshot never replaces a newer one
+            with suppress(NoResponseError):
+                response = await self.request("GET", METRICS_PATH.encode(), seconds=SNAPSHOT_SECONDS)
+                if response.is_success:
+                    self.snapshot = response.body
+
+    def end(self) -> None:
+        """The process has ended: read what it has sent before, and close the link."""
+        with suppress(OSError):
+            self._on_message()
+        asyncio.get_running_loop().remove_reader(self._link)
+        self._link.close()
+        self.settled.set()
+        self.ended.set()
+
+    def _on_message(self) -> None:
+        while True:
+            try:
+                message = receive(self._link)
+            except BlockingIOError:
+                return
+            if message is None:
+                asyncio.get_running_loop().remove_reader(self._link)
+                return
+            if message.kind == METRICS:
+                self._read_last_metrics(message.first)
+            elif message.kind in (READY, RETIRING):
+                self.state = WorkerState.READY if message.kind == READY else WorkerState.RETIRING
+                self.settled.set()
+                self._on_change(self)
+
+    def _read_last_metrics(self, size: int) -> None:
+        """The worker sends them in one piece and ends then, so that waiting for the rest takes no time."""
+        data = bytearray()
+        self._link.settimeout(LAST_METRICS_SECONDS)
+        with suppress(OSError):
+            while len(data) < size and (part := self._link.recv(size - len(data))):
+                data += part
+        if len(data) == size:
+            self.snapshot = bytes(data)
+        self._link.setblocking(False)
