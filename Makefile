@@ -90,6 +90,10 @@ bench: install ## compare the throughput with other frameworks (ARGS=--quick, AR
 		|| { echo "error: wrk is not installed; on Debian and Ubuntu: sudo apt-get install wrk"; exit 1; }
 	@$(RUN) python -m benchmarks.run --python "$$(command -v $(BENCH_PYTHON))" $(ARGS)
 
+.PHONY: bench-instructions
+bench-instructions: install ## count the instructions of a request with valgrind, also on a busy machine (2 minutes)
+	@$(RUN) python -m benchmarks.instructions $(ARGS)
+
 .PHONY: bench-overload
 bench-overload: install ## measure responses at ten times the load that the service can handle
 	@OVERLOAD_SECONDS=10 $(RUN) pytest -q -s tests/resilience/test_overload.py | grep -v '^{"timestamp"'

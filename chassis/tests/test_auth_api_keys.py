@@ -13,6 +13,8 @@ import pytest
 from chassis.auth import api_keys
 from chassis.auth.api_keys import ApiKeys, ApiKeysError, main, new_key
 
+from .support.secret_volume import SecretVolume
+
 HASH = sha256(b"billing.secret").hexdigest()
 
 
@@ -113,6 +115,15 @@ def test_file_is_read_again_when_it_changes(path: Path) -> None:
     assert keys.principal_of(second[0])
     write(path, second[1])
     assert keys.principal_of(first[0]) is None
+
+
+def test_file_of_a_secret_of_kubernetes_is_read_again_when_it_is_swapped(tmp_path: Path) -> None:
+    first, second = new_key("billing"), new_key("billing")
+    volume = SecretVolume(tmp_path / "secrets", keys=first[1])
+    keys = ApiKeys(volume.directory / "keys")
+    volume.write(keys=second[1])
+    assert keys.principal_of(first[0]) is None
+    assert keys.principal_of(second[0])
 
 
 def test_file_that_has_not_changed_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,3 +91,24 @@ def test_page_has_no_inline_handlers_or_styles() -> None:
 
 def test_all_scripts_are_in_the_page() -> None:
     assert {path.name for path in FOLDER.glob("*.js")} == set(SCRIPTS)
+
+
+def test_colours_have_enough_contrast() -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1 for text, on each background of the page, in both schemes."""
+    for scheme in re.findall(r":root \{(.*?)\}", (FOLDER / "console.css").read_text(), re.DOTALL):
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", scheme))
+        for text in ("text", "muted", "link", "good", "warn", "bad"):
+            for background in ("page", "panel", "select"):
+                assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
+
+
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    channels = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

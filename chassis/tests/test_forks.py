@@ -15,6 +15,7 @@ from starlette.routing import Route as StarletteRoute
 from chassis import Handler, Route
 from chassis.telemetry.exporter import OtlpExporter
 
+from .support.collector import to_collector
 from .support.service import SAMPLED, connect, exchange, observed, serve, until
 
 pytestmark = [
@@ -91,9 +92,7 @@ async def test_spans_of_the_parent_are_exported_once_and_those_of_the_child_as_w
     async with serve(StarletteRoute("/v1/traces", take, methods=["POST"])) as collector:
         url = f"http://127.0.0.1:{collector.server.port}/v1/traces"
         with observed() as seen:
-            import httpx
-
-            exporter = OtlpExporter(lambda: httpx.Client(trust_env=False), url, headers={}, delay_seconds=3600)
+            exporter = OtlpExporter(lambda: to_collector(url), url, headers={}, delay_seconds=3600)
             seen.telemetry.tracing.add_processor(exporter)
             tracer = seen.telemetry.tracing.provider.get_tracer("test")
             root = {"attributes": {}, "context": _sampled()}

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,16 +18,17 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from pydantic import ValidationError
 
-from chassis import App, ProviderError, testing
+from chassis import App, ChassisSettings, ProviderError, testing
 from chassis.grpc import GrpcServer, add_grpc
 from chassis.grpc.testing import channel
 
 from .support import process
-from .support.application import make_app
+from .support.application import TEST_SETTINGS, make_app
 from .support.certificates import certificate
 from .support.grpc_service import SERVICE, Client, Words, add_words, failure, serve, settings
 from .support.process import Process
 from .support.service import observed
+from .support.workers import run_pod
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 PROGRAM = "tests.support.grpc_program"
@@ -180,6 +183,19 @@ async def test_calls_that_do_not_finish_are_cancelled_at_shutdown() -> None:
     assert warning["count"] == 1
 
 
+async def test_call_that_ignores_its_cancellation_does_not_keep_the_process() -> None:
+    async with program(APP_DRAIN_SECONDS="0", APP_SHUTDOWN_SECONDS="1") as (service, client):
+        call = client.one("stubborn")
+        await service.line("begun")
+        service.send(signal.SIGTERM)
+        failed = await failure(call)
+        status, errors = await service.end()
+    assert (status, errors) == (0, "")
+    assert failed.code() is StatusCode.UNAVAILABLE
+    (line,) = [line for line in service.lines if line["event"] == "call"]
+    assert (line["code"], line["shutdown"]) == ("UNAVAILABLE", True)
+
+
 async def secure(port: int, authority: bytes, *identity: bytes) -> str:
     """Call a server with TLS; `identity` is the key and the certificate of the client."""
     credentials = grpc.ssl_channel_credentials(authority, *identity)
@@ -222,3 +238,35 @@ def test_settings_of_tls_belong_together(tmp_path: Path) -> None:
         settings(grpc_tls_key_file=tmp_path)
     with pytest.raises(ValidationError, match="grpc_tls_client_ca_file needs grpc_tls_certificate_file"):
         settings(grpc_tls_client_ca_file=tmp_path)
+
+
+async def test_command_does_not_listen() -> None:
+    async def act(server: GrpcServer) -> None:
+        assert server.port == taken.getsockname()[1]
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        app = App(ChassisSettings.from_values(**TEST_SETTINGS), name="test-service")
+        add_grpc(app, settings(grpc_host="127.0.0.1", grpc_port=taken.getsockname()[1]))
+        app.add_command("act", act)
+        assert await testing.run_command(app, "act") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="services with several workers run on Linux")
+async def test_several_workers_serve_calls_on_one_port() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables: dict[str, Any] = {"APP_GRPC_HOST": "127.0.0.1", "APP_GRPC_PORT": str(port)}
+    async with run_pod(PROGRAM, **variables) as pod:
+        await pod.ready()
+        calls = 0
+        while {line["worker"] for line in pod.found("call")} != {0, 1}:
+            options = [("grpc.use_local_subchannel_pool", 1)]  # else all channels share a connection
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+                assert (await Client(channel).one("quick")).value == "quick"
+            calls += 1
+            await pod.line("call", calls)
+        assert await pod.sample("rpc_server_call_duration_seconds_count", rpc_method=f"{SERVICE}/One") == calls
+        assert await pod.sample("rpc_server_max_calls") == 2000
+        pod.send(signal.SIGTERM)
+        assert await pod.end() == (0, "")

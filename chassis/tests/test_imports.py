@@ -14,6 +14,7 @@ SHARED = {
     "context",
     "faults",
     "problem",
+    "proxies",
     "request_info",
     "response_sender",
     "route_limits",

@@ -222,35 +222,59 @@ async def test_more_threads_begin_what_waits(volume: SecretVolume) -> None:
         assert await reloaded.service.sample("handler_threads_max") == 2
 
 
-async def test_fewer_threads_run_everything_that_waits() -> None:
-    threads = Threads(3)
-    released = threading.Event()
-    running = 0
-    most = 0
+class Jobs:
+    """Functions that run until they are released, each by its number."""
 
-    def work() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        released.wait(10)
-        running -= 1
+    def __init__(self, threads: Threads) -> None:
+        self.running = set[int]()
+        self._threads = threads
+        self._released = [threading.Event() for _ in range(9)]
 
-    first = [asyncio.create_task(threads.run(work)) for _ in range(3)]
-    await until(lambda: threads.in_use == 3)
-    waiting = asyncio.create_task(threads.run(work))
-    await asyncio.sleep(0)
+    def start(self, number: int) -> asyncio.Task[None]:
+        return asyncio.create_task(self._threads.run(lambda: self._run(number)))
+
+    def release(self, number: int) -> None:
+        self._released[number].set()
+
+    def _run(self, number: int) -> None:
+        self.running.add(number)
+        self._released[number].wait(10)
+        self.running.remove(number)
+
+
+async def test_fewer_threads_begin_what_waits_when_enough_have_ended() -> None:
+    threads = Threads(3, wait_seconds=10.0)
+    jobs = Jobs(threads)
+    tasks = [jobs.start(number) for number in range(4)]
+    await until(lambda: jobs.running == {0, 1, 2})
     threads.resize(1)
-    released.set()
-    await asyncio.gather(*first, waiting)
+    for number, in_use in ((0, 2), (1, 1)):
+        jobs.release(number)
+        await tasks[number]
+        await until(lambda in_use=in_use: threads.in_use == in_use)  # type: ignore[misc]
+        assert jobs.running == {2} | {1} - {number}
+    jobs.release(2)
+    await until(lambda: jobs.running == {3})
+    jobs.release(3)
+    await asyncio.gather(*tasks)
+
+
+async def test_idle_threads_beyond_the_size_are_not_used() -> None:
+    threads = Threads(2, wait_seconds=10.0)
+    jobs = Jobs(threads)
+    tasks = [jobs.start(number) for number in range(2)]
+    await until(lambda: jobs.running == {0, 1})
+    for number in range(2):
+        jobs.release(number)
+    await asyncio.gather(*tasks)
     await until(lambda: threads.in_use == 0)
-    # Idle threads beyond the size are not used.
-    released.clear()
-    most = 0
-    later = [asyncio.create_task(threads.run(work)) for _ in range(2)]
-    await until(lambda: running == 1)
-    released.set()
-    await asyncio.gather(*later)
-    assert most == 1
+    threads.resize(1)
+    tasks = [jobs.start(number) for number in (2, 3)]
+    await until(lambda: jobs.running)
+    assert (jobs.running, threads.in_use) == ({2}, 1)
+    for number in (2, 3):
+        jobs.release(number)
+    await asyncio.gather(*tasks)
 
 
 # Clients of other services.

@@ -166,6 +166,26 @@ async def test_file_that_is_still_written_is_not_applied(
     assert [after.greeting for _, after in service.changes] == ["Hi"]
 
 
+async def test_file_that_changes_while_others_are_read_is_read_again(
+    secrets: Path, log: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(log, load_settings(Settings))
+    write(secrets, app_greeting="two", app_pin="2")
+    read_text = sources._read_text
+    later = iter([{"app_greeting": "three", "app_pin": "3"}])
+
+    def read(path: Path, shown: Path, *, must_be_regular: bool = False) -> str:
+        text = read_text(path, shown, must_be_regular=must_be_regular)
+        for files in later:
+            write(secrets, **files)
+        return text
+
+    monkeypatch.setattr(sources, "_read_text", read)
+    for _ in range(2):
+        await service.refresh()
+    assert [(after.greeting, after.pin) for _, after in service.changes] == [("three", SecretStr("3"))]
+
+
 async def test_change_between_start_and_first_look_is_noticed(secrets: Path, log: Records) -> None:
     write(secrets, app_greeting="Hello")
     settings = load_settings(Settings)
@@ -346,6 +366,33 @@ async def test_exception_of_a_validator_is_one_line(secrets: Path, log: Records)
     await service.refresh()
     assert service.errors == ["RuntimeError while the settings were checked"]
     assert service.changes == []
+
+
+async def test_change_applies_when_the_reason_of_its_rejection_is_gone(secrets: Path, log: Records) -> None:
+    class WithFile(Settings):
+        keys_file: Path | None = None
+
+        @field_validator("keys_file")
+        @classmethod
+        def _exists(cls, value: Path | None) -> Path | None:
+            if value is not None and not value.exists():
+                raise ValueError("no such file")
+            return value
+
+    keys = secrets.with_name("keys")
+    keys.touch()
+    write(secrets, app_keys_file=str(keys))
+    service = Service(log, load_settings(WithFile))
+    service.reloading = Reloading(service.settings, WithFile.from_given, service._changed)
+    keys.unlink()
+    write(secrets, app_greeting="Hi")
+    for _ in range(2):
+        await service.refresh()
+    assert len(service.errors) == 1
+    assert service.settings.greeting == "Hello"
+    keys.touch()
+    await service.refresh()
+    assert service.settings.greeting == "Hi"
 
 
 async def test_no_value_of_a_secret_is_logged(secrets: Path, log: Records) -> None:

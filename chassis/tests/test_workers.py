@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from .support.secret_volume import SecretVolume
 from .support.service import SAMPLED, connect, until
 from .support.workers import Load, Pod, Scraper, is_alive, run_pod
 
@@ -66,6 +67,32 @@ async def test_info_has_the_processes_of_all_workers(pod: Pod) -> None:
 async def test_other_paths_of_the_admin_port_are_those_of_the_workers(pod: Pod) -> None:
     response = await pod.admin.get("/nothing")
     assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"x-forwarded-for": "127.0.0.1"}])
+async def test_access_rule_sees_the_connection_to_the_admin_port(pod: Pod, headers: dict[str, str]) -> None:
+    assert (await pod.admin.get("/faults")).status_code == 200
+    assert (await pod.admin.get("/faults", headers=headers)).status_code == 403
+
+
+async def test_peer_cannot_be_forged(pod: Pod) -> None:
+    headers = {"host": "evil.example", "chassis-peer": "127.0.0.1 1 127.0.0.1 2"}
+    assert (await pod.admin.get("/faults", headers=headers)).status_code == 403
+    assert (await pod.admin.get("/chassis/snapshot")).status_code == 404
+
+
+async def test_each_worker_reads_settings_that_change(tmp_path: Path) -> None:
+    volume = SecretVolume(tmp_path / "secrets", app_max_target_bytes="8192")
+    async with run_pod(APP_SECRETS_DIR=str(volume.directory)) as pod:
+        await pod.ready()
+        volume.write(app_max_target_bytes="50")
+        await pod.line("settings changed", count=2)
+        process = await pod.worker(1)
+        os.kill(process, signal.SIGKILL)
+        await pod.another_worker(1, process)
+        for _ in range(8):  # each on a connection of its own
+            async with connect(pod.port) as client:
+                assert (await client.get("/" + "x" * 100)).status_code == 414
 
 
 async def test_change_is_made_in_all_workers_and_in_those_that_start_later(pod: Pod) -> None:

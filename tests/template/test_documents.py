@@ -9,6 +9,7 @@ import pytest
 import prose
 from bakery import SOURCE, TEMPLATE, package_of
 from chassis.auth import AuthSettings
+from chassis.grpc import GrpcSettings
 from chassis.nats import NatsSettings
 from chassis.postgres import DatabaseSettings
 from conftest import Bake
@@ -155,7 +156,9 @@ def exists(name: str, document: Path, project: Path) -> bool:
 def test_settings_of_documents_exist(project: Path) -> None:
     settings = set(re.findall(r"^\| `(APP_\w+)`", (project / "docs/settings.md").read_text(), re.MULTILINE))
     settings |= {
-        f"APP_{name.upper()}" for part in (AuthSettings, DatabaseSettings, NatsSettings) for name in part.model_fields
+        f"APP_{name.upper()}"
+        for part in (AuthSettings, DatabaseSettings, GrpcSettings, NatsSettings)
+        for name in part.model_fields
     }
     special = set(re.findall(r"\bAPP_[A-Z_]*[A-Z]\b", sources()))
     unknown = {

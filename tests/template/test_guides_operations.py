@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 PAGES = (
     *("background-work", "streaming", "logging", "metrics", "tracing", "graceful-shutdown", "calling-services"),
-    *("workers", "operating"),
+    *("workers", "commands", "operating"),
 )
 # With these, a service has the metrics of fault injection too.
 FAULTS = {"APP_FAULT_INJECTION": "on", "APP_FAULT_INJECTION_NAMESPACE": "local", "APP_ADMIN_PORT": "0"}
@@ -75,8 +75,35 @@ def change(project: Path, name: str, before: str, after: str) -> None:
 
 
 def test_tests_of_the_guides_pass(project: Path, python: Path) -> None:
-    tests = [f"tests/test_{name}.py" for name in ("shout", "prices", "offers")]
+    tests = [f"tests/test_{name}.py" for name in ("shout", "prices", "offers", "order_files")]
     check(project, python, ("pytest", "-q", "--no-cov", "-p", "no:cacheprovider", *tests))
+
+
+def test_commands(project: Path, python: Path, tmp_path: Path) -> None:
+    orders = tmp_path / "orders.jsonl"
+    orders.write_text('{"customer": "Ada", "lines": [{"sku": "tea", "quantity": 2}], "total_cents": 900}\n')
+
+    def command(*words: str, **variables: str) -> tuple[int, str]:
+        done = run(python, "-m", package_of(project), *words, cwd=project, PYTHONPATH="src", **variables)
+        return done.returncode, done.stdout
+
+    status, out = command("import-orders", str(orders), "--dry-run", APP_LOG_FORMAT="json")
+    assert (status, '"event":"orders read","count":1,"dry_run":true' in out) == (0, True)
+    assert "Number of lines to skip. Default: 0." in command("import-orders", "--help")[1]
+    assert "import-orders  Import orders from a file\n" in command("--help")[1]
+    status, out = command("settings", "--changed", APP_PORT="9000")
+    assert (status, out) == (0, example(project, "settings --changed"))
+    status, out = command("check")
+    assert (status, [line.split()[0] for line in out.splitlines()]) == (0, ["ok"] * out.count("\n"))
+    rows = {"application", "resources", "check catalogue"}
+    assert all(row in out and row in example(project, "check") for row in rows)
+
+
+def example(project: Path, words: str) -> str:
+    """The output of a command in the guide."""
+    pattern = rf"\$ (?:APP_PORT=9000 )?python -m order_service {words}\n(.*?)```"
+    (output,) = re.findall(pattern, page_of(project, "commands"), re.DOTALL)
+    return str(output)
 
 
 def test_factory_for_another_server_makes_the_app(project: Path, python: Path) -> None:

@@ -22,6 +22,7 @@ from .api.rate_limiter import CallerOf
 from .api.request_tasks import RequestTasks
 from .api.route_list import routes_of
 from .api.routing import Route, has_websockets
+from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
 from .faults import Faults
 from .groups import Group, RouteTable
@@ -130,6 +131,10 @@ class App(RouteTable):
         self.rate_limits: dict[int, RateLimits] = self._parts.rate_limits
         self._resources = Resources()
         self._background: list[BackgroundTask] = []
+        self.is_serving: bool = True
+        """Whether this process serves. False in a command, so that its resources open no port."""
+        self.commands: dict[str, Command] = {}
+        """The commands of the service, by their names: see `add_command`."""
         self._stacks: Stacks | None = None
         self.settings_changes: ChangeCallbacks = ChangeCallbacks()
         """The callbacks of `on_settings_change`, for parts of the chassis that are made later than the routes."""
@@ -371,6 +376,22 @@ class App(RouteTable):
         if options.get("required") and is_done_here(once_per):
             self._add_check(Check(f"periodic task {task.name}", task.check))
 
+    def add_command(self, name: str, function: Callable[..., Any]) -> None:
+        """Add a command to the command line: `python -m order_service fill-owners --batch 500`.
+
+            async def fill_owners(database: Database, *, batch: int = 100) -> None: ...
+
+            app.add_command("fill-owners", fill_owners)
+
+        The parameters of the function are its arguments: those with a default, and those behind `*`, are options. Types
+        that the app provides are injected, and so are the settings and the `App`. A command runs with the resources of
+        the app, without its server and its background tasks. A `def` runs in a thread.
+
+        The exit status is 0, or the `int` that it returns, or 1 if it raises. Raises `ValueError` for an invalid name.
+        """
+        self._must_not_be_built()
+        add_command(self.commands, name, function)
+
     def on_settings_change(self, callback: OnChange) -> None:
         """Call `callback(before, after)` when live settings have changed in the secret files.
 
@@ -451,29 +472,35 @@ class App(RouteTable):
         application = stacks.admin if scope["path"] in stacks.admin_paths else stacks.public
         return application(scope, receive, send)
 
-    async def open(self) -> None:
+    async def open(self, *, background: bool = True) -> None:
         """Open the resources, start the background tasks, and become ready.
 
-        If one of them fails to start, the resources that are open are closed, and its exception is raised.
+        If one of them fails to start, the resources that are open are closed, and its exception is raised. Without
+        `background`, as for commands, no background tasks are started.
         """
         self._built()
+        self.is_serving = background
         self.tasks.use_loop(asyncio.get_running_loop())
         await self.refresh_settings()  # this process may be younger than the settings
         await self._resources.enter()
-        try:
-            watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
-            self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
-            if self._reloading is not None:
-                self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
-            for task in self._background:
-                task.begin()
-                self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
-        except BaseException:
-            await self._resources.exit()
-            raise
+        if self._reloading is not None:
+            self.tasks.start(self._reloading.run(), name="settings watch", until_stopped=True)
+        if background:
+            try:
+                self._begin_background()
+            except BaseException:
+                await self._resources.exit()
+                raise
+        self.health.state = State.READY
+
+    def _begin_background(self) -> None:
+        watch = LoopWatch(self.telemetry.metrics.loop_lag, self.telemetry.observer.active)
+        self.tasks.start(watch.run(), name="event loop watch", until_stopped=True)
+        for task in self._background:
+            task.begin()
+            self.tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
         if self.faults is not None:
             self.faults.announce()
-        self.health.state = State.READY
 
     async def refresh_settings(self) -> None:
         """Read the secret files again if they have changed, as the service does every few seconds."""

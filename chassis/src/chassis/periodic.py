@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 import structlog
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import set_span_in_context
 from structlog.typing import FilteringBoundLogger
 
 from .health import is_async
@@ -19,7 +19,7 @@ from .lease import HeldLease, Lease, LeaseLostError
 from .schedules import Clock, Schedule
 from .tasks import BackgroundTaskDownError, contained
 from .telemetry import Telemetry
-from .telemetry.error_type import qualified_name
+from .telemetry.error_type import record_failure
 from .threads import in_thread
 from .worker_slot import WorkerSlot
 
@@ -191,12 +191,12 @@ class PeriodicTask:
         try:
             result = await call()
         except asyncio.CancelledError:
-            _fail(span, asyncio.CancelledError("the service has stopped"))
+            record_failure(span, asyncio.CancelledError("the service has stopped"))
             span.end()
             raise
         except Exception as error:  # noqa: BLE001 - logged and counted
             self._duration.observe(self._clock.monotonic() - began)
-            _fail(span, error)
+            record_failure(span, error)
             span.end()
             return self._after_failure(error)
         else:
@@ -296,13 +296,6 @@ def is_done_here(once_per: OncePer) -> bool:
     if once_per not in get_args(OncePer):
         raise ValueError(f'once_per is {once_per!r}; pass "worker" or "pod"')
     return once_per == "worker" or WorkerSlot.does_work_of_pod()
-
-
-def _fail(span: Span, error: BaseException) -> None:
-    if span.is_recording():
-        span.record_exception(error)
-        span.set_attribute("error.type", qualified_name(type(error)))
-        span.set_status(Status(StatusCode.ERROR))
 
 
 def _seconds(name: str, value: float, *, at_most: float = math.inf) -> float:

@@ -7,7 +7,7 @@ from time import monotonic
 from starlette.types import Message, Receive, Scope, Send
 
 from .problem import Problem
-from .response_sender import ResponseSender
+from .response_sender import Respond, ResponseSender
 
 REQUEST_INFO = "chassis.request"  # the key in an ASGI scope
 
@@ -44,70 +44,104 @@ class RequestInfo:
     `scope["headers"]` on first use. All layers share one object, which is in the scope.
     """
 
-    # Defaults are class attributes, for performance: most requests keep them.
-    host: bytes = b""
-    user_agent: bytes = b""
-    request_id: str = ""
-    """The client's request id if it is safe, else empty."""
-    content_encoding: bytes = b""
-    """The codings of the body (RFC 9110, section 8.4), as sent."""
-    content_length: int | None = None
-    """The declared size of the body in bytes; None without a valid declaration."""
-    has_body: bool = False
-    """Whether there may be a body (RFC 9112, section 6.3)."""
-    traceparent: bytes | None = None
-    """The field; empty if it was sent more than once, which makes it invalid (W3C Trace Context, section 3.2)."""
-    timeout_field: bytes | None = None
-    """How long the caller still waits, in milliseconds, as sent; empty if it was sent more than once."""
-    context_fields: dict[str, list[str]] | None = None
-    """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
-    body_bytes: int = 0
-    """The bytes of the body that the application has received so far."""
-    upload_seconds: float = 0.0
-    """The time that the application has waited for the body."""
-    receiving_since: float | None = None
-    """The start of the current wait for the body, monotonic seconds; None while it does not wait."""
-    is_counted: bool = False
-    """Whether an outer layer counts the body already."""
-    max_body_bytes: int | None = None
-    """The limit that `counting` enforces; None for no limit."""
-    rejection: Problem | None = None
-    """The problem with which the guard rejects the request; the problem layer sends it, and calls no handler."""
-    reported: int = 0
-    """The `id` of the unexpected exception that has been logged and turned into a response; 0 without one."""
-    timed_out_task: asyncio.Task[object] | None = None
-    """The task that was cancelled because the request's deadline had passed."""
-    timed_out: str = ""
-    """`OWN_DEADLINE`, `CALLER_DEADLINE` or `NOT_BEGUN`, when the deadline has passed; empty before."""
-    deadline_at: float | None = None
-    """The end of the time in which the response must start, monotonic seconds, without `upload_seconds`; None without.
-    """
-    caller_deadline_at: float | None = None
-    """The end of the time that the caller waits, monotonic seconds; None if it does not end before `deadline_at`."""
-    is_queued: bool = False
-    """Whether the load shedder lets the request wait."""
-    response: ResponseSender | None = None
-    """The response that the deadlines are for, until the request has ended."""
-    client_has_gone: bool = False
-    """Whether the client disconnected before its response was complete, as far as our server knows."""
-    is_aborted: bool = False
-    """Whether our server closes the connection without a response: an injected fault."""
-    holds_head: bool = False
-    """Whether our server holds back the start of a response: none of its bytes are sent yet."""
-    replaces_head: bool = False
-    """Whether the next start of a response replaces the start that is held back."""
-    subject: str | None = None
-    """The user or the machine that has sent the request, for the access line and the span; None if it is not known."""
-    error: type[BaseException] | None = None
-    """The class of the unexpected exception that failed the request, for spans and metrics."""
-    send: Send | None = None
-    """The `send` of our server while the application runs. The `send` of a layer may be wrapped by another layer."""
-    is_logged: bool = False
-    """Whether the exception that reaches the server has been logged already."""
+    __slots__ = (
+        "body_bytes",
+        "caller_deadline_at",
+        "client_has_gone",
+        "content_encoding",
+        "content_length",
+        "context_fields",
+        "deadline_at",
+        "error",
+        "has_body",
+        "holds_head",
+        "host",
+        "is_aborted",
+        "is_counted",
+        "is_logged",
+        "is_queued",
+        "max_body_bytes",
+        "read_at",
+        "receiving_since",
+        "rejection",
+        "replaces_head",
+        "reported",
+        "request_id",
+        "respond",
+        "response",
+        "send",
+        "subject",
+        "timed_out",
+        "timed_out_task",
+        "timeout_field",
+        "traceparent",
+        "upload_seconds",
+        "user_agent",
+    )
 
     def __init__(self, read_at: float | None = None) -> None:
         self.read_at: float | None = read_at
         """The time at which our server read the request, monotonic seconds; None behind another server."""
+        self.host: bytes = b""
+        self.user_agent: bytes = b""
+        self.request_id: str = ""
+        """The client's request id if it is safe, else empty."""
+        self.content_encoding: bytes = b""
+        """The codings of the body (RFC 9110, section 8.4), as sent."""
+        self.content_length: int | None = None
+        """The declared size of the body in bytes; None without a valid declaration."""
+        self.has_body: bool = False
+        """Whether there may be a body (RFC 9112, section 6.3)."""
+        self.traceparent: bytes | None = None
+        """The field; empty if it was sent more than once, which makes it invalid (W3C Trace Context, section 3.2)."""
+        self.timeout_field: bytes | None = None
+        """How long the caller still waits, in milliseconds, as sent; empty if it was sent more than once."""
+        self.context_fields: dict[str, list[str]] | None = None
+        """The values of tracestate and baggage, which only OpenTelemetry's propagators read; None without any."""
+        self.body_bytes: int = 0
+        """The bytes of the body that the application has received so far."""
+        self.upload_seconds: float = 0.0
+        """The time that the application has waited for the body."""
+        self.receiving_since: float | None = None
+        """The start of the current wait for the body, monotonic seconds; None while it does not wait."""
+        self.is_counted: bool = False
+        """Whether an outer layer counts the body already."""
+        self.max_body_bytes: int | None = None
+        """The limit that `counting` enforces; None for no limit."""
+        self.rejection: Problem | None = None
+        """The problem with which the guard rejects the request; the problem layer sends it, and calls no handler."""
+        self.reported: int = 0
+        """The `id` of the unexpected exception that has been logged and turned into a response; 0 without one."""
+        self.timed_out_task: asyncio.Task[object] | None = None
+        """The task that was cancelled because the request's deadline had passed."""
+        self.timed_out: str = ""
+        """`OWN_DEADLINE`, `CALLER_DEADLINE` or `NOT_BEGUN`, when the deadline has passed; empty before."""
+        self.deadline_at: float | None = None
+        """When the response must have started, monotonic seconds, without `upload_seconds`; None without a limit."""
+        self.caller_deadline_at: float | None = None
+        """When the caller gives up, monotonic seconds; None if that is not before `deadline_at`."""
+        self.is_queued: bool = False
+        """Whether the load shedder lets the request wait."""
+        self.response: ResponseSender | None = None
+        """The response that the deadlines are for, until the request has ended."""
+        self.client_has_gone: bool = False
+        """Whether the client disconnected before its response was complete, as far as our server knows."""
+        self.is_aborted: bool = False
+        """Whether our server closes the connection without a response: an injected fault."""
+        self.holds_head: bool = False
+        """Whether our server holds back the start of a response: none of its bytes are sent yet."""
+        self.replaces_head: bool = False
+        """Whether the next start of a response replaces the start that is held back."""
+        self.subject: str | None = None
+        """The user or the machine that has sent the request, for the access line and the span; None if not known."""
+        self.error: type[BaseException] | None = None
+        """The class of the unexpected exception that failed the request, for spans and metrics."""
+        self.send: Send | None = None
+        """The `send` of our server while the application runs. Another layer may wrap the `send` that a layer gets."""
+        self.respond: Respond | None = None
+        """How our server sends a complete JSON response, as long as it has `send`."""
+        self.is_logged: bool = False
+        """Whether the exception that reaches the server has been logged already."""
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestInfo":

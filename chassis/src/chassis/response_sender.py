@@ -16,9 +16,6 @@ JSON_NAMES = frozenset({b"content-type", LENGTH})
 PROBLEM: Header = (b"content-type", b"application/problem+json")
 # A key in a response start message: the whole body follows in the next message. So the headers can be sent with it.
 BODY_FOLLOWS = "chassis.body_follows"
-# Another key: headers that our server adds to those of a JSON response, which it caches encoded. Only set when the
-# message goes directly to our server.
-ADDED = "chassis.added"
 # Suffixes of the media types that an API sends to programs.
 API_TYPES = (b"json", b"text/plain", b"text/csv", b"text/event-stream", b"openmetrics-text")
 CACHE_CONTROL = b"cache-control"
@@ -81,6 +78,12 @@ class DefaultHeaders:
 
 NO_HEADERS = DefaultHeaders({})
 
+Respond = Callable[[int, bytes, str, DefaultHeaders, Iterable[Header]], bool]
+"""Sends a complete JSON response at once: its status, its content, the request id, the default headers, and others.
+
+Returns False, and sends nothing, where that is not possible; then the response is sent in ASGI's messages.
+"""
+
 
 class ResponseSender:
     """An ASGI `send` that adds headers, and observes the status, the size and the end of the response.
@@ -92,8 +95,9 @@ class ResponseSender:
     """
 
     __slots__ = (
+        "_added",
         "_defaults",
-        "_is_direct",
+        "_respond",
         "_send",
         "body_bytes",
         "is_complete",
@@ -105,15 +109,20 @@ class ResponseSender:
     )
 
     def __init__(
-        self, send: Send, request_id: str = "", defaults: DefaultHeaders = NO_HEADERS, *, is_direct: bool = False
+        self,
+        send: Send,
+        request_id: str = "",
+        defaults: DefaultHeaders = NO_HEADERS,
+        respond: Respond | None = None,
     ) -> None:
         """`request_id`, unless it is empty, and `defaults` are the headers to add.
 
-        `is_direct` means that `send` is that of our server itself.
+        `respond` is that of our server, if `send` is, too.
         """
-        self._is_direct = is_direct and bool(request_id) and not defaults.has_json_names
+        self._respond = respond if request_id and not defaults.has_json_names else None
         self._send = send
         self._defaults = defaults
+        self._added: tuple[Header, ...] = ()
         self.request_id: str = request_id
         """The request id that the client gets. If the application sets the header itself, it is that one."""
         self.status: int = 0
@@ -149,11 +158,7 @@ class ResponseSender:
         if message_type in ("http.response.start", "websocket.http.response.start"):
             headers = message.get("headers", ())
             # Sent before the status is set, because our server raises for invalid headers here.
-            if self._is_direct and BODY_FOLLOWS in message and is_json_result(headers):
-                message[ADDED] = (self.request_id, self._defaults)  # no copy: `send_response` has created the message
-                sent = self._send(message)
-            else:
-                sent = self._send({**message, "headers": self._complete(headers)})
+            sent = self._send({**message, "headers": self._complete(headers)})
             self.status = message["status"]
             return sent
         if message_type == "websocket.accept":
@@ -163,11 +168,22 @@ class ResponseSender:
             self.status = 403  # the server's response when the handshake is rejected
         return self._send(message)
 
+    def send_json(self, status: int, body: bytes) -> bool:
+        """Send a complete JSON response. Returns False, and sends nothing, if it must be sent in ASGI's messages."""
+        respond = self._respond
+        if respond is None or not respond(status, body, self.request_id, self._defaults, self._added):
+            return False
+        self.status = status
+        self.body_bytes = len(body)
+        self._end()
+        return True
+
     def add(self, headers: Iterable[Header]) -> None:
         """Add headers to the response, beside those that it has."""
         # A wrapper and no attribute, so that other responses pay nothing for it.
         send = self._send
-        self._is_direct = False
+        headers = tuple(headers)
+        self._added += headers
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] in ("http.response.start", "websocket.accept"):
@@ -235,5 +251,7 @@ def is_json_result(headers: Iterable[Header]) -> bool:
 
 async def send_response(send: Send, status: int, headers: list[Header], body: bytes) -> None:
     """Send a response as a whole."""
+    if isinstance(send, ResponseSender) and is_json_result(headers) and send.send_json(status, body):
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True})
     await send({"type": "http.response.body", "body": body})

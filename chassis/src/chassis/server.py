@@ -250,7 +250,7 @@ class Server:
         public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
         self.port = public.port
         if self._has_console_port:
-            admin = listen_for_console(self.port, self._port_state(app.admin))
+            admin = listen_for_console(self.port, self._port_state(app.admin, is_forwarded=False))
             self.admin_port = admin.port
             return [public, admin]
         if self.admin_port is None:

@@ -65,6 +65,7 @@ class ChassisSettings(BaseSettings):
         frozen=True,
         allow_inf_nan=False,  # no time is infinite for an event loop
         hide_input_in_errors=True,
+        defer_build=True,  # of the service's own class when it is used, and of this one never
     )
 
     host: str = Field(

@@ -16,6 +16,7 @@ import httpx
 import structlog
 
 from .app import App
+from .health import State
 from .server import Server
 from .settings import PREFIX
 from .telemetry import Telemetry
@@ -71,6 +72,28 @@ async def serve(app: App) -> AsyncIterator[httpx.AsyncClient]:
         ) as client,
     ):
         yield client
+
+
+async def run_command(app: App, name: str, *words: str) -> int:
+    """Run a command of `app` with these arguments, as the command line does, and return its exit status.
+
+    The app is opened without its background tasks, and closed at the end, unless it is open already. Logs and spans are
+    those of `record`. Raises `KeyError` for an unknown command, and `UsageError` for wrong arguments.
+    """
+    from .commands.execution import Execution  # few tests need it
+
+    execution = Execution(app, app.commands[name], words)
+    if app.health.state is not State.STARTING:
+        return await execution.run()
+    await app.open(background=False)
+    try:
+        return await execution.run()
+    finally:
+        app.begin_draining()
+        try:
+            await app.tasks.stop(app.settings.shutdown_seconds)
+        finally:
+            await app.close()
 
 
 class Records:

@@ -1,6 +1,7 @@
 """A service with gRPC as a process: `python -m tests.support.grpc_program`."""
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from google.protobuf.wrappers_pb2 import StringValue
@@ -30,6 +31,9 @@ class Slow(Words):
             return request
         if request.value == "hang":
             await asyncio.Event().wait()
+        while request.value == "stubborn":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
         await self._app.draining.wait()
         await asyncio.sleep(0.3)
         return request

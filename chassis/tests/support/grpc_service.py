@@ -20,7 +20,7 @@ Work = Callable[[str, Context], Awaitable[Any]]
 
 
 async def echo(text: str, _context: Context) -> str:
-    """What the client has sent."""
+    """The text that the client has sent."""
     return text
 
 

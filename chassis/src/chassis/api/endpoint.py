@@ -102,7 +102,8 @@ class Endpoint:
         applications: dict[str, Application] = {}
         for method, operation in self.operations.items():
             options = operation.idempotency
-            applications[method] = operation if options is None else IdempotentOperation(operation, options, providers)
+            application = operation if options is None else IdempotentOperation(operation, options, providers)
+            applications[method] = application.__call__  # a method takes half as long to call as an instance
         return applications
 
     def check(self) -> None:

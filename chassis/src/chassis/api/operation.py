@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ..problem import Problem
-from ..response_sender import JSON, LENGTH, send_response
+from ..response_sender import JSON, LENGTH, ResponseSender, send_response
 from ..threads import threads_of
 from .annotations import holds_file
 from .dependencies import Dependencies, Providers
@@ -168,6 +168,8 @@ class Operation:
             raise RuntimeError(f"{self.name} raised {type(error).__qualname__}") from error
         if type(result) is self._result_type:  # the most frequent case
             body = self._to_json(result)
+            if self._sends_length and isinstance(send, ResponseSender) and send.send_json(self._status, body):
+                return
             headers = [JSON]
             if self._sends_length:
                 headers.append((LENGTH, b"%d" % len(body)))

@@ -99,7 +99,7 @@ class Router:
             if scope["root_path"]:  # inside a mount, or behind a proxy's prefix
                 path = _below(scope["root_path"], path)
             values: list[str] = []
-            route = self._root.find(path.split("/"), 1, values)
+            route = self._root.find(path.split("/")[1:], values)
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 scope["route"] = route
                 scope["endpoint"] = route.resource
@@ -113,7 +113,7 @@ class Router:
     def find(self, scope: Scope) -> BaseRoute | None:
         """The route for the path and the method of `scope`. If no route has the method, a route for the path."""
         if scope["type"] == "http":
-            route = self._root.find(_below(scope["root_path"], scope["path"]).split("/"), 1, [])
+            route = self._root.find(_below(scope["root_path"], scope["path"]).split("/")[1:], [])
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 return route
         partial_match: BaseRoute | None = None
@@ -164,22 +164,26 @@ class _Node:
         self.parameter: _Node | None = None
         self.route: Route | None = None
 
-    def find(self, segments: list[str], depth: int, values: list[str]) -> Route | None:
-        if depth == len(segments):
-            return self.route
-        segment = segments[depth]
-        literal = self.literals.get(segment)
-        if literal is not None:
-            route = literal.find(segments, depth + 1, values)
-            if route is not None:
-                return route
-        if self.parameter is None or not segment:
-            return None
-        values.append(segment)
-        route = self.parameter.find(segments, depth + 1, values)
-        if route is None:
-            values.pop()
-        return route
+    def find(self, segments: list[str], values: list[str]) -> Route | None:
+        """The route for the segments below this node; `values` gets those of its parameters."""
+        node = self
+        for depth, segment in enumerate(segments, 1):
+            literal = node.literals.get(segment)
+            parameter = node.parameter if segment else None
+            if parameter is None:
+                if literal is None:
+                    return None
+                node = literal
+                continue
+            if literal is not None:  # the literal wins, unless it leads to no route
+                count = len(values)
+                route = literal.find(segments[depth:], values)
+                if route is not None:
+                    return route
+                del values[count:]
+            values.append(segment)
+            node = parameter
+        return node.route
 
 
 def _below(root: str, path: str) -> str:

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+from ..proxies import proxy_for
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -36,18 +37,7 @@ class Origin(NamedTuple):
 
         Raises `ValueError` for a proxy that is not spoken to by HTTP.
         """
-        proxies = getproxies()
-        proxy = proxies.get(self.scheme) or proxies.get("all")
-        if not proxy or proxy_bypass(f"{self.host}:{self.port}"):
-            return None
-        if "://" not in proxy:
-            proxy = f"http://{proxy}"
-        scheme = urlsplit(proxy).scheme
-        if scheme not in DEFAULT_PORTS:
-            raise ValueError(
-                f"a proxy of kind {scheme!r} is not supported; use one with http or https, or set NO_PROXY"
-            )
-        return proxy
+        return proxy_for(self.scheme, self.host, self.port)
 
 
 def _bracketed(host: str) -> str:

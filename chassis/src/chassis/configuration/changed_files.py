@@ -40,7 +40,7 @@ class ChangedFiles(Generic[Settings]):
         """`make` makes settings of variables, or raises `ValidationError`."""
         given = given_for(settings)
         self.directory: Path | None = given.secrets_dir
-        self._schema = Schema(type(settings))
+        self.schema: Schema = Schema(type(settings))
         self._make = make
         self._given = given
         """The variables of the last settings."""
@@ -57,7 +57,7 @@ class ChangedFiles(Generic[Settings]):
         fingerprint = self._settled()
         reading = Reading[Settings]()
         try:
-            read = read_again(self._given, self._schema, fingerprint)
+            read = read_again(self._given, self.schema, fingerprint)
         except ConfigurationError as error:
             reading.errors += error.lines
         else:
@@ -65,11 +65,13 @@ class ChangedFiles(Generic[Settings]):
                 return None
             self._note_warnings(read, reading)
             reading.settings = self._made(read, reading)
+            if reading.settings is None:  # perhaps because of another file, whose name a setting is
+                return reading
         self._fingerprint = fingerprint
         return reading
 
     def _look(self) -> Fingerprint:
-        return () if self.directory is None else fingerprint_of(self.directory, self._schema.knows)
+        return () if self.directory is None else fingerprint_of(self.directory, self.schema.knows)
 
     def _settled(self) -> Fingerprint:
         """The fingerprint, when it has not changed for a moment."""
@@ -101,7 +103,7 @@ class ChangedFiles(Generic[Settings]):
                 settings = self._make(given)
                 break
             except ValidationError as error:
-                lines = explain(error, self._schema, given)
+                lines = explain(error, self.schema, given)
                 last = self._with_last(given, error)
             except Exception as error:  # noqa: BLE001 - of a validator of the service's owner; its text may have a secret
                 lines, last = [f"{type(error).__qualname__} while the settings were checked"], given
@@ -124,8 +126,8 @@ class ChangedFiles(Generic[Settings]):
         """The variables with the last files of the wrong settings; the same if they are not the reason."""
         names: list[str] = []
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
-            settings, _ = self._schema.at(detail["loc"])
+            settings, _ = self.schema.at(detail["loc"])
             path = settings[-1].path if settings else ()
-            below = [setting for setting in self._schema.settings if setting.path[: len(path)] == path]
+            below = [setting for setting in self.schema.settings if setting.path[: len(path)] == path]
             names += [name for setting in (*settings, *below) for name in setting.variables]
         return given.with_last_files(self._given.files, names)

@@ -10,7 +10,6 @@ from structlog.typing import FilteringBoundLogger
 from ..threads import in_thread
 from .changed_files import ChangedFiles, Settings
 from .changes import Changes, Path, variable_of
-from .schema import Schema
 from .sources import Given, given_for, note_given
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -34,8 +33,8 @@ class Reloading(Generic[Settings]):
     ) -> None:
         """`on_change` gets the settings before and after a change. See `ChangedFiles` for `make`."""
         self._settings = settings
-        self._schema = Schema(type(settings))
         self._files = ChangedFiles(settings, make)
+        self._schema = self._files.schema
         self._on_change = on_change
         self._waiting: dict[Path, object] = {}
         """The values that need a restart, and were warned of."""

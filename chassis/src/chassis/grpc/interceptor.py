@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import grpc
+from grpc import StatusCode
 from opentelemetry import context as otel_context
 
 from ..app import App
@@ -51,6 +52,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 call.is_stopped = True
                 call.task.cancel("the service is stopping")
 
+    def end_stopped(self) -> None:
+        """Observe the end of the calls that ignore their cancellation. Their clients have lost the connection."""
+        for call in list(self.calls):
+            call.code = call.code or StatusCode.UNAVAILABLE
+            self._end(call)
+
     def _begin(self, details: grpc.HandlerCallDetails, method: Method | None) -> Call:
         is_probe = method is not None and method.is_probe
         metadata = tuple(details.invocation_metadata or ())
@@ -64,7 +71,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _end(self, call: Call) -> None:
-        self.calls.discard(call)
+        if call not in self.calls:
+            return  # at the end of a shutdown
+        self.calls.remove(call)
         call.task = None  # breaks a reference cycle
         self._telemetry.end(call)
 

@@ -43,7 +43,7 @@ class RejectedError(Exception):
 
 @dataclass(slots=True)
 class Policy:
-    """What all calls have in common. `deadline_seconds` is for calls without streams."""
+    """The limits and codes of all calls. `deadline_seconds` is for calls without streams."""
 
     max_calls: int
     deadline_seconds: float

@@ -98,6 +98,8 @@ class GrpcServer:
         self._health.services |= {path.split("/")[1] for path in self._add(add, servicer)}
 
     async def __aenter__(self) -> Self:
+        if not self._app.is_serving:
+            return self
         providers, control = self._app.parts.providers, self._app.parts.access_control
         self._calls.methods = {
             path: resolved(method, providers, control, self._app) for path, method in self._methods.items()
@@ -111,8 +113,12 @@ class GrpcServer:
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._server is not None:
+        if self._server is None:
+            return
+        try:
             await self._server.stop(None)
+        finally:
+            self._calls.end_stopped()
 
     async def serve(self) -> None:
         """Serve until the drain is over, then finish the calls in flight, and cancel the rest."""
@@ -147,7 +153,8 @@ class GrpcServer:
             "grpc.max_connection_age_ms": int(self._app.settings.max_connection_age_seconds * 1000),
             "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_SECONDS * 1000,
-            # Another process on the port is an error, unless it is another worker.
+            # Each of several workers opens the port, and the kernel distributes the connections. Otherwise another
+            # process on the port is an error.
             "grpc.so_reuseport": int(WorkerSlot.number is not None),
         }
         return list((options | dict(self._options)).items())

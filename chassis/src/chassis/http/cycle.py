@@ -1,7 +1,7 @@
 """One request and its response, between the ASGI application and the connection."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 import structlog
@@ -12,12 +12,11 @@ from structlog.typing import FilteringBoundLogger
 from ..context import CLIENT_DISCONNECTED
 from ..problem import Problem
 from ..request_info import REQUEST_INFO, RequestInfo
-from ..response_sender import ADDED, BODY_FOLLOWS, DONE
-from ..response_sender import REQUEST_ID as REQUEST_ID_FIELD
+from ..response_sender import BODY_FOLLOWS, DONE, DefaultHeaders, Header
 from .errors import ClientDisconnectedError
 from .flow_control import HIGH_WATER_BYTES, FlowControl
 from .port_state import PortState
-from .response_head import NO_CONTENT, encode_json_head, encode_response_head
+from .response_head import NO_CONTENT, encode_json_response, encode_response_head
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -116,6 +115,7 @@ class RequestCycle:
             if self.disconnected:
                 self.disconnect()
             self.info.send = send = self.send
+            self.info.respond = self.respond
             await self.app(self.scope, self.receive, send)
             if not self.response_complete and not self.disconnected:
                 if self.info.is_aborted:
@@ -128,7 +128,7 @@ class RequestCycle:
         finally:
             # Not in a callback of the task, which the event loop would have to schedule.
             self._connection.port.tasks.discard(self.task)
-            self.info.send = None  # breaks a reference cycle
+            self.info.send = self.info.respond = None  # breaks reference cycles
 
     def disconnect(self) -> None:
         """The client has disconnected: an application in `receive` gets `http.disconnect`, any other is cancelled.
@@ -266,6 +266,31 @@ class RequestCycle:
             raise RuntimeError(f"Unexpected ASGI message '{message_type}' after the response was complete.")
         return DONE
 
+    def respond(
+        self, status: int, body: bytes, request_id: str, defaults: DefaultHeaders, others: Iterable[Header]
+    ) -> bool:
+        """Send a complete JSON response in one write (`Respond`): the case of most requests."""
+        connection, port = self._connection, self._connection.port
+        if (
+            self.response_started
+            or self.disconnected
+            or not self.keep_alive  # includes HTTP/1.0
+            or self._is_head
+            or (self._expects_continue and self.more_body)
+            or port.is_draining
+            or connection.is_expiring
+            or connection.flow.write_paused
+            or status in NO_CONTENT
+            or len(body) >= LARGE_BODY_BYTES
+        ):
+            return False
+        response = encode_json_response(status, body, request_id, defaults, others, port.date_line)
+        connection.transport.write(response)
+        self.response_started = self.response_complete = True
+        self._wake()
+        connection.on_response_complete()
+        return True
+
     def _disconnected_error(self) -> ClientDisconnectedError:
         # In another task, the application's own one has yet to be cancelled.
         self._knows_of_disconnect = self._knows_of_disconnect or asyncio.current_task() is self.task
@@ -283,20 +308,14 @@ class RequestCycle:
             keep_alive = False
         elif keep_alive and (self._connection.port.is_draining or self._connection.is_expiring):
             keep_alive = self._connection.has_waiting_requests()
-        status, headers, date_line = message["status"], message.get("headers", ()), self._connection.port.date_line
-        if ADDED in message:
-            request_id, defaults = message[ADDED]
-            if keep_alive and not self._is_head and status not in NO_CONTENT and self.scope["http_version"] == "1.1":
-                length = headers[1][1]
-                self._head = encode_json_head(status, length, request_id, defaults, date_line)
-                self._has_content, self._chunked, self._content_left = True, False, int(length)
-                self.response_started = self.info.holds_head = True
-                self.info.replaces_head = False
-                return
-            headers = [*headers, (REQUEST_ID_FIELD, request_id.encode()), *defaults.headers]
         # An invalid head raises here, while another response can still be sent.
         response = encode_response_head(
-            status, headers, date_line, keep_alive, self._is_head, self.scope["http_version"] == "1.0"
+            message["status"],
+            message.get("headers", ()),
+            self._connection.port.date_line,
+            keep_alive,
+            self._is_head,
+            self.scope["http_version"] == "1.0",
         )
         self._head = response.lines
         self._has_content = response.has_content

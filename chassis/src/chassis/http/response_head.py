@@ -94,16 +94,28 @@ def encode_response_head(
     return head
 
 
-def encode_json_head(
-    status: int, length: bytes, request_id: str, defaults: DefaultHeaders, date_line: bytes
-) -> list[bytes]:
-    """The lines of the head of a handler's result, with `length` bytes of JSON, on a connection that is kept."""
+def encode_json_response(
+    status: int,
+    body: bytes,
+    request_id: str,
+    defaults: DefaultHeaders,
+    others: Iterable[tuple[bytes, bytes]],
+    date_line: bytes,
+) -> bytes:
+    """A complete response with JSON, on a connection that is kept; `others` are headers that differ each time."""
     block = json_blocks.get(defaults)
     if block is None:
         lines = b"".join([encode_field(name, value)[1] for name, value in (JSON, *defaults.headers)])
         block = json_blocks.add(defaults, lines, size_bytes=len(lines))
-    line = STATUS_LINES.get(status) or _status_line(status)
-    return [line, date_line, block, b"content-length: %b\r\nx-request-id: %b\r\n\r\n" % (length, request_id.encode())]
+    return b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (
+        STATUS_LINES.get(status) or _status_line(status),
+        date_line,
+        block,
+        b"".join([encode_field(name, value)[1] for name, value in others]) if others else b"",
+        len(body),
+        request_id.encode(),
+        body,
+    )
 
 
 def _frame(

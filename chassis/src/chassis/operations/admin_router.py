@@ -76,10 +76,8 @@ class AdminRouter:
 
     @property
     def paths(self) -> list[str]:
-        """The path templates of all routes."""
-        return [
-            route.path for router in (self._open, self._router) for route in router.routes if isinstance(route, Route)
-        ]
+        """The paths of all routes."""
+        return [route.path for route in (*self._open.routes, *self._router.routes) if isinstance(route, Route)]
 
     async def _audited(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = ResponseSender.of(send)

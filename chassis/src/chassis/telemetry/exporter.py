@@ -11,10 +11,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from http.client import HTTPException
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from opentelemetry import context as otel_context
@@ -24,17 +23,14 @@ from opentelemetry.sdk.version import __version__ as SDK_VERSION  # noqa: N812 -
 
 from ..version import __version__
 from . import exporter_environment
+from .collector import CollectorConnection
 from .environment import Environment
 from .otlp import Source, encode_request, encode_request_span, encode_span
 from .spans import SCOPE, RequestSpan, RequestSpanProcessor
 from .suppression import suppressed
 
-if TYPE_CHECKING:
-    import httpx
-
 log: logging.Logger = logging.getLogger(__name__)
 
-LOAD_AFTER_SECONDS = 1.0
 MIN_DELAY_SECONDS = 0.01  # a delay of 0 would keep the thread busy
 MAX_PAUSE_SECONDS = 60.0
 SECONDS = re.compile("[0-9]{1,9}")  # of Retry-After
@@ -45,22 +41,23 @@ RETRIED = frozenset({429, 502, 503, 504})  # OTLP/HTTP, "Retryable response code
 # Of a queue: the id of a resource, and the instrumentation scope. The id
 # alone for the spans of requests.
 QueueKey = int | tuple[int, InstrumentationScope | None]
+AnySpan = RequestSpan | ReadableSpan
 
 
 class OtlpExporter(RequestSpanProcessor):
     """Queues ended spans, and posts them in batches in a thread of its own.
 
-    A span is encoded when it ends, and its bytes are queued. At most `max_queued` spans of an
+    Spans are encoded in that thread too, so that no request waits for it. At most `max_queued` spans of an
     instrumentation scope are queued. When the collector does not keep up, further ones are dropped, which is logged
     once. A temporary failure is retried until `timeout_seconds` are over. The first of several failures is logged,
     and the first success after them.
 
-    `make_client` is called in that thread after the start of the service, because loading the client delays it.
+    `connect` is called in that thread, because reading certificates takes long. `url` is for messages.
     """
 
     def __init__(
         self,
-        make_client: "Callable[[], httpx.Client]",
+        connect: Callable[[], CollectorConnection],
         url: str,
         *,
         headers: Mapping[str, bytes],
@@ -70,20 +67,18 @@ class OtlpExporter(RequestSpanProcessor):
         batch_size: int = 512,
         delay_seconds: float = 5.0,
     ) -> None:
-        self._make_client = make_client
-        self._client: httpx.Client | None = None
-        self._url = url
+        self._connect = connect
+        self._connection: CollectorConnection | None = None
         self._shown_url = exporter_environment.shown(url)
-        all_headers = {"user-agent": USER_AGENT, "content-type": b"application/x-protobuf", **headers}
+        self._headers = {"user-agent": USER_AGENT, "content-type": b"application/x-protobuf", **headers}
         if compresses:
-            all_headers["content-encoding"] = b"gzip"
-        self._headers = [(name.encode(), value) for name, value in all_headers.items()]
+            self._headers["content-encoding"] = b"gzip"
         self._compresses = compresses
         self._timeout_seconds = timeout_seconds
         self._max_queued = max_queued
         self._batch_size = batch_size
         self._delay_seconds = max(delay_seconds, MIN_DELAY_SECONDS)
-        self._queues: dict[QueueKey, tuple[Source, deque[bytes]]]
+        self._queues: dict[QueueKey, tuple[Source, deque[AnySpan]]]
         # By reason.
         self.dropped: dict[str, int] = {"queue_full": 0, "export_failed": 0, "not_encodable": 0}
         self._dropping = False
@@ -98,7 +93,7 @@ class OtlpExporter(RequestSpanProcessor):
         A child has no thread for the export; its first span starts one.
         """
         self._queues = {}
-        self._client = None
+        self._connection = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._posting = threading.Lock()
@@ -117,10 +112,11 @@ class OtlpExporter(RequestSpanProcessor):
         given = environment or Environment()
         limits = exporter_environment.batch_limits(given)
         timeout_seconds = exporter_environment.timeout_seconds(given, limits)
+        url = exporter_environment.url(given)
         compression = given.choice(exporter_environment.names_of("COMPRESSION"), ("none", "gzip"), "none")
         made = cls(
-            exporter_environment.client_maker(given, timeout_seconds),
-            exporter_environment.url(given),
+            exporter_environment.connector(given, url, timeout_seconds),
+            url,
             headers=exporter_environment.headers(given),
             compresses=compression == "gzip",
             timeout_seconds=timeout_seconds,
@@ -137,53 +133,36 @@ class OtlpExporter(RequestSpanProcessor):
         if not (span.context and span.context.trace_flags.sampled):
             return
         scope = span.instrumentation_scope
-        queue = self._queue((id(span.resource), scope), (span.resource, scope))
-        if self._has_capacity(queue):
-            try:
-                self._put(queue, encode_span(span))
-            except Exception as error:  # noqa: BLE001 - whatever the span holds, its owner's code must go on
-                self._drop_unencodable(span.name, error)
+        self._put((id(span.resource), scope), (span.resource, scope), span)
 
     def on_request_end(self, span: RequestSpan) -> None:
         """Keep the span of a request until its batch is sent; never raises."""
-        queue = self._queue(id(span.resource), (span.resource, SCOPE))
-        if self._has_capacity(queue):
-            try:
-                self._put(queue, encode_request_span(span))
-            except Exception as error:  # noqa: BLE001 - whatever a handler has put into the span
-                self._drop_unencodable(span.name, error)
+        self._put(id(span.resource), (span.resource, SCOPE), span)
 
-    def _drop_unencodable(self, name: str, error: Exception) -> None:
-        self.dropped["not_encodable"] += 1
-        if self.dropped["not_encodable"] == 1:
-            log.warning("span dropped: %r cannot be encoded: %r; further ones are only counted", name, error)
-
-    def _queue(self, key: "QueueKey", source: Source) -> deque[bytes]:
+    def _put(self, key: "QueueKey", source: Source, span: AnySpan) -> None:
         # The source keeps the resource alive, so that its id is not given to another one.
         entry = self._queues.get(key)
         if entry is None:
             entry = self._queues.setdefault(key, (source, deque()))
-        return entry[1]
+        queue = entry[1]
+        if len(queue) >= self._max_queued:
+            self._drop_excess()
+            return
+        queue.append(span)
+        if self._thread is None:
+            self._start()
+        if len(queue) >= self._batch_size and not self._wake.is_set():
+            self._wake.set()
 
-    def _has_capacity(self, queue: deque[bytes]) -> bool:
-        if len(queue) < self._max_queued:
-            return True
+    def _drop_excess(self) -> None:
         self.dropped["queue_full"] += 1
         if not self._dropping:
             self._dropping = True
             log.warning(
                 "spans are dropped: the queue of %d spans for %s is full; check that the collector responds",
-                len(queue),
+                self._max_queued,
                 self._shown_url,
             )
-        return False
-
-    def _put(self, queue: deque[bytes], encoded: bytes) -> None:
-        queue.append(encoded)
-        if self._thread is None:
-            self._start()
-        if len(queue) >= self._batch_size and not self._wake.is_set():
-            self._wake.set()
 
     def shutdown(self) -> None:
         """Send the queued spans, and close the connection; blocks until then."""
@@ -191,8 +170,8 @@ class OtlpExporter(RequestSpanProcessor):
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        if self._client is not None:
-            self._client.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send the queued spans now; blocks until then, and returns whether nothing failed."""
@@ -200,10 +179,6 @@ class OtlpExporter(RequestSpanProcessor):
         return not self._failing
 
     def _run(self) -> None:
-        self._wake.wait(min(LOAD_AFTER_SECONDS, self._delay_seconds))
-        if not self._stopping.is_set():
-            with self._posting, suppress(Exception):  # the first batch reports it
-                self._load()
         while not self._stopping.is_set():
             self._wake.wait(self._delay_seconds)
             self._wake.clear()
@@ -213,6 +188,8 @@ class OtlpExporter(RequestSpanProcessor):
     def _export(self) -> None:
         with self._posting:
             while batch := self._next_batch():
+                if not any(spans for _, spans in batch):
+                    continue
                 try:
                     body = encode_request(batch)
                     failure = self._post(gzip.compress(body) if self._compresses else body)
@@ -234,37 +211,43 @@ class OtlpExporter(RequestSpanProcessor):
             count = min(len(queue), remaining)
             if count:
                 # Other threads only append, so as many spans as are counted may be removed.
-                batch.append((source, [queue.popleft() for _ in range(count)]))
+                batch.append((source, self._encoded([queue.popleft() for _ in range(count)])))
                 remaining -= count
         return batch
 
-    def _load(self) -> "httpx.Client":
-        """The client, made if there is none; raises for proxies and certificates that cannot be used."""
-        if self._client is None:
-            self._client = self._make_client()
-        return self._client
+    def _encoded(self, spans: list[AnySpan]) -> list[bytes]:
+        """The spans without those that cannot be encoded."""
+        encoded: list[bytes] = []
+        for span in spans:
+            try:
+                encoded.append(encode_request_span(span) if isinstance(span, RequestSpan) else encode_span(span))
+            except Exception as error:  # noqa: BLE001 - whatever a handler has put into the span
+                self.dropped["not_encodable"] += 1
+                if self.dropped["not_encodable"] == 1:
+                    log.warning(
+                        "span dropped: %r cannot be encoded: %r; further ones are only counted", span.name, error
+                    )
+        return encoded
 
     def _post(self, body: bytes) -> str | None:
         """Send one batch; returns the reason of a failure, or None. Raises other exceptions than network failures."""
-        import httpx
-
-        client = self._load()
+        if self._connection is None:
+            self._connection = self._connect()
         give_up = monotonic() + self._timeout_seconds
         pause = 0.5
         while True:
             retry_after = ""
-            token = otel_context.attach(suppressed())  # or an instrumented httpx would make a span for each request
+            token = otel_context.attach(suppressed())  # or an instrumented client would make a span for each request
             try:
-                response = client.post(self._url, content=body, headers=self._headers)
-            except httpx.HTTPError as error:
+                status, retry_after = self._connection.post(body, self._headers)
+            except (OSError, HTTPException) as error:
                 failure = f"{type(error).__name__}: {error}"
             else:
-                if response.is_success:
+                if 200 <= status < 300:
                     return None
-                failure = f"status {response.status_code}"
-                if response.status_code not in RETRIED:
+                failure = f"status {status}"
+                if status not in RETRIED:
                     return failure
-                retry_after = response.headers.get("retry-after", "")
             finally:
                 otel_context.detach(token)
             wait = float(retry_after) if SECONDS.fullmatch(retry_after) else pause * uniform(0.8, 1.2)  # noqa: S311 - jitter

@@ -8,13 +8,10 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
+from .collector import CollectorConnection
 from .environment import MAX_NUMBER, Environment
-
-if TYPE_CHECKING:
-    import httpx
 
 DEFAULT_URL = "http://localhost:4318/v1/traces"
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
@@ -117,23 +114,21 @@ def headers(environment: Environment) -> dict[str, bytes]:
     return fields
 
 
-def client_maker(environment: Environment, timeout_seconds: float) -> "Callable[[], httpx.Client]":
-    """Makes the client, with the certificates that can be read; those that cannot are ignored now."""
+def connector(environment: Environment, url: str, timeout_seconds: float) -> Callable[[], CollectorConnection]:
+    """Connects to `url`, with the certificates that can be read; those that cannot are ignored now."""
     certificate = _path("CERTIFICATE", environment, _trusting)
     key_name, key = _first(names_of("CLIENT_KEY"), environment)
     client_certificate = _path("CLIENT_CERTIFICATE", environment, lambda path: _identify(_trusting(), path, key))
     if key and not client_certificate:
         environment.ignore(key_name, key, "it is used together with OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE only")
 
-    def make() -> "httpx.Client":
-        import httpx
-
-        context = _trusting(certificate) if certificate else httpx.create_ssl_context()
+    def make_context() -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=certificate or None)
         if client_certificate:
             _identify(context, client_certificate, key)
-        return httpx.Client(verify=context, timeout=timeout_seconds)
+        return context
 
-    return make
+    return lambda: CollectorConnection(url, timeout_seconds=timeout_seconds, make_context=make_context)
 
 
 def _first(names: tuple[str, ...], environment: Environment) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -25,6 +26,8 @@ from .redaction import Redactor
 LogFormat = Literal["auto", "json", "console"]
 
 LAST_FLUSH_SECONDS = 1.0
+log_output: ContextVar[int] = ContextVar("log output", default=1)
+"""The file descriptor of `Logs`: standard output. Commands set it to standard error, because they print results."""
 # uvicorn's lines at each start and stop repeat the server's, which have more facts. httpx logs each request that it
 # sends with the whole URL, including the query.
 QUIET = ("uvicorn.error", "httpx")
@@ -57,8 +60,10 @@ class Logs:
         redact: Collection[str] = (),
         processors: Collection[Processor] = (),
         buffer_bytes: int = MAX_HELD_BYTES,
-        fd: int = 1,
+        fd: int | None = None,
     ) -> None:
+        """`fd` is where lines are written, by default `log_output`."""
+        fd = log_output.get() if fd is None else fd
         # The level's owner: when these logs are installed, the root logger.
         self._threshold = logging.Logger(__name__, LEVELS[level.lower()])  # noqa: LOG001 - only for its level
         self.writer: LineWriter = LineWriter(fd, max_held_bytes=buffer_bytes)

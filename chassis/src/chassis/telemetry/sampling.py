@@ -3,7 +3,7 @@
 from typing import Self
 
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import TraceFlags
 
 from .environment import Environment
 
@@ -46,9 +46,9 @@ class Sampling:
         """Whether a trace that begins here is recorded; all services with the same ratio decide the same for an id."""
         return trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
 
-    def samples_child(self, parent: SpanContext) -> bool:
-        """Whether a trace that a caller has begun is recorded."""
-        return parent.trace_flags.sampled if self._parent_based else self.samples_root(parent.trace_id)
+    def samples_child(self, trace_id: str, flags: int) -> bool:
+        """Whether a trace that a caller has begun is recorded; `flags` are those of W3C Trace Context."""
+        return bool(flags & TraceFlags.SAMPLED) if self._parent_based else self.samples_root(int(trace_id, 16))
 
     def sampler(self) -> Sampler:
         """The SDK's sampler with the same decisions, for spans that begin outside of requests."""

@@ -54,6 +54,7 @@ NO_ATTRIBUTES = SharedAttributes({})
 class RequestSpan(Span):
     """The server span of one sampled request, without the lock of the SDK's. Values are cleaned when they are exported.
 
+    Another thread exports it. So nothing changes it after its end, as the specification says.
     Handlers find it as the current span. `RequestSpanProcessor`s get it as it is; for all other processors and
     exporters, `readable` builds the SDK's object.
     """
@@ -61,15 +62,12 @@ class RequestSpan(Span):
     # The defaults of most spans are attributes of the class. See docs/performance.md in the template.
     kind: SpanKind = SpanKind.SERVER
     status: Status = UNSET
-    end_time: int | None = None
     events: Sequence[Event] = ()
     links: Sequence[Link] = ()
     # Beyond the limits.
     dropped_attributes: int = 0
     dropped_events: int = 0
     dropped_links: int = 0
-    shared_attributes: SharedAttributes = NO_ATTRIBUTES
-    """Set at the end; where a handler has set one of these attributes as well, this one is exported."""
 
     def __init__(
         self,
@@ -87,7 +85,10 @@ class RequestSpan(Span):
         self.parent: SpanContext | None = parent
         self.resource: Resource = resource
         self.own_attributes: dict[str, Any] = {}
+        self.shared_attributes: SharedAttributes = NO_ATTRIBUTES
+        """Set at the end; where a handler has set one of these attributes as well, this one is exported."""
         self.start_time: int = time_ns()
+        self.end_time: int | None = None
         self._export = export
         self._redactor = redactor
         self._limits = limits
@@ -124,10 +125,13 @@ class RequestSpan(Span):
 
     def update_name(self, name: str) -> None:
         """Rename the span; at its end it gets the name of the semantic conventions."""
-        self.name = name
+        if self.end_time is None:
+            self.name = name
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the handler; those beyond the limit are counted and dropped."""
+        if self.end_time is not None:
+            return
         own, most = self.own_attributes, self._limits.max_span_attributes
         if key in own or most is None or len(own) < most:
             own[key] = value
@@ -144,6 +148,8 @@ class RequestSpan(Span):
 
         At the limit the oldest event is dropped and counted.
         """
+        if self.end_time is not None:
+            return
         limits = self._limits
         facts = BoundedAttributes(limits.max_event_attributes, attributes, True, limits.max_attribute_length)
         events = (*self.events, Event(name, facts, timestamp))
@@ -152,6 +158,8 @@ class RequestSpan(Span):
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         """Link another span. At the limit the oldest link is dropped and counted."""
+        if self.end_time is not None:
+            return
         limits = self._limits
         facts = BoundedAttributes(limits.max_link_attributes, attributes, True, limits.max_attribute_length)
         links = (*self.links, Link(context, facts))
@@ -179,7 +187,8 @@ class RequestSpan(Span):
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; a response of 500 or above is an error in any case."""
-        self.status = status if isinstance(status, Status) else Status(status, description)
+        if self.end_time is None:
+            self.status = status if isinstance(status, Status) else Status(status, description)
 
     def end_after(self, seconds: float) -> None:
         """End the span that many seconds after its start."""

@@ -35,8 +35,8 @@ log: logging.Logger = logging.getLogger(__name__)
 NO_CONTEXT = Context()
 # Logged and not raised: a request, its metrics and its access line must not depend on a processor.
 PROCESSOR_FAILED = "a span processor failed: %s"
-# Version 00 only; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
-PLAIN_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+# Version 00 with valid ids; anything else goes through OpenTelemetry's propagator (W3C Trace Context, 3.2.2).
+PLAIN_TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class Tracing:
@@ -125,11 +125,12 @@ class Tracing:
         if self._propagator is not None:
             values = extract_with(self._propagator, info, headers, NO_CONTEXT)
             return self._continue(info, method, ids, get_current_span(values).get_span_context(), values)
-        if info.context_fields is not None:
+        if info.traceparent is not None or info.context_fields is not None:
+            plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
+            if plain is not None and info.context_fields is None:
+                return self._continue_plain(info, method, ids, plain)
             values = W3C.extract(carrier_of(info), NO_CONTEXT)
             return self._continue(info, method, ids, get_current_span(values).get_span_context(), values)
-        if info.traceparent is not None:
-            return self._continue(info, method, ids, _parent(info.traceparent), None)
         sampled = self.exporting and self._sampling.samples_root(random >> 64)
         context = RequestContext(ids[:32], ids[32:], info.request_id, sampled)
         if sampled:
@@ -142,7 +143,7 @@ class Tracing:
         """The context of a request that has trace context (`parent`) or baggage (in `values`)."""
         if parent.is_valid:
             trace_id = f"{parent.trace_id:032x}"
-            sampled = self._sampling.samples_child(parent)
+            sampled = self._sampling.samples_child(trace_id, parent.trace_flags)
             trace_state = parent.trace_state
             has_random_id = bool(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
         else:
@@ -154,6 +155,17 @@ class Tracing:
         context = RequestContext(trace_id, ids[32:], info.request_id, sampled, values, trace_state, has_random_id)
         if sampled and self.exporting:
             context.record(self._span(method, context, parent if parent.is_valid else None, values))
+        return context
+
+    def _continue_plain(self, info: RequestInfo, method: str, ids: str, traceparent: re.Match[bytes]) -> RequestContext:
+        """The same for a request with no more than a `PLAIN_TRACEPARENT`: its ids remain text unless it is recorded."""
+        trace_id, flags = traceparent[1].decode(), int(traceparent[3], 16)
+        sampled = self._sampling.samples_child(trace_id, flags)
+        has_random_id = bool(flags & TraceFlags.RANDOM_TRACE_ID)
+        context = RequestContext(trace_id, ids[32:], info.request_id, sampled, has_random_id=has_random_id)
+        if sampled and self.exporting:
+            parent = SpanContext(int(trace_id, 16), int(traceparent[2], 16), True, TraceFlags(flags))
+            context.record(self._span(method, context, parent))
         return context
 
     def begin_task(self, name: str) -> Span:
@@ -219,7 +231,7 @@ class Tracing:
         """The context of a request that is never sampled, such as a probe; it continues the ids of its caller."""
         ids = getrandbits(192).to_bytes(24).hex()
         plain = PLAIN_TRACEPARENT.fullmatch(info.traceparent or b"")
-        trace_id = plain[1].decode() if plain is not None and plain[1].strip(b"0") else ids[:32]
+        trace_id = ids[:32] if plain is None else plain[1].decode()
         return RequestContext(trace_id, ids[32:], info.request_id, False)
 
     def samples_root(self, trace_id: int) -> bool:
@@ -244,15 +256,6 @@ class Tracing:
     def shutdown(self) -> None:
         """Export the recorded spans and end the processors; blocks until that is done or has timed out."""
         self.provider.shutdown()
-
-
-def _parent(traceparent: bytes) -> SpanContext:
-    """The caller's span; invalid if the header is."""
-    plain = PLAIN_TRACEPARENT.fullmatch(traceparent)
-    if plain is not None:
-        return SpanContext(int(plain[1], 16), int(plain[2], 16), True, TraceFlags(int(plain[3], 16)))
-    context = W3C.extract({"traceparent": [traceparent.decode("latin-1")]}, NO_CONTEXT)
-    return get_current_span(context).get_span_context()
 
 
 def _span_limits(environment: Environment) -> SpanLimits:

@@ -165,12 +165,10 @@ def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
 
 
 def forwarded_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers for a worker, with both ends of the connection to the admin port."""
+    """The headers for a worker, with the addresses of the connection to the admin port."""
     headers = [(name, value) for name, value in scope["headers"] if name not in NOT_FORWARDED]
-    client, server = scope.get("client"), scope.get("server")
-    if client is None or server is None:
-        return headers
-    return [*headers, (PEER_FIELD, f"{client[0]} {client[1]} {server[0]} {server[1]}".encode())]
+    (host, port), (own_host, own_port) = scope["client"], scope["server"]
+    return [*headers, (PEER_FIELD, f"{host} {port} {own_host} {own_port}".encode())]
 
 
 async def _body(request: Request) -> bytes:

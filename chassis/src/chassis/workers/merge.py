@@ -37,6 +37,8 @@ GAUGES = {
     "dependency_calls_waiting": "sum",
     "dependency_max_calls": "sum",
     "messaging_consumer_active_messages": "sum",
+    "rpc_server_active_calls": "sum",
+    "rpc_server_max_calls": "sum",
     "auth_keys": "min",
     "auth_keys_age_seconds": "max",
     "injected_fault_rules": "max",

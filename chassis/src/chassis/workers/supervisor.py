@@ -90,7 +90,6 @@ class Supervisor:
 
     def _listen(self) -> Listener:
         settings = self._settings
-        # Trusted proxies are the matter of the workers, which get the address of the peer.
         state = PortState(
             self._admin_port,
             limits=within_open_files(make_connection_limits(settings)),

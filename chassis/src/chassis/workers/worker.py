@@ -32,7 +32,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 METRICS_PATH = "/chassis/snapshot"
 """Of the admin application of a worker; only the supervisor can ask for it."""
 PEER_FIELD = b"chassis-peer"
-"""A request header with the addresses of the client and of the admin port."""
+"""A request header with the two addresses of the connection to the admin port, for the rule who may use it."""
 # Clients that send a request on a kept connection at least that often lose none when a worker retires.
 MIN_RETIRE_SECONDS = 1.0
 LAST_METRICS_SECONDS = 1.0
@@ -100,7 +100,7 @@ class WorkerServer(Server):
 
     def _listen(self) -> list[Listener]:
         public = Listener(self.host, self.port, self._port_state(self.app.public), sockets=self._sockets)
-        state = self._port_state(self.app.admin)
+        state = self._port_state(self.app.admin, is_forwarded=False)
         state.app = SupervisorRequests(state.app, self.app.telemetry)
         return [public, Listener(self.host, 0, state, sockets=())]
 
@@ -181,8 +181,8 @@ class SupervisorRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         peer = next((value for name, value in scope["headers"] if name == PEER_FIELD), None)
         if peer is not None:
-            client, client_port, server, server_port = peer.decode("latin-1").split(" ")
-            scope["client"], scope["server"] = (client, int(client_port)), (server, int(server_port))
+            host, port, own_host, own_port = peer.decode("latin-1").split(" ")
+            scope["client"], scope["server"] = (host, int(port)), (own_host, int(own_port))
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != PEER_FIELD]
         elif scope["path"] == METRICS_PATH:
             await self._send_snapshot(scope, receive, send)

@@ -1,5 +1,6 @@
 // A line chart, drawn as SVG: series over time, with a legend that shows the values at the cursor.
 
+const LEFT = 46; // pixels for the labels of the vertical axis
 const charts = [];
 let cursor = null; // the moment that somebody points at, in all charts
 
@@ -28,7 +29,7 @@ class Chart {
     this.draw();
   }
 
-  x(at) { return 34 + ((at - this.from) / (this.to - this.from)) * (this.width - 36); }
+  x(at) { return LEFT + ((at - this.from) / (this.to - this.from)) * (this.width - LEFT - 2); }
 
   y(value) { return this.height - 16 - (value / this.top) * (this.height - 24); }
 
@@ -36,12 +37,12 @@ class Chart {
     if (!this.from) return;
     const levels = this.points.map(({ values }) => (this.isStacked ? values.map((_, i) => values.slice(0, i + 1).reduce((a, b) => a + (b ?? 0), 0)) : values));
     this.top = niceCeiling(Math.max(this.minimum, ...levels.flat().filter(isNumber)));
-    const grid = [0, 0.5, 1].map((part) => [drawing("line", { class: "grid", x1: 34, x2: this.width - 2, y1: this.y(this.top * part), y2: this.y(this.top * part) }),
-      drawing("text", { x: 30, y: this.y(this.top * part) + 3, "text-anchor": "end" }, this.format(this.top * part).replace(/ (ms|s|MB|%)$/, ""))]);
+    const grid = [0, 0.5, 1].map((part) => [drawing("line", { class: "grid", x1: LEFT, x2: this.width - 2, y1: this.y(this.top * part), y2: this.y(this.top * part) }),
+      drawing("text", { x: LEFT - 5, y: this.y(this.top * part) + 3, "text-anchor": "end" }, part ? this.format(this.top * part) : "0")]);
     const minute = 60_000 * Math.max(1, Math.ceil((this.to - this.from) / 60_000 / Math.max(2, this.width / 90)));
     const ticks = [];
     for (let at = Math.ceil(this.from / minute) * minute; at <= this.to - 5000; at += minute) {
-      if (this.x(at) > 48 && this.x(at) < this.width - 14) ticks.push(drawing("text", { x: this.x(at), y: this.height - 2, "text-anchor": "middle" }, clock(new Date(at)).slice(0, 5)));
+      if (this.x(at) > LEFT + 14 && this.x(at) < this.width - 14) ticks.push(drawing("text", { x: this.x(at), y: this.height - 2, "text-anchor": "middle" }, clock(new Date(at)).slice(0, 5)));
     }
     const lines = this.series.map(([, tone], i) => this.path(levels.map((level) => level[i]), tone, i > 0 && levels.map((level) => level[i - 1])));
     const marks = this.marks.map((at) => drawing("line", { class: "mark", x1: this.x(at), x2: this.x(at), y1: 4, y2: this.height - 16 }, drawing("title", {}, "Restarted")));
@@ -70,7 +71,7 @@ class Chart {
 
   point(event) {
     const place = event.clientX - this.plot.getBoundingClientRect().left;
-    moveCursor(this.from + ((place - 34) / (this.width - 36)) * (this.to - this.from));
+    moveCursor(this.from + ((place - LEFT) / (this.width - LEFT - 2)) * (this.to - this.from));
   }
 
   step(event) {

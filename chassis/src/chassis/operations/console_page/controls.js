@@ -26,8 +26,8 @@ const asNumber = (value) => (value === "" ? undefined : Number(value));
 // --- Settings
 
 const settingTable = new Table("Settings", [
-  { label: "Variable", kind: "main code", text: (row) => row.variable },
-  { label: "Value", kind: "code", text: (row) => brief(row.value) },
+  { label: "Variable", kind: "code", text: (row) => row.variable },
+  { label: "Value", kind: "main code", text: (row) => brief(row.value) },
   { label: "Source", text: (row) => row.source, tone: (row) => row.source !== "default" && "one" },
   { label: "Default", kind: "code wide", text: (row) => brief(row.default) },
   { label: "Live", kind: "wide", text: (row) => (row.is_live ? "yes" : "at restart") },
@@ -41,9 +41,9 @@ function showSettings() {
 }
 const settings = {
   name: "settings", title: "Settings", path: "settings",
-  node: element("div", {}, heading("Settings", settingFilter, element("label", { class: "check" }, changedOnly, "set only")), settingTable.node),
+  node: element("div", { class: "tall" }, heading("Settings", settingFilter, element("label", { class: "check" }, changedOnly, "set only")), settingTable.node),
   async refresh() {
-    settingRows = await ask("settings");
+    settingRows = ofOneWorker(await ask("settings"));
     showSettings();
   },
 };
@@ -147,7 +147,8 @@ const controls = {
 async function fillPart(path, show) {
   const card = problems[path].parentNode;
   try {
-    show(await ask(path));
+    const content = await ask(path);
+    show(Array.isArray(content) ? ofOneWorker(content) : content);
     setText(problems[path], "");
     card.classList.remove("off");
   } catch (error) {

@@ -151,9 +151,10 @@ class AnyTable {
     const names = [...new Set(items.flatMap(Object.keys))].filter((name) => !this.hidden.includes(name));
     if (this.shape !== String(names)) {
       this.shape = String(names);
-      const isNumeric = (name) => items.every((item) => absent(item[name]) || typeof item[name] === "number");
-      const columns = names.map((name) => ({ label: name.replaceAll("_", " "), kind: isNumeric(name) ? "number" : "",
-        text: (item) => (typeof item[name] === "number" ? number(item[name], 3) : brief(item[name])) }));
+      const has = (name, type) => items.some((item) => !absent(item[name]) && typeof item[name] === type);
+      const kindOf = (name) => (has(name, "number") ? "number" : has(name, "object") ? "long" : "");
+      const columns = names.map((name) => ({ label: name.replaceAll("_", " "), kind: kindOf(name),
+        text: (item) => (isNumber(item[name]) && !Number.isInteger(item[name]) ? number(item[name], 3) : brief(item[name])) }));
       this.table = new Table(this.label, columns, { key: (item) => item[KEY], empty: this.empty });
       this.node.replaceChildren(this.table.node);
     }

@@ -6,24 +6,24 @@ const LAG = "event_loop_lag_seconds";
 const WANTED = new Set([`${REQUESTS}_bucket`, `${CALLS}_bucket`, `${LAG}_bucket`, "http_server_active_requests",
   "http_server_max_requests", "http_server_shed_requests_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
   "process_start_time_seconds", "process_open_fds", "handler_threads", "handler_threads_max"]);
-const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
+const labelsOf = new Map(); // by series: the same ones come again and again
 const ESCAPED = /\\(.)/g;
 const KEPT_SECONDS = 15 * 60;
-const MAX_STEP_SECONDS = 15; // a longer one is a gap: the page was hidden, or the service did not respond
+const MAX_STEP_SECONDS = 30; // a longer one is a gap: the page was hidden, or the service did not respond
 
 // The samples of the metrics that the console shows: `visit(name, labels, value)`.
 function readMetrics(text, visit) {
   for (const line of text.split("\n")) {
     const end = line.search(/[{ ]/);
     if (!WANTED.has(line.slice(0, end))) continue;
-    const [, name, labels = "", value] = SAMPLE.exec(line) ?? [];
-    if (!name) continue;
-    const found = {};
-    for (const [, key, escaped] of labels.matchAll(LABEL)) {
-      found[key] = escaped.replace(ESCAPED, (_, letter) => (letter === "n" ? "\n" : letter));
+    const place = line.lastIndexOf(" ");
+    const series = line.slice(0, place);
+    if (!labelsOf.has(series)) {
+      labelsOf.set(series, Object.fromEntries([...series.matchAll(LABEL)].map(([, key, escaped]) =>
+        [key, escaped.replace(ESCAPED, (_, letter) => (letter === "n" ? "\n" : letter))])));
     }
-    visit(name, found, value === "+Inf" ? Infinity : Number(value));
+    visit(line.slice(0, end), labelsOf.get(series), Number(line.slice(place)));
   }
 }
 

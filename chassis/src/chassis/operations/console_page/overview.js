@@ -124,7 +124,7 @@ async function readReadiness() {
 
 async function readInfo() {
   service.info = await ask("info");
-  const routes = await ask("routes").catch(() => []);
+  const routes = await ask("routes").catch(() => []); // forbidden, perhaps
   publicPaths = new Set(routes.map(({ path }) => path));
   announce();
 }

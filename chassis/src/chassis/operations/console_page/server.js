@@ -42,7 +42,10 @@ async function ask(path, { method = "GET", body, seconds = 10, accepts = (respon
     ...errors.map((error) => [error.name ?? error.pointer, error.detail].filter(Boolean).join(": "))].join(" "));
 }
 
-// Call `work` again and again, while the page is visible and not paused. It takes at most a tenth of the time.
+// With several workers, arrays have the objects of all. These are of one, for what is the same in all.
+const ofOneWorker = (items) => items.filter(({ worker }) => worker === Math.min(...items.map((item) => item.worker ?? 0)) || worker === undefined);
+
+// Call `work` again and again, while the page is visible and not paused. It takes at most a fifth of the time.
 const pollers = new Set();
 function poll(work) {
   let timer, isRunning = false, isAsked = false;
@@ -58,7 +61,7 @@ function poll(work) {
       if (!(error instanceof Refusal)) throw error;
     } finally {
       isRunning = false;
-      timer = setTimeout(run, isAsked ? 0 : Math.max(EVERY_SECONDS * 1000, 9 * (performance.now() - began)));
+      timer = setTimeout(run, isAsked ? 0 : Math.max(EVERY_SECONDS * 1000, 4 * (performance.now() - began)));
     }
   };
   pollers.add(run);

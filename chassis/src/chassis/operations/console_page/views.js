@@ -39,7 +39,7 @@ const [statusField, pathField, traceField] = [["Status", "Status: 404, 5xx"], ["
 const requestTable = new Table("Requests", [
   { label: "Time", text: (row) => clockOf(row.timestamp) },
   { label: "Status", kind: "number", text: (row) => String(row.status), tone: (row) => toneOf(row.status) },
-  { label: "Method", text: (row) => row.method },
+  { label: "Method", kind: "wide", text: (row) => row.method },
   { label: "Path", text: (row) => row.path, kind: "main" },
   { label: "Duration", kind: "number", text: (row) => milliseconds(row.duration_ms) },
   { label: "Trace", kind: "code wide", text: (row) => row.trace_id?.slice(0, 8) },
@@ -104,7 +104,7 @@ function showTrace(trace) {
       return mark;
     });
     const name = element("span", { class: "name" }, one.name);
-    name.style.paddingLeft = `${Math.min(one.depth, 12) * 0.8}rem`;
+    name.style.paddingLeft = `${0.25 + Math.min(one.depth, 12) * 0.8}rem`;
     const row = button("", () => {
       rows.forEach((other) => other.setAttribute("aria-pressed", other === row));
       const { kind, status, description, scope, links: linked, span_id: id } = one;
@@ -144,19 +144,18 @@ const traces = {
 
 const MAX_LINES = 1000;
 const LEVELS = ["debug", "info", "warning", "error", "critical"];
-const levelField = element("select", { "aria-label": "Lowest level", onchange: () => showLines() }, options(LEVELS, LEVELS.map((level) => `${level} and above`)));
+const levelField = element("select", { "aria-label": "Lowest level", onchange: () => showLines() }, options(LEVELS, LEVELS.map((level) => (level === "debug" ? "all levels" : `${level} and above`))));
 const lineFilter = textField("Filter log lines", "Filter: text, trace id", () => showLines());
 const levelOf = ({ line }) => String(line.level ?? /\[(\w+)\s*\]/.exec(line)?.[1] ?? "info").toLowerCase();
 const lineTable = new Table("Log lines", [
   { label: "Time", text: ({ line }) => (line.timestamp ? clockOf(line.timestamp) : "") },
   { label: "Level", text: levelOf, tone: (item) => ({ warning: "warn", error: "bad", critical: "bad" })[levelOf(item)] },
-  { label: "Event", kind: "main code", text: ({ line }) => (typeof line === "string" ? line : lineText(line)) },
+  { label: "Event", kind: "what", text: ({ line }) => line.event ?? "" },
+  { label: "Facts", kind: "main code", text: ({ line }) => (typeof line === "string" ? line : factsOf(line)) },
 ], { key: (item) => workerKey(item, item.number) });
 let lines = [];
 
-function lineText({ timestamp, level, event, ...rest }) {
-  return `${event ?? ""}  ${brief(rest) === NONE ? "" : brief(rest)}`;
-}
+const factsOf = ({ timestamp, level, event, ...rest }) => (Object.keys(rest).length ? brief(rest) : "");
 
 function showLines() {
   const lowest = LEVELS.indexOf(levelField.value);
@@ -200,7 +199,8 @@ const dependencies = {
 };
 async function showAny(table, path) {
   try {
-    table.show(await ask(path));
+    const items = await ask(path);
+    table.show(path === "routes" ? ofOneWorker(items) : items);
   } catch (error) {
     table.show([], error.message);
   }
@@ -208,10 +208,10 @@ async function showAny(table, path) {
 
 // --- The process: what it does right now
 
-const inside = [["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage collector"], ["routes", "Routes"]].map(([path, title]) =>
-  ({ path, title, table: new AnyTable(title) }));
+const inside = [["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage collector"], ["routes", "Routes"]].filter(([path]) => isOffered(path))
+  .map(([path, title]) => ({ path, title, table: new AnyTable(title) }));
 const insides = {
-  name: "process", title: "Process",
+  name: "process", title: "Process", path: inside[0]?.path ?? "tasks",
   node: element("div", {}, inside.map(({ title, table }) => [heading(title), table.node])),
   async refresh() { for (const { path, table } of inside) await showAny(table, path); },
 };
