@@ -10,15 +10,22 @@ from hypothesis import strategies as st
 from chassis.telemetry.log_tail import MAX_BYTES, LogTail
 from chassis.telemetry.log_writer import LineWriter
 
-chunks = st.lists(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"-")), min_size=1, max_size=20))
+# The lengths of the lines of each turn of the event loop.
+chunks = st.lists(st.lists(st.integers(min_value=0, max_value=30), min_size=1, max_size=5), max_size=12)
+
+
+def written_to(tail: LogTail, lengths: list[list[int]]) -> list[tuple[int, bytes]]:
+    """Write lines of these lengths; returns all of them with their numbers."""
+    lines = [[b"x" * length for length in chunk] for chunk in lengths]
+    for chunk in lines:
+        tail.add(b"".join(line + b"\n" for line in chunk))
+    return list(enumerate((line for chunk in lines for line in chunk), start=1))
 
 
 @given(chunks)
-def test_kept_lines_are_the_last_ones_in_order(written: list[list[bytes]]) -> None:
+def test_kept_lines_are_the_last_ones_in_order(lengths: list[list[int]]) -> None:
     tail = LogTail(max_lines=10, max_bytes=200)
-    for lines in written:
-        tail.add(b"".join(line + b"\n" for line in lines))
-    numbered = list(enumerate((line for lines in written for line in lines), start=1))
+    numbered = written_to(tail, lengths)
     kept = tail.lines()
     assert kept == numbered[len(numbered) - len(kept) :]
     assert len(kept) <= 10
@@ -26,10 +33,9 @@ def test_kept_lines_are_the_last_ones_in_order(written: list[list[bytes]]) -> No
 
 
 @given(chunks, st.integers(min_value=0, max_value=100))
-def test_lines_after_a_number_have_higher_ones(written: list[list[bytes]], after: int) -> None:
+def test_lines_after_a_number_have_higher_ones(lengths: list[list[int]], after: int) -> None:
     tail = LogTail(max_lines=50)
-    for lines in written:
-        tail.add(b"".join(line + b"\n" for line in lines))
+    written_to(tail, lengths)
     assert tail.lines(after) == [entry for entry in tail.lines() if entry[0] > after]
 
 
