@@ -80,7 +80,7 @@ async def show(page: Page, view: str) -> None:
 
 
 async def answer(page: Page, path: str, make: Callable[[Route], dict[str, Any]]) -> None:
-    """Answer the page's requests for a path in place of the service."""
+    """Respond to the page's requests for a path in place of the service."""
 
     async def fulfill(route: Route) -> None:
         await route.fulfill(**make(route))
