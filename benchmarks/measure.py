@@ -29,7 +29,6 @@ INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
 RESPONSE = (200, b'{"id":1,"name":"item 1"}')
 START_SECONDS = 30.0
 POLL_SECONDS = 0.002
-CONNECTIONS = 64
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
 # The number of sampled spans is random; one run in a million is further from the expected one.
 STANDARD_DEVIATIONS = 5.0
@@ -125,7 +124,16 @@ class Running:
 
     def load(self, seconds: int, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
-        options = ("--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--timeout", "30s")
+        options = (
+            "--threads",
+            "1",
+            "--connections",
+            str(self._candidate.connections),
+            "--duration",
+            f"{seconds}s",
+            "--timeout",
+            "30s",
+        )
         headers = [word for name, value in self._candidate.headers.items() for word in ("--header", f"{name}: {value}")]
         address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
         command = ["wrk", *options, *headers, "--script", str(HERE / "wrk.lua"), address]
@@ -133,16 +141,17 @@ class Running:
         errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
         if errors or not found["requests"]:
             raise self._error(f"wrk saw {errors or 'no response'}")
-        self._in_flight += CONNECTIONS
+        self._in_flight += self._candidate.connections
         rate, cpu_us = found["requests"] / found["microseconds"] * 1e6, cpu / found["requests"] * 1e6
         return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, self.server.memory_mb()["rss_mb"])
 
     def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
-        """Send requests at a constant rate; latencies in microseconds."""
-        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(CONNECTIONS)]
-        found, _, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
+        """Send requests at a constant rate; latencies in microseconds, and how `busy` the server's core was with it."""
+        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(self._candidate.connections)]
+        found, cpu, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
         if found.pop("shed"):
             raise self._error(f"sheds requests at {rate:.0f}/s")
+        found["busy"] = cpu * rate / found["requests"]
         return found
 
     def finish(self) -> None:
