@@ -16,6 +16,20 @@ THEIR_COUNTER = "http_requests_total"
 SMOKE = ("bare_asgi", "ours", "ours_100", "bare_asyncpg", "ours_asyncpg", "ours_orm")
 VERIFYING = ("cached", "verified", "bare_pyjwt")
 ISSUER, AUDIENCE = "https://login.example", "items"
+# With Host, eleven headers as a browser and a proxy send them, and a caller that traces.
+REAL_HEADERS = {
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate, br, zstd",
+    "accept-language": "en-US,en;q=0.5",
+    "x-forwarded-for": "203.0.113.7",
+    "x-forwarded-proto": "https",
+    "x-real-ip": "203.0.113.7",
+    "x-request-id": "0af7651916cd43dd8448eb211c80319c",
+    "cookie": "theme=dark; session=abcdefghijklmnopqrstuvwxyz0123",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+}
+SAMPLED_PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SAMPLERS = {0.0: "always_off", 0.01: "parentbased_traceidratio", 1.0: "parentbased_always_on"}
 
 
@@ -26,7 +40,7 @@ class Candidate:
     `kind` is ours, yardstick, bare, part or usual. `sampled` is the share of requests whose spans must arrive, None
     if it exports none or no collector receives them. `counter` is the metric that counts requests. Each request has
     `headers`; if the candidate `verifies`, it rejects other tokens than that in them. With an admin port, the
-    counter is there. Each of its `processes` gets as many connections as the only one of others.
+    counter is there. Each of its `processes` gets as many `connections`.
     """
 
     label: str
@@ -41,6 +55,7 @@ class Candidate:
     verifies: bool = False
     cores: frozenset[int] = SERVER_CORES
     processes: int = 1
+    connections: int = 64
     has_admin_port: bool = False
 
 
@@ -184,6 +199,29 @@ class Candidates:
     @cached_property
     def _other_servers(self) -> None:
         self._installer.add_servers(self._peers)
+
+    def wire(self) -> list[dict[str, Candidate]]:
+        """The bare function and ours, with requests as real clients send them."""
+        bare = self._peer("bare ASGI function", "yardstick", "asgi")
+        ours = self._ours()
+        real, traced, closed = REAL_HEADERS, {**REAL_HEADERS, "traceparent": SAMPLED_PARENT}, {"connection": "close"}
+        return [
+            {
+                "bare_real": replace(bare, label=f"{bare.label}, eleven headers", headers=real),
+                "ours_real": replace(ours, label="ours, eleven headers, not sampled", headers=real, sampled=0.0),
+                "ours_real_100": replace(
+                    ours, label="ours, eleven headers, 100 % sampled", headers=traced, sampled=1.0
+                ),
+            },
+            {
+                "bare_two": replace(bare, label=f"{bare.label}, two connections", connections=2),
+                "ours_two": replace(ours, label="ours, two connections, 1 % sampled", connections=2),
+            },
+            {
+                "bare_new": replace(bare, label=f"{bare.label}, new connections", headers=closed),
+                "ours_new": replace(ours, label="ours, new connections, 1 % sampled", headers=closed),
+            },
+        ]
 
     def before_and_now(self) -> list[dict[str, Candidate]]:
         """The service of the other commit and of the working tree, at each sampling."""

@@ -39,7 +39,6 @@ INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
 RESPONSE = (200, b'{"id":1,"name":"item 1"}')
 START_SECONDS = 30.0
 POLL_SECONDS = 0.002
-CONNECTIONS = 64
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
 # The number of sampled spans is random; one run in a million is further from the expected one.
 STANDARD_DEVIATIONS = 5.0
@@ -86,7 +85,7 @@ class Running:
         self._checks = checks
         self._others = others
         self._pause = pause
-        self._connections = CONNECTIONS * candidate.processes
+        self._connections = candidate.connections * candidate.processes
         self._port = free_port()
         self._admin_port = free_port() if candidate.has_admin_port else self._port
         self._start_seconds = 0.0
@@ -157,11 +156,12 @@ class Running:
         return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, **self.server.memory_mb())
 
     def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
-        """Send requests at a constant rate; latencies in microseconds."""
-        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(CONNECTIONS)]
-        found, _, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
+        """Send requests at a constant rate; latencies in microseconds, and how `busy` the server's core was with it."""
+        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(self._connections)]
+        found, cpu, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
         if found.pop("shed"):
             raise self._error(f"sheds requests at {rate:.0f}/s")
+        found["busy"] = cpu * rate / found["requests"]
         return found
 
     def finish(self) -> None:

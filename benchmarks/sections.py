@@ -12,10 +12,15 @@ from .candidates import Candidate, Candidates
 from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
-SECTIONS = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "workers", "against")
+SECTIONS = (
+    *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "workers"),
+    "against",
+)
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
 MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
+BUSY_SHARE = 0.6  # of the server's core, where latency is measured
+FIRST_RATE = 1_000.0
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -59,7 +64,6 @@ class Sections:
         self._plan = plan
         self._checks = checks
         self._others: list[float] = []
-        self._peak = 0.0
 
     def run(self, name: str) -> dict[str, Any]:
         """Measure one section: its rows, and the largest share of the server's core that other processes took."""
@@ -72,8 +76,13 @@ class Sections:
             print(file=sys.stderr)
 
     def _main(self) -> Rows:
-        rows = self._rounds(self._candidates.main(), self._plan.rounds)
-        self._peak = rows["ours"]["rate"]["median"]
+        return self._rounds(self._candidates.main(), self._plan.rounds)
+
+    def _wire(self) -> Rows:
+        """Each pair is compared with its own bare function."""
+        rows: Rows = {}
+        for chosen in self._candidates.wire():
+            rows |= self._rounds(chosen, self._plan.few_rounds)
         return rows
 
     def _post(self) -> Rows:
@@ -124,23 +133,41 @@ class Sections:
         return rows
 
     def _latency(self) -> Rows:
-        """At half of the service's own peak, and the bare function at the same rate."""
+        """Each at the rate that keeps its core busy for the same share of the time."""
         every = self._candidates.main()
-        rate = (self._peak or self._once(every["ours"], None).rate) / 2
+        rates: dict[str, float] = {}
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for _ in range(self._plan.latency_rounds):
             for name in ("bare_asgi", "ours"):
                 with self._running(every[name], pause=SHARED_PAUSE_SECONDS) as running:
                     running.load(1)
-                    found[name].append(running.load_at(rate, self._plan.latency_seconds))
+                    if name not in rates:
+                        rates[name] = self._rate_at(running, BUSY_SHARE)
+                    found[name].append(running.load_at(rates[name], self._plan.latency_seconds))
                     running.finish()
         rows: Rows = {}
         for name, reports in found.items():
             values = {key: [report[key] for report in reports] for key in reports[0]}
-            p99_ratio = ratio(values["p99_us"], [report["p99_us"] for report in found["bare_asgi"]])
+            # 0 if others had the client's core for too long. Then nothing is compared.
+            pairs = [(mine["p99_us"], bare["p99_us"]) for mine, bare in zip(reports, found["bare_asgi"], strict=True)]
+            measured = [pair for pair in pairs if all(pair)]
             figures = {key: figure(of_rounds) for key, of_rounds in values.items() if key != "requests"}
-            rows[name] = {"label": every[name].label, "asked_rate": round(rate), **figures, "p99_ratio": p99_ratio}
+            rows[name] = {
+                "label": every[name].label,
+                "asked_rate": round(rates[name]),
+                **figures,
+            }
+            if measured:
+                rows[name]["p99_ratio"] = ratio([mine for mine, _ in measured], [bare for _, bare in measured])
         return rows
+
+    def _rate_at(self, running: Running, share: float) -> float:
+        """The rate that keeps the core busy for that share. Requests are cheaper at high rates, so it tries thrice."""
+        rate = FIRST_RATE
+        for _ in range(3):
+            busy = running.load_at(rate, self._plan.latency_seconds / 2)["busy"]
+            rate *= share / max(busy, 1 / FIRST_RATE)
+        return rate
 
     def _memory(self) -> Rows:
         """After each second of load; a few of the points are kept."""

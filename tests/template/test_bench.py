@@ -113,7 +113,7 @@ def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
 
 def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     needs("wrk")
-    sections = ("main", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
+    sections = ("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
 
     done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
