@@ -34,7 +34,7 @@ FEW, MANY = 400, 1_600  # requests of the two runs whose difference is taken
 WARM_UP = 600
 DELIVERY_SECONDS = 0.0005  # for the kernel to pass data on
 FEW_HEADERS = "host: localhost:8000\r\n"
-# What a browser, a proxy in front of the service and a tracing caller send.
+# The headers of a browser, of a proxy in front of the service and of a tracing caller.
 REAL_HEADERS = (
     f"{FEW_HEADERS}user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0\r\n"
     "accept: application/json\r\naccept-encoding: gzip, deflate, br, zstd\r\naccept-language: en-US,en;q=0.5\r\n"

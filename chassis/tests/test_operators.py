@@ -1,4 +1,4 @@
-"""What operators see and change on the admin port."""
+"""The endpoints with which operators see and change a service."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Who may use the operators' endpoints of the admin port."""
+"""The access rule of the operators' endpoints on the admin port."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What operators see of the inside of a service: settings, routes, tasks, threads, memory and profiles."""
+"""The inside of a service, as operators see it: settings, routes, tasks, threads, memory and profiles."""
 
 import asyncio
 import subprocess

@@ -27,13 +27,13 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 END_SECONDS = 10.0
 """The time for all steps after `drain_seconds` and `shutdown_seconds`. The process ends within the sum of the three."""
-LOOPBACK, MAX_PORT = "127.0.0.1", 65535
-CONSOLE_OFFSET = 1000
-"""From the public port to that of the console, in development."""
 EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after the shutdown is complete
 # The interpreter's switch interval: a computing thread can block the event loop for this long at a time. Python's
 # default is 5 ms, which slows down all other requests.
 SWITCH_SECONDS = 0.0005
+LOOPBACK, MAX_PORT = "127.0.0.1", 65535
+CONSOLE_OFFSET = 1000
+"""From the public port to that of the console, in development."""
 
 
 class Server:

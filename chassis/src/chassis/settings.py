@@ -78,7 +78,9 @@ class ChassisSettings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="Port for health, readiness, metrics and info. Unset: they are served on `APP_PORT`.",
+        description=(
+            "Port for operators, health, readiness, metrics and info. Unset: `APP_PORT` serves the last four."
+        ),
     )
     admin_token: LiveIfSet[SecretStr | None] = Field(
         None,

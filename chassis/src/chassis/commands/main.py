@@ -27,7 +27,7 @@ STANDARD_ERROR = 2
 USAGE_STATUS = 2
 INTERRUPTED = 130
 HELP = ("-h", "--help", "help")
-CHECK_SECONDS = 30.0
+CHECK_SECONDS = 60.0  # longer than the database and NATS may take to accept a first connection
 WIDTH = 79
 
 CreateApp = Callable[[Any], App]

@@ -1,4 +1,4 @@
-"""Who may use the operators' endpoints: clients with the token, or without a token those on the same machine.
+"""The access rule of the operators' endpoints: clients with the token, or without a token those on the same machine.
 
 A pod is a machine of its own here, so that `kubectl port-forward` works: its connections come from the loopback address
 of the pod.

@@ -1,4 +1,4 @@
-"""What operators see and change while the service runs."""
+"""The parts that operators see and change while the service runs."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

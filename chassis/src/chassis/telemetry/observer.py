@@ -54,8 +54,7 @@ class Observer:
     def add(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
         context = copy_context()
-        # One variable is that of OpenTelemetry, which has the request's context.
-        if len(context) > 1 and not self._without_facts.issuperset(context):
+        if not self._without_facts.issuperset(context):
             self._find_facts(context, ended)
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
