@@ -56,7 +56,7 @@ class CallTelemetry:
         trace_id = context.trace_id if context.sampled else None
         self._metrics.ended.observe(CallKey(call.method, code.name, error_type), seconds, trace_id)
         facts = self._log.redact(context.facts) if context.facts else {}
-        span = context.span
+        span = context.span if context.sampled else None  # made only when it is read
         if isinstance(span, RequestSpan):
             span.set_attributes(facts | self._attributes(call, code, error_type))
             if error_type:
