@@ -182,11 +182,13 @@ OPTIONAL = (
     "test_auth",
     "test_client_httpx_adapter",
     "test_client_transport",
+    "test_command_database",
     "test_database",
     "test_embedded",
     "test_grpc",
     "test_migrations",
     "test_nats",
+    "test_operators_inside",
     "test_outbox",
     "test_postgres",
     "test_pytest_plugin",
@@ -198,8 +200,8 @@ any_signature connection_age deadline draining forks idempotency imports lease l
 periodic rejections response_end route_limits schedules signals tasks threads watchdog
 client_balancer client_breaker client_bulkhead client_hedging client_policy_simulation client_resolver client_retries
 client_starvation contract fake_service openapi_fake_service
-asgi calls client_faults deadline_of_caller events exit faults health pagination protocol rejections request_syntax
-server
+asgi calls client_attempt_timeout client_faults commands deadline_of_caller events exit faults health log_tail
+pagination protocol recent_requests rejections request_syntax server shared_output workers workers_cores workers_metrics
 """
 
 
