@@ -108,6 +108,23 @@ async def test_change_is_made_in_all_workers_and_in_those_that_start_later(pod: 
     assert (await pod.admin.get("/faults")).json() == []
 
 
+async def test_change_is_repeated_after_the_token_of_its_operator_has_changed(tmp_path: Path) -> None:
+    old, new = "first-token-of-operators", "second-token-of-operators"
+    volume = SecretVolume(tmp_path / "secrets", app_admin_token=old)
+    async with run_pod(APP_SECRETS_DIR=str(volume.directory)) as pod:
+        await pod.ready()
+        changed = await pod.admin.put("/faults", json=[FAULT], headers={"authorization": f"Bearer {old}"})
+        assert changed.status_code == 200
+        volume.write(app_admin_token=new)
+        await pod.line("settings changed", count=2)
+        process = await pod.worker(1)
+        os.kill(process, signal.SIGKILL)
+        await pod.another_worker(1, process)
+        await pod.line("faults changed", count=3)
+        faults = await pod.admin.get("/faults", headers={"authorization": f"Bearer {new}"})
+        assert [one["worker"] for one in faults.json()] == [0, 1]
+
+
 async def test_change_can_be_made_in_one_worker(pod: Pod) -> None:
     await pod.admin.put("/faults", params={"worker": 1}, json=[FAULT])
     assert [one["worker"] for one in (await pod.admin.get("/faults")).json()] == [1]

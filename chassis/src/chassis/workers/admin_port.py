@@ -18,7 +18,7 @@ from .changes import Changes
 from .metrics import WorkerMetrics
 from .pool import WorkerPool
 from .requests import HOST, NoResponseError, WorkerResponse
-from .worker import PEER_FIELD
+from .worker import PEER_FIELD, REPEATED_FIELD
 from .worker_process import WorkerProcess
 
 # One more byte than the workers accept: they reject it.
@@ -26,7 +26,16 @@ MAX_BODY_BYTES = 65_537
 READINESS_SECONDS = 10.0
 # Of the connection, and what the supervisor's own requests and responses have.
 NOT_FORWARDED = frozenset(
-    {b"connection", b"content-length", b"keep-alive", b"transfer-encoding", b"accept-encoding", b"expect", PEER_FIELD}
+    {
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"accept-encoding",
+        b"expect",
+        PEER_FIELD,
+        REPEATED_FIELD,
+    }
 )
 NOT_RETURNED = frozenset({b"connection", b"content-length", b"date", b"keep-alive", b"transfer-encoding"})
 
@@ -65,8 +74,9 @@ class AdminPort:
     async def repeat_changes(self, worker: WorkerProcess) -> None:
         """Make a worker that has started like the others."""
         for change, body in self._changes.of(worker.slot):
+            headers = [*change.headers, (REPEATED_FIELD, b"1")]
             try:
-                await worker.request("PUT", change.target, change.headers, body)
+                await worker.request("PUT", change.target, headers, body)
             except NoResponseError:
                 return
 

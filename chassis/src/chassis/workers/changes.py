@@ -32,14 +32,15 @@ class Changes:
     def note(
         self, method: str, target: bytes, slot: int | None, headers: Sequence[tuple[bytes, bytes]], body: bytes
     ) -> None:
-        """Note a request that has succeeded. `POST` starts something, which is not repeated."""
+        """Note a request that has succeeded, without its token. `POST` starts something, which is not repeated."""
         path = target.partition(b"?")[0]
         if method not in ("PUT", "DELETE"):
             return
         for key in [key for key in self._changes if key[0] == path and slot in (None, key[1])]:
             del self._changes[key]
         if method == "PUT":
-            self._changes[path, slot] = Change(target, slot, headers, body, self._clock())
+            kept = [(name, value) for name, value in headers if name != b"authorization"]
+            self._changes[path, slot] = Change(target, slot, kept, body, self._clock())
             if len(self._changes) > MAX_CHANGES:
                 del self._changes[next(iter(self._changes))]
 

@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ..app import App
 from ..http.listener import Listener
+from ..operations.access import WAS_ALLOWED
 from ..server import Server
 from ..settings import ChassisSettings, load_settings
 from ..signals import stop_signals
@@ -33,6 +34,8 @@ METRICS_PATH = "/chassis/snapshot"
 """Of the admin application of a worker; only the supervisor can ask for it."""
 PEER_FIELD = b"chassis-peer"
 """A request header with the two addresses of the connection to the admin port, for the rule who may use it."""
+REPEATED_FIELD = b"chassis-repeated"
+"""A request header of a change that another worker has accepted before."""
 # Clients that send a request on a kept connection at least that often lose none when a worker retires.
 MIN_RETIRE_SECONDS = 1.0
 LAST_METRICS_SECONDS = 1.0
@@ -183,7 +186,10 @@ class SupervisorRequests:
         if peer is not None:
             host, port, own_host, own_port = peer.decode("latin-1").split(" ")
             scope["client"], scope["server"] = (host, int(port)), (own_host, int(own_port))
-            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != PEER_FIELD]
+            if any(name == REPEATED_FIELD for name, _ in scope["headers"]):
+                scope[WAS_ALLOWED] = True
+            own = (PEER_FIELD, REPEATED_FIELD)
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in own]
         elif scope["path"] == METRICS_PATH:
             await self._send_snapshot(scope, receive, send)
             return
