@@ -11,8 +11,6 @@ from chassis.response_sender import ResponseSender
 from chassis.telemetry.observation import Observation
 from chassis.telemetry.recent_requests import MAX_FAILED, MAX_RECENT, MAX_SLOW, RecentRequests
 
-NOW = time.time()
-
 
 async def send(_message: Message) -> None:
     """Takes a response."""
@@ -21,7 +19,7 @@ async def send(_message: Message) -> None:
 def add(
     recent: RecentRequests,
     *,
-    at: float = NOW,
+    at: float | None = None,
     seconds: float = 0.01,
     status: int = 200,
     path: str = "/",
@@ -34,7 +32,7 @@ def add(
     context = RequestContext("a" * 32, "b" * 16, "", False)
     observation = Observation({"client": ("192.0.2.1", 1)}, path, "GET", info, context, ResponseSender(send), 0)
     observation.seconds = seconds
-    recent.add(observation, at, status, "/", 0, 0, facts)
+    recent.add(observation, time.time() if at is None else at, status, "/", 0, 0, facts)
 
 
 def test_last_requests_are_kept_the_newest_first() -> None:
@@ -46,10 +44,10 @@ def test_last_requests_are_kept_the_newest_first() -> None:
 
 
 def test_slowest_of_each_minute_are_kept() -> None:
-    recent = RecentRequests()
+    recent, now = RecentRequests(), time.time()
     for minute in (3, 2, 1):
         for number in range(MAX_SLOW * 2):
-            add(recent, at=NOW - 60 * minute + number / 1000, seconds=number / 1000, path=f"/{minute}/{number}")
+            add(recent, at=now - 60 * minute + number / 1000, seconds=number / 1000, path=f"/{minute}/{number}")
     slow = recent.slow()
     assert len(slow) == MAX_SLOW * 3
     assert {record.seconds for record in slow} == {number / 1000 for number in range(MAX_SLOW, MAX_SLOW * 2)}
@@ -57,17 +55,17 @@ def test_slowest_of_each_minute_are_kept() -> None:
 
 
 def test_slow_requests_of_long_ago_are_not_shown() -> None:
-    recent = RecentRequests()
-    add(recent, at=NOW - 400, seconds=9)
-    add(recent, at=NOW, seconds=1)
+    recent, now = RecentRequests(), time.time()
+    add(recent, at=now - 400, seconds=9)
+    add(recent, at=now, seconds=1)
     assert [record.seconds for record in recent.slow()] == [1]
 
 
 def test_fast_request_is_among_the_slowest_of_a_new_minute() -> None:
-    recent = RecentRequests()
+    recent, now = RecentRequests(), time.time()
     for _ in range(MAX_SLOW):
-        add(recent, at=NOW - 61, seconds=5)
-    add(recent, at=NOW, seconds=0.001)
+        add(recent, at=now - 61, seconds=5)
+    add(recent, at=now, seconds=0.001)
     assert recent.slow()[-1].seconds == 0.001
 
 
