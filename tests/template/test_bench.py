@@ -28,6 +28,8 @@ CLIENTS = (
     *("httpx2", "niquests", "http_client", "httpx"),
 )
 WITH_POSTGRESQL = ("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_orm", "usual_orm")
+WIRE = ("bare_real", "ours_real", "ours_real_100", "bare_two", "ours_two", "bare_new", "ours_new")
+WORKERS = ("ours_1", "ours_2", "usual_1", "usual_2", "gunicorn_2", "granian_1", "granian_2")
 WITH_TOKENS = ("open", "cached", "verified", "bare_fastapi", "bare_pyjwt")
 # For each row of the second table: here with and without, FastAPI with and without.
 COSTS = (
@@ -71,6 +73,8 @@ def test_documents_state_the_committed_figures() -> None:
         ("database", "With PostgreSQL", WITH_POSTGRESQL),
         ("auth", "With bearer tokens", WITH_TOKENS),
         ("clients", "Calls to other services", CLIENTS),
+        ("wire", "Requests as clients send them", WIRE),
+        ("workers", "Worker processes", WORKERS),
     ],
 )
 def test_documents_state_the_committed_costs_of(section: str, title: str, names: tuple[str, ...]) -> None:
