@@ -240,22 +240,19 @@ async def test_cancelled_call_ends_its_hedge() -> None:
 
 
 async def test_hedges_leave_half_of_the_budget_to_retries() -> None:
-    hedges = 0
-    async with asyncio.timeout(60):
-        while not hedges:  # a busy machine has none
-            network = Network(a=responds(), b=responds())
-            async with client_of(network, hedge=True) as catalogue:
-                for _ in range(200):
-                    await catalogue.get("/products")
-                network.replicas |= dict.fromkeys("ab", after(0.02, responds()))
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(80):
-                        group.create_task(catalogue.get("/products"))
-                hedges = network.asked.total() - 280
-                for _ in range(10):
-                    network.replicas |= dict.fromkeys("ab", in_turn(RESET, responds()))
-                    await catalogue.post("/orders", json={}, idempotency_key="k1")
-    assert hedges <= 21  # 5 % of the calls, and those of a quiet service
+    network = Network(a=responds(), b=responds())
+    async with client_of(network, hedge=True) as catalogue:
+        for _ in range(200):
+            await catalogue.get("/products")
+        network.replicas |= dict.fromkeys("ab", after(0.02, responds()))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(80):
+                group.create_task(catalogue.get("/products"))
+        hedges = network.asked.total() - 280
+        for _ in range(10):
+            network.replicas |= dict.fromkeys("ab", in_turn(RESET, responds()))
+            await catalogue.post("/orders", json={}, idempotency_key="k1")
+    assert 5 <= hedges <= 21  # 5 % of the calls, and those of a quiet service
 
 
 async def test_slow_write_is_not_sent_twice() -> None:
@@ -273,9 +270,9 @@ async def test_call_ends_in_its_total_time() -> None:
         began = loop.time()
         with pytest.raises(DependencyError, match="did not respond in time") as raised:
             await catalogue.get("/products")
-    assert loop.time() - began < 2
+    assert 0.29 < loop.time() - began < 2
     assert raised.value.status == 504
-    assert network.asked.total() <= 2  # one, if this process was starved meanwhile
+    assert network.asked.total() == 2
 
 
 async def test_attempt_hands_its_time_on() -> None:

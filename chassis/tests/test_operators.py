@@ -48,7 +48,7 @@ class Numbered(Handler):
 @asynccontextmanager
 async def operated(**app: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     """A service, and a client of its admin port."""
-    routes = [Route("/work", Work()), Route("/work/{number}", Numbered())]
+    routes = [Route("/jobs", Work()), Route("/jobs/{number}", Numbered())]
     async with serve(*routes, **{"admin_port": 0} | app) as service, connect(service.server.admin_port or 0) as admin:
         yield service, admin
 
@@ -83,7 +83,7 @@ async def ended(service: Service, count: int) -> None:
 
 async def test_requests_have_the_facts_of_the_access_line(parts: Parts) -> None:
     service, admin = parts
-    await service.client.get("/work/4?status=404", headers=SAMPLED)
+    await service.client.get("/jobs/4?status=404", headers=SAMPLED)
     line = await service.access_line()
     (request, *_) = await get(admin, "/requests")
     names = ("method", "route", "path", "status", "duration_ms", "client", "request_id", "trace_id", "span_id")
@@ -95,15 +95,15 @@ async def test_requests_have_the_facts_of_the_access_line(parts: Parts) -> None:
 
 async def test_requests_are_filtered(parts: Parts) -> None:
     service, admin = parts
-    await service.client.get("/work?status=404", headers=SAMPLED)
-    await service.client.get("/work?status=409")
-    await service.client.get("/work/1")
+    await service.client.get("/jobs?status=404", headers=SAMPLED)
+    await service.client.get("/jobs?status=409")
+    await service.client.get("/jobs/1")
     await ended(service, 3)
     assert {one["status"] for one in await get(admin, "/requests?status=404")} == {404}
     assert {404, 409} <= {one["status"] for one in await get(admin, "/requests?status=4xx")} <= {404, 409}
-    assert {one["path"] for one in await get(admin, "/requests?route=/work/{number}")} <= {"/work/1", "/work/4"}
+    assert {one["path"] for one in await get(admin, "/requests?route=/jobs/{number}")} <= {"/jobs/1", "/jobs/4"}
     assert {one["trace_id"] for one in await get(admin, f"/requests?trace_id={TRACE_ID}")} == {TRACE_ID}
-    assert [one["path"] for one in await get(admin, "/requests?limit=1")] == ["/work/1"]
+    assert [one["path"] for one in await get(admin, "/requests?limit=1")] == ["/jobs/1"]
 
 
 @pytest.mark.parametrize("query", ["status=600", "status=4x", "kind=odd", "limit=0", "limit=1001", "limit=-1"])
@@ -114,8 +114,8 @@ async def test_invalid_filter_is_422(parts: Parts, query: str) -> None:
 
 async def test_failed_requests_are_kept_longer_than_the_others() -> None:
     async with operated() as (service, admin):
-        await service.client.get("/work?status=500")
-        await asyncio.gather(*(service.client.get("/work") for _ in range(1010)))
+        await service.client.get("/jobs?status=500")
+        await asyncio.gather(*(service.client.get("/jobs") for _ in range(1010)))
         await ended(service, 1011)
         assert len(await get(admin, "/requests?limit=1000")) == 1000
         assert {one["status"] for one in await get(admin, "/requests?limit=1000")} == {200}
@@ -128,7 +128,7 @@ async def test_failed_requests_are_kept_longer_than_the_others() -> None:
 
 async def test_long_path_is_cut(parts: Parts) -> None:
     service, admin = parts
-    await service.client.get("/work/" + "x" * 5000)
+    await service.client.get("/jobs/" + "x" * 5000)
     await ended(service, 1)
     (request,) = await get(admin, "/requests?limit=1")
     assert len(request["path"]) == 300
@@ -145,8 +145,8 @@ async def test_requests_of_the_admin_port_are_not_listed(parts: Parts) -> None:
 
 async def test_logs_are_objects_with_growing_numbers(parts: Parts) -> None:
     service, admin = parts
-    await service.client.get("/work?says=first")
-    await service.client.get("/work?says=second")
+    await service.client.get("/jobs?says=first")
+    await service.client.get("/jobs?says=second")
     await ended(service, 2)
     lines = await get(admin, "/logs")
     numbers = [line["number"] for line in lines]
@@ -167,7 +167,7 @@ async def test_logs_without_new_lines_are_empty(parts: Parts) -> None:
 
 async def test_logs_on_a_terminal_are_texts_without_colours() -> None:
     async with operated(logs={"format": "console"}) as (service, admin):
-        await service.client.get("/work?says=hello")
+        await service.client.get("/jobs?says=hello")
         texts = [line["line"] for line in await get(admin, "/logs")]
         assert any("said" in text and "hello" in text for text in texts)
         assert not any("\x1b" in text for text in texts)
@@ -184,14 +184,14 @@ def _restored() -> Any:
 
 async def test_level_of_the_service_changes_for_some_time() -> None:
     async with operated() as (service, admin):
-        await service.client.get("/work")
+        await service.client.get("/jobs")
         response = await admin.put("/loggers/root", json={"level": "debug", "seconds": 60})
         document = response.json()
         assert (document["name"], document["level"], document["configured"]) == ("root", "DEBUG", "INFO")
         ends_in = datetime.fromisoformat(document["until"]) - datetime.now(UTC)
         assert timedelta(seconds=50) < ends_in <= timedelta(seconds=60)
         assert service.seen.events("detail") == []
-        await service.client.get("/work")
+        await service.client.get("/jobs")
         assert len(service.seen.events("detail")) == 1
         assert (await admin.delete("/loggers/root")).status_code == 204
         assert (await get(admin, "/loggers"))[0] == {
@@ -321,7 +321,7 @@ async def test_service_is_taken_out_of_rotation_and_back_in() -> None:
         probe = await admin.get("/readyz")
         assert (probe.status_code, probe.json()["status"]) == (503, "disabled")
         assert "service_ready 0.0" in (await admin.get("/metrics")).text
-        assert (await service.client.get("/work")).status_code == 200
+        assert (await service.client.get("/jobs")).status_code == 200
         assert (await admin.get("/healthz")).status_code == 200
         await admin.delete("/readiness")
         assert (await admin.get("/readyz")).status_code == 200
