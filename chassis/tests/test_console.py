@@ -13,7 +13,7 @@ import pytest
 import chassis
 from chassis import App, ChassisSettings, Server
 from chassis.operations.console import SCRIPTS
-from chassis.server import CONSOLE_OFFSET
+from chassis.server_ports import CONSOLE_OFFSET
 
 FOLDER = Path(chassis.__file__).parent / "operations/console_page"
 

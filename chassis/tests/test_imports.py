@@ -38,6 +38,7 @@ ALLOWED = {
     "telemetry": set[str](),
     "middleware": {"telemetry"},
     "server": {"app", "http"},
+    "server_ports": {"app", "http"},
     "migrations": {"telemetry"},
     "nats": {"api", "app", "telemetry"},
     "postgres": {"api", "app", "telemetry"},

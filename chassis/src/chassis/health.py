@@ -56,14 +56,23 @@ class Health:
 
     Checks run concurrently, each with its own timeout. A result is cached for `cache_seconds`. Requests that arrive
     while a check runs wait for that run, so many probes of Kubernetes do not become many queries of the database.
+
+    `on_add` is called with each check that is added, such as for its metric.
     """
 
-    def __init__(self, checks: Sequence[Check] = (), *, cache_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        checks: Sequence[Check] = (),
+        *,
+        cache_seconds: float = 1.0,
+        on_add: Callable[[Check], object] = lambda _check: None,
+    ) -> None:
         self.state: State = State.STARTING
         self.disabled: str | None = None
         """Why an operator has taken the service out of rotation; None if it is not."""
         self._checks: list[Check] = []
         self._cache_seconds = cache_seconds
+        self._on_add = on_add
         self._outcomes: dict[str, Outcome] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._in_thread: set[str] = set()
@@ -75,6 +84,7 @@ class Health:
         if any(check.name == other.name for other in self._checks):
             raise ValueError(f"two checks have the name {check.name!r}; give one of them another name")
         self._checks.append(check)
+        self._on_add(check)
 
     @property
     def is_ready(self) -> bool:

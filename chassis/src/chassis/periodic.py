@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import partial
 from random import uniform
-from typing import Any, Final, Literal, TypedDict, cast, get_args
+from typing import Any, Final, TypedDict, cast
 
 import structlog
 from opentelemetry import context as otel_context
@@ -21,7 +21,7 @@ from .tasks import BackgroundTaskDownError, contained
 from .telemetry import Telemetry
 from .telemetry.error_type import record_failure
 from .threads import in_thread
-from .worker_slot import WorkerSlot
+from .worker_slot import OncePer
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -36,7 +36,6 @@ LEASE_SECONDS = 30.0
 CLOCK_SKEW_SECONDS = 10.0
 
 Work = Callable[[], object]
-OncePer = Literal["worker", "pod"]
 
 
 class Idle(Enum):
@@ -289,13 +288,6 @@ class PeriodicTask:
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"the run took longer than its timeout of {self._timeout:g} seconds")
-
-
-def is_done_here(once_per: OncePer) -> bool:
-    """Whether this process does the work. Raises `ValueError` for anything but `worker` and `pod`."""
-    if once_per not in get_args(OncePer):
-        raise ValueError(f'once_per is {once_per!r}; pass "worker" or "pod"')
-    return once_per == "worker" or WorkerSlot.does_work_of_pod()
 
 
 def _seconds(name: str, value: float, *, at_most: float = math.inf) -> float:

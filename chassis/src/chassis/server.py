@@ -9,19 +9,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 import structlog
-from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from .app import FLUSH_SECONDS, App
 from .http.errors import ListenError
-from .http.forwarded import ForwardedMiddleware
-from .http.limits import within_open_files
 from .http.listener import Listener
-from .http.port_state import PortState
-from .settings import ChassisSettings
+from .server_ports import LOOPBACK, ServerPorts
 from .signals import stop_signals
 from .watchdog import LAST_LINES_SECONDS, Watchdog
-from .wiring import make_connection_limits
 
 log: FilteringBoundLogger = structlog.get_logger()
 
@@ -31,9 +26,6 @@ EXIT_SECONDS = 2.0  # for threads, `atexit` functions and child processes, after
 # The interpreter's switch interval: a computing thread can block the event loop for this long at a time. Python's
 # default is 5 ms, which slows down all other requests.
 SWITCH_SECONDS = 0.0005
-LOOPBACK, MAX_PORT = "127.0.0.1", 65535
-CONSOLE_OFFSET = 1000
-"""From the public port to that of the console, in development."""
 
 
 class Server:
@@ -58,18 +50,9 @@ class Server:
     ) -> None:
         settings = app.settings
         self.app = app
-        self.host: str = settings.host if host is None else host
-        self.unix_socket: str | None = settings.unix_socket if host is None and port is None else None
-        self.port: int = settings.port if port is None else port
-        self.admin_port: int | None = settings.admin_port
-        self._has_console_port = settings.development and settings.admin_port is None
         self.drain_seconds: float = settings.drain_seconds
         self.shutdown_seconds: float = settings.shutdown_seconds
-        self._keep_alive_seconds = settings.keep_alive_seconds
-        self._limits = make_connection_limits(settings)
-        self._limits_open_files = False
-        self._ports: list[PortState] = []
-        self._trusted_proxies = settings.trusted_proxies
+        self._ports = ServerPorts(app, host, port)
         self._drains = True
         self._stop_by = 0.0
         self._stopping = asyncio.Event()
@@ -80,7 +63,16 @@ class Server:
         self._listeners: list[Listener] = []
         self._starting: asyncio.Task[object] | None = None
         self._serving: asyncio.Task[None] | None = None
-        app.settings_changes.add(self._use_settings)
+
+    @property
+    def port(self) -> int:
+        """The number of the public port; when it listens, the one that was bound."""
+        return self._ports.port
+
+    @property
+    def admin_port(self) -> int | None:
+        """The number of the admin port; None if the public port serves both."""
+        return self._ports.admin_port
 
     def run(self, watchdog: Watchdog | None = None) -> int:
         """Serve until a signal arrives. Returns the exit status of the process.
@@ -90,14 +82,13 @@ class Server:
         """
         self.app.telemetry.install()
         self._watchdog = watchdog
-        self._limits_open_files = True
-        self._limits = within_open_files(self._limits)
+        self._ports.limit_open_files()
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve_until_signal())
         except ListenError as error:
-            log.error("cannot listen", **self.listen_settings, error=str(error))
+            log.error("cannot listen", **self._ports.log_facts, error=str(error))
             return 1
         except Exception:
             log.exception("service failed to start or stop")
@@ -134,7 +125,7 @@ class Server:
         for listener in self._listeners:
             await listener.start()
         addresses = [address for listener in self._listeners for address in listener.addresses]
-        log.info("listening", **self.listen_settings, addresses=addresses, pid=os.getpid())
+        log.info("listening", **self._ports.log_facts, addresses=addresses, pid=os.getpid())
         if await self._open():
             log.info("ready", seconds=round(time.monotonic() - began, 3))
             if self.app.settings.development:
@@ -245,58 +236,7 @@ class Server:
         return max(0.0, self._stop_by - time.monotonic())
 
     def _listen(self) -> list[Listener]:
-        """Bind the port, or the two ports; the first listener is the public one."""
-        app = self.app
-        state = self._port_state(app.dispatch if self.admin_port is None else app.public)
-        public = Listener(self.host, self.port, state, unix_socket=self.unix_socket)
-        self.port = public.port
-        if self._has_console_port:
-            admin = listen_for_console(self.port, self._port_state(app.admin, is_forwarded=False))
-            self.admin_port = admin.port
-            return [public, admin]
-        if self.admin_port is None:
-            return [public]
-        try:
-            admin = Listener(self.host, self.admin_port, self._port_state(app.admin, is_forwarded=False))
-        except ListenError:
-            public.stop_accepting()
-            raise
-        self.admin_port = admin.port
-        return [public, admin]
-
-    @property
-    def listen_settings(self) -> dict[str, object]:
-        """The settings of the addresses to listen on, for log lines."""
-        public = (
-            {"host": self.host, "port": self.port} if self.unix_socket is None else {"unix_socket": self.unix_socket}
-        )
-        return {**public, "admin_port": self.admin_port}
-
-    def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
-        """Use changed limits for connections that are opened from now on."""
-        limits = make_connection_limits(after)
-        if limits == make_connection_limits(before) and after.keep_alive_seconds == before.keep_alive_seconds:
-            return
-        self._limits = within_open_files(limits) if self._limits_open_files else limits
-        for port in self._ports:
-            port.limits, port.keep_alive_seconds = self._limits, after.keep_alive_seconds
-
-    def _port_state(self, app: ASGIApp, *, is_forwarded: bool = True) -> PortState:
-        """`is_forwarded` is false for the admin port: the access rule is for the address that connects."""
-        rejections = self.app.rejections
-        if is_forwarded and (self._trusted_proxies or self.unix_socket is not None):
-            app = ForwardedMiddleware(app, self._trusted_proxies)
-            rejections = ForwardedMiddleware(rejections, self._trusted_proxies)
-        port = PortState(
-            app,
-            rejections=rejections,
-            limits=self._limits,
-            keep_alive_seconds=self._keep_alive_seconds,
-            accepts_websockets=self.app.has_websockets,
-            on_interrupt=self.app.telemetry.on_interrupt,
-        )
-        self._ports.append(port)
-        return port
+        return self._ports.listen()
 
     async def _serve_until_signal(self) -> None:
         loop = asyncio.get_running_loop()
@@ -332,17 +272,6 @@ class Server:
         self.stop(drain=False)
         if self._serving is not None:
             await self._serving
-
-
-def listen_for_console(port: int, state: PortState) -> Listener:
-    """The admin port of a service in development: beside the public one, or any free port, on this machine only."""
-    beside = port + CONSOLE_OFFSET
-    if port > 0 and beside <= MAX_PORT:
-        try:
-            return Listener(LOOPBACK, beside, state)
-        except ListenError:
-            log.warning("port of the console is in use", port=beside)
-    return Listener(LOOPBACK, 0, state)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

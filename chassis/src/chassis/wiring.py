@@ -13,7 +13,7 @@ from .api.rate_limiting import RateLimiting
 from .configuration.reloading import Reloading
 from .configuration.sources import given_for
 from .faults import Faults
-from .health import Health
+from .health import Check, Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
 from .middleware.problems import ProblemMiddleware
@@ -48,9 +48,14 @@ def make_telemetry(
 
 
 def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
-    """The health of the service, with the metric of its readiness."""
-    health = Health(cache_seconds=settings.readiness_cache_seconds)
-    telemetry.metrics.ready.set_function(lambda: health.is_ready)
+    """The health of the service, with the metrics of its readiness and of its checks."""
+    metrics = telemetry.metrics
+
+    def measure(check: Check) -> None:
+        metrics.checks.labels(check.name).set_function(lambda: health.has_passed(check.name))
+
+    health = Health(cache_seconds=settings.readiness_cache_seconds, on_add=measure)
+    metrics.ready.set_function(lambda: health.is_ready)
     return health
 
 

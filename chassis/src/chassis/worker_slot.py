@@ -1,6 +1,9 @@
-"""The number of this process, if it is one of several workers (`APP_WORKERS`)."""
+"""The number of this process, if it is one of several workers (`APP_WORKERS`), and the work that it does as such."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
+
+OncePer = Literal["worker", "pod"]
+"""Whether every worker does some work, or one of them for the pod."""
 
 
 class WorkerSlot:
@@ -9,7 +12,9 @@ class WorkerSlot:
     number: ClassVar[int | None] = None
     """From 0 to `APP_WORKERS` - 1. A worker that replaces another one has its number. None without several workers."""
 
-    @classmethod
-    def does_work_of_pod(cls) -> bool:
-        """Whether work that only one worker may do is done here."""
-        return cls.number in (None, 0)
+
+def is_done_here(once_per: OncePer) -> bool:
+    """Whether this process does the work. Raises `ValueError` for anything but `worker` and `pod`."""
+    if once_per not in get_args(OncePer):
+        raise ValueError(f'once_per is {once_per!r}; pass "worker" or "pod"')
+    return once_per == "worker" or WorkerSlot.number in (None, 0)

@@ -102,10 +102,10 @@ class WorkerServer(Server):
             self._report(READY)
 
     def _listen(self) -> list[Listener]:
-        public = Listener(self.host, self.port, self._port_state(self.app.public), sockets=self._sockets)
-        state = self._port_state(self.app.admin, is_forwarded=False)
-        state.app = SupervisorRequests(state.app, self.app.telemetry)
-        return [public, Listener(self.host, 0, state, sockets=())]
+        public = self._ports.public_state(self.app.public)
+        admin = self._ports.admin_state()
+        admin.app = SupervisorRequests(admin.app, self.app.telemetry)
+        return [Listener("", self.port, public, sockets=self._sockets), Listener("", 0, admin, sockets=())]
 
     async def _drain(self) -> None:
         if not self._is_retiring or not self._started.is_set():
