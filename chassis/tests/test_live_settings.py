@@ -359,7 +359,7 @@ async def test_service_looks_by_itself(volume: SecretVolume, monkeypatch: pytest
 async def test_nothing_runs_without_a_directory_of_secrets(
     from_values: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.settings.DEFAULT_SECRETS_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("chassis.configuration.sources.DEFAULT_SECRETS_DIR", str(tmp_path / "nowhere"))
     app = App(Settings.from_values() if from_values else load_settings(Settings))
     await app.open()
     assert "settings watch" not in [task.get_name() for task in asyncio.all_tasks()]

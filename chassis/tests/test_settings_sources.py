@@ -209,7 +209,7 @@ def test_empty_variable_leaves_the_file_its_value(secrets: Path, monkeypatch: py
 
 def test_empty_directory_of_secrets_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_SECRETS_DIR", "")
-    monkeypatch.setattr("chassis.settings.DEFAULT_SECRETS_DIR", "nowhere")
+    monkeypatch.setattr("chassis.configuration.sources.DEFAULT_SECRETS_DIR", "nowhere")
     assert load_settings(Settings) == Settings.from_values()
 
 

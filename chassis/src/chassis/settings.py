@@ -3,44 +3,27 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import SettingsError
 
 from .configuration.acceptance import refusal
 from .configuration.errors import explain
 from .configuration.live import Live, LiveIfSet
 from .configuration.schema import Schema
-from .configuration.sources import (
-    NOTHING_GIVEN,
-    ConfigurationError,
-    Given,
-    Variable,
-    VariablesSource,
-    note_given,
-    read,
-)
-from .configuration.values import decode
-from .http.addresses import parse_network
+from .configuration.sources import ConfigurationError, read
+from .port_settings import PortSettings
 from .threads import DEFAULT_THREADS
 
-PREFIX = "APP_"
-DEFAULT_SECRETS_DIR = "/run/secrets"
 ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-MAX_WORKERS = 128
-TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 FIELD_NAME = re.compile(r"[A-Za-z0-9-]+")
 
-_given: ContextVar[Given | None] = ContextVar("given", default=None)
 
-
-class ChassisSettings(BaseSettings):
+class ChassisSettings(PortSettings):
     """The settings that every service has. Add yours in a subclass.
 
     The sources of a setting, the first one that has it wins:
@@ -56,61 +39,6 @@ class ChassisSettings(BaseSettings):
     `port` of `database: Database` is `APP_DATABASE__PORT`.
     """
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=".env",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-        extra="ignore",
-        frozen=True,
-        allow_inf_nan=False,  # no time is infinite for an event loop
-        hide_input_in_errors=True,
-        defer_build=True,  # of the service's own class when it is used, and of this one never
-    )
-
-    host: str = Field(
-        "::",
-        min_length=1,
-        description="Addresses to listen on, separated by commas. `::` means all IPv6 and IPv4 addresses.",
-    )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on. `0` picks a free port.")
-    admin_port: int | None = Field(
-        None,
-        ge=0,
-        le=65535,
-        description=(
-            "Port for operators, health, readiness, metrics and info. Unset: `APP_PORT` serves the last four."
-        ),
-    )
-    admin_token: LiveIfSet[SecretStr | None] = Field(
-        None,
-        description=(
-            "Token that operators send to the admin port, as `Authorization: Bearer <token>`. Unset: operators must "
-            "connect from inside of the pod. Health, readiness, metrics and info need none."
-        ),
-    )
-    unix_socket: str | None = Field(
-        None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
-    )
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
-        1,
-        description=(
-            f"Number of worker processes that share the port, from 1 to {MAX_WORKERS}. "
-            "`auto` is the CPU limit in whole cores. Several need `APP_ADMIN_PORT`."
-        ),
-    )
-    worker_max_memory_bytes: int | None = Field(
-        None,
-        ge=1,
-        description="Resident memory above which a worker is replaced gracefully. Only with several workers.",
-    )
-    trusted_proxies: tuple[str, ...] = Field(
-        (),
-        description=(
-            "Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Prefix` are trusted, "
-            "separated by commas. `*` trusts all."
-        ),
-    )
     development: bool = Field(
         False,
         description=(
@@ -137,39 +65,6 @@ class ChassisSettings(BaseSettings):
         False, description="Whether requests for health, readiness, metrics and info get spans in sampled traces."
     )
     commit: str = Field("unknown", description="Commit of the build, shown by `/info` and the metric `build_info`.")
-    max_connections: Live[int] = Field(
-        10_000, ge=1, description="Maximum number of open connections. Further connections get 503 and are closed."
-    )
-    max_connection_age_seconds: Live[float] = Field(
-        120.0,
-        gt=0,
-        description="Seconds (±10 %) after which a response closes its connection, so that new replicas get traffic.",
-    )
-    max_requests_per_connection: Live[int] = Field(
-        10_000, ge=1, description="Maximum number of requests per connection. The last response closes it."
-    )
-    max_target_bytes: Live[int] = Field(
-        8_192, ge=1, description="Maximum bytes of the request target (path and query). Longer ones get 414."
-    )
-    max_head_bytes: Live[int] = Field(
-        32_768, ge=1, description="Maximum bytes of the request line and headers together. Larger ones get 431."
-    )
-    head_seconds: Live[float] = Field(
-        10.0,
-        gt=0,
-        description="Seconds for the headers of a request to arrive. Beyond it 408.",
-    )
-    body_seconds: Live[float] = Field(
-        10.0,
-        gt=0,
-        description=(
-            "Seconds over which the transfer rate of a body or response is measured. "
-            "Slow clients get 408 or are disconnected."
-        ),
-    )
-    min_bytes_per_second: Live[int] = Field(
-        500, ge=0, description="Minimum rate at which clients must send a body and read a response."
-    )
     max_body_bytes: Live[int] = Field(
         1_048_576, ge=0, description="Maximum bytes of a request body. Larger bodies get 413."
     )
@@ -259,14 +154,6 @@ class ChassisSettings(BaseSettings):
     cors_max_age_seconds: int = Field(
         600, ge=0, description="Seconds for which browsers cache the response to a CORS preflight."
     )
-    keep_alive_seconds: Live[int] = Field(
-        75,
-        ge=1,
-        description=(
-            "Seconds after which an idle connection is closed. "
-            "Keep it longer than the idle timeout of the load balancer."
-        ),
-    )
     readiness_cache_seconds: float = Field(
         1.0, ge=0, description="Seconds for which the result of a readiness check is cached."
     )
@@ -296,70 +183,6 @@ class ChassisSettings(BaseSettings):
         ),
     )
 
-    @classmethod
-    def from_values(cls, **values: Any) -> Self:
-        """Settings from these values and the defaults. The environment, `.env` and secret files are not read.
-
-        For tests and scripts. Raises pydantic's `ValidationError` for an invalid value.
-        """
-        fields = cls.model_fields
-        decoded = {
-            name: decode(fields[name], value) if name in fields and isinstance(value, str) else value
-            for name, value in values.items()
-        }
-        return cls.from_given(NOTHING_GIVEN, decoded)
-
-    @classmethod
-    def from_variables(cls, variables: Mapping[str, str]) -> Self:
-        """Settings from these variables and the defaults. The environment, `.env` and secret files are not read.
-
-        Use the names of environment variables, such as `APP_DATABASE__PORT`. An empty value counts as not set. For
-        tests and scripts. Raises pydantic's `ValidationError` for an invalid value.
-        """
-        source = {name.lower(): Variable(name, text, "") for name, text in variables.items() if text}
-        return cls.from_given(Given((source,), ()))
-
-    @classmethod
-    def from_given(cls, given: Given, values: Mapping[str, Any] | None = None) -> Self:
-        """Settings from variables that were read before. `values` take precedence.
-
-        Raises pydantic's `ValidationError` for an invalid value.
-        """
-        token = _given.set(given)
-        try:
-            settings = cls(**{**(values or {}), "_secrets_dir": given.secrets_dir})
-        finally:
-            _given.reset(token)
-        note_given(settings, given)
-        return settings
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """pydantic-settings' hook: the sources of values. The first source that has a value wins."""
-        given = _given.get()
-        if given is None:
-            given = read(settings_cls, Schema(settings_cls), DEFAULT_SECRETS_DIR)
-        return init_settings, *(VariablesSource(settings_cls, source) for source in given.sources)
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
-
-    @field_validator("workers")
-    @classmethod
-    def _with_an_admin_port(cls, value: int | str, info: ValidationInfo) -> int | str:
-        if value != 1 and info.data.get("admin_port", 0) is None:
-            raise ValueError("set APP_ADMIN_PORT too, because only the admin port can report on all workers")
-        return value
-
     @field_validator("rate_limit_burst")
     @classmethod
     def _burst_of_a_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -374,15 +197,6 @@ class ChassisSettings(BaseSettings):
             raise ValueError("set APP_FAULT_INJECTION_NAMESPACE too, to the namespace in which it is accepted")
         if value and info.data.get("admin_port", 0) is None:
             raise ValueError("set APP_ADMIN_PORT too, because faults must not be switched on the public port")
-        return value
-
-    @field_validator("admin_token")
-    @classmethod
-    def _long_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and TOKEN.fullmatch(value.get_secret_value()) is None:
-            raise ValueError(
-                "use at least 16 letters, digits or - . _ ~ + / =, without spaces, such as from: openssl rand -hex 32"
-            )
         return value
 
     @field_validator("cors_origins")
@@ -444,7 +258,7 @@ def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
     """
     schema = Schema(settings)
     try:
-        given = read(settings, schema, DEFAULT_SECRETS_DIR)
+        given = read(settings, schema)
     except ConfigurationError as error:
         exit_with_errors(*error.lines)
     for line in given.warnings if warns else ():

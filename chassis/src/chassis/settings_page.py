@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from .configuration.schema import Schema, Setting
-from .settings import DEFAULT_SECRETS_DIR, ChassisSettings
+from .configuration.sources import DEFAULT_SECRETS_DIR
+from .settings import ChassisSettings
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "Ports and addresses": (

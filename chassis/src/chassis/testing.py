@@ -16,9 +16,9 @@ import httpx
 import structlog
 
 from .app import App
+from .configuration.given_settings import PREFIX
 from .health import State
 from .server import Server
-from .settings import PREFIX
 from .telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from .schema import Schema
 from .secret_files import Fingerprint, SecretFiles, fingerprint_of, generation_of, list_files
 from .values import decode
 
+DEFAULT_SECRETS_DIR = "/run/secrets"
 MAX_FILE_BYTES = 1_048_576  # Kubernetes allows no larger Secret
 
 
@@ -90,7 +91,7 @@ def given_for(settings: BaseSettings) -> Given:
     return given
 
 
-def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str) -> Given:
+def read(settings: type[BaseSettings], schema: Schema) -> Given:
     """Read the environment, `.env` and the secret files. An empty value counts as not given.
 
     Raises `ConfigurationError` for a file or directory that cannot be read. No message contains a value.
@@ -103,7 +104,7 @@ def read(settings: type[BaseSettings], schema: Schema, default_secrets_dir: str)
         env_files |= _by_name(((name, text, str(path)) for name, text in pairs), schema, warnings)
     variable = f"{schema.prefix}SECRETS_DIR".upper()
     configured = Given((environment, env_files), ()).find([variable])
-    secrets_dir = Path(configured.text if configured else default_secrets_dir)
+    secrets_dir = Path(configured.text if configured else DEFAULT_SECRETS_DIR)
     fingerprint = fingerprint_of(secrets_dir, schema.knows)  # before they are read, so that no change is missed
     listed = _list_secrets(secrets_dir, configured is not None, variable)
     files: Source = {} if listed is None else _read_one_generation(secrets_dir, variable, listed, schema, warnings)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from ..settings import PREFIX
+from ..configuration.given_settings import PREFIX
 from .embedded import EmbeddedServerError, temporary_server
 
 VARIABLE = "TEST_APP_DATABASE_URL"
