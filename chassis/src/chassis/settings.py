@@ -42,8 +42,8 @@ class ChassisSettings(PortSettings):
     development: bool = Field(
         False,
         description=(
-            "Whether the service runs on a developer's machine: it has an admin port with the console, by default "
-            "`APP_PORT` + 1000, and records the spans of every request for it."
+            "Whether the service runs on a developer's machine. Then it has an admin port with the console, by default "
+            "`APP_PORT` + 1000. The console shows the spans of every request."
         ),
     )
     log_level: Live[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]] = Field(
