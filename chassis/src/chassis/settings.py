@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import SettingsError
 
-from .configuration.acceptance import refusal
+from .configuration.acceptance import rejection_reason
 from .configuration.errors import explain
 from .configuration.live import Live, LiveIfSet
 from .configuration.schema import Schema
@@ -269,7 +269,7 @@ def load_settings(settings: type[Settings], *, warns: bool = True) -> Settings:
         exit_with_errors(*explain(error, schema, given))
     except SettingsError as error:
         exit_with_errors(str(error))
-    if loaded.fault_injection and (reason := refusal(loaded.fault_injection_namespace or "", os.environ)):
+    if loaded.fault_injection and (reason := rejection_reason(loaded.fault_injection_namespace or "", os.environ)):
         exit_with_errors(reason)
     return loaded
 

@@ -22,7 +22,7 @@ MARKS = {PASS: "ok", FAIL: "FAILED", TIMEOUT: "FAILED", SKIP: "skipped"}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of the check, and what became of it."""
+    """A step of the check, and its result."""
 
     name: str
     status: str
@@ -47,11 +47,11 @@ class Report:
 
     @property
     def is_ready(self) -> bool:
-        """Whether no step has failed that the service needs."""
+        """Whether all required steps have passed."""
         return all(step.status == PASS for step in self.steps if step.required)
 
     async def add(self, name: str, work: Coroutine[Any, Any, object], limit: asyncio.Timeout) -> None:
-        """Do a step, and note what becomes of it. After a failure, it is skipped."""
+        """Do a step, and note its result. After a failure, further steps are skipped."""
         if not self.is_ready:
             work.close()
             self.steps.append(Step(name, SKIP))
@@ -79,7 +79,7 @@ class Report:
 
 
 async def check(app: App, *, seconds: float, as_json: bool) -> int:
-    """Build the app, open its resources, and run each readiness check once. Prints what became of it.
+    """Build the app, open its resources, and run each readiness check once. Prints the result.
 
     Returns the exit status, 0 or 1. All of it may take `seconds`. The caller closes the app.
     """

@@ -35,8 +35,8 @@ MAX_STATUS = 255
 class Execution:
     """A command with its arguments, for an app that is open.
 
-    `words` are those behind its name. Raises `UsageError` if they are wrong, and `SignatureError` for a function whose
-    parameters are neither arguments nor provided.
+    `words` follow its name on the command line. Raises `UsageError` if they are wrong, and `SignatureError` for a
+    function whose parameters are neither arguments nor provided.
     """
 
     def __init__(self, app: App, command: Command, words: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class Execution:
             return error
 
     async def _in_thread(self, call: "partial[object]") -> object:
-        """Call a `def` in a thread. It cannot be cancelled, but it may look at `app.draining`."""
+        """Call a `def` in a thread. It cannot be cancelled, but it may read `app.draining`."""
 
         def exiting() -> object:
             try:
@@ -139,7 +139,7 @@ class Execution:
 
 
 def arguments_of(app: App, command: Command) -> Arguments:
-    """The parameters of a command of the app. Raises `SignatureError` for one that cannot be given."""
+    """The parameters of a command of the app. Raises `SignatureError` for one without a source."""
     constants: dict[Hashable, object] = dict.fromkeys(type(app.settings).__mro__, app.settings)
     return Arguments(command, app.parts.providers, {**constants, App: app})
 

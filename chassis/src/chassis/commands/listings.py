@@ -1,4 +1,4 @@
-"""`settings`, `openapi` and `routes`: what a service is, without opening anything."""
+"""`settings`, `openapi` and `routes`: print what the service has, and open no resources."""
 
 from ..api.route_list import ListedRoute, routes_of
 from ..app import App

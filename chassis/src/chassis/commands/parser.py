@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise the error, in place of a page of usage."""
+        """Raise `UsageError`, instead of printing the usage."""
         raise UsageError(with_hint(message, f"for help: {self.prog} --help"))
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
@@ -90,7 +90,7 @@ def _add(parser: Parser, argument: Argument) -> None:
 
 
 def _help(argument: Argument) -> str:
-    """The description and the default. argparse would take a `%` for a place of its own."""
+    """The description and the default. argparse would read a `%` as a placeholder."""
     parts = [argument.description] if argument.description else []
     if argument.is_list and argument.is_option:
         parts.append("May be repeated.")

@@ -6,7 +6,7 @@ LOCAL = "local"
 SWITCH, PLACE = "APP_FAULT_INJECTION", "APP_FAULT_INJECTION_NAMESPACE"
 
 
-def refusal(accepted: str, environment: Mapping[str, str]) -> str | None:
+def rejection_reason(accepted: str, environment: Mapping[str, str]) -> str | None:
     """Why fault injection is not accepted here, in one sentence; None if it is.
 
     `accepted` is the namespace that the settings name. The pod's own one comes from the platform. So a copy of the

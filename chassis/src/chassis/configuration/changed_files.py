@@ -14,7 +14,7 @@ from .schema import Schema
 from .secret_files import Fingerprint, fingerprint_of
 from .sources import ConfigurationError, Given, Source, Variable, given_for, note_given, read_again
 
-# A file that is not replaced but written may be read half. So files must stay as they are for this time.
+# A file that is written in place may be incomplete when it is read. So files must not have changed for this time.
 SETTLE_SECONDS = 0.5
 
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -34,10 +34,10 @@ class Reading(Generic[Settings]):
 
 
 class ChangedFiles(Generic[Settings]):
-    """The secret files of a service. Wrong values are replaced by the last ones that were right."""
+    """The secret files of a service. In place of a wrong value, the last valid one stays."""
 
     def __init__(self, settings: Settings, make: Callable[[Given], Settings]) -> None:
-        """`make` makes settings of variables, or raises `ValidationError`."""
+        """`make` creates settings from variables, or raises `ValidationError`."""
         given = given_for(settings)
         self.directory: Path | None = given.secrets_dir
         self.schema: Schema = Schema(type(settings))
@@ -52,7 +52,7 @@ class ChangedFiles(Generic[Settings]):
 
     def read_if_changed(self) -> Reading[Settings] | None:
         """Read the files if they have changed since the last time. Returns None if not, or if they still change."""
-        if self.directory is None or self._look() == self._fingerprint:
+        if self.directory is None or self._read_fingerprint() == self._fingerprint:
             return None
         fingerprint = self._settled()
         reading = Reading[Settings]()
@@ -61,24 +61,24 @@ class ChangedFiles(Generic[Settings]):
         except ConfigurationError as error:
             reading.errors += error.lines
         else:
-            if self._look() != fingerprint:
+            if self._read_fingerprint() != fingerprint:
                 return None
             self._note_warnings(read, reading)
             reading.settings = self._made(read, reading)
-            if reading.settings is None:  # perhaps because of another file, whose name a setting is
+            if reading.settings is None:  # another file may be missing, to which a setting points
                 return reading
         self._fingerprint = fingerprint
         return reading
 
-    def _look(self) -> Fingerprint:
+    def _read_fingerprint(self) -> Fingerprint:
         return () if self.directory is None else fingerprint_of(self.directory, self.schema.knows)
 
     def _settled(self) -> Fingerprint:
         """The fingerprint, when it has not changed for a moment."""
-        fingerprint = self._look()
+        fingerprint = self._read_fingerprint()
         while True:
             time.sleep(SETTLE_SECONDS)
-            before, fingerprint = fingerprint, self._look()
+            before, fingerprint = fingerprint, self._read_fingerprint()
             if fingerprint == before:
                 return fingerprint
 
@@ -95,7 +95,7 @@ class ChangedFiles(Generic[Settings]):
         self._files = read.files
 
     def _made(self, read: Given, reading: Reading[Settings]) -> Settings | None:
-        """The settings. Each wrong value is an error, once, and is replaced by the last one that was right."""
+        """The settings. Each wrong value is an error, once, and the last valid one stays."""
         problems = set[Problem]()
         given = read
         while True:

@@ -38,7 +38,7 @@ def list_files(directory: Path) -> SecretFiles:
             members = os.listdir(folder)
             break
         except FileNotFoundError:
-            if generation_of(directory) == generation:  # the link leads nowhere, which the files will show
+            if generation_of(directory) == generation:  # the link is broken, so that reading the files fails
                 return SecretFiles(generation, {name: directory / name for name in sorted(names)})
     # A link through `..data` that is not in the folder is about to be removed, and a file that has no link gets one.
     paths = {name: directory / name for name in names if not _is_link_through_data(directory / name)}
@@ -68,7 +68,7 @@ def _state_of(path: Path) -> object:
         status = path.stat()
     except OSError as error:
         return error.errno
-    # The time of the last change of the inode also tells of permissions, and of a copy that keeps the time of the file.
+    # The time of the last change of the inode also changes with permissions, and with a copy that keeps the file's time.
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 

@@ -35,7 +35,7 @@ Source = Mapping[str, Variable]
 
 
 class ConfigurationError(SettingsError):
-    """A place of settings cannot be read; each of `lines` is a sentence about one."""
+    """Settings cannot be read from a file or directory. Each of `lines` describes one error."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))

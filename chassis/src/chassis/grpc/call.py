@@ -15,7 +15,7 @@ from ..http.addresses import plain_host
 from ..request_info import REQUEST_INFO, RequestInfo
 
 Metadatum = tuple[str, str | bytes]
-# The headers of HTTP that mean the same for a call. A call has a deadline of its own kind.
+# The headers of HTTP that mean the same for a call. gRPC has its own header for the deadline.
 NOTED_METADATA = frozenset({"baggage", "traceparent", "tracestate", "user-agent", "x-request-id"})
 
 
@@ -25,7 +25,7 @@ class Call:
     def __init__(
         self, path: str, method: str, headers: Sequence[tuple[bytes, bytes]], info: RequestInfo, context: RequestContext
     ) -> None:
-        """`path` is as the client has sent it. `method` is its name, or that of all unknown ones."""
+        """`path` is the one that the client has sent. `method` is its name in telemetry; unknown methods share one."""
         self.path: str = path
         self.method: str = method
         self.info: RequestInfo = info
@@ -35,7 +35,7 @@ class Call:
         self.code: StatusCode | None = None
         """The status of the call; None before its end, and if the client has left before the method was called."""
         self.deadline: str = ""
-        """Whose deadline has passed: `caller`, `own`, or none."""
+        """The deadline that has passed: that of the `caller`, our `own`, or empty."""
         self.is_stopped: bool = False
         """Whether the call is cancelled at the end of a graceful shutdown."""
         self.is_probe: bool = False

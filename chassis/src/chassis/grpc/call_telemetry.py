@@ -33,7 +33,7 @@ class CallTelemetry:
         """The port of the server, for spans."""
 
     def begin(self, path: str, metadata: tuple[Metadatum, ...], *, is_known: bool, is_probe: bool) -> Call:
-        """Begin to observe a call. `context` of the result is that of its method."""
+        """Begin to observe a call. The method runs in the `context` of the result."""
         method = path.removeprefix("/") if is_known else OTHER
         headers = headers_of(metadata)
         info = info_of(headers)
@@ -47,7 +47,7 @@ class CallTelemetry:
         return call
 
     def end(self, call: Call) -> None:
-        """Note that a call has ended. One without a status was cancelled by its client."""
+        """Note that a call has ended. Its client has cancelled a call without a status."""
         self._metrics.active.dec()
         seconds = perf_counter() - call.began
         code = call.code or StatusCode.CANCELLED
@@ -68,7 +68,7 @@ class CallTelemetry:
         self._log.line(level, self._line(call, level, code, seconds, facts))
 
     def _attributes(self, call: Call, code: StatusCode, error_type: str) -> dict[str, Any]:
-        # `server.address` is the authority that the client has asked for, which gRPC does not tell a server in Python.
+        # `server.address` is the authority that the client has asked for. gRPC does not show it to servers in Python.
         attributes: dict[str, Any] = {
             "rpc.system.name": SYSTEM,
             "rpc.method": call.method,

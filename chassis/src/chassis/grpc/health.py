@@ -13,7 +13,7 @@ from ..app import App
 
 OVERALL = ""
 LIVENESS = "liveness"
-WATCH_SECONDS = 1.0  # between two looks at the readiness, for clients that watch it
+WATCH_SECONDS = 1.0  # between two checks of the readiness, for clients that watch it
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -25,7 +25,7 @@ class HealthService(HealthServicer):
     """
 
     def __init__(self, app: App, stopping: asyncio.Event) -> None:
-        """`stopping` is set when the server begins to stop, which ends all that watch."""
+        """`stopping` is set when the server begins to stop, which ends the streams of `Watch`."""
         self.services: set[str] = {OVERALL}
         self._app = app
         self._stopping = stopping

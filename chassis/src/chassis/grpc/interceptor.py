@@ -36,7 +36,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         call = self._begin(details, method)
         try:
             handler = await continuation(details)
-        except Exception as error:  # noqa: BLE001 - of an interceptor of the owner; the call responds to it
+        except Exception as error:  # noqa: BLE001 - an interceptor of the owner may raise any exception
             handler = failing(error)
         return Running(call, method, handler or failing(None), self._app, self._policy).handler()
 
@@ -72,7 +72,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _end(self, call: Call) -> None:
         if call not in self.calls:
-            return  # at the end of a shutdown
+            return  # observed by `end_stopped` already
         self.calls.remove(call)
         call.task = None  # breaks a reference cycle
         self._telemetry.end(call)

@@ -26,7 +26,7 @@ class CallKey(NamedTuple):
 
 
 class Calls(Durations[CallKey]):
-    """Calls that have ended. A service has few methods, and all others are one."""
+    """Calls that have ended. A service has few methods, and unknown ones count as one."""
 
     def __init__(self) -> None:
         super().__init__(SECONDS)

@@ -26,8 +26,7 @@ from .status import PUSHBACK, Metadata, code_of, details_of, pushback_of
 Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID = "x-request-id"
-# The clocks of client and server agree in how long a call takes only as far as the network takes the same time for
-# its begin and its end.
+# Client and server measure different durations for a call: the network delays its begin and its end differently.
 DEADLINE_TOLERANCE_SECONDS = 0.05
 NOT_FOUND = "The server has no such method."
 TOO_LATE = "The service did not respond within the deadline of the call."
@@ -48,14 +47,14 @@ class Policy:
     max_calls: int
     deadline_seconds: float
     codes: Mapping[type[Exception], StatusCode] = field(default_factory=dict[type[Exception], StatusCode])
-    """The codes of exceptions that the table of problems would give another code."""
+    """The exceptions whose code is not the one of their problem."""
     in_progress: int = 0
 
 
 class Running:
     """A call whose method runs. Its handler replaces the one that the service has.
 
-    Messages that are not streams are decoded and encoded here, because gRPC would tell the client what goes wrong.
+    Messages that are not streams are decoded and encoded here, because gRPC would send the client details of a failure.
     """
 
     def __init__(self, call: Call, method: Method | None, handler: Handler, app: App, policy: Policy) -> None:
@@ -97,7 +96,7 @@ class Running:
             return raw
         try:
             return decode(raw)
-        except Exception:  # noqa: BLE001 - of the library of the messages, which is not known here
+        except Exception:  # noqa: BLE001 - the library of the messages may raise any exception
             raise Problem(HTTPStatus.BAD_REQUEST, INVALID) from None
 
     def _encode(self, message: Any) -> bytes:
@@ -245,7 +244,7 @@ def trailing_of(context: Context) -> Metadata:
 def code_set(context: Context) -> StatusCode | None:
     """The status that the method has set; None for success."""
     code = context.code()
-    if isinstance(code, int):  # what protobuf makes of it
+    if isinstance(code, int):  # as protobuf represents it
         code = next((known for known in StatusCode if known.value[0] == code), StatusCode.UNKNOWN)
     return None if code is StatusCode.OK else code
 

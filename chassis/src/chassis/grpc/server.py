@@ -26,9 +26,9 @@ from .tls import server_credentials
 log: FilteringBoundLogger = structlog.get_logger()
 
 TASK = "gRPC server"
-KEEPALIVE_SECONDS = 60  # a client that does not respond to a ping within the next time is gone
-KEEPALIVE_TIMEOUT_SECONDS = 20
-LAST_RESPONSE_SECONDS = 0.5  # of `shutdown_seconds`, for cancelled calls to respond
+KEEPALIVE_SECONDS = 60  # between two pings
+KEEPALIVE_TIMEOUT_SECONDS = 20  # for the response to a ping; then the connection is closed
+LAST_RESPONSE_SECONDS = 0.5  # the end of `shutdown_seconds`, in which cancelled calls respond
 
 
 def add_grpc(

@@ -20,8 +20,8 @@ Behavior = Callable[[Any, Any], Any]
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
 else:
-    Handler = grpc.RpcMethodHandler  # not generic while it runs
-GIVEN = 2  # the parameters that gRPC passes: the request, or its messages, and the context
+    Handler = grpc.RpcMethodHandler  # not generic at run time
+GIVEN = 2  # parameters that gRPC passes: the request (or its messages), and the context
 GENERATED = "_pb2_grpc"  # the end of the names of generated modules
 
 
@@ -38,7 +38,7 @@ class Method:
 
 
 class _Recorder:
-    """Stands for the server that generated code adds a service to, and keeps its methods."""
+    """A server for generated code that only keeps the methods of the services that are added to it."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}

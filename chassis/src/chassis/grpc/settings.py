@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 MAX_SECONDS = 86_400
-MAX_MESSAGE_BYTES = 2**31 - 1  # the range of the option of gRPC
+MAX_MESSAGE_BYTES = 2**31 - 1  # the largest value that gRPC accepts
 
 
 class GrpcSettings(BaseModel):

@@ -7,7 +7,7 @@ from math import ceil
 from grpc import StatusCode
 from starlette.exceptions import HTTPException
 
-# google/rpc/code.proto names the HTTP status of each code. Where one status has several codes, the most general one.
+# google/rpc/code.proto names the HTTP status of each code. If a status has several codes, this is the most general one.
 CODES: Mapping[int, StatusCode] = {
     400: StatusCode.INVALID_ARGUMENT,
     401: StatusCode.UNAUTHENTICATED,

@@ -17,7 +17,7 @@ class Certificates:
     def __init__(self, settings: GrpcSettings) -> None:
         names = (settings.grpc_tls_key_file, settings.grpc_tls_certificate_file, settings.grpc_tls_client_ca_file)
         self._paths: list[Path | None] = list(names)
-        self._versions = self._look()
+        self._versions = self._read_versions()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """The certificate. Raises `OSError` if a file cannot be read."""
@@ -27,7 +27,7 @@ class Certificates:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """The certificate, if a file has changed since the last call; else None. Called in a thread of gRPC."""
         try:
-            versions = self._look()
+            versions = self._read_versions()
             if versions == self._versions:
                 return None
             configuration = self.read()
@@ -38,7 +38,7 @@ class Certificates:
         log.info("certificate of gRPC read again")
         return configuration
 
-    def _look(self) -> list[tuple[int, int] | None]:
+    def _read_versions(self) -> list[tuple[int, int] | None]:
         stats = (None if path is None else path.stat() for path in self._paths)
         return [None if stat is None else (stat.st_mtime_ns, stat.st_ino) for stat in stats]
 

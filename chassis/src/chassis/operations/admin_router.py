@@ -41,8 +41,8 @@ RESERVED = frozenset(
 class AdminRouter:
     """Dispatches requests to the admin port.
 
-    The routes of the chassis for operators are made for the first request to them, because most processes never get
-    one: this keeps their imports out of the start.
+    The routes of the chassis for operators are made for the first request to them. Most processes never get one, so
+    this keeps their imports out of the start.
     """
 
     def __init__(self, open_routes: Sequence[Route], operations: Operations, own_routes: Sequence[Route]) -> None:

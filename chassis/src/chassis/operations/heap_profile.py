@@ -1,4 +1,4 @@
-"""`/profile/heap`: the memory that is allocated meanwhile, and not freed."""
+"""`/profile/heap`: the memory that is allocated during the profile, and not freed."""
 
 import asyncio
 import tracemalloc

@@ -57,7 +57,7 @@ class LogLevels:
             self._restore(name, by)
 
     def configure(self, level: str) -> None:
-        """Set the level of the service for good, such as when its setting changes. A change by an operator goes on."""
+        """Set the level of the service permanently, such as when its setting changes. An operator's change stays in effect."""
         change = self._changes.get(ROOT)
         if change is None or self._own_level(ROOT) != change.level:
             self._logs.set_level(level)

@@ -27,7 +27,7 @@ class LogLines(Handler):
     ) -> list[dict[str, Any]]:
         """The lines after a number, or without one the last lines; the oldest first.
 
-        Numbers that are missing are of lines that are no longer kept.
+        Missing numbers belong to lines that are no longer kept.
         """
         self._writer.flush()
         lines = self._writer.tail.lines(after or 0)

@@ -11,7 +11,7 @@ from ..problem import Problem
 
 MAX_SECONDS = 90.0
 RENDER_SECONDS = 25.0
-"""For the result, after the time in which the service is observed."""
+"""The time to make the result, after the profile has ended."""
 
 Seconds = Annotated[float, Field(ge=0.1, le=MAX_SECONDS)]
 

@@ -1,4 +1,4 @@
-"""`/tasks` and `/threads`: where each of them stands."""
+"""`/tasks` and `/threads`: each with the innermost calls of its stack."""
 
 import asyncio
 import sys

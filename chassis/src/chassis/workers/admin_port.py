@@ -24,7 +24,7 @@ from .worker_process import WorkerProcess
 # One more byte than the workers accept: they reject it.
 MAX_BODY_BYTES = 65_537
 READINESS_SECONDS = 10.0
-# Of the connection, and what the supervisor's own requests and responses have.
+# Headers of one connection, and those that the supervisor sets itself.
 NOT_FORWARDED = frozenset(
     {
         b"connection",
@@ -46,8 +46,8 @@ class AdminPort:
     """The ASGI application of the admin port.
 
     Health, readiness, metrics and info are those of the pod. Every other request goes to all workers, or with
-    `?worker=0` to one of them. Arrays of objects in their responses are joined, and each object says which `worker` it
-    is of. Any other response is that of the first worker, or the first error. A successful `PUT` is repeated to workers
+    `?worker=0` to one of them. Arrays of objects in their responses are joined, and each object gets its `worker`. Any
+    other response is that of the first worker, or the first error. A successful `PUT` is repeated to workers
     that start later.
     """
 
@@ -72,7 +72,7 @@ class AdminPort:
         await response(scope, receive, send)
 
     async def repeat_changes(self, worker: WorkerProcess) -> None:
-        """Make a worker that has started like the others."""
+        """Repeat the changes of operators to a worker that has started."""
         for change, body in self._changes.of(worker.slot):
             headers = [*change.headers, (REPEATED_FIELD, b"1")]
             try:
@@ -147,7 +147,7 @@ class AdminPort:
         body: bytes = b"",
         **options: float,
     ) -> list[Answer]:
-        """The responses of the workers, in the order of their slots; None without one."""
+        """The responses of the workers, in the order of their slots; None for a worker without one."""
 
         async def ask(worker: WorkerProcess) -> Answer:
             try:
@@ -159,7 +159,7 @@ class AdminPort:
 
 
 def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
-    """The target of a request without its parameter `worker`, and the value of that. Raises `Problem` if it is none."""
+    """The target of a request without its parameter `worker`, and the value of that: a number, or else a `Problem`."""
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     if b"worker=" not in query:

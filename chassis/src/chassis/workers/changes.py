@@ -47,7 +47,8 @@ class Changes:
     def of(self, slot: int) -> Iterator[tuple[Change, bytes]]:
         """The changes that apply to a worker that starts in this slot, each with its body.
 
-        If the body, or an object in its array, has `seconds`, then it is for a limited time: the rest of it is left.
+        If the body, or an object in its array, has `seconds`, it is for a limited time. Then only the remaining time is
+        repeated.
         """
         for change in self._changes.values():
             if change.slot not in (None, slot):

@@ -13,8 +13,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 def worker_count(setting: int | Literal["auto"], *, own: Path = PROC_CGROUP, cgroups: Path = CGROUPS) -> int:
     """The number of workers for the setting `APP_WORKERS`.
 
-    `auto` is the CPU limit of the container, rounded down to whole cores, or else the number of processors on which the
-    process may run; at least 1. `own` and `cgroups` are the files of the kernel (cgroups(7)).
+    `auto` is the CPU limit of the container, rounded down to whole cores, and at least 1. Without a limit, it is the
+    number of processors on which the process may run. `own` and `cgroups` are the files of the kernel (cgroups(7)).
     """
     if setting != "auto":
         return setting

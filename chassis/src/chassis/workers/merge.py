@@ -1,6 +1,6 @@
 """The metrics of all workers as those of one service.
 
-Counters and histograms are sums, to which workers that have ended still contribute: so a counter never goes backwards.
+Counters and histograms are sums over all workers, those that have ended included. So a counter never goes backwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from .snapshot import Family, Snapshot, decode_snapshot
 LABEL = "worker"
 SUMMED_TYPES = frozenset({"counter", "histogram", "summary"})
 SAME_TYPES = frozenset({"info", "stateset"})
-# The metrics of a process: their sum would say nothing.
+# The metrics of a process: their sum would have no meaning.
 PER_PROCESS = ("process_", "python_gc_", "event_loop_lag_seconds")
 # The gauges of the chassis. Others have the label `worker`.
 GAUGES = {

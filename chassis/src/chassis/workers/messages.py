@@ -1,7 +1,7 @@
 """Messages between the supervisor, the zygote and the workers, over pairs of connected sockets.
 
-Pairs have no name in a file system or a network, so that nobody else can connect. They end with the processes that hold
-them: each process reads the end of its peer.
+These sockets have no name in a file system or a network, so that no other process can connect. They close when a
+process ends, and its peer reads the end of the stream.
 """
 
 import socket
@@ -27,9 +27,9 @@ EXITED = b"x"
 CONNECTION = b"c"
 """The socket is a connection for the admin application."""
 LISTEN = b"l"
-"""Another slot. Its sockets are to be accepted on, too."""
+"""Accept connections of another slot, too: the slot, and its sockets."""
 UNLISTEN = b"u"
-"""The slot whose sockets are to be closed again."""
+"""Accept no connections of that slot any more."""
 DRAIN = b"d"
 """Shut down with the service, as at SIGTERM."""
 STOP = b"q"
@@ -39,7 +39,7 @@ STOP = b"q"
 READY = b"r"
 """It accepts connections."""
 RETIRING = b"t"
-"""It accepts no connections any more: another worker is needed."""
+"""It accepts no connections any more, so that another worker is needed."""
 METRICS = b"m"
 """The length of its last snapshot, which follows."""
 
@@ -67,7 +67,7 @@ def send(
 
 
 def receive(source: socket.socket) -> Message | None:
-    """The next message; None if the peer has ended. Raises `BlockingIOError` if there is none, and no blocking."""
+    """The next message; None if the peer has ended. Raises `BlockingIOError` if a non-blocking socket has none."""
     try:
         data, descriptors, _, _ = socket.recv_fds(source, FORMAT.size, MAX_SOCKETS)
     except ConnectionResetError:
@@ -75,7 +75,7 @@ def receive(source: socket.socket) -> Message | None:
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     for sock in sockets:
         sock.set_inheritable(False)
-    if len(data) < FORMAT.size:  # the end: so small a message is never sent in parts
+    if len(data) < FORMAT.size:  # the end of the stream: a message this small never arrives in parts
         return None
     kind, first, second = FORMAT.unpack(data)
     return Message(kind, first, second, sockets)

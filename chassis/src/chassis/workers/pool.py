@@ -20,7 +20,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 30.0
-STABLE_SECONDS = 60.0  # after so long a life, the next restart has no delay
+STABLE_SECONDS = 60.0  # a worker that has run for longer is replaced without a delay
 START_SECONDS = 120.0  # for a worker that is to replace another one that works
 FORK_FAILED = 1
 
@@ -59,7 +59,7 @@ class WorkerPool:
         self.workers: list[WorkerProcess] = []
         """Those that run, the oldest first."""
         self.is_stopping: bool = False
-        """Whether workers that end are not replaced."""
+        """Whether the service stops, so that workers that end are not replaced."""
         self._zygote = zygote
         self._sockets = sockets
         self._metrics = metrics
@@ -94,12 +94,12 @@ class WorkerPool:
             self._keep(slot)
 
     def signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
-        """Send a signal to a worker. The zygote sends it, because a process that has ended keeps its id until then."""
+        """Send a signal to a worker, by the zygote: as its parent, it knows whether the worker still runs."""
         if worker.process:
             send(self._zygote.socket, SIGNAL, worker.process, number)
 
     async def replace(self, worker: WorkerProcess, reason: str) -> None:
-        """Start another worker in the slot of this one, and retire this one when that is ready. One at a time."""
+        """Start another worker in the slot of this one, and retire this one when the new one is ready. One at a time."""
         async with self._replacing:
             if self.is_stopping or worker.state is not WorkerState.READY or worker.ended.is_set():
                 return
@@ -184,7 +184,7 @@ class WorkerPool:
         return min(FIRST_DELAY_SECONDS * 2.0 ** min(slot.failures - 2, 30), MAX_DELAY_SECONDS)
 
     def _keep(self, slot: Slot, delay: float = 0.0) -> bool:
-        """Start a worker after the delay, unless the slot has one that does not retire; whether that will be so."""
+        """Start a worker after the delay, unless the slot has one that does not retire. Returns whether one starts."""
         has_one = any(w.slot == slot.number and w.state is not WorkerState.RETIRING for w in self.workers)
         if self.is_stopping or has_one or slot.timer is not None:
             return False

@@ -51,6 +51,6 @@ def encode_snapshot(registry: CollectorRegistry, merges: Mapping[str, str]) -> b
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
-    """What `encode_snapshot` has collected."""
+    """The snapshot that `encode_snapshot` has made."""
     families, merges = json.loads(data)
     return Snapshot([Family(*family) for family in families], merges)

@@ -25,8 +25,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 def run_workers(create_app: Callable[[ChassisSettings], App], settings: ChassisSettings, count: int) -> int:
     """Serve with several workers. Returns the exit status, in this process and in each worker.
 
-    The modules of the service are imported already, and the processes share their memory: frozen objects are not
-    visited by the garbage collector, which would copy their pages.
+    The modules of the service are imported already, and the processes share their memory. Their objects are frozen:
+    the garbage collector does not visit them, which would copy their pages.
     """
     LineWriter.shared_output = SharedOutput()
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]

@@ -38,7 +38,7 @@ ADMIN_CLOSE_SECONDS = 0.5
 class Supervisor:
     """Starts the workers, replaces those that end, and stops all of them when a signal arrives.
 
-    The first worker starts alone, and the others when it is ready: so a service that cannot start ends with one error,
+    The first worker starts alone, and the others when it is ready. So a service that cannot start ends with one error,
     and with the exit status of that worker. At SIGTERM, all workers drain and shut down within the time of one process,
     and the exit status is 0. SIGINT skips the drain, and a second signal ends all processes at once. At SIGHUP, the
     workers are replaced one after the other.

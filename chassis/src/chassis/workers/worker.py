@@ -31,9 +31,9 @@ from .zygote import Assignment
 log: FilteringBoundLogger = structlog.get_logger()
 
 METRICS_PATH = "/chassis/snapshot"
-"""Of the admin application of a worker; only the supervisor can ask for it."""
+"""The path of the metrics in the admin application of a worker, for the supervisor only."""
 PEER_FIELD = b"chassis-peer"
-"""A request header with the two addresses of the connection to the admin port, for the rule who may use it."""
+"""A request header with the two addresses of the connection to the admin port, for its access rule."""
 REPEATED_FIELD = b"chassis-repeated"
 """A request header of a change that another worker has accepted before."""
 # Clients that send a request on a kept connection at least that often lose none when a worker retires.
@@ -71,8 +71,8 @@ def send_last_metrics(link: socket.socket, telemetry: Telemetry) -> None:
 class WorkerServer(Server):
     """Runs an `App` in a worker.
 
-    Its public port accepts connections when the app is ready: until then they wait, or another worker accepts them.
-    Its admin application is on connections that the supervisor makes.
+    Its public port accepts connections when the app is ready. Until then they wait, or another worker accepts them. Its
+    admin application serves connections that the supervisor makes.
 
     There are two ways to stop. With the service, it shuts down as a single process does. It retires when it alone gets
     SIGTERM: it accepts no connection from then on, since those that wait are for its replacement. Signals after the

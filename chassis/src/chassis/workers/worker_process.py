@@ -25,7 +25,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerProcess:
-    """A worker, from its fork until it has ended. `on_message` is called when its state has changed."""
+    """A worker, from its fork until it has ended. `on_change` is called when its state has changed."""
 
     def __init__(
         self, number: int, slot: int, link: socket.socket, on_change: Callable[["WorkerProcess"], object]
@@ -38,7 +38,7 @@ class WorkerProcess:
         self.state: WorkerState = WorkerState.STARTING
         self.started: float = time.monotonic()
         self.responded: float = self.started
-        """When it has responded last, monotonic seconds."""
+        """The time of its last response, monotonic seconds."""
         self.snapshot: bytes = b""
         """Its last known metrics; empty before the first ones."""
         self.settled: asyncio.Event = asyncio.Event()
@@ -52,7 +52,7 @@ class WorkerProcess:
 
     @property
     def label(self) -> str:
-        """Of its metrics."""
+        """The value of the label `worker` of its metrics."""
         return str(self.slot)
 
     @property

@@ -1,7 +1,7 @@
 """The zygote: a process with the imported service and no thread, from which all workers are forked.
 
-So a worker that replaces another one starts as clean and as quickly as the first, and shares the memory of what was
-imported with all others.
+So a worker that replaces another one starts as quickly as the first, and without its state. All workers share the
+memory of the imported modules.
 """
 
 import os
@@ -48,7 +48,8 @@ def fork_zygote(end_seconds: float) -> ZygoteHandle | Assignment:
     process = os.fork()
     if process:
         theirs.close()
-        # Here and in the child: whoever is first. A terminal's Ctrl-C is for this process alone, which passes it on.
+        # Here and in the child, because either may run first. A terminal's Ctrl-C is for this process alone, which
+        # passes it on.
         _lead_group(process)
         return ZygoteHandle(process, ours)
     ours.close()
