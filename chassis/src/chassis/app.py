@@ -24,7 +24,6 @@ from .api.route_list import routes_of
 from .api.routing import Route, has_websockets
 from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
-from .faults import Faults
 from .groups import Group, RouteTable
 from .health import Check, Health, State
 from .lifespan import Lifespan, StateMiddleware
@@ -57,6 +56,7 @@ from .wiring import (
 if TYPE_CHECKING:  # a service that calls no other one does not load them
     from .client.client import Client
     from .client.settings import ClientSettings
+    from .faults import Faults
 
 FLUSH_SECONDS = 5.0
 

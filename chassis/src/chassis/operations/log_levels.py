@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..telemetry.levels import LEVELS
 from ..telemetry.logs import Logs
@@ -15,8 +14,7 @@ ROOT = "root"
 MAX_CHANGES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(NamedTuple):
     """A level that an operator has set."""
 
     before: int
