@@ -16,7 +16,6 @@ from .app_routes import AppRoutes
 from .background import BackgroundWork
 from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
-from .faults import Faults
 from .health import Check, Health
 from .lifespan import Lifespan, StateMiddleware
 from .periodic import PeriodicOptions, Work
@@ -27,9 +26,10 @@ from .telemetry import Telemetry
 from .wiring import distribution_of, installed_version, make_faults, make_health, make_telemetry
 from .worker_slot import OncePer
 
-if TYPE_CHECKING:  # a service that calls no other one does not load them
+if TYPE_CHECKING:  # a service without clients and faults does not load them
     from .client.client import Client
     from .client.settings import ClientSettings
+    from .faults import Faults
 
 Resource = TypeVar("Resource", bound=AbstractAsyncContextManager[Any])
 

@@ -4,9 +4,8 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -25,8 +24,7 @@ class State(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """A readiness check of a dependency.
 
     The check fails if `probe` raises any exception; the result of `probe` is ignored. An `async def` is cancelled after
@@ -41,8 +39,7 @@ class Check:
     required: bool = True
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The last result of a check. `duration` is in seconds, `at` in monotonic seconds."""
 
     status: str

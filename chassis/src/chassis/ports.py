@@ -1,7 +1,6 @@
 """The ASGI applications of the public and the admin port, built from the parts that the owner has added."""
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,6 @@ from .groups import Group
 from .health import Health, State
 from .http.rejection import send_rejection
 from .middleware import TelemetryMiddleware, build_stack
-from .middleware.faults import FaultMiddleware
 from .middleware.guard import GuardMiddleware
 from .middleware.load_shedder import LoadShedder
 from .operations.admin_router import AdminRouter
@@ -39,29 +37,29 @@ ADMIN_BODY_BYTES = 65_536
 ADMIN_DEADLINE_SECONDS = 30.0
 
 
-@dataclass
 class Parts:
     """The parts that the owner of a service has added to its `App`."""
 
-    security_headers: Mapping[str, str]
-    routes: list[BaseRoute] = field(default_factory=list[BaseRoute])
-    middleware: list[Middleware] = field(default_factory=list[Middleware])
-    problems: dict[type[Exception], ProblemOf] = field(default_factory=dict[type[Exception], ProblemOf])
-    providers: Providers = field(default_factory=Providers)
-    openapi: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
-    admin_routes: list[Route] = field(default_factory=list[Route])
-    """Routes for operators, on the admin port."""
-    encoders: dict[str, Encoder] = field(default_factory=dict[str, Encoder])
-    groups: list[Group] = field(default_factory=list[Group])
-    requires: dict[int, Requires] = field(default_factory=dict[int, Requires])
-    """The requirements of routes, by their `id`."""
-    rate_limits: dict[int, RateLimits] = field(default_factory=dict[int, RateLimits])
-    """The rate limits of routes, by their `id`."""
-    rate_limit_store: RateLimitStore | None = None
-    caller_of: CallerOf | None = None
-    access_control: AccessControl | None = None
-    test_headers: Callable[[], dict[str, str]] = dict[str, str]
-    """The headers that clients send in tests, when the app has started."""
+    def __init__(self, security_headers: Mapping[str, str]) -> None:
+        self.security_headers: Mapping[str, str] = security_headers
+        self.routes: list[BaseRoute] = []
+        self.middleware: list[Middleware] = []
+        self.problems: dict[type[Exception], ProblemOf] = {}
+        self.providers: Providers = Providers()
+        self.openapi: list[Mapping[str, Any]] = []
+        self.admin_routes: list[Route] = []
+        """Routes for operators, on the admin port."""
+        self.encoders: dict[str, Encoder] = {}
+        self.groups: list[Group] = []
+        self.requires: dict[int, Requires] = {}
+        """The requirements of routes, by their `id`."""
+        self.rate_limits: dict[int, RateLimits] = {}
+        """The rate limits of routes, by their `id`."""
+        self.rate_limit_store: RateLimitStore | None = None
+        self.caller_of: CallerOf | None = None
+        self.access_control: AccessControl | None = None
+        self.test_headers: Callable[[], dict[str, str]] = dict[str, str]
+        """The headers that clients send in tests, when the app has started."""
 
     @property
     def access_controls(self) -> list[AccessControl]:
@@ -107,8 +105,12 @@ class Stacks:
         has_limits = any(route.limits is not NO_LIMITS for route in handler_routes(parts.routes))
         self.router: Router = router
         endpoint = public_endpoint(router, health, scope_app=scope_app)
+        if faults is not None:
+            from .middleware.faults import FaultMiddleware  # few services inject faults
+
+            endpoint = FaultMiddleware(endpoint, faults=faults, find_route=router.find)
         self.public: ASGIApp = build_stack(
-            endpoint if faults is None else FaultMiddleware(endpoint, faults=faults, find_route=router.find),
+            endpoint,
             telemetry=telemetry,
             max_body_bytes=settings.max_body_bytes,
             deadline_seconds=settings.deadline_seconds,

@@ -7,9 +7,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -26,8 +25,7 @@ LAST_LINES_SECONDS = 1.0
 LAST_RESORT_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """When the process ends, and with which exit status. Spans are exported at `flush_at`. Monotonic seconds."""
 
     flush_at: float

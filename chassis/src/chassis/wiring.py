@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -10,9 +11,7 @@ from structlog.typing import Processor
 from .api.rate_limit import DEFAULT, RateLimit, RateLimitStore
 from .api.rate_limiter import CallerOf, RateLimiter
 from .api.rate_limiting import RateLimiting
-from .configuration.reloading import Reloading
 from .configuration.sources import given_for
-from .faults import Faults
 from .health import Check, Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
@@ -25,6 +24,10 @@ from .telemetry.recent_spans import RecentSpans
 from .telemetry.sampling import DEFAULT_RATIO
 from .telemetry.tracing import Tracing
 from .threads import Threads
+
+if TYPE_CHECKING:  # few services inject faults, or have secret files that change
+    from .configuration.reloading import Reloading
+    from .faults import Faults
 
 
 def make_telemetry(
@@ -59,9 +62,13 @@ def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
     return health
 
 
-def make_faults(settings: ChassisSettings, telemetry: Telemetry) -> Faults | None:
+def make_faults(settings: ChassisSettings, telemetry: Telemetry) -> "Faults | None":
     """The faults that can be injected; None unless the settings allow them."""
-    return Faults(telemetry.metrics.registry) if settings.fault_injection else None
+    if not settings.fault_injection:
+        return None
+    from .faults import Faults
+
+    return Faults(telemetry.metrics.registry)
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
@@ -136,10 +143,12 @@ def make_connection_limits(settings: ChassisSettings) -> ConnectionLimits:
 
 def make_reloading(
     settings: ChassisSettings, on_change: Callable[[ChassisSettings, ChassisSettings], Awaitable[None]]
-) -> Reloading[ChassisSettings] | None:
+) -> "Reloading[ChassisSettings] | None":
     """The part that reads the secret files again when they change; None if there was no directory of them."""
     if given_for(settings).secrets_dir is None:
         return None
+    from .configuration.reloading import Reloading
+
     return Reloading(settings, type(settings).from_given, on_change)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from starlette.types import Scope
 
@@ -195,8 +195,7 @@ def identity_of(scope: Scope) -> str | None:
     return None if principal is None else f"{principal.scheme}\n{principal.issuer}\n{principal.subject}"
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """How a page gets a token for its user: the authorization code flow with PKCE (RFC 7636) of an OpenID provider."""
 
     issuer: str
@@ -217,8 +216,7 @@ def no_login() -> Login | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class AccessControl:
+class AccessControl(NamedTuple):
     """The authentication of an app or of a group of its routes."""
 
     guard: Guard

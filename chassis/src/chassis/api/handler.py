@@ -1,13 +1,14 @@
 """Request handlers: classes with a method for each HTTP method."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 VERBS = ("get", "post", "put", "patch", "delete")
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Handler:
@@ -35,8 +36,7 @@ class Handler:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Reply(Generic[Result]):
+class Reply(NamedTuple, Generic[Result]):
     """A result with response headers, such as the `location` of a created resource, or with another status.
 
     `headers` is a mapping, or pairs of names and values if a name such as `set-cookie` is repeated. A `content-type`
@@ -44,27 +44,25 @@ class Reply(Generic[Result]):
     """
 
     result: Result
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeclaredResponses:
+class DeclaredResponses(NamedTuple):
     """The declaration of `responds` for a method."""
 
     status: int | None = None
-    errors: Mapping[int, str] = field(default_factory=dict)
-    others: Mapping[int, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = NOTHING
+    others: Mapping[int, Any] = NOTHING
+    headers: Mapping[str, str] = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Documentation:
+class Documentation(NamedTuple):
     """The declaration of `documented` for a method."""
 
-    members: Mapping[str, Any] = field(default_factory=dict)
-    request_examples: Mapping[str, Any] = field(default_factory=dict)
-    response_examples: Mapping[str, Any] = field(default_factory=dict)
+    members: Mapping[str, Any] = NOTHING
+    request_examples: Mapping[str, Any] = NOTHING
+    response_examples: Mapping[str, Any] = NOTHING
 
 
 def responds(

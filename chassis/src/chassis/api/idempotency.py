@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from starlette.requests import Request
 
@@ -27,8 +26,7 @@ PROBLEMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Idempotency:
+class Idempotency(NamedTuple):
     """The options of `idempotent` for a method."""
 
     required: bool

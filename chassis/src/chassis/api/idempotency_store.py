@@ -1,15 +1,13 @@
 """The stores of responses to requests with an idempotency key."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 ENTRY_BYTES = 600  # an estimate of the memory beside the content: the entry, its hashes, its slot in the dictionary
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotentRequest:
+class IdempotentRequest(NamedTuple):
     """One attempt to execute a request with an idempotency key."""
 
     key: str
@@ -20,8 +18,7 @@ class IdempotentRequest:
     """A random id of this attempt, so that a late attempt cannot change the entry of a later one."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
+class StoredResponse(NamedTuple):
     """A response that is replayed to each request with the same key."""
 
     status: int
@@ -147,8 +144,7 @@ class MemoryIdempotencyStore:
             self._bytes -= entry.size
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     request: IdempotentRequest
     response: StoredResponse | None
     until: float

@@ -1,7 +1,6 @@
 """Puts the routes of an app behind rate limits: that of the service, and those of groups and routes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from starlette.routing import BaseRoute, Mount
 
@@ -47,7 +46,7 @@ class RateLimiting:
         limits = self._kept([limit for level in self._default for limit in level.values()])
         if control is None or not limits or isinstance(control.guard, CountingGuard):
             return control
-        return replace(control, guard=CountingGuard(control.guard, self._limiter, limits))
+        return control._replace(guard=CountingGuard(control.guard, self._limiter, limits))
 
     def of(
         self,

@@ -1,8 +1,7 @@
 """The routes of an app as a list, for operators: what each one serves, needs and allows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.routing import BaseRoute, Host, Mount, WebSocketRoute
 
@@ -25,8 +24,7 @@ class ServesRoutes(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRoute:
+class ListedRoute(NamedTuple):
     """One method of one route. None stands for the value of the service."""
 
     method: str
@@ -47,7 +45,7 @@ class ListedRoute:
 
     def document(self) -> dict[str, Any]:
         """The route as JSON has it."""
-        return asdict(self)
+        return self._asdict()
 
 
 def routes_of(app: ServesRoutes) -> list[ListedRoute]:
@@ -59,8 +57,7 @@ def routes_of(app: ServesRoutes) -> list[ListedRoute]:
     return list(_listed(app.served_routes, _Outer()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Outer:
+class _Outer(NamedTuple):
     """The path, the guard and the rate limits around a route."""
 
     path: str = ""
@@ -72,9 +69,9 @@ class _Outer:
         outer = self
         while isinstance(app, GuardedApp | LimitedApp):
             if isinstance(app, GuardedApp):
-                outer = replace(outer, guard=app)
+                outer = outer._replace(guard=app)
             else:
-                outer = replace(outer, limits=(*app.limits, *outer.limits))
+                outer = outer._replace(limits=(*app.limits, *outer.limits))
             app = app.app
         return outer
 
@@ -106,7 +103,7 @@ def _listed(routes: Sequence[BaseRoute], outer: _Outer) -> Iterator[ListedRoute]
         path = f"//{route.host}{outer.path}" if isinstance(route, Host) else outer.path + route.path
         inner: object = getattr(app, "served_routes", None) or route.routes
         if isinstance(inner, Sequence) and inner:  # another framework's may be of any type
-            yield from _listed(inner, replace(around, path=path))
+            yield from _listed(inner, around._replace(path=path))
         else:
             yield from _of_application(route, around.methods(), f"{path}/*", around)
 

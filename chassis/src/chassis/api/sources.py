@@ -1,6 +1,5 @@
 """Markers for `Annotated` that set the source of a handler's parameter, such as a header or a cookie."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from starlette.datastructures import UploadFile
@@ -8,7 +7,6 @@ from starlette.datastructures import UploadFile
 __all__ = ["Cookie", "Form", "Header", "Query", "Source", "UploadFile"]
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """A marker. `name` is the parameter's name in the request; the default is the argument's name.
 
@@ -17,14 +15,15 @@ class Source:
 
     where: ClassVar[str] = ""
     """The name of the source in problem documents and OpenAPI."""
-    name: str | None = None
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name: str | None = name
 
     def default_name(self, argument: str) -> str:
         """The name in the request for an argument or field without an explicit name."""
         return argument
 
 
-@dataclass(frozen=True, slots=True)
 class Header(Source):
     """A header field: `user_agent: Annotated[str, Header()]`, or `Header("X-Tenant_Id")`.
 
@@ -39,21 +38,18 @@ class Header(Source):
         return argument.replace("_", "-")
 
 
-@dataclass(frozen=True, slots=True)
 class Cookie(Source):
     """A cookie: `session: Annotated[str, Cookie()]` (RFC 6265)."""
 
     where = "cookie"
 
 
-@dataclass(frozen=True, slots=True)
 class Query(Source):
     """Query parameters as a group: `filter: Annotated[OrderFilter, Query()]`. Single ones need no marker."""
 
     where = "query"
 
 
-@dataclass(frozen=True, slots=True)
 class Form(Source):
     """A field of a form: `name: Annotated[str, Form()]`, sent as `application/x-www-form-urlencoded` or multipart.
 
@@ -64,7 +60,6 @@ class Form(Source):
     where = "form"
 
 
-@dataclass(frozen=True, slots=True)
 class Path(Source):
     """A path parameter. It needs no marker, because the route's path names it."""
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -20,14 +19,14 @@ OnChange = Callable[[Any, Any], object]
 """Is called with the settings before and after a change. If it returns an awaitable, that is awaited."""
 
 
-@dataclass
 class Changes:
     """The differences between the settings of a service and those that it would have after a restart."""
 
-    applied: list[Path] = field(default_factory=list[Path])
-    """The settings that have changed, without a restart."""
-    waiting: dict[Path, object] = field(default_factory=dict[Path, object])
-    """The values that need a restart."""
+    def __init__(self) -> None:
+        self.applied: list[Path] = []
+        """The settings that have changed, without a restart."""
+        self.waiting: dict[Path, object] = {}
+        """The values that need a restart."""
 
     def apply(self, before: Model, wanted: Model, path: Path = (), *, is_live: bool = False) -> Model:
         """The settings `before` with those values of `wanted` that need no restart. Notes all differences.

@@ -1,15 +1,13 @@
 """`Live`: marks a setting whose value may change while the service runs."""
 
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic.fields import FieldInfo
 
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class LiveMark:
+class LiveMark(NamedTuple):
     """The metadata of a field whose value may change while the service runs."""
 
     only_if_set: bool = False

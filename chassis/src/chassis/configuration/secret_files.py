@@ -68,7 +68,7 @@ def _state_of(path: Path) -> object:
         status = path.stat()
     except OSError as error:
         return error.errno
-    # The time of the last change of the inode also changes with permissions, and with a copy that keeps the file's time.
+    # The inode's change time also changes with permissions, and with a copy that keeps the file's time.
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 

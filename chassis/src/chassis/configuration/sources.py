@@ -4,9 +4,9 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
@@ -42,8 +42,7 @@ class ConfigurationError(SettingsError):
         self.lines = lines
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """All given variables, and the warnings about them."""
 
     sources: tuple[Source, ...]
@@ -61,7 +60,7 @@ class Given:
 
     def with_files(self, files: Source) -> "Given":
         """The same with other secret files."""
-        return replace(self, sources=(*self.sources[:-1], files))
+        return self._replace(sources=(*self.sources[:-1], files))
 
     def with_last_files(self, last: Source, names: Iterable[str]) -> "Given":
         """The same with the files of an earlier reading for the variables of these names."""
@@ -128,7 +127,7 @@ def read_again(given: Given, schema: Schema, fingerprint: Fingerprint) -> Given:
     warnings: list[str] = []
     listed = _list_secrets(directory, True, variable)
     files = _read_one_generation(directory, variable, listed, schema, warnings)
-    return replace(given.with_files(files), warnings=tuple(warnings), fingerprint=fingerprint)
+    return given.with_files(files)._replace(warnings=tuple(warnings), fingerprint=fingerprint)
 
 
 class VariablesSource(EnvSettingsSource):

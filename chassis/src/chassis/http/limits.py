@@ -1,7 +1,7 @@
 """Limits for connections and for requests before they are dispatched."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -15,8 +15,7 @@ MAX_REJECTED = 50
 OTHER_FILES = MAX_REJECTED + 78
 
 
-@dataclass(frozen=True)
-class ConnectionLimits:
+class ConnectionLimits(NamedTuple):
     """The limits of one port, the same for every client.
 
     A head is the request line and the header section. Bodies and responses must progress by `min_bytes_per_second` on
@@ -70,4 +69,4 @@ def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
     # With a very low limit, connections get half of the files.
     max_connections = max(soft - OTHER_FILES, soft // 2)
     log.warning("max connections reduced to open file limit", max_connections=max_connections, open_files=soft)
-    return replace(limits, max_connections=max_connections)
+    return limits._replace(max_connections=max_connections)

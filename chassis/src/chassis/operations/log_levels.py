@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..telemetry.levels import LEVELS
 from ..telemetry.logs import Logs
@@ -15,8 +14,7 @@ ROOT = "root"
 MAX_CHANGES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(NamedTuple):
     """A level that an operator has set."""
 
     before: int
@@ -57,7 +55,7 @@ class LogLevels:
             self._restore(name, by)
 
     def configure(self, level: str) -> None:
-        """Set the level of the service permanently, such as when its setting changes. An operator's change stays in effect."""
+        """Set the level of the service permanently, such as when its setting changes. An operator's change stays."""
         change = self._changes.get(ROOT)
         if change is None or self._own_level(ROOT) != change.level:
             self._logs.set_level(level)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..api.route_list import ListedRoute
-from ..faults import Faults
 from ..health import Health
 from ..settings import ChassisSettings
 from ..telemetry import Telemetry
@@ -16,6 +15,7 @@ from .readiness_switch import ReadinessSwitch
 
 if TYPE_CHECKING:
     from ..client.client import Client
+    from ..faults import Faults
 
 
 class Operations:
@@ -28,7 +28,7 @@ class Operations:
         *,
         settings: Callable[[], ChassisSettings],
         routes: Callable[[], Sequence[ListedRoute]],
-        faults: Faults | None,
+        faults: "Faults | None",
         clients: "Mapping[str, Client]",
         draining: asyncio.Event,
     ) -> None:

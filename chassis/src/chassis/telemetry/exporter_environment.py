@@ -7,7 +7,7 @@ for all signals, and of `OTEL_BSP_*` for batches.
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from .collector import CollectorConnection
@@ -20,8 +20,7 @@ CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
 OWN_HEADERS = frozenset({"connection", "content-encoding", "content-length", "content-type", "transfer-encoding"})
 
 
-@dataclass(frozen=True)
-class BatchLimits:
+class BatchLimits(NamedTuple):
     """How spans are batched; a batch is never larger than the queue."""
 
     max_queued: int

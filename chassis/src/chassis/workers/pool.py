@@ -99,7 +99,7 @@ class WorkerPool:
             send(self._zygote.socket, SIGNAL, worker.process, number)
 
     async def replace(self, worker: WorkerProcess, reason: str) -> None:
-        """Start another worker in the slot of this one, and retire this one when the new one is ready. One at a time."""
+        """Start another worker in this slot, and retire this one when the new one is ready. One at a time."""
         async with self._replacing:
             if self.is_stopping or worker.state is not WorkerState.READY or worker.ended.is_set():
                 return
