@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,7 +15,7 @@ import pytest
 
 from chassis import App, ChassisSettings, Handler, ProviderError, public, requires
 from chassis.api.sources import Header
-from chassis.auth import AuthSettings, Principal, add_auth
+from chassis.auth import AuthSettings, Principal, add_auth, api_keys
 from chassis.auth.app import Auth
 from chassis.auth.development import challenge_of, main, provider, split
 from chassis.auth.issuer import Issuer
@@ -54,10 +55,9 @@ async def issuer() -> AsyncIterator[Issuer]:
         yield issuer
 
 
-def make_app(issuer: Issuer, *, group: bool = False) -> App:
-    settings = Settings.from_values(
-        **TEST_SETTINGS, auth_issuer=issuer.url, auth_audience=["orders"], auth_docs_client_id="docs"
-    )
+def make_app(issuer: Issuer, *, group: bool = False, **values: Any) -> App:
+    values |= {"auth_issuer": issuer.url, "auth_audience": ["orders"], "auth_docs_client_id": "docs"}
+    settings = Settings.from_values(**TEST_SETTINGS, **values)
     app = App(settings, name="orders", version="1")
     if group:
         v2 = app.group("/v2")
@@ -67,6 +67,23 @@ def make_app(issuer: Issuer, *, group: bool = False) -> App:
         add_auth(app, settings)
         app.add_route("/orders", Orders())
     return app
+
+
+async def test_service_uses_api_keys_that_are_added_while_it_runs(
+    issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys, "POLL_SECONDS", 0.001)
+    file = tmp_path / "keys"
+    file.touch()
+    key, line = api_keys.new_key("billing")
+    async with connect(make_app(issuer, auth_api_keys_file=file)) as client:
+        headers = {"x-api-key": key}
+        assert (await client.get("/orders", headers=headers)).status_code == 401
+        file.write_text(line)
+        async with asyncio.timeout(5):
+            while (response := await client.get("/orders", headers=headers)).status_code != 200:
+                await asyncio.sleep(0.005)
+        assert response.json()["subject"] == "billing"
 
 
 @asynccontextmanager

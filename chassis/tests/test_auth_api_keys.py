@@ -1,5 +1,6 @@
 """API keys: their file, their comparison, and the command that makes them."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from chassis.auth import api_keys
 from chassis.auth.api_keys import ApiKeys, ApiKeysError, main, new_key
 
 from .support.secret_volume import SecretVolume
+from .support.service import until
 
 HASH = sha256(b"billing.secret").hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "CHECK_SECONDS", 0.0)
 
 
 def write(path: Path, text: str) -> None:
@@ -106,53 +104,77 @@ def test_key_expires(path: Path) -> None:
     assert principal.expires_at == 32_503_593_600
 
 
-def test_file_is_read_again_when_it_changes(path: Path) -> None:
+async def test_file_is_read_again_when_it_changes(path: Path) -> None:
     first, second = new_key("billing"), new_key("billing")
     write(path, first[1])
     keys = ApiKeys(path)
     write(path, f"{first[1]}\n{second[1]}")
+    await keys.refresh()
     assert keys.principal_of(first[0])
     assert keys.principal_of(second[0])
     write(path, second[1])
+    await keys.refresh()
     assert keys.principal_of(first[0]) is None
 
 
-def test_file_of_a_secret_of_kubernetes_is_read_again_when_it_is_swapped(tmp_path: Path) -> None:
+async def test_file_is_read_in_a_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ApiKeys(path)
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)  # like a network file system that does not respond
+    pipe.replace(path)
+    first, line = new_key("billing")
+    reading = asyncio.create_task(keys.refresh())
+    await asyncio.sleep(0.01)
+    assert keys.principal_of(first) is None  # the event loop is not blocked
+    assert not reading.done()
+    await asyncio.to_thread(path.write_text, line)
+    await reading
+    assert keys.principal_of(first)
+
+
+async def test_open_resource_looks_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "POLL_SECONDS", 0.001)
+    async with ApiKeys(path) as keys:
+        key, line = new_key("billing")
+        write(path, line)
+        assert await until(lambda: keys.principal_of(key))
+
+
+async def test_file_of_a_secret_of_kubernetes_is_read_again_when_it_is_swapped(tmp_path: Path) -> None:
     first, second = new_key("billing"), new_key("billing")
     volume = SecretVolume(tmp_path / "secrets", keys=first[1])
     keys = ApiKeys(volume.directory / "keys")
     volume.write(keys=second[1])
+    await keys.refresh()
     assert keys.principal_of(first[0]) is None
     assert keys.principal_of(second[0])
 
 
-def test_file_that_has_not_changed_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_file_that_has_not_changed_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, line = new_key("billing")
     write(path, line)
     keys = ApiKeys(path)
     monkeypatch.setattr(api_keys, "read_api_keys", lambda _: {})
+    await keys.refresh()
     assert keys.principal_of(key)
-
-
-def test_file_is_asked_at_most_once_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "CHECK_SECONDS", 60.0)
-    keys = ApiKeys(path)
-    key, line = new_key("billing")
-    write(path, line)
-    assert keys.principal_of(key) is None
 
 
 @pytest.mark.parametrize("broken", ["billing", "billing sha256:00", None])
-def test_broken_new_file_changes_nothing(path: Path, broken: str | None) -> None:
+async def test_broken_new_file_is_one_error_and_changes_nothing(path: Path, broken: str | None) -> None:
     key, line = new_key("billing")
     write(path, line)
     keys = ApiKeys(path)
-    if broken is None:
-        path.unlink()
-    else:
-        write(path, broken)
+    write(path, broken) if broken is not None else await asyncio.to_thread(path.unlink)
+    with structlog.testing.capture_logs() as lines:
+        await keys.refresh()
+        await keys.refresh()
+    assert [(one["log_level"], one["event"]) for one in lines] == [
+        ("error", "API keys not read; the last ones stay in use")
+    ]
+    assert str(path) in lines[0]["reason"]
     assert keys.principal_of(key)
     write(path, "")
+    await keys.refresh()
     assert keys.principal_of(key) is None
 
 

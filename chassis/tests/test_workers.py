@@ -86,7 +86,7 @@ async def test_each_worker_reads_settings_that_change(tmp_path: Path) -> None:
     async with run_pod(APP_SECRETS_DIR=str(volume.directory)) as pod:
         await pod.ready()
         volume.write(app_max_target_bytes="50")
-        await pod.line("settings changed", count=2)
+        await pod.line("settings changed", count=3)  # of the supervisor as well
         process = await pod.worker(1)
         os.kill(process, signal.SIGKILL)
         await pod.another_worker(1, process)
@@ -108,6 +108,26 @@ async def test_change_is_made_in_all_workers_and_in_those_that_start_later(pod: 
     assert (await pod.admin.get("/faults")).json() == []
 
 
+async def test_supervisor_reads_settings_that_change(tmp_path: Path) -> None:
+    volume = SecretVolume(tmp_path / "secrets", app_log_level="INFO", app_shutdown_seconds="21")
+    async with run_pod(APP_SECRETS_DIR=str(volume.directory)) as pod:
+        await pod.ready()
+        processes = [await pod.worker(number) for number in (0, 1)]
+        volume.write(app_log_level="WARNING", app_shutdown_seconds="22")
+        await pod.line("settings changed", count=3)
+        needs_restart = await pod.line("setting changed; restart the service to apply it", count=3)
+        assert needs_restart["variable"] == "APP_SHUTDOWN_SECONDS"
+        pod.send(signal.SIGHUP)
+        for number, process in enumerate(processes):
+            await pod.another_worker(number, process)
+        assert pod.found("replacing worker") == []
+        volume.write(app_log_level="INFO", app_shutdown_seconds="22")
+        pod.send(signal.SIGHUP)
+        await pod.line("replacing worker")
+        pod.send(signal.SIGTERM)
+        assert (await pod.line("draining"))["shutdown_seconds"] == 22
+
+
 async def test_change_is_repeated_after_the_token_of_its_operator_has_changed(tmp_path: Path) -> None:
     old, new = "first-token-of-operators", "second-token-of-operators"
     volume = SecretVolume(tmp_path / "secrets", app_admin_token=old)
@@ -116,13 +136,27 @@ async def test_change_is_repeated_after_the_token_of_its_operator_has_changed(tm
         changed = await pod.admin.put("/faults", json=[FAULT], headers={"authorization": f"Bearer {old}"})
         assert changed.status_code == 200
         volume.write(app_admin_token=new)
-        await pod.line("settings changed", count=2)
+        await pod.line("settings changed", count=3)
         process = await pod.worker(1)
         os.kill(process, signal.SIGKILL)
         await pod.another_worker(1, process)
         await pod.line("faults changed", count=3)
         faults = await pod.admin.get("/faults", headers={"authorization": f"Bearer {new}"})
         assert [one["worker"] for one in faults.json()] == [0, 1]
+
+
+async def test_token_changes_at_the_same_moment_for_all_workers(tmp_path: Path) -> None:
+    tokens = "first-token-of-operators", "second-token-of-operators"
+    old, new = ({"authorization": f"Bearer {token}"} for token in tokens)
+    volume = SecretVolume(tmp_path / "secrets", app_admin_token=tokens[0])
+    async with run_pod(APP_SECRETS_DIR=str(volume.directory)) as pod:
+        await pod.ready()
+        volume.write(app_admin_token=tokens[1])
+        while (response := await pod.admin.get("/gc", headers=old)).status_code == 200:
+            assert {item["worker"] for item in response.json()} == {0, 1}
+            await asyncio.sleep(0.01)
+        response = await pod.admin.get("/gc", headers=new)
+        assert {item["worker"] for item in response.json()} == {0, 1}
 
 
 async def test_change_can_be_made_in_one_worker(pod: Pod) -> None:

@@ -6,6 +6,7 @@ It prints the key, which is shown only once, and the line for the file.
 """
 
 import argparse
+import asyncio
 import re
 import secrets
 import sys
@@ -15,18 +16,19 @@ from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from ..threads import in_thread
 from .principal import Principal
 
 log: FilteringBoundLogger = structlog.get_logger()
 
 ISSUER = "api-keys"
 SECRET_BYTES = 32
-CHECK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 MAX_FILE_BYTES = 1_048_576
 MAX_KEY_CHARACTERS = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -48,7 +50,7 @@ class ApiKey(NamedTuple):
 
 
 class ApiKeys:
-    """The API keys of a file, which is read again when it changes.
+    """The API keys of a file. A resource: while it is open, the file is read again when it changes, in a thread.
 
     Each line has a name, the SHA-256 of a key, and optionally `scopes=`, `roles=` and `expires=`. Several lines may
     have one name, so that a key can be replaced without an outage.
@@ -62,11 +64,20 @@ class ApiKeys:
         self._path = path
         self._state = _state_of(path)
         self._keys = read_api_keys(path)
-        self._checked_at = time.monotonic()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._watch(), name="API keys watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel("the service is stopping")
+            await asyncio.wait({self._watching})
+        self._watching = None
 
     def principal_of(self, key: str) -> Principal | None:
         """The principal of a key; None if it is unknown, malformed or has expired."""
-        self._read_again_if_changed()
         name, _, _ = key.partition(".")
         digest = sha256(key[: MAX_KEY_CHARACTERS + 1].encode(errors="replace")).digest()
         found: Principal | None = None
@@ -78,22 +89,28 @@ class ApiKeys:
             return None
         return None if found.expires_at is not None and found.expires_at <= time.time() else found
 
-    def _read_again_if_changed(self) -> None:
-        """Read the file again if it has changed; asked at most once in `CHECK_SECONDS`. A bad file changes nothing."""
-        now = time.monotonic()
-        if now - self._checked_at < CHECK_SECONDS:
-            return
-        self._checked_at = now
-        state = _state_of(self._path)
-        if state == self._state:
-            return
-        self._state = state
+    async def refresh(self) -> None:
+        """Read the file again if it has changed. A file that is wrong is an error in the log, and changes nothing."""
         try:
-            self._keys = read_api_keys(self._path)
+            keys = await asyncio.wrap_future(in_thread(self._read_if_changed, name="API keys"))
         except ApiKeysError as error:
             log.error("API keys not read; the last ones stay in use", reason=str(error))
-        else:
-            log.info("API keys read again", keys=sum(map(len, self._keys.values())))
+            return
+        if keys is not None:
+            self._keys = keys
+            log.info("API keys read again", keys=sum(map(len, keys.values())))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.refresh()
+
+    def _read_if_changed(self) -> Mapping[str, list[ApiKey]] | None:
+        state = _state_of(self._path)
+        if state == self._state:
+            return None
+        self._state = state
+        return read_api_keys(self._path)
 
 
 _NO_PRINCIPAL = Principal("", ISSUER, scheme="api_key")

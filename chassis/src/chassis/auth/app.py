@@ -56,19 +56,23 @@ class Auth:
             ["reason"],
             registry=app.registry,
         )
-        api_keys = None if settings.auth_api_keys_file is None else ApiKeys(settings.auth_api_keys_file)
+        self._api_keys = None if settings.auth_api_keys_file is None else ApiKeys(settings.auth_api_keys_file)
         self.keys: KeySet = KeySet(settings, registry=app.registry)
         self.verifier: TokenVerifier = TokenVerifier(settings, self.keys)
-        self.guard: Guard = BearerGuard(self.verifier, api_keys, realm=app.name, rejected=rejected)
+        self.guard: Guard = BearerGuard(self.verifier, self._api_keys, realm=app.name, rejected=rejected)
         self.issuer: str = settings.auth_issuer
         self.audience: str = settings.auth_audience[0]
         self._docs_client_id = settings.auth_docs_client_id
 
     async def __aenter__(self) -> Self:
         await self.keys.__aenter__()
+        if self._api_keys is not None:
+            await self._api_keys.__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        if self._api_keys is not None:
+            await self._api_keys.__aexit__()
         await self.keys.__aexit__(*error)
 
     async def principal_of(self, request: Request) -> Principal:

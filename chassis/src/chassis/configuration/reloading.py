@@ -36,6 +36,8 @@ class Reloading(Generic[Settings]):
         self._files = ChangedFiles(settings, make)
         self._schema = self._files.schema
         self._on_change = on_change
+        self._wanted = settings
+        self._reading = asyncio.Lock()
         self._waiting: dict[Path, object] = {}
         """The values that need a restart, and were warned of."""
 
@@ -47,6 +49,10 @@ class Reloading(Generic[Settings]):
 
     async def refresh(self) -> None:
         """Read the files if they have changed, and apply their values."""
+        async with self._reading:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         reading = await asyncio.wrap_future(in_thread(self._files.read_if_changed, name="settings"))
         if reading is None:
             return
@@ -57,7 +63,13 @@ class Reloading(Generic[Settings]):
         if reading.settings is not None:
             await self._apply(reading.settings)
 
+    def after_restart(self) -> Settings:
+        """The last settings that were read. From now on, those that need a restart count as applied, too."""
+        self._settings, self._waiting = self._wanted, {}
+        return self._wanted
+
     async def _apply(self, wanted: Settings) -> None:
+        self._wanted = wanted
         changes = Changes()
         before = self._settings
         after = changes.apply(before, wanted)

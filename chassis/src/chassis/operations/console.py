@@ -12,7 +12,18 @@ from starlette.responses import HTMLResponse, Response
 from ..api.handler import Handler
 
 NO_PATHS = '<meta name="paths" content="[]">'  # in console.html
-SCRIPTS = ("dom.js", "metrics.js", "chart.js", "server.js", "overview.js", "views.js", "controls.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "metrics.js",
+    "chart.js",
+    "server.js",
+    "overview.js",
+    "views.js",
+    "dependencies.js",
+    "controls.js",
+    "profiles.js",
+    "main.js",
+)
 """In the order in which they run: each uses what the ones before it define."""
 
 

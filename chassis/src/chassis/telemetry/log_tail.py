@@ -1,5 +1,6 @@
 """The last log lines, kept in memory for operators."""
 
+import time
 from collections import deque
 
 MAX_LINES = 1000
@@ -13,13 +14,18 @@ class LogTail:
     are read. The writer calls `add` while it holds its lock; `lines` may be called in any thread.
     """
 
-    def __init__(self, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, *, first: int | None = None, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+        """`first` is the number of the first line.
+
+        By default that is the time in microseconds. So the numbers of a process that replaces another one, or of the
+        service after a restart, are higher, and whoever reads the lines after a number need not know of it.
+        """
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._chunks: deque[tuple[int, bytes]] = deque()
         """The number of the first line, and the lines."""
         self._bytes = 0
-        self._next = 1
+        self._next = time.time_ns() // 1000 if first is None else first
 
     def add(self, data: bytes) -> None:
         """Keep whole lines, each with its newline."""

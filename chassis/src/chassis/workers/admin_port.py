@@ -12,13 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..middleware.security import DEFAULT_SECURITY_HEADERS
+from ..operations.access import OperatorAccess
 from ..operations.platform_routes import accepts_gzip
 from ..problem import Problem, send_problem
 from .changes import Changes
 from .metrics import WorkerMetrics
 from .pool import WorkerPool
 from .requests import HOST, NoResponseError, WorkerResponse
-from .worker import PEER_FIELD, REPEATED_FIELD
+from .worker import PEER_FIELD
 from .worker_process import WorkerProcess
 
 # One more byte than the workers accept: they reject it.
@@ -34,7 +35,6 @@ NOT_FORWARDED = frozenset(
         b"accept-encoding",
         b"expect",
         PEER_FIELD,
-        REPEATED_FIELD,
     }
 )
 NOT_RETURNED = frozenset({b"connection", b"content-length", b"date", b"keep-alive", b"transfer-encoding"})
@@ -45,15 +45,16 @@ Answer = tuple[WorkerProcess, WorkerResponse | None]
 class AdminPort:
     """The ASGI application of the admin port.
 
-    Health, readiness, metrics and info are those of the pod. Every other request goes to all workers, or with
-    `?worker=0` to one of them. Arrays of objects in their responses are joined, and each object gets its `worker`. Any
-    other response is that of the first worker, or the first error. A successful `PUT` is repeated to workers
-    that start later.
+    Health, readiness, metrics and info are those of the pod. Every other request is for operators. If `access` allows
+    it, it goes to all workers, or with `?worker=0` to one of them. So a changed token counts at once for all workers.
+    Arrays of objects in their responses are joined, and each object gets its `worker`. Any other response is that of
+    the first worker, or the first error. A successful `PUT` is repeated to workers that start later.
     """
 
-    def __init__(self, pool: WorkerPool, metrics: WorkerMetrics) -> None:
+    def __init__(self, pool: WorkerPool, metrics: WorkerMetrics, access: OperatorAccess) -> None:
         self._pool = pool
         self._metrics = metrics
+        self._access = access
         self._changes = Changes()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._pages = {"/healthz": self._liveness, "/readyz": self._readiness, "/metrics": self._page}
@@ -74,9 +75,8 @@ class AdminPort:
     async def repeat_changes(self, worker: WorkerProcess) -> None:
         """Repeat the changes of operators to a worker that has started."""
         for change, body in self._changes.of(worker.slot):
-            headers = [*change.headers, (REPEATED_FIELD, b"1")]
             try:
-                await worker.request("PUT", change.target, headers, body)
+                await worker.request("PUT", change.target, change.headers, body)
             except NoResponseError:
                 return
 
@@ -124,6 +124,7 @@ class AdminPort:
         return [{"worker": one.slot, "pid": one.process, "status": str(one.state)} for one in ordered]
 
     async def _forward(self, request: Request) -> Response:
+        self._access.check(request.scope)
         target, slot = forwarded_target(request.scope)
         workers = [worker for worker in self._pool.ready if slot in (None, worker.slot)]
         if not workers:

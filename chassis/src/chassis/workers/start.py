@@ -52,7 +52,7 @@ def supervise(settings: ChassisSettings, count: int, zygote: ZygoteHandle, threa
         log.warning("threads were started by an import; they do not run in the workers", threads=threads)
 
     async def serve() -> int:
-        return await Supervisor(settings, count, zygote).run()
+        return await Supervisor(settings, count, zygote, logs).run()
 
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -16,10 +16,13 @@ from structlog.typing import FilteringBoundLogger
 from ..http.limits import within_open_files
 from ..http.listener import Listener
 from ..http.port_state import PortState
+from ..operations.access import OperatorAccess
+from ..operations.operations import token_of
 from ..server import END_SECONDS
 from ..settings import ChassisSettings
 from ..signals import end_at_once, stop_signals
-from ..wiring import make_connection_limits
+from ..telemetry.logs import Logs
+from ..wiring import make_connection_limits, make_reloading
 from .admin_port import AdminPort
 from .messages import DRAIN, STOP
 from .metrics import WorkerMetrics
@@ -43,13 +46,20 @@ class Supervisor:
     and the exit status is 0. SIGINT skips the drain, and a second signal ends all processes at once. At SIGHUP, the
     workers are replaced one after the other.
 
+    Secret files that change are read again here, too: for the token of operators, the log level and the limits of
+    connections to the admin port. At SIGHUP, all other settings that were read count for the supervisor as well, as
+    they do for the new workers; only the ports and the number of workers stay.
+
     Make it while an event loop runs. Binds the ports, and raises `ListenError`.
     """
 
-    def __init__(self, settings: ChassisSettings, count: int, zygote: ZygoteHandle) -> None:
+    def __init__(self, settings: ChassisSettings, count: int, zygote: ZygoteHandle, logs: Logs) -> None:
         self._settings = settings
         self._count = count
         self._zygote = zygote
+        self._logs = logs
+        self._reloading = make_reloading(settings, self._use_settings)
+        self._access = OperatorAccess(token_of(settings))
         self._began = time.monotonic()
         self._status = 0
         self._drains = True
@@ -68,7 +78,7 @@ class Supervisor:
             on_end=self._on_end,
             on_zygote_end=self._on_zygote_end,
         )
-        self._admin_port = AdminPort(self._pool, metrics)
+        self._admin_port = AdminPort(self._pool, metrics, self._access)
         self._admin = self._listen()
 
     async def run(self) -> int:
@@ -84,6 +94,8 @@ class Supervisor:
         with self._signals():
             self._pool.start(0)
             self._run(self._watch(), "watch workers")
+            if self._reloading is not None:
+                self._run(self._reloading.run(), "settings watch")
             await self._stopping.wait()
             await self._shut_down()
         return self._status
@@ -96,6 +108,16 @@ class Supervisor:
             keep_alive_seconds=settings.keep_alive_seconds,
         )
         return Listener(settings.host, settings.admin_port or 0, state)
+
+    async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
+        """Use settings that have changed, as workers do."""
+        self._settings = after
+        self._access.set_token(token_of(after))
+        if before.log_level != after.log_level:
+            self._logs.set_level(after.log_level)
+        port = self._admin.state
+        port.limits = within_open_files(make_connection_limits(after))
+        port.keep_alive_seconds = after.keep_alive_seconds
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -133,6 +155,9 @@ class Supervisor:
             self._stopping.set()
 
     async def _replace_all(self) -> None:
+        if self._reloading is not None:
+            await self._reloading.refresh()
+            await self._use_settings(self._settings, self._reloading.after_restart())
         for worker in self._pool.ready:
             await self._pool.replace(worker, "reload")
 

@@ -33,9 +33,7 @@ log: FilteringBoundLogger = structlog.get_logger()
 METRICS_PATH = "/chassis/snapshot"
 """The path of the metrics in the admin application of a worker, for the supervisor only."""
 PEER_FIELD = b"chassis-peer"
-"""A request header with the two addresses of the connection to the admin port, for its access rule."""
-REPEATED_FIELD = b"chassis-repeated"
-"""A request header of a change that another worker has accepted before."""
+"""A request header with the two addresses of the connection to the admin port, if the client may use it."""
 # Clients that send a request on a kept connection at least that often lose none when a worker retires.
 MIN_RETIRE_SECONDS = 1.0
 LAST_METRICS_SECONDS = 1.0
@@ -186,10 +184,8 @@ class SupervisorRequests:
         if peer is not None:
             host, port, own_host, own_port = peer.decode("latin-1").split(" ")
             scope["client"], scope["server"] = (host, int(port)), (own_host, int(own_port))
-            if any(name == REPEATED_FIELD for name, _ in scope["headers"]):
-                scope[WAS_ALLOWED] = True
-            own = (PEER_FIELD, REPEATED_FIELD)
-            scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in own]
+            scope[WAS_ALLOWED] = True
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != PEER_FIELD]
         elif scope["path"] == METRICS_PATH:
             await self._send_snapshot(scope, receive, send)
             return

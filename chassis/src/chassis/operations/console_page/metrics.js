@@ -1,10 +1,23 @@
 // The metrics of the service: the text of `/metrics` to numbers, and counters to rates and percentiles.
 
-const REQUESTS = "http_server_request_duration_seconds";
-const CALLS = "http_client_request_duration_seconds";
 const LAG = "event_loop_lag_seconds";
-const WANTED = new Set([`${REQUESTS}_bucket`, `${CALLS}_bucket`, `${LAG}_bucket`, "http_server_active_requests",
-  "http_server_max_requests", "http_server_shed_requests_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
+const byError = ({ error_type: error }) => (error ? "5" : "2");
+// The histograms whose series become rows: of which table, the key of a row, and the class of its results as by their status.
+const HISTOGRAMS = new Map(Object.entries({
+  http_server_request_duration_seconds: { table: "routes", key: (labels) => `${labels.http_request_method} ${labels.http_route}`,
+    result: (labels) => (labels.http_response_status_code || "0")[0] },
+  rpc_server_call_duration_seconds: { table: "routes", key: (labels) => `gRPC ${labels.rpc_method}`,
+    result: (labels) => (labels.error_type ? "5" : labels.rpc_response_status_code === "OK" ? "2" : "4") },
+  dependency_call_duration_seconds: { table: "calls", key: (labels) => labels.dependency, result: byError },
+  http_client_request_duration_seconds: { table: "attempts", key: (labels) => [labels.server_address, labels.server_port].filter(Boolean).join(":"),
+    result: (labels) => (labels.http_response_status_code || (labels.error_type ? "5" : "0"))[0] },
+  db_client_operation_duration_seconds: { table: "queries", key: (labels) => labels.db_query_summary, result: byError },
+  messaging_client_operation_duration_seconds: { table: "messages", key: (labels) => `publish ${labels.messaging_destination_name}`, result: byError },
+  messaging_process_duration_seconds: { table: "messages", key: (labels) => `process ${labels.messaging_destination_name}`, result: byError },
+}).map(([name, histogram]) => [`${name}_bucket`, histogram]));
+const TABLES = [...new Set([...HISTOGRAMS.values()].map(({ table }) => table))];
+const WANTED = new Set([...HISTOGRAMS.keys(), `${LAG}_bucket`, "db_client_connection_count", "db_client_connection_max",
+  "db_client_connection_pending_requests", "http_server_active_requests", "http_server_max_requests", "http_server_shed_requests_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
   "process_start_time_seconds", "process_open_fds", "handler_threads", "handler_threads_max"]);
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 const labelsOf = new Map(); // by series: the same ones come again and again
@@ -75,24 +88,19 @@ const share = (part, whole) => (whole ? part / whole : null);
 
 // The state of all metrics at one moment, in milliseconds since the epoch, without the routes that are the admin port's own.
 function snapshot(text, at, isOwn) {
-  const state = { at, routes: new Map(), calls: new Map(), lag: new Histogram(), numbers: {} };
-  const ofRoute = (map, key, labels) => {
-    if (!map.has(key)) map.set(key, Object.assign(new Histogram(), { key, labels }));
-    return map.get(key);
-  };
+  const state = { at, lag: new Histogram(), numbers: {}, ...Object.fromEntries(TABLES.map((table) => [table, new Map()])) };
   readMetrics(text, (name, labels, value) => {
     const bound = labels.le === "+Inf" ? Infinity : Number(labels.le);
+    const family = HISTOGRAMS.get(name);
     if (name === `${LAG}_bucket`) state.lag.addBucket(bound, value);
-    else if (name.endsWith("_bucket")) {
-      const isRequest = name.startsWith(REQUESTS);
-      if (isRequest && isOwn(labels.http_route)) return;
-      const peer = [labels.server_address, labels.server_port].filter(Boolean).join(":");
-      const key = isRequest ? `${labels.http_request_method} ${labels.http_route}` : peer;
-      const histogram = ofRoute(isRequest ? state.routes : state.calls, key, labels);
-      histogram.addBucket(bound, value);
-      const failed = !isRequest && labels.error_type && !labels.http_response_status_code; // a call without a response
-      if (bound === Infinity) histogram.addClass(failed ? "5" : (labels.http_response_status_code || "0")[0], value);
-    } else if (name === "process_start_time_seconds") state.numbers[name] = Math.max(state.numbers[name] ?? 0, value);
+    else if (family) {
+      if (labels.http_route !== undefined && isOwn(labels.http_route)) return;
+      const [rows, key] = [state[family.table], family.key(labels)];
+      if (!rows.has(key)) rows.set(key, Object.assign(new Histogram(), { key, labels }));
+      rows.get(key).addBucket(bound, value);
+      if (bound === Infinity) rows.get(key).addClass(family.result(labels), value);
+    } else if (labels.db_client_connection_state) state.numbers[labels.db_client_connection_state] = (state.numbers[labels.db_client_connection_state] ?? 0) + value;
+    else if (name === "process_start_time_seconds") state.numbers[name] = Math.max(state.numbers[name] ?? 0, value);
     else state.numbers[name] = (state.numbers[name] ?? 0) + value;
   });
   return state;
@@ -113,17 +121,17 @@ class History {
     const seconds = (state.at - before.at) / 1000;
     const startOf = ({ numbers }) => numbers.process_start_time_seconds;
     const restarted = startOf(state) !== startOf(before) && before.numbers.process_cpu_seconds_total > state.numbers.process_cpu_seconds_total;
-    const gain = (map, earlier) => new Map([...map].map(([key, one]) => [key, one.since(restarted ? undefined : earlier.get(key))])
+    const gain = (table) => new Map([...state[table]].map(([key, one]) => [key, one.since(restarted ? undefined : before[table].get(key))])
       .filter(([, gained]) => gained.count > 0));
     const gained = (name) => {
       const [now, then] = [state.numbers[name], restarted ? 0 : before.numbers[name] ?? 0];
       return now === undefined ? null : now - (now < then ? 0 : then);
     };
     if (restarted) this.restarts.push(state.at);
-    const routes = gain(state.routes, before.routes);
+    const tables = Object.fromEntries(TABLES.map((table) => [table, gain(table)]));
     this.steps.push({
-      at: state.at, seconds, isGap: seconds > MAX_STEP_SECONDS, restarted, numbers: state.numbers, routes, all: totalOf(routes.values()),
-      calls: gain(state.calls, before.calls), lag: state.lag.since(restarted ? undefined : before.lag),
+      at: state.at, seconds, isGap: seconds > MAX_STEP_SECONDS, restarted, numbers: state.numbers, ...tables, all: totalOf(tables.routes.values()),
+      lag: state.lag.since(restarted ? undefined : before.lag),
       cpu: gained("process_cpu_seconds_total"), shed: gained("http_server_shed_requests_total"),
     });
     while (this.steps[0].at < state.at - KEPT_SECONDS * 1000) this.steps.shift();

@@ -102,7 +102,7 @@ function showRoutes() {
   const steps = records.window(MINUTE);
   const words = routeFilter.value.toLowerCase();
   const rows = [...(records.last?.routes.values() ?? [])].filter(({ key }) => key.toLowerCase().includes(words))
-    .map(({ key, labels, count }) => ({ key, method: labels.http_request_method, path: labels.http_route, total: count, ...traffic(steps, (step) => step.routes.get(key)) }));
+    .map(({ key, labels, count }) => ({ key, method: labels.http_request_method ?? "gRPC", path: labels.http_route ?? labels.rpc_method, total: count, ...traffic(steps, (step) => step.routes.get(key)) }));
   routeTable.show(rows, words ? "No route has this text." : undefined);
   routeTable.mark(route);
 }

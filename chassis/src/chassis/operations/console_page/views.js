@@ -1,4 +1,4 @@
-// Views of what the service keeps in memory: requests, traces, log lines, calls to others, its insides.
+// Views of what the service keeps in memory: requests, traces, log lines, its insides.
 
 const textField = (label, placeholder, oninput) => element("input", { type: "search", "aria-label": label, placeholder, oninput });
 const has = (text, part) => String(text ?? "").toLowerCase().includes(part.trim().toLowerCase());
@@ -154,6 +154,7 @@ const lineTable = new Table("Log lines", [
   { label: "Facts", kind: "main code", text: ({ line }) => (typeof line === "string" ? line : factsOf(line)) },
 ], { key: (item) => workerKey(item, item.number) });
 let lines = [];
+const timeOf = ({ line }) => Date.parse(line.timestamp) || 0;
 
 const factsOf = ({ timestamp, level, event, ...rest }) => (Object.keys(rest).length ? brief(rest) : "");
 
@@ -169,34 +170,24 @@ const logs = {
   name: "logs", title: "Logs", path: "logs", open(id) { if (id) [lineFilter.value, levelField.value] = [id, "debug"]; },
   node: element("div", { class: "logs" }, heading("Log lines", levelField, lineFilter), lineTable.node),
   async refresh() {
-    const last = new Map(); // of each worker
-    for (const item of lines) last.set(item.worker, Math.max(item.number, last.get(item.worker) ?? 0));
-    const news = await ask(last.size ? `logs?limit=${MAX_LINES}&after=${Math.min(...last.values())}` : `logs?limit=${MAX_LINES}`);
-    lines = [...lines, ...news.filter((item) => item.number > (last.get(item.worker) ?? 0))].slice(-MAX_LINES);
+    const last = new Map(); // the line of each worker; the numbers of another process in its place are higher
+    for (const item of lines) if (!(last.get(item.worker)?.number > item.number)) last.set(item.worker, item);
+    const workers = new Set(service.info?.workers?.map(({ worker }) => worker) ?? [undefined]);
+    const answers = await Promise.allSettled([...workers].map((worker) => ask(`logs?${new URLSearchParams({ limit: MAX_LINES,
+      ...(worker !== undefined && { worker }), ...(last.has(worker) && { after: last.get(worker).number }) })}`)));
+    if (answers.every(({ reason }) => reason)) throw answers[0].reason; // one that is just replaced may be missing
+    const news = answers.flatMap(({ value }) => value ?? []).filter((item) => !(item.number <= last.get(item.worker)?.number));
+    for (const item of news) { // text has no time: it has that of the line before
+      item.at = Math.max(timeOf(item), last.get(item.worker)?.at ?? 0);
+      last.set(item.worker, item);
+    }
+    lines = [...lines, ...news].sort((a, b) => a.at - b.at).slice(-MAX_LINES);
     showLines();
   },
 };
-addEventListener("restarted", () => { lines = []; }); // the numbers of lines begin anew
 
-// --- Calls to other services
+// --- The process: what it does right now
 
-const calls = new Table("Calls by address, the last minute", [
-  { label: "Address", kind: "main", text: (row) => row.key },
-  { label: "Calls/s", kind: "number", text: (row) => number(row.rate ?? 0) },
-  { label: "Failed", kind: "number", text: (row) => percent(row.errorShare), tone: (row) => row.errorShare > 0 && "bad" },
-  { label: "p50", kind: "number", text: (row) => milliseconds(row.p50) },
-  { label: "p99", kind: "number", text: (row) => milliseconds(row.p99) },
-], { key: (row) => row.key, empty: "The service has called no other one." });
-const clients = new AnyTable("Clients", { empty: "The service has no clients: see app.client." });
-const dependencies = {
-  name: "dependencies", title: "Dependencies",
-  node: element("div", {}, heading("Clients"), clients.node, heading("Calls", element("span", { class: "muted" }, "the last minute")), calls.node),
-  async refresh() {
-    const steps = records.window(MINUTE);
-    calls.show([...(records.last?.calls.keys() ?? [])].map((key) => ({ key, ...traffic(steps, (step) => step.calls.get(key)) })));
-    await showAny(clients, "dependencies");
-  },
-};
 async function showAny(table, path) {
   try {
     const items = await ask(path);
@@ -205,8 +196,6 @@ async function showAny(table, path) {
     table.show([], error.message);
   }
 }
-
-// --- The process: what it does right now
 
 const inside = [["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage collector"], ["routes", "Routes"]].filter(([path]) => isOffered(path))
   .map(([path, title]) => ({ path, title, table: new AnyTable(title) }));
