@@ -1,6 +1,7 @@
 """Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from importlib import metadata
 
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from .health import Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
 from .middleware.problems import ProblemMiddleware
+from .operations.audit import Audit
 from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
@@ -56,7 +58,11 @@ def make_health(settings: ChassisSettings, telemetry: Telemetry) -> Health:
 
 def make_faults(settings: ChassisSettings, telemetry: Telemetry) -> Faults | None:
     """The faults that can be injected; None unless the settings allow them."""
-    return Faults(telemetry.metrics.registry) if settings.fault_injection else None
+    if not settings.fault_injection:
+        return None
+    # At every log level: an operator who sets it to CRITICAL does not hide the faults.
+    log_change = partial(Audit(telemetry.logs).line, "warning", "faults changed")
+    return Faults(telemetry.metrics.registry, log_change=log_change)
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:
