@@ -92,6 +92,7 @@ async def test_alias_is_the_name_of_an_option() -> None:
         (["1", "--mood=mad"], "--mood='mad': Input should be 'glad' or 'sad'"),
         (["1", "--key=hunter2"], r"--key=\[secret\]: "),
         ([], "the following arguments are required: number; for help: "),
+        (["1", "--", "--mood=glad"], "there is no place for the argument '--mood=glad'; for help: "),
         (["1", "2"], "there is no place for the argument '2'; for help: "),
         (["1", "--moods=sad"], r"there is no option --moods; did you mean --mood\? For help: .* act --help"),
         (["1", "--mo=sad"], "there is no option --mo"),

@@ -27,6 +27,7 @@ class Settings(ChassisSettings):
     headers: dict[str, str] = Field({})
     endpoints: tuple[str, ...] = ()
     api_key: SecretStr | None = None
+    ticket_signing_key: str = ""
     supplier: str = "https://supplier.example"
     renamed: int = Field(3, validation_alias="DEPOT_COUNT")
 
@@ -118,6 +119,11 @@ def test_secrets_are_masked_and_unset_ones_are_empty(monkeypatch: pytest.MonkeyP
     assert (password.value, password.is_secret, key.value, key.is_secret) == ("[secret]", True, "", True)
 
 
+def test_text_with_the_name_of_a_key_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_TICKET_SIGNING_KEY", "hunter2")
+    assert loaded()["APP_TICKET_SIGNING_KEY"].value == "[secret]"
+
+
 def test_keys_to_redact_in_logs_are_secrets_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_LOG_REDACT", "greeting,limits")
     monkeypatch.setenv("APP_LIMITS__NORTH", "5")
@@ -132,6 +138,12 @@ def test_keys_to_redact_in_logs_are_secrets_here_too(monkeypatch: pytest.MonkeyP
         ("APP_SUPPLIER", "https://ann:hunter2@depot.example/x", "https://ann:[secret]@depot.example/x"),
         ("APP_SUPPLIER", "https://ann:hunter2/@2@depot.example", "https://ann:[secret]@depot.example"),
         ("APP_SUPPLIER", "https://depot.example?token=hunter2&x=1", "https://depot.example?token=[secret]&x=1"),
+        ("APP_SUPPLIER", "https://hunter2@depot.example/x", "https://[secret]@depot.example/x"),
+        ("APP_SUPPLIER", "postgresql://ann@depot.example/x", "postgresql://ann@depot.example/x"),
+        ("APP_SUPPLIER", "https://a.example/b?sv=1&sig=hunter2", "https://a.example/b?sv=1&sig=[secret]"),
+        ("APP_SUPPLIER", "https://a.example?X-Amz-Signature=hunter2#c", "https://a.example?X-Amz-Signature=[secret]#c"),
+        ("APP_SUPPLIER", "AccountName=a;AccountKey=hunter2", "AccountName=a;AccountKey=[secret]"),
+        ("APP_HEADERS", '{"via": "https://a.example?sig=hunter2"}', '{"via": "https://a.example?sig=[secret]"}'),
         ("APP_SUPPLIER", "https://depot.example:8080/x", "https://depot.example:8080/x"),
         ("APP_ENDPOINTS", "a://b:hunter2@c,d://e:hunter2@f", "a://b:[secret]@c,d://e:[secret]@f"),
         ("APP_HEADERS", '{"x-api-key": "hunter2", "accept": "*"}', '{"x-api-key": "[secret]", "accept": "*"}'),

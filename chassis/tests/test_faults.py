@@ -187,6 +187,21 @@ async def test_each_change_has_a_log_line(parts: Parts) -> None:
     assert b"s3cr3t" not in service.seen.output
 
 
+async def test_changes_are_logged_at_any_level() -> None:
+    async with faulty(log_level="CRITICAL") as (service, admin, _):
+        await admin.put("/faults", json=[{"status": 500, "seconds": 0.05}])
+        first, expired = await until(lambda: found if len(found := service.seen.events("faults changed")) == 2 else [])
+        assert (first["by"], first["before"], expired["before"]) == ("127.0.0.1", [], first["rules"])
+
+
+async def test_injected_503_has_the_route_of_its_request(parts: Parts) -> None:
+    service, admin, faults = parts
+    faults.set([FaultRule(status=503)])
+    await service.client.get("/orders/7")
+    (request,) = (await admin.get("/requests?limit=1")).json()
+    assert (request["status"], request["route"]) == (503, "/orders/{order_id}")
+
+
 async def test_rule_expires_by_itself_with_a_log_line(parts: Parts) -> None:
     service, admin, faults = parts
     await admin.put("/faults", json=[{"status": 500, "seconds": 0.05}, {"status": 502}])

@@ -140,6 +140,15 @@ async def test_requests_of_the_admin_port_are_not_listed(parts: Parts) -> None:
     assert not [one for one in await get(admin, "/requests") if one["path"] == "/readyz"]
 
 
+async def test_failed_probes_are_not_listed() -> None:
+    async with operated() as (service, admin):
+        await admin.put("/readiness", json={"ready": False, "reason": "drill"})
+        assert (await admin.get("/readyz")).status_code == 503
+        (line,) = await until(lambda: service.seen.events("request"))
+        assert line["status"] == 503
+        assert await get(admin, "/requests?kind=failed") == []
+
+
 # /logs
 
 
@@ -202,6 +211,7 @@ async def test_level_of_the_service_changes_for_some_time() -> None:
         }
         lines = service.seen.events("operator changed a log level")
         assert [(line["by"], line["log_level"]) for line in lines] == [("127.0.0.1", "DEBUG"), ("127.0.0.1", "INFO")]
+        assert [line["before"] for line in lines] == ["INFO", "DEBUG"]
         assert lines[0]["seconds"] == 60
         assert lines[0]["trace_id"] == lines[0]["request_id"]
 
@@ -229,6 +239,14 @@ async def test_level_of_one_library_changes(parts: Parts) -> None:
     assert (entry["level"], entry["configured"]) == ("DEBUG", None)
     await admin.delete("/loggers/some.library")
     assert library.level == logging.NOTSET
+
+
+async def test_one_logger_is_shown_and_an_unknown_one_is_not_made(parts: Parts) -> None:
+    _, admin = parts
+    document = await get(admin, "/loggers/root")
+    assert (document["name"], document["level"]) == ("root", "INFO")
+    assert (await admin.get("/loggers/never.made")).status_code == 404
+    assert "never.made" not in logging.root.manager.loggerDict
 
 
 @pytest.mark.parametrize(
@@ -315,7 +333,8 @@ async def test_number_of_changed_loggers_is_bounded(levels: tuple[LogLevels, Log
 
 async def test_service_is_taken_out_of_rotation_and_back_in() -> None:
     async with operated() as (service, admin):
-        assert await get(admin, "/readiness") == {"ready": True, "reason": None, "by": None, "since": None}
+        empty = {"ready": True, "reason": None, "by": None, "since": None, "until": None}
+        assert await get(admin, "/readiness") == empty
         document = (await admin.put("/readiness", json={"ready": False, "reason": "drill"})).json()
         assert (document["ready"], document["reason"], document["by"]) == (False, "drill", "127.0.0.1")
         probe = await admin.get("/readyz")
@@ -327,6 +346,18 @@ async def test_service_is_taken_out_of_rotation_and_back_in() -> None:
         assert (await admin.get("/readyz")).status_code == 200
         lines = service.seen.events("operator changed readiness")
         assert [(line["ready"], line.get("reason")) for line in lines] == [(False, "drill"), (True, None)]
+        assert [line["was_ready"] for line in lines] == [True, False]
+
+
+async def test_end_of_the_time_out_of_rotation_is_shown() -> None:
+    async with operated() as (_, admin):
+        change = {"ready": False, "reason": "drill", "seconds": 60}
+        document = (await admin.put("/readiness", json=change)).json()
+        ends_in = datetime.fromisoformat(document["until"]) - datetime.now(UTC)
+        assert timedelta(seconds=50) < ends_in <= timedelta(seconds=60)
+        assert (await get(admin, "/readiness"))["until"] == document["until"]
+        without = (await admin.put("/readiness", json={"ready": False, "reason": "until put back"})).json()
+        assert without["until"] is None
 
 
 async def test_ready_true_is_the_same_as_delete() -> None:

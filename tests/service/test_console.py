@@ -211,6 +211,14 @@ async def test_views_without_their_endpoint_are_hidden(browser: Browser) -> None
         await expect(page.get_by_role("alert")).to_contain_text("This service has no /spans")
 
 
+async def test_address_that_cannot_be_decoded_is_shown_as_it_is(browser: Browser) -> None:
+    async with Server(make_app()) as server, console(browser, server.admin_port) as page:
+        await page.goto("about:blank")
+        await page.goto(f"http://127.0.0.1:{server.admin_port}/#requests/100%")
+        await ready(page)
+        await expect(page.get_by_label("Trace or request id")).to_have_value("100%")
+
+
 async def test_reason_of_a_rejection_is_shown(browser: Browser) -> None:
     problem = {"title": "Forbidden", "detail": "Use kubectl port-forward."}
     async with Server(make_app()) as server, console(browser, server.admin_port) as page:

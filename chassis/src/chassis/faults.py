@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from time import monotonic
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -133,13 +134,18 @@ class Faults:
         *,
         clock: Callable[[], float] = monotonic,
         random: Callable[[], float] = random,
+        log_change: Callable[..., object] | None = None,
     ) -> None:
-        """`random` returns numbers from 0 up to 1, without 1."""
+        """`random` returns numbers from 0 up to 1, without 1.
+
+        `log_change` logs a change with the keywords `by`, `rules` and `before`. The default is a warning.
+        """
         self.clients: set[str] = set()
         """The names of the clients into whose calls faults can be injected."""
         self._active: list[ActiveRule] = []
         self._clock = clock
         self._random = random
+        self._log_change = log_change or partial(log.warning, "faults changed")
         self._timer: asyncio.TimerHandle | None = None
         self._injected = Counter("injected_faults", "Faults that were injected.", ["kind"], registry=registry)
         for kind in (LATENCY, ERROR, ABORT, REFUSE):
@@ -169,9 +175,9 @@ class Faults:
         for rule in rules:
             if rule.client is not None and rule.client not in self.clients:
                 raise UnknownClientError(rule.client, sorted(self.clients))
-        now = self._clock()
+        now, before = self._clock(), self.rules
         self._active = [ActiveRule(rule, None if rule.seconds is None else now + rule.seconds) for rule in rules]
-        log.warning("faults changed", by=by, rules=[plain(rule) for rule in self.rules])
+        self._changed(before, by)
         self._set_timer()
 
     def clear(self, *, by: str = "code") -> None:
@@ -210,9 +216,13 @@ class Faults:
     def _expire(self) -> None:
         remaining = self._in_effect()
         if len(remaining) < len(self._active):
+            before = [active.rule for active in self._active]
             self._active = remaining
-            log.warning("faults changed", by="expiry", rules=[plain(rule) for rule in self.rules])
+            self._changed(before, "expiry")
         self._set_timer()
+
+    def _changed(self, before: Sequence[FaultRule], by: str) -> None:
+        self._log_change(by=by, rules=[plain(rule) for rule in self.rules], before=[plain(rule) for rule in before])
 
 
 class UnknownClientError(ValueError):

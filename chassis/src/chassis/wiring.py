@@ -1,6 +1,7 @@
 """Creates the parts of `App` and `Server` from the settings: the composition root below them."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from .health import Check, Health
 from .http.limits import ConnectionLimits
 from .middleware.load_shedder import LoadShedder
 from .middleware.problems import ProblemMiddleware
+from .operations.audit import Audit
 from .problem import ProblemOf
 from .settings import ChassisSettings
 from .telemetry import Telemetry
@@ -68,7 +70,9 @@ def make_faults(settings: ChassisSettings, telemetry: Telemetry) -> "Faults | No
         return None
     from .faults import Faults
 
-    return Faults(telemetry.metrics.registry)
+    # At every log level: an operator who sets it to CRITICAL does not hide the faults.
+    log_change = partial(Audit(telemetry.logs).line, "warning", "faults changed")
+    return Faults(telemetry.metrics.registry, log_change=log_change)
 
 
 def make_load_shedder(settings: ChassisSettings, telemetry: Telemetry) -> LoadShedder:

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         """Parse the words behind the name of the command."""
         options, unknown = self.parse_known_args(words)
         for word in unknown:
-            if word.startswith("-"):
+            if word.startswith("-") and word.partition("=")[0] not in self.option_names:
                 name = word.partition("=")[0]
                 self.error(f"there is no option {name}{suggestion(name, self.option_names)}")
             self.error(f"there is no place for the argument {word!r}")

@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import unquote_plus
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings
 
+from ..telemetry.query_redaction import SECRET_QUERY_KEYS
 from ..telemetry.redaction import Redactor
 from ..telemetry.secret_text import REDACTED
 from .origins import Origins, origins_of
@@ -19,6 +21,11 @@ MASK = "[secret]"
 DEFAULT, ENVIRONMENT, CODE = "default", "environment", "code"
 # To the last `@`, because a password that is not encoded may contain one.
 CREDENTIALS = re.compile(r"(?<=://)([^:/?#@\s]*):\S*(?=@)")
+# Without a password, the name before the host of a web address is a token, such as of a repository or of Sentry.
+WEB_TOKEN = re.compile(r"""\b(https?://)[^:/?#@\s"]+(?=@)""", re.IGNORECASE)
+PARAMETER = re.compile(r"""(?<=[?&])([^=&#\s"',]+)=([^&#\s"',]+)""")
+# Keys in connection strings, such as those of Azure, in addition to those that logs redact.
+SECRET_KEYS = ("access-key", "account-key", "signing-key", "encryption-key", "shared-key", "license-key", "pwd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ def effective_settings(settings: BaseSettings) -> list[EffectiveSetting]:
     Secrets are masked: by their type (`SecretStr`), by their name, and by the keys of `APP_LOG_REDACT`. In all other
     values, passwords of URLs and values behind such keys are masked.
     """
-    redactor = Redactor(getattr(settings, "log_redact", ()))
+    redactor = Redactor((*SECRET_KEYS, *getattr(settings, "log_redact", ())))
     origins = origins_of(settings)
     by_variable: dict[str, EffectiveSetting] = {}
     for setting, owner, value in _values(settings, Schema(type(settings))):
@@ -102,11 +109,20 @@ def _value_text(value: object, redactor: Redactor, *, is_secret: bool) -> str:
     plain = to_jsonable_python(value, fallback=str)
     items = plain if isinstance(plain, list) else [plain]
     if plain and any(isinstance(item, dict | list) for item in items):
-        redacted = json.dumps(redactor.redact({"value": plain})["value"], ensure_ascii=False)
-        return CREDENTIALS.sub(rf"\1:{MASK}", redacted).replace(REDACTED, MASK)
+        return _masked_urls(json.dumps(redactor.redact({"value": plain})["value"], ensure_ascii=False))
     values = value if isinstance(value, list | tuple | set | frozenset) else [value]
     return ",".join(_masked(notation(item), redactor) for item in values)
 
 
 def _masked(text: str, redactor: Redactor) -> str:
-    return redactor.redact_text(CREDENTIALS.sub(rf"\1:{MASK}", text)).replace(REDACTED, MASK)
+    return redactor.redact_text(_masked_urls(text)).replace(REDACTED, MASK)
+
+
+def _masked_urls(text: str) -> str:
+    """A text without the passwords, tokens and signatures of the addresses in it."""
+    text = WEB_TOKEN.sub(rf"\1{MASK}", CREDENTIALS.sub(rf"\1:{MASK}", text)).replace(REDACTED, MASK)
+    return PARAMETER.sub(lambda match: f"{match[1]}={MASK}" if _is_secret_parameter(match[1]) else match[0], text)
+
+
+def _is_secret_parameter(key: str) -> bool:
+    return unquote_plus(key).lower().replace("_", "-") in SECRET_QUERY_KEYS

@@ -15,7 +15,8 @@ from .live import live_mark
 from .values import is_list, is_object, members
 
 SECRET_NAME = re.compile(
-    r"(?:^|_)(?:password|passwd|passphrase|secret|token|credentials?|(?:api|private|access)_?key)s?(?:_|$)"
+    r"(?:^|_)(?:password|passwd|passphrase|secret|token|credentials?"
+    r"|(?:access|account|api|encryption|license|private|shared|signing)_?key)s?(?:_|$)"
 )
 
 

@@ -39,6 +39,8 @@ class FaultMiddleware:
         if ABORT in fault.kinds:
             await abort(RequestInfo.of(scope), send)
         if fault.status is not None:
+            # The router is not reached, and telemetry looks up no route for 503.
+            scope["route"] = self._find_route(scope)
             raise injected_problem(fault.status, fault)
         sender = ResponseSender.of(send)
         sender.add([(HEADER.encode(), ",".join(fault.kinds).encode())])

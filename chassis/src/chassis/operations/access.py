@@ -24,7 +24,8 @@ PROXY_PREFIXES = (b"x-forwarded-", b"x-envoy-", b"x-original-")
 OWN_PAGES = frozenset({b"same-origin", b"none"})
 """The values of `Sec-Fetch-Site` for pages of this port, and for an address that the user has typed in."""
 CHALLENGE = {"www-authenticate": 'Bearer realm="operators"'}
-HOW_TO_SEND = "This endpoint is for operators. Send the token of APP_ADMIN_TOKEN: Authorization: Bearer <token>."
+# Without "Authorization:", because the log would redact what follows it.
+HOW_TO_SEND = "This endpoint is for operators. Send the value of APP_ADMIN_TOKEN as a bearer token (RFC 6750)."
 FROM_INSIDE = "Use kubectl port-forward and 127.0.0.1, or set APP_ADMIN_TOKEN and send it as a bearer token."
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
@@ -81,14 +82,17 @@ class AdminRouter:
 
     async def _audited(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = ResponseSender.of(send)
-        error: BaseException | None = None
+        facts: dict[str, Any] = {}
         try:
             await self._router.dispatch(scope, receive, sender)
-        except BaseException as raised:
-            error = raised
+            facts = {"status": sender.status}
+        except HTTPException as problem:
+            facts = {"status": problem.status_code}
+            raise
+        except BaseException as error:
+            facts = {"error": type(error).__qualname__}
             raise
         finally:
-            facts = {"status": sender.status} if error is None else {"error": type(error).__qualname__}
             method, path = scope["method"], scope["path"][:MAX_PATH]
             self._operations.audit.changed("the service", by=client_of(scope), method=method, path=path, **facts)
 

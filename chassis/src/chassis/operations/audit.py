@@ -17,6 +17,10 @@ class Audit:
 
     def changed(self, what: str, *, by: str, **facts: Any) -> None:
         """Log that `by`, the address of an operator or `EXPIRY`, has changed something. Secrets are redacted."""
-        line = {"timestamp": datetime.now(UTC), "level": "info", "event": f"operator changed {what}", "by": by}
+        self.line("info", f"operator changed {what}", by=by, **facts)
+
+    def line(self, level: str, event: str, *, by: str, **facts: Any) -> None:
+        """Log a change as an event of its own."""
+        line = {"timestamp": datetime.now(UTC), "level": level, "event": event, "by": by}
         line |= self._log.redact(facts)
-        self._log.line("info", dict(add_request_ids(None, "", line)))
+        self._log.line(level, dict(add_request_ids(None, "", line)))

@@ -36,7 +36,7 @@ class LogLevels:
 
     def set(self, name: str, level: str, seconds: float, *, by: str) -> None:
         """Set the level of a logger for `seconds`. Raises `TooManyChangesError` for too many loggers at once."""
-        number = LEVELS[level.lower()]
+        number, level_before = LEVELS[level.lower()], self._level(name)
         earlier = self._changes.get(name)
         if earlier is None and len(self._changes) >= MAX_CHANGES:
             raise TooManyChangesError(f"{MAX_CHANGES} loggers have a changed level; DELETE one of the changes first")
@@ -47,7 +47,7 @@ class LogLevels:
         timer = asyncio.get_running_loop().call_later(seconds, self._restore, name, EXPIRY)
         self._changes[name] = _Change(before, number, datetime.now(UTC) + timedelta(seconds=seconds), timer)
         self._set_own_level(name, number)
-        self._audit.changed("a log level", by=by, logger=name, log_level=level, seconds=seconds)
+        self._audit.changed("a log level", by=by, logger=name, log_level=level, before=level_before, seconds=seconds)
 
     def reset(self, name: str, *, by: str) -> None:
         """Restore the level of a logger now, if it was changed."""
@@ -62,6 +62,10 @@ class LogLevels:
         else:
             self._changes[ROOT] = _Change(LEVELS[level.lower()], change.level, change.until, change.timer)
 
+    def is_known(self, name: str) -> bool:
+        """Whether there is a logger of this name. To ask `logging` for it would make it, for good."""
+        return name == ROOT or isinstance(logging.root.manager.loggerDict.get(name), logging.Logger)
+
     def documents(self) -> list[dict[str, Any]]:
         """All loggers: the level in effect, the one without the change of an operator, and when the change ends."""
         loggers = logging.root.manager.loggerDict
@@ -73,20 +77,24 @@ class LogLevels:
         change = self._changes.get(name)
         own = self._own_level(name)
         configured = change.before if change is not None and own == change.level else own
-        level = own if name == ROOT else logging.getLogger(name).getEffectiveLevel()
         return {
             "name": name,
-            "level": logging.getLevelName(level),
+            "level": self._level(name),
             "configured": logging.getLevelName(configured) if configured else None,
             "until": None if change is None else change.until.isoformat(timespec="milliseconds"),
         }
 
     def _restore(self, name: str, by: str) -> None:
-        change = self._changes.pop(name)
+        change, level_before = self._changes.pop(name), self._level(name)
         change.timer.cancel()
         if self._own_level(name) == change.level:
             self._set_own_level(name, change.before)
-        self._audit.changed("a log level", by=by, logger=name, log_level=self.document(name)["level"])
+        self._audit.changed("a log level", by=by, logger=name, log_level=self._level(name), before=level_before)
+
+    def _level(self, name: str) -> str:
+        """The name of the level in effect."""
+        number = self._logs.level if name == ROOT else logging.getLogger(name).getEffectiveLevel()
+        return logging.getLevelName(number)
 
     def _own_level(self, name: str) -> int:
         return self._logs.level if name == ROOT else logging.getLogger(name).level

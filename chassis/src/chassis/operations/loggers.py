@@ -45,6 +45,11 @@ class Logger(Handler):
     def __init__(self, levels: LogLevels) -> None:
         self._levels = levels
 
+    async def get(self, name: LoggerName) -> dict[str, Any]:
+        if not self._levels.is_known(name):
+            raise Problem(404, "There is no logger of this name; GET /loggers lists them.")
+        return self._levels.document(name)
+
     async def put(self, request: Request, name: LoggerName, body: LevelChange) -> dict[str, Any]:
         try:
             self._levels.set(name, body.level, body.seconds, by=client_of(request.scope))

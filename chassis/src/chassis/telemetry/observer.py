@@ -105,7 +105,8 @@ class Observer:
             observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.min_logged_status:
                 continue
-            self.recent.add(observation, timestamp, status, route, request_bytes, response_bytes, facts)
+            if not observation.min_logged_status:  # a failed probe of the admin port is no request of a client
+                self.recent.add(observation, timestamp, status, route, request_bytes, response_bytes, facts)
             level = "info" if status < 500 else "warning" if is_no_failure(status, observation) else "error"
             if error is not None and status < 500:  # the response had started already
                 level = "error" if observation.info.is_logged else "warning"

@@ -35,6 +35,15 @@ function showService() {
   factText.dataset.tone = lostAt ? "bad" : isNew ? "warn" : "";
 }
 
+// A part of the address as text; as it is, if somebody has changed it to what cannot be decoded.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function showView() {
   const [name, argument = ""] = location.hash.slice(1).split("/");
   current = views.find((view) => view.name === name) ?? overview;
@@ -44,7 +53,7 @@ function showView() {
     links.get(view.name).toggleAttribute("data-current", view === current);
     links.get(view.name)[view === current ? "setAttribute" : "removeAttribute"]("aria-current", "page");
   }
-  current.open?.(decodeURIComponent(argument));
+  current.open?.(decoded(argument));
   if (current === overview) showOverview();
   refreshNow();
   links.get(current.name).scrollIntoView({ block: "nearest", inline: "nearest" });
