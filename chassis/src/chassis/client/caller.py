@@ -252,7 +252,7 @@ class Caller:
         else:
             # Another replica is asked at once: it is probably well, and a wait would only slow the call down. If all of
             # them fail at the same moment, all calls are repeated at the same moment. But the retry budget bounds this
-            # to a tenth more calls, the circuit breaker ends it, and a second attempt at one replica is random in time.
+            # to a tenth more calls, and the circuit breaker ends it. A second attempt at one replica is random in time.
             if not self._balancer.has_others(tried):
                 delay += full_jitter(len(tried), self._backoff_seconds) + (result.retry_after or 0.0)
             if monotonic() + delay + MIN_ATTEMPT_SECONDS >= ends_at:

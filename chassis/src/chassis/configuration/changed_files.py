@@ -65,7 +65,7 @@ class ChangedFiles(Generic[Settings]):
                 return None
             self._note_warnings(read, reading)
             reading.settings = self._made(read, reading)
-            if reading.settings is None:  # another file may be missing, to which a setting points
+            if reading.settings is None:  # perhaps because of another file, which a setting names
                 return reading
         self._fingerprint = fingerprint
         return reading

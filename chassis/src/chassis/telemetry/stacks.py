@@ -1,4 +1,4 @@
-"""Where code stands: the calls of a stack as text, without the values of variables."""
+"""Call stacks as text, without the values of variables."""
 
 import inspect
 from pathlib import PurePath
