@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis import ChassisSettings, FaultRule, Handler, Route, load_settings
-from chassis.configuration.acceptance import refusal
+from chassis.configuration.acceptance import rejection_reason
 from chassis.faults import MAX_RULES, Faults, Hit
 
 from .support.application import make_app
@@ -383,7 +383,7 @@ def test_setting_needs_the_others(missing: str) -> None:
 def test_faults_are_accepted_only_in_the_namespace_that_is_named(
     accepted: str, environment: dict[str, str], reason: str | None
 ) -> None:
-    found = refusal(accepted, environment)
+    found = rejection_reason(accepted, environment)
     assert found is None if reason is None else reason in (found or "")
 
 
