@@ -17,8 +17,8 @@ class LogTail:
     def __init__(self, *, first: int | None = None, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
         """`first` is the number of the first line.
 
-        By default that is the time in microseconds. So the numbers of a process that replaces another one, or of the
-        service after a restart, are higher, and whoever reads the lines after a number need not know of it.
+        By default that is the time in microseconds. So a process that replaces another one has higher numbers, and so
+        has the service after a restart. Clients that read the lines after a number need not know of it.
         """
         self._max_lines = max_lines
         self._max_bytes = max_bytes
