@@ -183,6 +183,14 @@ class App(Composition):
         self._background.discard()
         await self._resources.exit()
 
+    async def stop(self) -> None:
+        """Shut down without a server: drain at once, finish the tasks within `shutdown_seconds`, and close."""
+        self.begin_draining()
+        try:
+            await self.tasks.stop(self.settings.shutdown_seconds)
+        finally:
+            await self.close()
+
     async def _use_settings(self, before: ChassisSettings, after: ChassisSettings) -> None:
         self.settings = after
         self.operations.use_settings(before, after)
@@ -223,11 +231,7 @@ class App(Composition):
                 await receive()
             finally:  # a server may also cancel this task to stop it
                 stage = "shutdown"
-                self.begin_draining()
-                try:
-                    await self.tasks.stop(self.settings.shutdown_seconds)
-                finally:
-                    await self.close()
+                await self.stop()
         except Exception as error:
             await send({"type": f"lifespan.{stage}.failed", "message": repr(error)})
             raise

@@ -46,11 +46,7 @@ async def connect(app: App) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
             yield client
     finally:
-        app.begin_draining()
-        try:
-            await app.tasks.stop(app.settings.shutdown_seconds)
-        finally:
-            await app.close()
+        await app.stop()
 
 
 @asynccontextmanager
@@ -89,11 +85,7 @@ async def run_command(app: App, name: str, *words: str) -> int:
     try:
         return await execution.run()
     finally:
-        app.begin_draining()
-        try:
-            await app.tasks.stop(app.settings.shutdown_seconds)
-        finally:
-            await app.close()
+        await app.stop()
 
 
 class Records:

@@ -19,10 +19,11 @@ from ..api.request_tasks import RequestTasks
 from ..app import App
 from ..command import Command
 from ..health import is_async
-from ..request_info import REQUEST_INFO, RequestInfo
+from ..request_info import RequestInfo
 from ..tasks import contained
 from ..telemetry.error_type import record_failure
 from ..threads import in_thread
+from ..work_scope import scope_of_work
 from .arguments import Arguments
 from .parser import parser_for
 
@@ -146,26 +147,7 @@ def arguments_of(app: App, command: Command) -> Arguments:
 
 def request_of(app: App, name: str) -> Request:
     """A request that stands for a command, for providers that need one: a POST without headers and deadline."""
-    path = f"/{name}"
-    return Request(
-        {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "command",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": [],
-            "client": None,
-            "server": None,
-            "app": app,
-            "state": {},
-            REQUEST_INFO: RequestInfo(),
-        }
-    )
+    return Request(scope_of_work("command", f"/{name}", RequestInfo(), app))
 
 
 def _unless_exit(result: object) -> object:

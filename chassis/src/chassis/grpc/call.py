@@ -9,10 +9,12 @@ from urllib.parse import unquote
 
 from grpc import StatusCode
 from starlette.requests import Request
+from starlette.types import Scope
 
 from ..context import RequestContext
 from ..http.addresses import plain_host
-from ..request_info import REQUEST_INFO, RequestInfo
+from ..request_info import RequestInfo
+from ..work_scope import scope_of_work
 
 Metadatum = tuple[str, str | bytes]
 # The headers of HTTP that mean the same for a call. gRPC has its own header for the deadline.
@@ -47,7 +49,7 @@ class Call:
         """The facts that structlog has bound."""
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self._headers = headers
-        self._scope: dict[str, Any] = {}
+        self._scope: Scope = {}
 
     @property
     def client(self) -> str | None:
@@ -57,26 +59,12 @@ class Call:
             return None
         return plain_host(unquote(address).rpartition(":")[0].strip("[]"))
 
-    def scope(self, app: object) -> dict[str, Any]:
+    def scope(self, app: object) -> Scope:
         """A scope of ASGI that stands for the call: a POST with its metadata as headers."""
         if not self._scope:
-            self._scope = {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.4"},
-                "http_version": "2",
-                "method": "POST",
-                "scheme": "grpc",
-                "path": self.path,
-                "raw_path": self.path.encode(),
-                "root_path": "",
-                "query_string": b"",
-                "headers": [*self._headers],
-                "client": None if self.client is None else (self.client, 0),
-                "server": None,
-                "app": app,
-                "state": {},
-                REQUEST_INFO: self.info,
-            }
+            self._scope = scope_of_work(
+                "grpc", self.path, self.info, app, headers=self._headers, client=self.client, http_version="2"
+            )
         return self._scope
 
     def request(self, app: object) -> Request:

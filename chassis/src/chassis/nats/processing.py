@@ -20,8 +20,9 @@ from structlog.typing import FilteringBoundLogger
 from ..api.repeatable import repeat
 from ..app import App
 from ..context import request_context
-from ..request_info import REQUEST_INFO, RequestInfo
+from ..request_info import RequestInfo
 from ..unavailable import UnavailableError
+from ..work_scope import scope_of_work
 from .consumer import ConsumerMethod
 from .errors import DeadLetterError, EventRejectedError, EventsError
 from .message import MESSAGE_ID, Message
@@ -136,29 +137,11 @@ class Processing:
         context = request_context(otel_context.get_current())
         if context is not None:
             context.info = info
-        path = f"/{message.subject}"
-        return Request(
-            {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.4"},
-                "http_version": "1.1",
-                "method": "POST",
-                "scheme": "nats",
-                "path": path,
-                "raw_path": path.encode(),
-                "root_path": "",
-                "query_string": b"",
-                "headers": [
-                    (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
-                    for name, value in message.headers.items()
-                ],
-                "client": None,
-                "server": None,
-                "app": self._app,
-                "state": {},
-                REQUEST_INFO: info,
-            }
+        headers = (
+            (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+            for name, value in message.headers.items()
         )
+        return Request(scope_of_work("nats", f"/{message.subject}", info, self._app, headers=headers))
 
     async def _bury(self, received: Msg, message: Message, error: Exception, reason: str) -> str:
         """Publish the dead letter, and end the message only after that, so that it cannot be lost."""

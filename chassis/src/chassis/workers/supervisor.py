@@ -46,9 +46,9 @@ class Supervisor:
     and the exit status is 0. SIGINT skips the drain, and a second signal ends all processes at once. At SIGHUP, the
     workers are replaced one after the other.
 
-    Secret files that change are read again here, too: for the token of operators, the log level and the limits of
-    connections to the admin port. At SIGHUP, all other settings that were read count for the supervisor as well, as
-    they do for the new workers; only the ports and the number of workers stay.
+    Secret files that change are read again here, too. They may change the token of operators, the log level and the
+    limits of connections to the admin port. At SIGHUP, all other settings that were read are used by the supervisor
+    as well, as by the new workers. Only the ports and the number of workers stay.
 
     Make it while an event loop runs. Binds the ports, and raises `ListenError`.
     """
