@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from pydantic import ValidationError
 
@@ -59,6 +59,10 @@ async def test_health_follows_readiness() -> None:
         problems.append("down")
         assert [await status_of(stub, name) for name in names] == [NOT_SERVING, NOT_SERVING, SERVING]
         assert (await service.client.get("/readyz")).status_code == 503
+        listed = (await stub.List(HealthListRequest())).statuses
+        assert {name: one.status for name, one in listed.items()} == dict(
+            zip(names, [NOT_SERVING, NOT_SERVING, SERVING], strict=True)
+        )
         unknown = await failure(stub.Check(HealthCheckRequest(service="any")))
         assert service.seen.events("call") == []
     assert unknown.code() is StatusCode.NOT_FOUND

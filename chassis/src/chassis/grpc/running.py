@@ -158,7 +158,10 @@ class Running:
         if policy.in_progress >= policy.max_calls:
             raise RejectedError(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY, SOON)
         policy.in_progress += 1
+        leave: Callable[[], None] | None = None
         try:
+            if not self._call.is_stream:
+                leave = await self._enter()
             control = self._app.parts.access_control
             requirement = PUBLIC if method is None else method.requirement or AUTHENTICATED
             if control is not None and not requirement.is_public:
@@ -168,6 +171,24 @@ class Running:
             return await work()
         finally:
             policy.in_progress -= 1
+            if leave is not None:
+                leave()
+
+    async def _enter(self) -> Callable[[], None]:
+        """Wait until there is CPU for the call, as requests do. Returns the function to call at its end.
+
+        gRPC does not tell when it has read a call. So the time of one turn of the event loop stands for the wait.
+        """
+        load_shedder = self._app.load_shedder
+        read_at = monotonic()
+        await asyncio.sleep(0)
+        waits = load_shedder.enter(read_at)
+        if waits is None:
+            return load_shedder.leave
+        problem = await waits
+        if problem is not None:
+            raise problem
+        return load_shedder.leaver()
 
     def _set_deadline(self, context: Context, own_seconds: float | None) -> float | None:
         """Note when the call must end. Returns the seconds until then, if gRPC does not end it by itself."""
