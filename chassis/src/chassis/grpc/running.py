@@ -175,14 +175,12 @@ class Running:
                 leave()
 
     async def _enter(self) -> Callable[[], None]:
-        """Wait until there is CPU for the call, as requests do. Returns the function to call at its end.
+        """Wait for CPU together with requests. Returns the function to call at the end of the call.
 
-        gRPC does not tell when it has read a call. So the time of one turn of the event loop stands for the wait.
+        gRPC does not tell how long a call has waited in its own queue. So the wait begins here.
         """
         load_shedder = self._app.load_shedder
-        read_at = monotonic()
-        await asyncio.sleep(0)
-        waits = load_shedder.enter(read_at)
+        waits = load_shedder.enter(monotonic())
         if waits is None:
             return load_shedder.leave
         problem = await waits
