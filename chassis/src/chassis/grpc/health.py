@@ -42,7 +42,8 @@ class HealthService(HealthServicer):
         """The status of all services. grpcio-health-checking has it from 1.85 on; without it, gRPC never calls this."""
         names = sorted({*self.services, LIVENESS})
         statuses = {name: HealthCheckResponse(status=await self._status(name)) for name in names}
-        return health_pb2.HealthListResponse(statuses=statuses)
+        response: type[Message] = health_pb2.HealthListResponse  # type: ignore[attr-defined] # the stubs are older
+        return response(statuses=statuses)
 
     async def Watch(  # noqa: N802
         self, request: HealthCheckRequest, context: Context
