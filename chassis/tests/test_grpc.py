@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.requests import Request
 
 from chassis import App, Problem, request_deadline
 from chassis.grpc import GrpcListenError, GrpcServiceError, add_grpc
+from chassis.middleware.load_shedder import LoadShedder
 
 from .support.application import make_app
 from .support.grpc_service import SERVICE, Context, Words, add_words, failure, received, serve, settings
@@ -214,6 +216,63 @@ async def test_calls_beyond_the_limit_are_rejected_at_once() -> None:
         assert (await service.calls.one("after")).value == "after"
     assert failed.code() is StatusCode.RESOURCE_EXHAUSTED
     assert ("grpc-retry-pushback-ms", "1000") in list(failed.trailing_metadata())
+
+
+async def test_calls_without_streams_share_the_limit_of_requests() -> None:
+    release = asyncio.Event()
+
+    async def work(text: str, _context: Context) -> str:
+        if text == "wait":
+            await release.wait()
+        return text
+
+    async with serve(Words(work), app={"max_requests": 1}) as service:
+        stream = asyncio.create_task(received(service.calls.split("wait")))
+        await service.active_calls(1)
+        waiting = service.calls.one("wait")
+        await service.active_calls(2)
+        failed = await failure(service.calls.one())
+        assert (await service.client.get("/text")).status_code == 503
+        release.set()
+        assert (await waiting).value == "wait"
+        await stream
+        assert (await service.calls.one("after")).value == "after"
+        assert service.app.load_shedder.in_progress == 0
+    assert failed.code() is StatusCode.UNAVAILABLE
+    assert ("grpc-retry-pushback-ms", "1000") in list(failed.trailing_metadata())
+
+
+async def test_calls_are_shed_while_requests_wait_for_the_cpu() -> None:
+    def compute() -> None:
+        end = time.process_time() + 0.005
+        while time.process_time() < end:
+            pass
+
+    async def ask(shedder: LoadShedder) -> None:
+        """As requests over HTTP do, again and again."""
+        while True:
+            read_at = time.monotonic()
+            await asyncio.sleep(0)
+            waits = shedder.enter(read_at)
+            if waits is None or await waits is None:
+                compute()
+                shedder.leave()
+
+    async with serve() as service:
+        requests = [asyncio.create_task(ask(service.app.load_shedder)) for _ in range(40)]
+        async with asyncio.timeout(30):
+            while True:
+                answers = await asyncio.gather(*(service.calls.one() for _ in range(10)), return_exceptions=True)
+                errors = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+                if errors:
+                    break
+        for request in requests:
+            request.cancel()
+        await asyncio.wait(requests)
+        assert (await service.calls.one("after")).value == "after"
+    assert {(error.code(), error.details()) for error in errors} == {
+        (StatusCode.UNAVAILABLE, "The service is overloaded; retry later.")
+    }
 
 
 async def forever(text: str, _context: Context) -> str:

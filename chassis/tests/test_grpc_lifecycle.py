@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from pydantic import ValidationError
@@ -59,6 +60,11 @@ async def test_health_follows_readiness() -> None:
         problems.append("down")
         assert [await status_of(stub, name) for name in names] == [NOT_SERVING, NOT_SERVING, SERVING]
         assert (await service.client.get("/readyz")).status_code == 503
+        request = health_pb2.HealthListRequest()  # type: ignore[attr-defined] # the stubs are older
+        listed = (await stub.List(request)).statuses
+        assert {name: one.status for name, one in listed.items()} == dict(
+            zip(names, [NOT_SERVING, NOT_SERVING, SERVING], strict=True)
+        )
         unknown = await failure(stub.Check(HealthCheckRequest(service="any")))
         assert service.seen.events("call") == []
     assert unknown.code() is StatusCode.NOT_FOUND

@@ -51,6 +51,33 @@ async def test_line_of_a_call_has_its_facts() -> None:
     assert ("x-request-id", "request-1") in trailing
 
 
+async def test_calls_are_among_the_last_requests_of_operators() -> None:
+    async def work(text: str, _context: Context) -> str:
+        annotate(order_id=7, password="secret")  # noqa: S106 - must not be shown
+        if text == "fail":
+            raise RuntimeError("no database")
+        return text
+
+    async with serve(Words(work)) as service:
+        await service.calls.one("hello", metadata=UNSAMPLED_CALL)
+        await failure(service.calls.one("fail"))
+        await failure(service.calls.raw("/no.such.Service/Method"))
+        [word async for word in service.calls.split("a b")]
+        await service.call_lines(4)
+        recent = service.app.telemetry.observer.recent
+        stream, unknown, failed, first = (record.document() for record in recent.recent())
+        slow = {record.path for record in recent.slow()}
+    expected = {"method": "gRPC", "route": METHOD, "path": f"/{METHOD}", "status": 200, "code": "OK"}
+    assert (expected | {"trace_id": TRACE_ID, "request_bytes": 7, "client": "127.0.0.1"}).items() <= first.items()
+    assert first["facts"]["order_id"] == 7
+    assert "secret" not in str(first)
+    assert (failed["code"], failed["status"], failed["error"]) == ("INTERNAL", 500, "RuntimeError")
+    assert (unknown["code"], unknown["status"], unknown["route"]) == ("UNIMPLEMENTED", 501, "_OTHER")
+    assert stream["response_bytes"] > 0
+    assert slow == {f"/{METHOD}", "/no.such.Service/Method"}
+    assert [record.code for record in recent.failed()] == ["UNIMPLEMENTED", "INTERNAL"]
+
+
 async def test_call_without_an_id_gets_one_whatever_becomes_of_it() -> None:
     async def work(text: str, context: Context) -> str:
         context.set_trailing_metadata((("color", "red"),))

@@ -41,6 +41,8 @@ class Call:
         self.is_stopped: bool = False
         """Whether the call is cancelled at the end of a graceful shutdown."""
         self.is_probe: bool = False
+        self.is_stream: bool = False
+        """Whether the client or the service may send several messages."""
         self.request_bytes: int = 0
         self.response_bytes: int = 0
         self.request_messages: int = 0

@@ -1,7 +1,7 @@
 """Observes calls: one clock, one status, from which span, metrics and access line are made."""
 
 from datetime import UTC, datetime
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from grpc import StatusCode
@@ -11,10 +11,11 @@ from opentelemetry.trace import StatusCode as SpanStatus
 from ..context import RequestContext
 from ..telemetry import Telemetry
 from ..telemetry.levels import LEVELS
+from ..telemetry.recent_requests import RequestRecord
 from ..telemetry.spans import RequestSpan
 from .call import Call, Metadatum, headers_of, info_of
 from .metrics import OTHER, SYSTEM, CallKey, CallMetrics
-from .status import SERVER_ERRORS
+from .status import SERVER_ERRORS, STATUSES
 
 FAILED = Status(SpanStatus.ERROR)
 # Failures of the service. The others are intended, such as a limit, or depend on the client.
@@ -62,6 +63,8 @@ class CallTelemetry:
             if error_type:
                 span.set_status(FAILED)
             span.end_after(seconds)
+        if not call.is_probe:
+            self._telemetry.observer.recent.add_call(record_of(call, code, seconds), facts, is_stream=call.is_stream)
         level = level_of(call, code)
         if LEVELS[level] < self._telemetry.logs.level or (call.is_probe and level == "info"):
             return
@@ -116,6 +119,29 @@ class CallTelemetry:
             bound = self._log.redact(call.bound_facts)
             line |= {key: value for key, value in bound.items() if key not in line}
         return line
+
+
+def record_of(call: Call, code: StatusCode, seconds: float) -> RequestRecord:
+    """A call in the list of the last requests."""
+    context = call.context
+    return RequestRecord(
+        ended_at=time(),
+        seconds=seconds,
+        status=STATUSES[code],
+        method="gRPC",
+        route=call.method,
+        path=call.path,
+        request_bytes=call.request_bytes,
+        response_bytes=call.response_bytes,
+        client=None if call.client is None else (call.client, 0),
+        request_id=context.request_id,
+        trace_id=context.trace_id,
+        span_id=context.span_id,
+        error=None if call.info.error is None else call.info.error.__qualname__,
+        subject=call.info.subject,
+        facts=None,
+        code=code.name,
+    )
 
 
 def level_of(call: Call, code: StatusCode) -> str:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 
@@ -35,6 +37,13 @@ class HealthService(HealthServicer):
         if request.service != LIVENESS and request.service not in self.services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "The server has no such service.")
         return HealthCheckResponse(status=await self._status(request.service))
+
+    async def List(self, _request: Message, _context: Context) -> Message:  # noqa: N802
+        """The status of all services. grpcio-health-checking has it from 1.85 on; without it, gRPC never calls this."""
+        names = sorted({*self.services, LIVENESS})
+        statuses = {name: HealthCheckResponse(status=await self._status(name)) for name in names}
+        response: type[Message] = health_pb2.HealthListResponse  # type: ignore[attr-defined] # the stubs are older
+        return response(statuses=statuses)
 
     async def Watch(  # noqa: N802
         self, request: HealthCheckRequest, context: Context

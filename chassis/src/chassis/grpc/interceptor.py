@@ -62,6 +62,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         is_probe = method is not None and method.is_probe
         metadata = tuple(details.invocation_metadata or ())
         call = self._telemetry.begin(details.method, metadata, is_known=method is not None, is_probe=is_probe)
+        call.is_stream = method is not None and (method.handler.request_streaming or method.handler.response_streaming)
         # The task is that of the call alone, so nothing has to be reset.
         otel_context.attach(call.context)
         current_call.set(call)

@@ -158,7 +158,10 @@ class Running:
         if policy.in_progress >= policy.max_calls:
             raise RejectedError(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY, SOON)
         policy.in_progress += 1
+        leave: Callable[[], None] | None = None
         try:
+            if not self._call.is_stream:
+                leave = await self._enter()
             control = self._app.parts.access_control
             requirement = PUBLIC if method is None else method.requirement or AUTHENTICATED
             if control is not None and not requirement.is_public:
@@ -168,6 +171,22 @@ class Running:
             return await work()
         finally:
             policy.in_progress -= 1
+            if leave is not None:
+                leave()
+
+    async def _enter(self) -> Callable[[], None]:
+        """Wait for CPU together with requests. Returns the function to call at the end of the call.
+
+        gRPC does not tell how long a call has waited in its own queue. So the wait begins here.
+        """
+        load_shedder = self._app.load_shedder
+        waits = load_shedder.enter(monotonic())
+        if waits is None:
+            return load_shedder.leave
+        problem = await waits
+        if problem is not None:
+            raise problem
+        return load_shedder.leaver()
 
     def _set_deadline(self, context: Context, own_seconds: float | None) -> float | None:
         """Note when the call must end. Returns the seconds until then, if gRPC does not end it by itself."""

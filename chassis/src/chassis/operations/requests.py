@@ -11,7 +11,10 @@ Status = Annotated[str, Field(pattern=r"^[1-5]([0-9][0-9]|xx)$", description="Su
 
 
 class Requests(Handler):
-    """The facts of the access lines, as far as they are kept. Requests of the admin port are not among them."""
+    """The facts of the access lines, as far as they are kept. Requests of the admin port and probes are not among them.
+
+    `status` of a gRPC call is the status of HTTP that its `code` corresponds to, by google/rpc/code.proto.
+    """
 
     def __init__(self, recent: RecentRequests) -> None:
         self._recent = recent

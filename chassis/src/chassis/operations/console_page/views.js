@@ -38,7 +38,7 @@ const [statusField, pathField, traceField] = [["Status", "Status: 404, 5xx"], ["
   .map(([label, placeholder]) => textField(label, placeholder, () => requests.refresh(true)));
 const requestTable = new Table("Requests", [
   { label: "Time", text: (row) => clockOf(row.timestamp) },
-  { label: "Status", kind: "number", text: (row) => String(row.status), tone: (row) => toneOf(row.status) },
+  { label: "Status", kind: "number", text: (row) => row.code ?? String(row.status), tone: (row) => toneOf(row.status) },
   { label: "Method", kind: "wide", text: (row) => row.method },
   { label: "Path", text: (row) => row.path, kind: "main" },
   { label: "Duration", kind: "number", text: (row) => milliseconds(row.duration_ms) },
