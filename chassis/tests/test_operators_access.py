@@ -130,12 +130,14 @@ async def test_rejection_is_logged_without_the_token() -> None:
         await admin.get("/loggers", headers={"authorization": f"Bearer {TOKEN}x"})
         (line,) = service.seen.events("operator rejected")
         assert (line["by"], line["status"]) == ("127.0.0.1", 401)
+        assert (line["method"], line["path"]) == ("GET", "/loggers")
         assert "[redacted]" not in line["reason"]
         assert TOKEN.encode() not in service.seen.output
 
 
 def scope_of(client: tuple[str, int] | None, server: tuple[str, int] | None) -> dict[str, object]:
-    return {"type": "http", "client": client, "server": server, "headers": [(b"host", b"localhost")]}
+    request = {"type": "http", "method": "GET", "path": "/loggers", "headers": [(b"host", b"localhost")]}
+    return {**request, "client": client, "server": server}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0:0:0:0:0:0:0:1"])

@@ -133,6 +133,19 @@ async def test_task_of_a_request_shows_where_it_waits_and_its_trace() -> None:
         await request
 
 
+async def test_tasks_with_names_come_first_and_then_the_oldest(admin: httpx.AsyncClient) -> None:
+    end = asyncio.Event()
+    tasks = [asyncio.create_task(end.wait()) for _ in range(210)]
+    tasks.append(asyncio.create_task(end.wait(), name="reindex"))
+    names = [task["name"] for task in await get(admin, "/tasks")]
+    numbers = [int(name.removeprefix("Task-")) for name in names if name.startswith("Task-")]
+    end.set()
+    await asyncio.gather(*tasks)
+    assert "reindex" in names
+    assert numbers == sorted(numbers)
+    assert max(numbers) < int(tasks[-2].get_name().removeprefix("Task-"))
+
+
 async def test_threads_show_their_calls_with_the_main_one_first(admin: httpx.AsyncClient) -> None:
     main, *others = await get(admin, "/threads")
     assert (main["is_main"], main["name"]) == (True, "MainThread")

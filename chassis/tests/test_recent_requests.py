@@ -23,6 +23,7 @@ def add(
     seconds: float = 0.01,
     status: int = 200,
     path: str = "/",
+    route: str = "/",
     facts: dict[str, Any] | None = None,
     error: type[BaseException] | None = None,
     subject: str | None = None,
@@ -32,7 +33,7 @@ def add(
     context = RequestContext("a" * 32, "b" * 16, "", False)
     observation = Observation({"client": ("192.0.2.1", 1)}, path, "GET", info, context, ResponseSender(send), 0)
     observation.seconds = seconds
-    recent.add(observation, time.time() if at is None else at, status, "/", 0, 0, facts)
+    recent.add(observation, time.time() if at is None else at, status, route, 0, 0, facts)
 
 
 def test_last_requests_are_kept_the_newest_first() -> None:
@@ -87,6 +88,16 @@ def test_failed_requests_are_those_from_500_and_those_with_an_exception() -> Non
     for _ in range(MAX_FAILED * 2):
         add(recent, status=500)
     assert len(recent.failed()) == MAX_FAILED
+
+
+def test_requests_that_were_shed_do_not_replace_failures() -> None:
+    recent = RecentRequests()
+    add(recent, status=500)
+    add(recent, status=503, route="/orders")
+    for status in (501, 503):
+        add(recent, status=status, route="unmatched")
+    assert [record.status for record in recent.failed()] == [503, 500]
+    assert len(recent.recent()) == 4
 
 
 def test_texts_of_clients_and_facts_are_bounded() -> None:

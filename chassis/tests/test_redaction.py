@@ -190,6 +190,8 @@ INSIDE: dict[str, Any] = {
     },
 }
 TEXTS = {
+    "address": f"cannot reach postgresql://ada:{SECRET}@db:5432/orders",
+    "address without a user": f"redis://:{SECRET}@cache/0",
     "repr of headers": str(Headers(HEADERS)),
     "repr of a dictionary": str({"user": "ada", "password": SECRET, "n": 1}),
     "repr with quotes inside": str({"password": f'it\'s "{SECRET}" here'}),
@@ -262,6 +264,7 @@ def test_rest_of_a_text_with_a_secret_is_shown(seen: Observed) -> None:
         headers=str(Headers(HEADERS)),
         query=f"/login?access_token={SECRET}&page=2",
         pairs=f"password={SECRET} user=ada",
+        address=f"cannot reach postgresql://ada:{SECRET}@db:5432/orders",
         bracket=f"Config(token=Token(value='{SECRET}'), size=2)",
     )
     (line,) = seen.lines
@@ -269,6 +272,7 @@ def test_rest_of_a_text_with_a_secret_is_shown(seen: Observed) -> None:
     assert line["headers"] == expected
     assert line["query"] == "/login?access_token=[redacted]&page=2"
     assert line["pairs"] == "password=[redacted] user=ada"
+    assert line["address"] == "cannot reach postgresql://ada:[redacted]@db:5432/orders"
     assert line["bracket"] == "Config(token=[redacted], size=2)"
 
 
@@ -347,6 +351,7 @@ def test_what_is_logged_is_not_changed(seen: Observed) -> None:
 
 def test_what_only_looks_like_a_secret_is_shown(seen: Observed) -> None:
     shown = {"tokens": 3, "author": "Ada", "password_changed": True, "token_count": 2, "says": "a token has expired"}
+    shown |= {"address": "http://catalogue:8000/items?of=ada@example.com", "at": "http://ada@catalogue:8000"}
     structlog.get_logger().info("said", **shown)
     (line,) = seen.lines
     assert {key: line[key] for key in shown} == shown

@@ -102,6 +102,18 @@ def test_invalid_value_is_one_line_with_the_allowed_values(
     assert allowed in line
 
 
+def test_ports_differ(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("APP_ADMIN_PORT", "8000")
+    (line,) = rejection(Settings, capsys)
+    assert line.startswith("error: APP_ADMIN_PORT='8000': Value error, APP_PORT is the same port")
+    monkeypatch.setenv("APP_UNIX_SOCKET", "/run/orders.sock")
+    assert load_settings(Settings).admin_port == 8000
+    monkeypatch.delenv("APP_UNIX_SOCKET")
+    monkeypatch.setenv("APP_PORT", "0")
+    monkeypatch.setenv("APP_ADMIN_PORT", "0")
+    assert load_settings(Settings).admin_port == 0
+
+
 def test_every_wrong_value_has_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("APP_PORT", "x")
     monkeypatch.setenv("APP_MAX_ORDERS", "x")

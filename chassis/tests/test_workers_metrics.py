@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
@@ -151,8 +152,8 @@ def test_values_that_json_does_not_have_are_kept() -> None:
 # Changes.
 
 
-def put(changes: Changes, target: bytes, body: object, slot: int | None = None) -> None:
-    changes.note("PUT", target, slot, [], orjson.dumps(body))
+def put(changes: Changes, target: bytes, body: object, slot: int | None = None, response: object = None) -> None:
+    changes.note("PUT", target, slot, [], orjson.dumps(body), orjson.dumps(response))
 
 
 def repeated(changes: Changes, slot: int) -> list[tuple[bytes, object]]:
@@ -170,8 +171,8 @@ def test_last_change_of_a_path_is_repeated() -> None:
 def test_deletion_ends_a_change_and_nothing_else_is_repeated() -> None:
     changes = Changes()
     put(changes, b"/readiness", {"ready": False})
-    changes.note("DELETE", b"/readiness", None, [], b"")
-    changes.note("POST", b"/profile/cpu", None, [], b"")
+    changes.note("DELETE", b"/readiness", None, [], b"", b"")
+    changes.note("POST", b"/profile/cpu", None, [], b"", b"")
     assert repeated(changes, 0) == []
 
 
@@ -195,6 +196,21 @@ def test_rest_of_a_limited_time_is_left() -> None:
     ]
     clock.now += 500
     assert repeated(changes, 0) == [(b"/faults", [{"status": 500}])]
+
+
+def test_change_with_the_default_of_its_time_is_not_repeated_for_ever() -> None:
+    clock = ManualClock()
+    changes = Changes(clock.monotonic)
+    until = datetime.now(UTC) + timedelta(seconds=600)
+    put(changes, b"/loggers/root", {"level": "DEBUG"}, response={"name": "root", "until": until.isoformat()})
+    put(changes, b"/readiness", {"ready": False}, response={"ready": False, "until": None})
+    clock.now += 100
+    assert repeated(changes, 0) == [
+        (b"/loggers/root", {"level": "DEBUG", "seconds": 500}),
+        (b"/readiness", {"ready": False}),
+    ]
+    clock.now += 500
+    assert repeated(changes, 0) == [(b"/readiness", {"ready": False})]
 
 
 # Telemetry of a worker.

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 from starlette.requests import Request
 
 from chassis import App, ChassisSettings, Handler, Problem, Server
@@ -261,6 +261,35 @@ async def test_requests_are_filtered_and_lead_to_their_spans(browser: Browser) -
         await expect(page.locator(".detail:visible")).to_contain_text("503")
         await page.get_by_role("link", name="Spans").click()
         await expect(page.locator(".detail:visible .span")).to_have_count(2)
+
+
+async def test_requests_of_several_workers_are_in_one_order(browser: Browser) -> None:
+    def made(route: Route) -> dict[str, Any]:
+        times = [("0", 7, 2.0), ("0", 5, 9.0), ("1", 6, 4.0)]  # of workers, each with its newest or slowest first
+        if "kind=slow" in route.request.url:
+            times = [("0", 5, 9.0), ("0", 7, 2.0), ("1", 6, 4.0)]
+        return {
+            "json": [
+                {
+                    "worker": int(worker),
+                    "timestamp": f"2026-01-01T00:00:0{second}.000Z",
+                    "status": 200,
+                    "method": "GET",
+                    "path": f"/second/{second}",
+                    "duration_ms": duration,
+                    "span_id": str(second),
+                    "trace_id": str(second) * 32,
+                }
+                for worker, second, duration in times
+            ]
+        }
+
+    async with Server(make_app()) as server, console(browser, server.admin_port) as page:
+        await answer(page, "requests", made)
+        await show(page, "Requests")
+        await expect(rows(page, "Requests")).to_contain_text(["Time", "/second/7", "/second/6", "/second/5"])
+        await page.get_by_label("Kind of requests").select_option("slow")
+        await expect(rows(page, "Requests")).to_contain_text(["Time", "/second/5", "/second/6", "/second/7"])
 
 
 async def test_log_lines_of_a_trace_are_shown(browser: Browser) -> None:

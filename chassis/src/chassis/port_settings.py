@@ -22,6 +22,9 @@ class PortSettings(GivenSettings):
         description="Addresses to listen on, separated by commas. `::` means all IPv6 and IPv4 addresses.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on. `0` picks a free port.")
+    unix_socket: str | None = Field(
+        None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
+    )
     admin_port: int | None = Field(
         None,
         ge=0,
@@ -36,9 +39,6 @@ class PortSettings(GivenSettings):
             "Token that operators send to the admin port, as `Authorization: Bearer <token>`. Unset: operators must "
             "connect from inside of the pod. Health, readiness, metrics and info need none."
         ),
-    )
-    unix_socket: str | None = Field(
-        None, description="Path of a Unix socket to listen on, instead of `APP_HOST` and `APP_PORT`."
     )
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | Literal["auto"] = Field(
         1,
@@ -105,6 +105,13 @@ class PortSettings(GivenSettings):
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(proxy if proxy == "*" else str(parse_network(proxy)) for proxy in value)
+
+    @field_validator("admin_port")
+    @classmethod
+    def _other_than_the_public_one(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port") and info.data.get("unix_socket") is None:
+            raise ValueError("APP_PORT is the same port; use another one, because operators' endpoints are not public")
+        return value
 
     @field_validator("workers")
     @classmethod

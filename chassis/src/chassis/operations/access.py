@@ -29,6 +29,8 @@ HOW_TO_SEND = "This endpoint is for operators. Send the value of APP_ADMIN_TOKEN
 FROM_INSIDE = "Use kubectl port-forward and 127.0.0.1, or set APP_ADMIN_TOKEN and send it as a bearer token."
 
 
+MAX_PATH = 300
+"""Characters of a path in log lines."""
 WAS_ALLOWED = "chassis.was_allowed"
 """A key of the scope of a request to which another process has applied this rule before."""
 
@@ -56,7 +58,8 @@ class OperatorAccess:
             return
         problem = self._check_token(scope, self._token) if self._token is not None else self._check_local(scope)
         if problem is not None:
-            log.warning("operator rejected", by=client_of(scope), status=problem.status_code, reason=problem.detail)
+            facts = {"method": scope["method"], "path": scope["path"][:MAX_PATH], "status": problem.status_code}
+            log.warning("operator rejected", by=client_of(scope), **facts, reason=problem.detail)
             raise problem
 
     def _check_token(self, scope: Scope, expected: bytes) -> Problem | None:

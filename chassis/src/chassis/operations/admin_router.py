@@ -10,10 +10,9 @@ from starlette.types import Receive, Scope, Send
 from ..api.routing import Route, Router, not_found
 from ..response_sender import ResponseSender
 from ..route_limits import RouteLimits
-from .access import client_of
+from .access import MAX_PATH, client_of
 from .operations import Operations
 
-MAX_PATH = 300
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 RESERVED = frozenset(
     {

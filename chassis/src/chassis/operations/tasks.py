@@ -16,6 +16,7 @@ from ..telemetry.stacks import calls_of, frames_of, waiting_calls
 
 MAX_TASKS = 2000
 FRAMES = 12
+UNNAMED = "Task-"  # and a number that grows: the name that asyncio gives
 
 
 class Tasks(Handler):
@@ -26,9 +27,16 @@ class Tasks(Handler):
         self._active = active
 
     async def get(self, limit: Annotated[int, Field(ge=1, le=MAX_TASKS)] = 200) -> list[dict[str, Any]]:
+        """Those with a name of their own come first, then the oldest: they are the ones that may hang."""
         by_context = {id(observation.context): observation for observation in self._active}
-        tasks = sorted(asyncio.all_tasks(), key=asyncio.Task.get_name)
+        tasks = sorted(asyncio.all_tasks(), key=_order)
         return [_document(task, by_context) for task in tasks[:limit]]
+
+
+def _order(task: asyncio.Task[Any]) -> tuple[int, str]:
+    name = task.get_name()
+    number = name.removeprefix(UNNAMED)
+    return (int(number), "") if number != name and number.isdecimal() else (0, name)
 
 
 def _document(task: asyncio.Task[Any], by_context: dict[int, Observation]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .observation import Observation
+from .route_template import UNMATCHED
 
 MAX_RECENT = 1000
 MAX_FAILED = 300
@@ -22,6 +23,8 @@ MAX_TEXT = 300
 MAX_FACTS_BYTES = 2000
 TOO_LARGE = b'{"dropped":"the facts are too large to be kept"}'
 SWITCHING_PROTOCOLS = 101
+REJECTED = frozenset({501, 503})
+"""Unknown methods and load shedding: so many that they would replace the failures."""
 
 Record = tuple[
     float,
@@ -139,7 +142,7 @@ class RecentRequests:
         self._recent.append(record)
         if seconds > self._slow_above or ended_at >= self._minute_ends_at:
             self._add_slow(record)
-        if status >= 500 or info.error is not None:
+        if info.error is not None or (status >= 500 and not (route == UNMATCHED and status in REJECTED)):
             self._failed.append(record)
 
     def add_call(self, call: RequestRecord, facts: Mapping[str, Any], *, is_stream: bool) -> None:
@@ -156,7 +159,10 @@ class RecentRequests:
         return [RequestRecord(*record) for record in reversed(self._recent)]
 
     def failed(self) -> list[RequestRecord]:
-        """The last requests with a status of 500 and above or an unexpected exception, the newest first."""
+        """The last requests with a status of 500 and above or an unexpected exception, the newest first.
+
+        Those that were rejected before they reached a route, such as under overload, are not among them.
+        """
         return [RequestRecord(*record) for record in reversed(self._failed)]
 
     def slow(self) -> list[RequestRecord]:

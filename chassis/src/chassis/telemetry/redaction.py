@@ -63,7 +63,7 @@ class Redactor:
 
     def concerns(self, line: bytes) -> bool:
         """Whether a rendered line may have a secret in it. A line without one needs no redaction."""
-        return self._mentions(line.lower()) is not None
+        return (b"://" in line and b"@" in line) or self._mentions(line.lower()) is not None
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return self.redact(event)

@@ -16,6 +16,8 @@ LINE_END = re.compile(r"\r|\n|\\r|\\n|$")
 BARE = re.compile(
     r"""(?:(?:bearer|basic|digest|token|negotiate)[ ]+)?(?:(?![,;)\]}>]+(?:\s|$))[^\s&"'\\])*""", re.IGNORECASE
 )
+# The password of an address, such as that of a database: up to the last `@` before its path.
+URL_PASSWORD = re.compile(r"""(://[^:/?#@\s"']*):[^/?#\s"']*@""")
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -23,7 +25,8 @@ class SecretText:
     """Replaces values that follow one of `keys` in a text; `-`, `_`, `.` or nothing may be between a key's words.
 
     A value follows its key after `=`, `:` or `=>`, or after a comma where the key is quoted, as in a pair. It is a
-    quoted text, a bracket with its content, the rest of the line (of authorization and cookies), or a word.
+    quoted text, a bracket with its content, the rest of the line (of authorization and cookies), or a word. Passwords
+    of URLs are replaced too.
     """
 
     def __init__(self, keys: Collection[str]) -> None:
@@ -41,6 +44,8 @@ class SecretText:
 
     def redact(self, text: str) -> str:
         """`text` without secrets."""
+        if "@" in text:
+            text = URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
         text = self._invalid.sub(rf"\1{REDACTED}\3", text)
         parts: list[str] = []
         done = 0

@@ -136,7 +136,7 @@ class AdminPort:
         answers = await self._ask(workers, method, target, headers, body)
         response = joined(answers)
         if 200 <= response.status_code < 300:
-            self._changes.note(method, target, slot, headers, body)
+            self._changes.note(method, target, slot, headers, body, bytes(response.body))
         return response
 
     async def _ask(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ class Change:
     body: bytes
     made: float
     """When, monotonic seconds."""
+    lasts: float | None
+    """For how many seconds, as its response says; None if it does not."""
 
 
 class Changes:
@@ -30,9 +33,18 @@ class Changes:
         self._changes: dict[tuple[bytes, int | None], Change] = {}
 
     def note(
-        self, method: str, target: bytes, slot: int | None, headers: Sequence[tuple[bytes, bytes]], body: bytes
+        self,
+        method: str,
+        target: bytes,
+        slot: int | None,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        response: bytes,
     ) -> None:
-        """Note a request that has succeeded, without its token. `POST` starts something, which is not repeated."""
+        """Note a request that has succeeded, without its token. `POST` starts something, which is not repeated.
+
+        `until` in the response says when the change ends, also if its body leaves the default of `seconds`.
+        """
         path = target.partition(b"?")[0]
         if method not in ("PUT", "DELETE"):
             return
@@ -40,7 +52,7 @@ class Changes:
             del self._changes[key]
         if method == "PUT":
             kept = [(name, value) for name, value in headers if name != b"authorization"]
-            self._changes[path, slot] = Change(target, slot, kept, body, self._clock())
+            self._changes[path, slot] = Change(target, slot, kept, body, self._clock(), _seconds_left(response))
             if len(self._changes) > MAX_CHANGES:
                 del self._changes[next(iter(self._changes))]
 
@@ -48,17 +60,25 @@ class Changes:
         """The changes that apply to a worker that starts in this slot, each with its body.
 
         If the body, or an object in its array, has `seconds`, it is for a limited time. Then only the remaining time is
-        repeated.
+        repeated, also if only the response says when the change ends.
         """
         for change in self._changes.values():
             if change.slot not in (None, slot):
                 continue
-            body = _rest(change.body, self._clock() - change.made)
+            body = _rest(change.body, self._clock() - change.made, change.lasts)
             if body is not None:
                 yield change, body
 
 
-def _rest(body: bytes, age: float) -> bytes | None:
+def _seconds_left(response: bytes) -> float | None:
+    """The seconds to `until` in the response to a change; None without it."""
+    try:
+        return (datetime.fromisoformat(orjson.loads(response)["until"]) - datetime.now(UTC)).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _rest(body: bytes, age: float, lasts: float | None) -> bytes | None:
     """The body of a change of this age; None if nothing of it is in effect any more."""
     try:
         document: Any = orjson.loads(body)
@@ -67,6 +87,8 @@ def _rest(body: bytes, age: float) -> bytes | None:
     if isinstance(document, list):
         items = [rest for item in document if (rest := _rest_of(item, age)) is not None]
         return orjson.dumps(items) if items or not document else None
+    if lasts is not None and isinstance(document, dict):
+        document = {"seconds": lasts, **document}
     rest = _rest_of(document, age)
     return None if rest is None else orjson.dumps(rest)
 

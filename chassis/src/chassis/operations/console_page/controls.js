@@ -126,7 +126,7 @@ const controls = {
     part("Faults", "Inject latency, errors or aborted connections, for tests. The first rule that matches wins.", problems.faults, faultForm, faultTable.node, clearFaults, faultState)),
   async refresh() {
     await fillPart("readiness", (readiness) => {
-      setText(readinessState, readiness.ready ? "In rotation, as far as the checks pass." : `Out of rotation: ${readiness.reason}`);
+      setText(readinessState, readiness.ready ? "In rotation, as far as the checks pass." : `Out of rotation${readiness.until ? ` until ${clock(new Date(readiness.until))}` : ""}: ${readiness.reason}`);
       readinessState.dataset.tone = readiness.ready ? "good" : "warn";
       [takeOut.hidden, putBack.hidden] = [!readiness.ready, readiness.ready];
     });

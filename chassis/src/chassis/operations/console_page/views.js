@@ -61,6 +61,8 @@ const requests = {
     const rows = await ask(`requests?kind=${kindField.value}&limit=${filters.some(Boolean) ? 1000 : 200}`);
     const isWanted = (row) => new RegExp(`^${status.replace(/[^0-9]/g, "") || "."}`).test(row.status) && (has(row.route, path) || has(row.path, path))
       && (has(row.trace_id, id) || has(row.request_id, id));
+    // Those of several workers come one after the other.
+    rows.sort(kindField.value === "slow" ? (a, b) => b.duration_ms - a.duration_ms : (a, b) => Date.parse(b.timestamp) - Date.parse(a.timestamp));
     requestList.show(rows.filter(isWanted), filters.some(Boolean) ? "No request matches these filters." : undefined, { force });
   },
 };
