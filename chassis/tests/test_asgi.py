@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -257,6 +258,22 @@ async def test_client_that_still_sends_reads_its_response_during_the_shutdown() 
             await asyncio.sleep(0.01)
         assert b"connection: close" in await reader.read()
         writer.close()
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+async def test_request_that_was_sent_before_the_port_is_closed_is_served(is_accepted: bool) -> None:
+    respond = responding({"type": "http.response.start", "status": 204}, {"type": "http.response.body"})
+    async with listening(respond) as listener:
+        clients = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(8)]
+        if is_accepted:
+            await until(lambda: len(listener.state.connections) == len(clients))
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        listener.stop_accepting()  # before the event loop has seen the connections, or their requests
+        await listener.close(5)
+        assert [client.recv(12) for client in clients] == [b"HTTP/1.1 204"] * len(clients)
+        for client in clients:
+            client.close()
 
 
 async def test_date_is_kept_current() -> None:

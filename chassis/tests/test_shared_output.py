@@ -73,3 +73,19 @@ def test_turn_of_a_process_that_was_killed_ends() -> None:
     shared.end()
     os.close(began)
     os.close(has_turn)
+
+
+def test_line_of_a_process_that_ends_in_the_middle_of_it_is_not_mixed_with_the_next_one() -> None:
+    reader, fd = os.pipe()
+    writer = SharedWriter(fd)
+    if not (child := os.fork()):
+        writer.write(b"x" * LONG)  # as much as fits; a killed process writes no more
+        os._exit(0)
+    os.waitpid(child, 0)
+    part = os.read(reader, LONG)
+    writer.write(b"whole")
+    os.close(fd)
+    with open(reader, "rb") as file:
+        lines = (part + file.read()).splitlines()
+    assert 0 < len(lines[0]) < LONG
+    assert lines[1:] == [b"whole"]

@@ -2,17 +2,19 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from .support.secret_volume import SecretVolume
 from .support.service import SAMPLED, connect, until
-from .support.workers import Load, Pod, Scraper, is_alive, run_pod
+from .support.workers import Load, Pod, Scraper, is_alive, parent_of, run_pod
 
 FAULT = {"path_prefix": "/none", "status": 503}
 
@@ -265,6 +267,41 @@ async def test_connections_that_wait_for_a_worker_that_is_killed_are_served(pod:
     await pod.another_worker(0, process)
 
 
+async def test_worker_that_hangs_delays_no_report(pod: Pod) -> None:
+    process = await pod.worker(0)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(5):  # a probe waits no longer
+            readiness = await pod.admin.get("/readyz")
+            info = (await pod.admin.get("/info")).json()
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert readiness.status_code == 200
+    assert [one["status"] for one in readiness.json()["workers"]] == ["unknown", "ready"]
+    assert info["name"] == "test-service"
+
+
+async def test_worker_with_too_many_open_files_responds_when_it_has_fewer(pod: Pod) -> None:
+    process = await pod.worker(0)
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert (await pod.admin.get("/faults", params={"worker": 0})).status_code == 502
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+    assert (await pod.admin.get("/faults", params={"worker": 0})).status_code == 200
+
+
+async def test_end_of_the_zygote_ends_the_service() -> None:
+    async with run_pod(APP_SHUTDOWN_SECONDS="3600") as pod:
+        await pod.ready()
+        processes = [line["pid"] for line in pod.found("worker ready")]
+        os.kill(parent_of(processes[0]), signal.SIGKILL)
+        assert await pod.end() == (1, "")
+        assert not any(map(is_alive, processes))
+        assert len(pod.found("left")) == 2
+
+
 async def test_sigterm_ends_all_processes_in_one_budget() -> None:
     async with run_pod() as pod:
         await pod.ready()
@@ -319,6 +356,18 @@ async def test_service_that_cannot_start_ends_with_status_1_and_one_error() -> N
     assert len(pod.found("service failed to start or stop")) == 1
 
 
+async def test_service_that_hangs_in_its_start_ends_at_sigterm() -> None:
+    async with run_pod(PROGRAM_START="hangs", APP_SHUTDOWN_SECONDS="3600") as pod:
+        await pod.listening()
+        pod.send(signal.SIGTERM)
+        assert await pod.end() == (0, "")
+
+
+async def test_sighup_during_the_start_changes_nothing() -> None:
+    async with run_pod(PROGRAM_START="hangup") as pod:
+        await pod.ready()
+
+
 async def test_worker_that_fails_to_start_is_tried_again_while_the_others_serve() -> None:
     async with run_pod(PROGRAM_START="second fails") as pod:
         await pod.listening()
@@ -366,6 +415,31 @@ async def test_worker_that_hangs_is_killed_and_replaced() -> None:
         await pod.another_worker(0, process)
         assert not is_alive(process)
         assert pod.found("worker hangs; killing it")
+        assert await pod.sample("worker_restarts_total", reason="hung") == 1
+        assert await pod.sample("worker_restarts_total", reason="died") == 0
+
+
+async def test_worker_that_hangs_after_it_was_replaced_is_killed() -> None:
+    async with run_pod(APP_SHUTDOWN_SECONDS="0.5", PROGRAM_RETIRED_SECONDS="0.5", PROGRAM_POLL_SECONDS="0.2") as pod:
+        await pod.ready()
+        first, second = await pod.worker(0), await pod.worker(1)
+        clients = [await asyncio.open_connection("127.0.0.1", pod.port) for _ in range(24)]
+        pod.send(signal.SIGHUP)
+        await pod.line("worker retiring", worker=0)
+        os.kill(first, signal.SIGSTOP)
+        await pod.another_worker(1, second)  # the next one is replaced afterwards
+        assert not is_alive(first)
+        for _, writer in clients:
+            writer.close()
+
+
+async def test_limit_that_new_workers_exceed_too_replaces_them_more_and_more_seldom() -> None:
+    async with run_pod(APP_WORKER_MAX_MEMORY_BYTES="1000000", PROGRAM_POLL_SECONDS="0.1") as pod:
+        await pod.line("replacing worker", count=4, worker=0)
+        *_, third, fourth = (
+            datetime.fromisoformat(line["timestamp"]) for line in pod.found("replacing worker", worker=0)
+        )
+        assert (fourth - third).total_seconds() >= 2.0
 
 
 async def test_unix_socket_is_shared_by_all_workers(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """The metrics of several workers as those of one service; changes that are repeated to new ones."""
 
+import asyncio
 import math
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info
 from prometheus_client.core import Metric
 
 from chassis.worker_slot import WorkerSlot
 from chassis.workers.changes import Changes
 from chassis.workers.merge import MergedMetrics
+from chassis.workers.messages import METRICS, receive, send
 from chassis.workers.snapshot import encode_snapshot
+from chassis.workers.worker_process import WorkerProcess
 
 from .support.application import make_app
 from .support.clock import ManualClock
@@ -122,6 +126,37 @@ def test_counter_of_a_process_goes_on_when_its_worker_is_replaced() -> None:
     metrics.retire("0", process(10))
     merged = metrics.collect([("0", process(1)), ("1", process(2))])
     assert samples(merged, "process_cpu_seconds_total") == {"worker=0": 11, "worker=1": 2}
+
+
+def test_each_worker_has_its_own_state() -> None:
+    def state(name: str) -> bytes:
+        registry = CollectorRegistry()
+        Enum("mode", "Mode.", states=["fast", "slow"], registry=registry).state(name)
+        return encode_snapshot(registry, {})
+
+    merged = MergedMetrics().collect([("0", state("fast")), ("1", state("slow"))])
+    expected = {"mode=fast,worker=0": 1, "mode=slow,worker=0": 0, "mode=fast,worker=1": 0, "mode=slow,worker=1": 1}
+    assert samples(merged, "mode") == expected
+
+
+async def test_last_metrics_of_a_worker_are_not_replaced_by_an_earlier_response() -> None:
+    ours, link = socket.socketpair()
+    worker = WorkerProcess(1, 0, ours, on_change=lambda _: None, on_link_end=lambda _: None)
+    pulling = asyncio.create_task(worker.pull_snapshot())
+    await asyncio.sleep(0.01)
+    message = receive(link)
+    assert message is not None
+    (connection,) = message.sockets
+    send(link, METRICS, len(b"last"))
+    link.sendall(b"last")
+    while not worker.snapshot:
+        await asyncio.sleep(0.001)
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nearlier")
+    await pulling
+    assert worker.snapshot == b"last"
+    worker.end()
+    connection.close()
+    link.close()
 
 
 def test_label_of_the_owner_that_is_called_worker_stays() -> None:

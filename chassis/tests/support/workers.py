@@ -239,7 +239,17 @@ def counters(families: dict[str, Metric]) -> Samples:
 def is_alive(process: int) -> bool:
     """Whether a process runs; one that has ended and was not collected does not."""
     try:
-        with open(f"/proc/{process}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return _status_of(process)[0] != "Z"
     except OSError:
         return False
+
+
+def parent_of(process: int) -> int:
+    """The process that has forked it."""
+    return int(_status_of(process)[1])
+
+
+def _status_of(process: int) -> list[str]:
+    """The fields after the name of the program (proc_pid_stat(5))."""
+    with open(f"/proc/{process}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()

@@ -2,11 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import structlog
 from prometheus_client import Counter, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from chassis import App, ChassisSettings, Handler, run
 from chassis.worker_slot import WorkerSlot
@@ -44,22 +48,39 @@ class Memory(Handler):
         return {"pid": os.getpid()}
 
 
+class Connections(Collector):
+    """Fails when the resource is closed, as the pool of a driver does."""
+
+    is_open = True
+
+    def collect(self) -> Iterator[Metric]:
+        """The connections of the resource."""
+        if not self.is_open:
+            raise RuntimeError("the pool is closed")
+        yield GaugeMetricFamily("connections", "Connections.", value=1)
+
+
 @asynccontextmanager
-async def resource() -> AsyncIterator[None]:
+async def resource(connections: Connections) -> AsyncIterator[None]:
     """Starts as the environment says."""
     start = os.environ.get("PROGRAM_START", "")
     if start == "fails" or (start == "second fails" and WorkerSlot.number == 1):
         raise ConnectionRefusedError("no database at 192.0.2.1")
     yield
+    connections.is_open = False
     log.info("left")
 
 
 def create_app(settings: ChassisSettings) -> App:
     """The application."""
+    if os.environ.get("PROGRAM_START") == "hangs":
+        threading.Event().wait()
     app = App(settings, name="test-service")
     app.add_route("/orders", Orders(app))
     app.add_route("/memory", Memory())
-    app.add_resource(resource())
+    connections = Connections()
+    app.registry.register(connections)
+    app.add_resource(resource(connections))
     app.add_check("database", lambda: None)
     number = WorkerSlot.number or 0
     for name in ("mine", "largest"):
@@ -79,4 +100,8 @@ if __name__ == "__main__":
         supervisor.POLL_SECONDS = float(seconds)
     if seconds := os.environ.get("PROGRAM_HANG_SECONDS"):
         supervisor.HANG_SECONDS = float(seconds)
+    if seconds := os.environ.get("PROGRAM_RETIRED_SECONDS"):
+        supervisor.RETIRED_SECONDS = float(seconds)
+    if os.environ.get("PROGRAM_START") == "hangup":
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGHUP))
     run("tests.support.workers_program:create_app")

@@ -57,6 +57,8 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._also: dict[int, list[tuple[socket.socket, asyncio.Server]]] = {}
         self._date_timer: asyncio.TimerHandle | None = None
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._is_listening = False
         self._is_closed = False
         _listeners.add(self)
 
@@ -67,6 +69,7 @@ class Listener:
         self._update_date()
         for sock in self._sockets:
             self._servers.append(await self._serve(sock))
+        self._is_listening = True
 
     async def listen_also(self, key: int, sockets: Sequence[socket.socket]) -> None:
         """Accept connections on these sockets too, until `stop_listening_also` with the same key."""
@@ -96,13 +99,27 @@ class Listener:
         self.state.is_draining = True
 
     def stop_accepting(self) -> None:
-        """Close the sockets, and every connection without a request; responses say `Connection: close`."""
+        """Close the sockets; responses say `Connection: close`."""
         self.drain()
+        if self._is_listening:
+            self._accept_waiting()
         self.stop_listening()
-        self._shut_down_connections()
+
+    def _accept_waiting(self) -> None:
+        """Accept the connections in the listen queues, which the system resets when the sockets are closed."""
+        also = [sock for pairs in self._also.values() for sock, _ in pairs]
+        for sock in (*self._sockets, *also):
+            with suppress(OSError):  # BlockingIOError: no connection waits
+                while True:
+                    connection, _ = sock.accept()
+                    connection.setblocking(False)
+                    task = asyncio.create_task(self.accept(connection), name="accept")
+                    self._accepting.add(task)
+                    task.add_done_callback(self._accepting.discard)
 
     def stop_listening(self) -> None:
         """Close the sockets, and leave the connections as they are."""
+        self._is_listening = False
         for key in [*self._also]:
             self.stop_listening_also(key)
         for server in self._servers:
@@ -120,6 +137,8 @@ class Listener:
         if self._is_closed:
             return
         self.stop_accepting()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
         await asyncio.sleep(ACCEPT_SECONDS)
         self._shut_down_connections()
         tasks = self.state.tasks

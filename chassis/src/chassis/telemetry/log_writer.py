@@ -128,12 +128,21 @@ class LineWriter:
             return self._drain(deadline)
         if not shared.begin(deadline):
             return False
+        if shared.has_cut_line and not self._is_in_line():
+            self._data, self._written = b"\n" + self._data[self._written :], 0
         try:
             return self._drain(deadline)
         finally:
             # After a part of a line, its rest must be next.
-            if not self._written or self._written == len(self._data) or self._data[self._written - 1] == NEWLINE:
+            is_in_line = self._is_in_line()
+            if shared.has_cut_line != is_in_line:
+                shared.has_cut_line = is_in_line
+            if not is_in_line:
                 shared.end()
+
+    def _is_in_line(self) -> bool:
+        """Whether a part of a line was written, and its rest was not."""
+        return 0 < self._written < len(self._data) and self._data[self._written - 1] != NEWLINE
 
     def _drain(self, deadline: float) -> bool:
         """Write; whether everything could be written."""

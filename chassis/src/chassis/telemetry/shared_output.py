@@ -1,6 +1,7 @@
 """An output that several processes write to: one writes at a time, so that their lines are not mixed."""
 
 import fcntl
+import mmap
 import os
 import sys
 import tempfile
@@ -23,6 +24,20 @@ class SharedOutput:
         else:
             with tempfile.TemporaryFile() as file:
                 self._fd = os.dup(file.fileno())
+        os.ftruncate(self._fd, 1)
+        self._shared = mmap.mmap(self._fd, 1)
+
+    @property
+    def has_cut_line(self) -> bool:
+        """Whether a part of a line was written, and its rest was not. Set it only while it is this process's turn.
+
+        A process keeps its turn until it has written the rest. So for another one it is true if that has ended before.
+        """
+        return self._shared[0] == 1
+
+    @has_cut_line.setter
+    def has_cut_line(self, value: bool) -> None:
+        self._shared[0] = int(value)
 
     def begin(self, deadline: float) -> bool:
         """Whether this process may write; waits until `deadline`, monotonic seconds, or with 0 not at all."""

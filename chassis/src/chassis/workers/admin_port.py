@@ -20,11 +20,13 @@ from .metrics import WorkerMetrics
 from .pool import WorkerPool
 from .requests import HOST, NoResponseError, WorkerResponse
 from .worker import PEER_FIELD
-from .worker_process import WorkerProcess
+from .worker_process import RESPONSE_SECONDS, WorkerProcess
 
 # One more byte than the workers accept: they reject it.
 MAX_BODY_BYTES = 65_537
 READINESS_SECONDS = 10.0
+# After the first good report, for those of the other workers: a probe must not wait for one that hangs.
+LAST_REPORTS_SECONDS = 0.5
 # Headers of one connection, and those that the supervisor sets itself.
 NOT_FORWARDED = frozenset(
     {
@@ -85,8 +87,7 @@ class AdminPort:
         return JSONResponse({"status": "alive"})
 
     async def _readiness(self, _request: Request) -> Response:
-        workers = self._pool.ready
-        answers = await self._ask(workers, "GET", b"/readyz", HOST, seconds=READINESS_SECONDS)
+        answers = await self._reports(b"/readyz")
         documents = {worker.slot: (response, _document(response)) for worker, response in answers}
         is_ready = not self._pool.is_stopping and any(r is not None and r.is_success for r, _ in documents.values())
         states = [str(document.get("status", "unknown")) for _, document in documents.values()]
@@ -115,8 +116,8 @@ class AdminPort:
         return Response(page.content, headers=fields)
 
     async def _info(self, _request: Request) -> Response:
-        answers = await self._ask(self._pool.ready[:1], "GET", b"/info", HOST)
-        info = next((_document(response) for _, response in answers), {})
+        answers = await self._reports(b"/info")
+        info = next((_document(response) for _, response in answers if response is not None), {})
         return JSONResponse({**info, "started": self._started, "workers": self._workers()})
 
     def _workers(self) -> list[dict[str, Any]]:
@@ -139,24 +140,51 @@ class AdminPort:
             self._changes.note(method, target, slot, headers, body, bytes(response.body))
         return response
 
+    async def _reports(self, path: bytes) -> list[Answer]:
+        """The responses of all ready workers; None for one that hangs while another one reports success."""
+        workers = sorted(self._pool.ready, key=lambda worker: worker.slot)
+        asking = [
+            asyncio.create_task(_ask_one(worker, "GET", path, HOST, seconds=READINESS_SECONDS)) for worker in workers
+        ]
+        waiting, has_success = {*asking}, False
+        try:
+            while waiting and not has_success:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                responses = [task.result()[1] for task in done]
+                has_success = any(response is not None and response.is_success for response in responses)
+            if waiting:
+                await asyncio.wait(waiting, timeout=LAST_REPORTS_SECONDS)
+        finally:
+            for task in waiting:
+                task.cancel()
+        return [task.result() if task.done() else (worker, None) for worker, task in zip(workers, asking, strict=True)]
+
     async def _ask(
         self,
         workers: Sequence[WorkerProcess],
         method: str,
         target: bytes,
         headers: Sequence[tuple[bytes, bytes]],
-        body: bytes = b"",
-        **options: float,
+        body: bytes,
     ) -> list[Answer]:
         """The responses of the workers, in the order of their slots; None for a worker without one."""
+        ordered = sorted(workers, key=lambda worker: worker.slot)
+        return list(await asyncio.gather(*(_ask_one(worker, method, target, headers, body) for worker in ordered)))
 
-        async def ask(worker: WorkerProcess) -> Answer:
-            try:
-                return worker, await worker.request(method, target, headers, body, **options)
-            except NoResponseError:
-                return worker, None
 
-        return list(await asyncio.gather(*map(ask, sorted(workers, key=lambda worker: worker.slot))))
+async def _ask_one(
+    worker: WorkerProcess,
+    method: str,
+    target: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes = b"",
+    *,
+    seconds: float = RESPONSE_SECONDS,
+) -> Answer:
+    try:
+        return worker, await worker.request(method, target, headers, body, seconds=seconds)
+    except NoResponseError:
+        return worker, None
 
 
 def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
@@ -215,7 +243,10 @@ def _array(response: WorkerResponse) -> list[dict[str, Any]] | None:
     """The objects of a JSON array; None for any other body."""
     if not response.header(b"content-type").startswith(b"application/json"):
         return None
-    document: Any = orjson.loads(response.body)
+    try:
+        document: Any = orjson.loads(response.body)
+    except ValueError:  # an owner's JSON may have NaN
+        return None
     return document if isinstance(document, list) and all(isinstance(item, dict) for item in document) else None
 
 

@@ -13,7 +13,6 @@ from .snapshot import Family, Snapshot, decode_snapshot
 
 LABEL = "worker"
 SUMMED_TYPES = frozenset({"counter", "histogram", "summary"})
-SAME_TYPES = frozenset({"info", "stateset"})
 # The metrics of a process: their sum would have no meaning.
 PER_PROCESS = ("process_", "python_gc_", "event_loop_lag_seconds")
 # The gauges of the chassis. Others have the label `worker`.
@@ -129,7 +128,7 @@ def rule_of(family: Family, merges: Mapping[str, str]) -> str:
         return LABEL
     if family.type in SUMMED_TYPES or family.type == "gaugehistogram":
         return "sum"
-    if family.type in SAME_TYPES:
+    if family.type == "info":
         return "max"
     return merges.get(name) or GAUGES.get(name, LABEL)
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -23,6 +24,8 @@ MAX_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 60.0  # a worker that has run for longer is replaced without a delay
 START_SECONDS = 120.0  # for a worker that is to replace another one that works
 FORK_FAILED = 1
+MEMORY = "memory"
+UNKNOWN_STATUS = 1  # without a zygote, which reports it
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class Slot:
 
     number: int
     failures: int = 0
-    """Consecutive ends of workers that nobody asked for."""
+    """Consecutive ends of workers that nobody asked for, or that needed too much memory soon after their start."""
     timer: asyncio.TimerHandle | None = None
     stand_in: WorkerProcess | None = None
     """The worker of another slot that accepts its connections meanwhile."""
@@ -66,6 +69,8 @@ class WorkerPool:
         self._on_ready = on_ready
         self._on_end = on_end
         self._on_zygote_end = on_zygote_end
+        self._has_zygote = True
+        self._ends_starting = False
         self._number = 0
         self._replacing = asyncio.Lock()
         metrics.configured.set(count)
@@ -82,10 +87,10 @@ class WorkerPool:
         """Fork a worker."""
         self._number += 1
         ours, theirs = socket.socketpair()
-        with theirs:
-            send(self._zygote.socket, FORK, self._number, slot, [theirs, *self._sockets.of(slot)])
-        worker = WorkerProcess(self._number, slot, ours, self._on_change)
+        worker = WorkerProcess(self._number, slot, ours, on_change=self._on_change, on_link_end=self._on_link_end)
         self.workers.append(worker)
+        with theirs, suppress(OSError):  # the zygote has ended, which is noticed next
+            send(self._zygote.socket, FORK, self._number, slot, [theirs, *self._sockets.of(slot)])
         return worker
 
     def keep_all(self) -> None:
@@ -96,7 +101,13 @@ class WorkerPool:
     def signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
         """Send a signal to a worker, by the zygote: as its parent, it knows whether the worker still runs."""
         if worker.process:
-            send(self._zygote.socket, SIGNAL, worker.process, number)
+            with suppress(OSError):  # the zygote has ended
+                send(self._zygote.socket, SIGNAL, worker.process, number)
+
+    def kill_hanging(self, worker: WorkerProcess) -> None:
+        """Kill a worker that does not respond, or does not end in time."""
+        worker.hung = True
+        self.signal(worker, signal.SIGKILL)
 
     async def replace(self, worker: WorkerProcess, reason: str) -> None:
         """Start another worker in this slot, and retire this one when the new one is ready. One at a time."""
@@ -114,6 +125,8 @@ class WorkerPool:
                 log.error("worker not replaced, because the new one has failed to start", worker=worker.slot)
                 return
             self._metrics.restarts.labels(reason).inc()
+            if reason == MEMORY:
+                self._note_failure(worker)
             if not worker.ended.is_set():
                 self.signal(worker, signal.SIGTERM)
                 await worker.ended.wait()
@@ -125,9 +138,17 @@ class WorkerPool:
             if slot.timer is not None:
                 slot.timer.cancel()
 
+    def end_starting(self) -> None:
+        """End the workers by a signal, also in `create_app`, where they read no messages."""
+        self._ends_starting = True
+        for worker in self.workers:
+            self.signal(worker, signal.SIGTERM)
+
     def close(self) -> None:
-        """Stop observing the zygote."""
+        """Stop observing the zygote and the workers."""
         asyncio.get_running_loop().remove_reader(self._zygote.socket)
+        while self.workers:
+            self.workers.pop().end()
 
     def _on_message(self) -> None:
         while True:
@@ -137,9 +158,23 @@ class WorkerPool:
                 return
             if message is None:
                 asyncio.get_running_loop().remove_reader(self._zygote.socket)
+                self._has_zygote = False
+                self.stop()
                 self._on_zygote_end()
+                for worker in self.workers:
+                    if worker.has_closed_link:
+                        self._on_link_end(worker)
                 return
             self._obey(message)
+
+    def _on_link_end(self, worker: WorkerProcess) -> None:
+        """Without a zygote, nobody else reports the end of a worker."""
+        if not self._has_zygote:
+            asyncio.get_running_loop().call_soon(self._end_unreported, worker)
+
+    def _end_unreported(self, worker: WorkerProcess) -> None:
+        if worker in self.workers:
+            self._end(worker, UNKNOWN_STATUS)
 
     def _obey(self, message: Message) -> None:
         if message.kind == FORKED:
@@ -148,6 +183,8 @@ class WorkerPool:
             if not worker.process:
                 log.error("worker could not be forked", worker=worker.slot)
                 self._end(worker, FORK_FAILED)
+            elif self._ends_starting:
+                self.signal(worker, signal.SIGTERM)
         elif message.kind == EXITED:
             self._end(next(worker for worker in self.workers if worker.process == message.first), message.second)
 
@@ -165,8 +202,7 @@ class WorkerPool:
         slot = self.slots[worker.slot]
         is_expected = self.is_stopping or worker.state is WorkerState.RETIRING
         if not is_expected:
-            is_stable = time.monotonic() - worker.started > STABLE_SECONDS
-            slot.failures = 1 if is_stable else slot.failures + 1
+            self._note_failure(worker)
         self._stand_in()
         self._on_end(worker, status)  # which may stop the service
         if is_expected:
@@ -175,8 +211,17 @@ class WorkerPool:
         delay = self._delay(slot)
         facts = {"restart_in_seconds": delay} if self._keep(slot, delay) else {}
         if facts:
-            self._metrics.restarts.labels("died").inc()
+            self._metrics.restarts.labels("hung" if worker.hung else "died").inc()
         log.error("worker ended unexpectedly", worker=worker.slot, pid=worker.process, status=status, **facts)
+
+    def is_old_enough(self, worker: WorkerProcess) -> bool:
+        """Whether it may be replaced because of its memory. New workers may need too much, too: then with backoff."""
+        return time.monotonic() - worker.started >= self._delay(self.slots[worker.slot])
+
+    def _note_failure(self, worker: WorkerProcess) -> None:
+        slot = self.slots[worker.slot]
+        is_stable = time.monotonic() - worker.started > STABLE_SECONDS
+        slot.failures = 1 if is_stable else slot.failures + 1
 
     def _delay(self, slot: Slot) -> float:
         if slot.failures <= 1:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import threading
 from collections.abc import Callable
 
@@ -28,6 +29,8 @@ def run_workers(create_app: Callable[[ChassisSettings], App], settings: ChassisS
     The modules of the service are imported already, and the processes share their memory. Their objects are frozen:
     the garbage collector does not visit them, which would copy their pages.
     """
+    # SIGHUP ends a process that has no handler. The supervisor replaces this one while it can replace workers.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     LineWriter.shared_output = SharedOutput()
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     gc.freeze()

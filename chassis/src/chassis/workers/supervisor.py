@@ -26,15 +26,17 @@ from ..wiring import make_connection_limits, make_reloading
 from .admin_port import AdminPort
 from .messages import DRAIN, STOP
 from .metrics import WorkerMetrics
-from .pool import WorkerPool
+from .pool import MEMORY, WorkerPool
 from .public_sockets import PublicSockets
-from .worker_process import WorkerProcess
+from .worker import MIN_RETIRE_SECONDS
+from .worker_process import WorkerProcess, WorkerState
 from .zygote import ZygoteHandle
 
 log: FilteringBoundLogger = structlog.get_logger()
 
 POLL_SECONDS = 5.0
 HANG_SECONDS = 30.0
+RETIRED_SECONDS = END_SECONDS  # for a worker that was replaced, after its drain and shutdown
 ADMIN_CLOSE_SECONDS = 0.5
 
 
@@ -193,18 +195,31 @@ class Supervisor:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             reap_orphans()
-            workers = self._pool.ready
-            await asyncio.gather(*(worker.pull_snapshot() for worker in workers))
-            for worker in workers:
-                silent_seconds = time.monotonic() - worker.responded
-                if silent_seconds > HANG_SECONDS:
-                    log.error("worker hangs; killing it", worker=worker.slot, silent_seconds=round(silent_seconds, 1))
-                    self._pool.signal(worker, signal.SIGKILL)
-                    continue
+            started = [worker for worker in self._pool.workers if worker.state is not WorkerState.STARTING]
+            await asyncio.gather(*(worker.pull_snapshot() for worker in started))
+            self._kill_hanging()
+            for worker in self._pool.ready:
                 limit, size = self._settings.worker_max_memory_bytes, resident_bytes(worker.process)
-                if limit is not None and size > limit:
+                if limit is not None and size > limit and self._pool.is_old_enough(worker):
                     log.warning("worker needs too much memory", worker=worker.slot, bytes=size, max_bytes=limit)
-                    self._run(self._pool.replace(worker, "memory"), "replace worker")
+                    self._run(self._pool.replace(worker, MEMORY), "replace worker")
+
+    def _kill_hanging(self) -> None:
+        """Kill workers that do not respond, and those that do not end in time after they were replaced."""
+        settings, now = self._settings, time.monotonic()
+        retire_seconds = max(settings.drain_seconds, MIN_RETIRE_SECONDS) + settings.shutdown_seconds + RETIRED_SECONDS
+        for worker in self._pool.workers:
+            if worker.hung:
+                continue
+            if worker.state is WorkerState.READY:
+                silent_seconds, max_seconds = now - worker.responded, HANG_SECONDS
+            elif worker.state is WorkerState.RETIRING:
+                silent_seconds, max_seconds = now - worker.retired, retire_seconds
+            else:
+                continue
+            if silent_seconds > max_seconds:
+                log.error("worker hangs; killing it", worker=worker.slot, silent_seconds=round(silent_seconds, 1))
+                self._pool.kill_hanging(worker)
 
     async def _shut_down(self) -> None:
         settings = self._settings
@@ -214,6 +229,8 @@ class Supervisor:
             log.info("draining", seconds=drain_seconds, shutdown_seconds=settings.shutdown_seconds)
         for worker in self._pool.workers:
             worker.tell(DRAIN if self._drains else STOP)
+        if not self._has_been_ready:
+            self._pool.end_starting()
         # The workers have them, too. The port is closed when the last one has closed them.
         self._sockets.close()
         if self._pool.workers:

@@ -54,16 +54,24 @@ def run_worker(
     gc.enable()
     status = server.run(watchdog)
     with suppress(OSError):  # the supervisor has ended, or is too slow
-        send_last_metrics(assignment.link, app.telemetry)
+        send_last_metrics(assignment.link, app.telemetry, server.snapshot)
     return status
 
 
-def send_last_metrics(link: socket.socket, telemetry: Telemetry) -> None:
-    """Send a snapshot of the metrics at the end of the process, so that nothing that was counted is lost."""
-    snapshot = encode_snapshot(telemetry.metrics.registry, telemetry.metrics.merges)
-    link.settimeout(LAST_METRICS_SECONDS)
-    send(link, METRICS, len(snapshot))
-    link.sendall(snapshot)
+def send_last_metrics(link: socket.socket, telemetry: Telemetry, snapshot: bytes) -> None:
+    """Send a snapshot of the metrics at the end of the process, so that nothing that was counted is lost.
+
+    `snapshot` is an earlier one, for collectors that fail without the resources of the service.
+    """
+    try:
+        snapshot = encode_snapshot(telemetry.metrics.registry, telemetry.metrics.merges)
+    except Exception:
+        log.warning("last metrics are incomplete, because a collector has failed", exc_info=True)
+        telemetry.logs.writer.flush()
+    if snapshot:
+        link.settimeout(LAST_METRICS_SECONDS)
+        send(link, METRICS, len(snapshot))
+        link.sendall(snapshot)
 
 
 class WorkerServer(Server):
@@ -81,6 +89,8 @@ class WorkerServer(Server):
         super().__init__(app)
         self._link = assignment.link
         self._sockets = assignment.sockets
+        self.snapshot: bytes = b""
+        """The metrics after the last request, before the resources are closed."""
         self._is_retiring = False
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._connecting: asyncio.Task[None] | None = None
@@ -122,6 +132,11 @@ class WorkerServer(Server):
             async with asyncio.timeout(seconds):
                 await public.state.wait_until_idle()
 
+    async def _finish_tasks(self) -> None:
+        await super()._finish_tasks()
+        with suppress(Exception):  # of a collector; scrapes have reported it
+            self.snapshot = await snapshot_of(self.app.telemetry)
+
     def _stop_signals(self, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
         return stop_signals(lambda number: self._on_signal(number, loop), lambda _number: None)
 
@@ -154,18 +169,25 @@ class WorkerServer(Server):
 
     async def _connect(self) -> None:
         """Serve and listen where the supervisor says, in the order of its messages."""
-        public, admin = self._listeners
         while True:
             message = await self._messages.get()
-            if message.kind == CONNECTION:
-                await admin.accept(message.sockets[0])
-            elif message.kind == UNLISTEN:
-                public.stop_listening_also(message.first)
-            elif message.kind == LISTEN and not self._stopping.is_set():
-                await public.listen_also(message.first, message.sockets)
-            else:
-                for sock in message.sockets:
-                    sock.close()
+            try:
+                await self._obey(message)
+            except OSError as error:  # such as too many open files
+                log.error("request of the supervisor failed", error=str(error))
+
+    async def _obey(self, message: Message) -> None:
+        public, admin = self._listeners
+        if message.kind == CONNECTION:
+            for sock in message.sockets:  # none if the process has too many open files
+                await admin.accept(sock)
+        elif message.kind == UNLISTEN:
+            public.stop_listening_also(message.first)
+        elif message.kind == LISTEN and not self._stopping.is_set():
+            await public.listen_also(message.first, message.sockets)
+        else:
+            for sock in message.sockets:
+                sock.close()
 
     def _report(self, kind: bytes) -> None:
         with suppress(OSError):  # the supervisor has ended, which is noticed by the event loop
@@ -192,8 +214,12 @@ class SupervisorRequests:
         await self._app(scope, receive, send)
 
     async def _send_snapshot(self, scope: Scope, receive: Receive, send: Send) -> None:
-        telemetry = self._telemetry
-        telemetry.observer.observe()
-        metrics = telemetry.metrics
-        encoding = in_thread(lambda: encode_snapshot(metrics.registry, metrics.merges), name="metrics")
-        await Response(await asyncio.wrap_future(encoding))(scope, receive, send)
+        await Response(await snapshot_of(self._telemetry))(scope, receive, send)
+
+
+async def snapshot_of(telemetry: Telemetry) -> bytes:
+    """The present metrics, which a thread collects."""
+    telemetry.observer.observe()
+    metrics = telemetry.metrics
+    encoding = in_thread(lambda: encode_snapshot(metrics.registry, metrics.merges), name="metrics")
+    return await asyncio.wrap_future(encoding)

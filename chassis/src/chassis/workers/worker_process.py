@@ -25,10 +25,19 @@ class WorkerState(StrEnum):
 
 
 class WorkerProcess:
-    """A worker, from its fork until it has ended. `on_change` is called when its state has changed."""
+    """A worker, from its fork until it has ended.
+
+    `on_change` is called when its state has changed, and `on_link_end` when it has closed its link.
+    """
 
     def __init__(
-        self, number: int, slot: int, link: socket.socket, on_change: Callable[["WorkerProcess"], object]
+        self,
+        number: int,
+        slot: int,
+        link: socket.socket,
+        *,
+        on_change: Callable[["WorkerProcess"], object],
+        on_link_end: Callable[["WorkerProcess"], object],
     ) -> None:
         self.number: int = number
         """Different for each worker of the service."""
@@ -39,6 +48,12 @@ class WorkerProcess:
         self.started: float = time.monotonic()
         self.responded: float = self.started
         """The time of its last response, monotonic seconds."""
+        self.retired: float = 0.0
+        """When it stopped accepting connections, monotonic seconds; 0 until then."""
+        self.hung: bool = False
+        """Whether it was killed because it did not respond."""
+        self.has_closed_link: bool = False
+        """Whether it has closed its link, at the end of its process."""
         self.snapshot: bytes = b""
         """Its last known metrics; empty before the first ones."""
         self.settled: asyncio.Event = asyncio.Event()
@@ -46,6 +61,8 @@ class WorkerProcess:
         self.ended: asyncio.Event = asyncio.Event()
         self._link = link
         self._on_change = on_change
+        self._on_link_end = on_link_end
+        self._has_last_snapshot = False
         self._pulling = asyncio.Lock()
         link.setblocking(False)
         asyncio.get_running_loop().add_reader(link, self._on_message)
@@ -102,7 +119,7 @@ class WorkerProcess:
         async with self._pulling:  # so that an older snapshot never replaces a newer one
             with suppress(NoResponseError):
                 response = await self.request("GET", METRICS_PATH.encode(), seconds=SNAPSHOT_SECONDS)
-                if response.is_success:
+                if response.is_success and not self._has_last_snapshot:
                     self.snapshot = response.body
 
     def end(self) -> None:
@@ -122,11 +139,14 @@ class WorkerProcess:
                 return
             if message is None:
                 asyncio.get_running_loop().remove_reader(self._link)
+                self.has_closed_link = True
+                self._on_link_end(self)
                 return
             if message.kind == METRICS:
                 self._read_last_metrics(message.first)
             elif message.kind in (READY, RETIRING):
                 self.state = WorkerState.READY if message.kind == READY else WorkerState.RETIRING
+                self.retired = time.monotonic() if message.kind == RETIRING else 0.0
                 self.settled.set()
                 self._on_change(self)
 
@@ -139,4 +159,5 @@ class WorkerProcess:
                 data += part
         if len(data) == size:
             self.snapshot = bytes(data)
+            self._has_last_snapshot = True
         self._link.setblocking(False)
