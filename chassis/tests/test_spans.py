@@ -1,6 +1,7 @@
 """The span of a request, and those that a handler makes inside of it."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from io import StringIO
@@ -24,6 +25,7 @@ from starlette.types import Message
 
 from chassis import Handler, Route
 from chassis.middleware.telemetry import TelemetryMiddleware
+from chassis.request_info import RequestInfo
 from chassis.telemetry.spans import RequestSpan, RequestSpanProcessor
 
 from .support.service import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED, Service, observed, serve, until
@@ -478,6 +480,26 @@ async def test_request_span_processor_that_fails_takes_nothing_from_the_request(
         assert (await service.access_line())["status"] == 204
         (line,) = [line for line in service.seen.lines if "exception" in line]
         assert line["event"] == "a span processor failed: FailingForRequests"
+
+
+class Keeping(RequestSpanProcessor):
+    """Keeps spans, as the exporter does until their batch is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[RequestSpan] = []
+
+    def on_request_end(self, span: RequestSpan) -> None:
+        self.spans.append(span)
+
+
+async def test_spans_that_wait_for_their_export_keep_nothing_else_of_their_requests() -> None:
+    keeping = Keeping()
+    async with serve(Route("/items/{item_id}", Item())) as service:
+        service.app.telemetry.tracing.add_processor(keeping)
+        for _ in range(20):
+            await service.client.get("/items/7", headers=SAMPLED)
+        await until(lambda: len(keeping.spans) == 20)
+        assert sum(isinstance(value, RequestInfo) for value in gc.get_objects()) < 20
 
 
 class FailingAtTheStart(SpanProcessor):

@@ -5,6 +5,7 @@ import hashlib
 import html
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -112,24 +113,29 @@ class OpenApi(Handler):
 class Docs(Handler):
     """`GET /docs`: a page that shows `openapi.json` and sends requests. It loads nothing from other hosts.
 
-    With a `login`, it also gets tokens from the provider: its policy allows requests to the token endpoint.
+    With a `login`, it also gets tokens from the provider: its policy allows requests to the token endpoint. The page is
+    put together for the first request.
     """
 
     def __init__(self, login: Callable[[], Login | None] = no_login) -> None:
+        self._login = login
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        """The page, and the hashes of its script and its style."""
         folder = files(__name__.rpartition(".")[0])
         page, css, js = (folder.joinpath(f"docs.{end}").read_text(encoding="utf-8") for end in ("html", "css", "js"))
         # Script and style are inline, so that the policy can allow only their hashes.
         page = page.replace("<style></style>", f"<style>\n{css}</style>")
-        self._page = page.replace("<script></script>", f"<script>\n{js}</script>")
-        self._hashes = [_inline_hash(self._page, element) for element in ("script", "style")]
-        self._login = login
+        page = page.replace("<script></script>", f"<script>\n{js}</script>")
+        return page, _inline_hash(page, "script"), _inline_hash(page, "style")
 
     async def get(self) -> Response:
         login = self._login()
-        script, style = self._hashes
-        page, connect = self._page, "'self'"
+        page, script, style = self._parts
+        connect = "'self'"
         if login is not None:
-            page = page.replace(NO_LOGIN, NO_LOGIN.replace("null", html.escape(orjson.dumps(login).decode())))
+            page = page.replace(NO_LOGIN, NO_LOGIN.replace("null", html.escape(orjson.dumps(login._asdict()).decode())))
             connect = f"'self' {login.token_origin}"
         policy = (
             f"default-src 'none'; script-src {script}; style-src {style}; connect-src {connect}; img-src data:; "

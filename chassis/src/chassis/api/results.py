@@ -21,6 +21,7 @@ from .signature import Signature
 JSON_TYPE = "application/json"
 NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
 WITHOUT_LENGTH = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+ALIASES = frozenset({"alias", "serialization_alias"})  # of computed and of other fields
 
 
 class Encoded(NamedTuple):
@@ -121,9 +122,14 @@ def _encoder_of(result: TypeAdapter[Any] | None) -> Callable[[Any], bytes]:
         return any_to_json
     encode = result.serializer.to_json
     # `by_alias` is passed only if it matters, for performance.
-    options: Any = {"mode": "serialization"}
-    has_aliases = result.json_schema(by_alias=True, **options) != result.json_schema(by_alias=False, **options)
-    return partial(encode, by_alias=True) if has_aliases else encode
+    return partial(encode, by_alias=True) if _has_aliases(result.core_schema) else encode
+
+
+def _has_aliases(schema: object) -> bool:
+    """Whether any field in a schema of pydantic-core has another name in JSON."""
+    if isinstance(schema, Mapping):
+        return not ALIASES.isdisjoint(schema) or any(map(_has_aliases, schema.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_aliases, schema))
 
 
 def any_to_json(value: object) -> bytes:

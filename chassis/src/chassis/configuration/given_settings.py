@@ -80,4 +80,4 @@ class GivenSettings(BaseSettings):
         given = _given.get()
         if given is None:
             given = read(settings_cls, Schema(settings_cls))
-        return init_settings, *(VariablesSource(settings_cls, source) for source in given.sources)
+        return init_settings, *(VariablesSource(settings_cls, source) for source in given.sources if source)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -84,6 +83,8 @@ class Schema:
 
     def closest(self, name: str) -> str | None:
         """The variable whose name is closest to one that is not known."""
+        from difflib import get_close_matches  # most processes have no such variable
+
         close = get_close_matches(name.lower(), sorted(self._names), 1)
         return close[0] if close else None
 

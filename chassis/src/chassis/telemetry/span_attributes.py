@@ -77,6 +77,7 @@ def end_span(
     if "error.type" in shared:
         span.status = FAILED
     span.end_after(observation.seconds)
+    observation.context.info = None  # a span that waits for its export keeps only the ids of its request
     return observation.context.trace_id
 
 
