@@ -47,12 +47,12 @@ def render(folder: Path, answers: dict[str, str]) -> Path:
     return copy_folder(RENDERED[given], project)
 
 
-def render_anew(folder: Path, answers: dict[str, str]) -> Path:
+def render_anew(folder: Path, answers: dict[str, str], template: Path = TEMPLATE) -> Path:
     """Render into `folder` by cookiecutter's Python interface; returns the project."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     project = Path(
         cookiecutter(
-            str(TEMPLATE),
+            str(template),
             no_input=True,
             extra_context={"owner": "acme", **answers},  # whose clone this is, is no matter
             output_dir=str(folder),
