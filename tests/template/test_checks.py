@@ -73,9 +73,12 @@ def test_handlers_without_tests_fail_the_gate_of_coverage(bake: Bake, python: Pa
     project = bake()
     (project / "tests/test_orders.py").unlink()
 
-    tested = run(python, "-m", "pytest", "--quiet", "--cov", cwd=project, PYTHONPATH="src")
+    # Without the tests that start a process, in which no coverage is measured.
+    options = ("--quiet", "--cov", "-k", "openapi or page or example or readme")
+    tested = run(python, "-m", "pytest", *options, cwd=project, PYTHONPATH="src")
 
     assert tested.returncode != 0
+    assert "5 passed" in tested.stdout
     assert re.search(r"Required test coverage of 95(\.0)?% not reached", tested.stdout), tested.stdout
     assert "failed" not in tested.stdout
 
