@@ -13,7 +13,10 @@ from .service import PACKAGE, Installer, versions
 
 OUR_COUNTER = "http_server_request_duration_seconds_count"
 THEIR_COUNTER = "http_requests_total"
-SMOKE = ("bare_asgi", "ours", "ours_100", "bare_asyncpg", "ours_asyncpg", "ours_orm")
+SMOKE = (
+    *("bare_asgi", "ours", "ours_100", "bare_real", "ours_real", "bare_new", "ours_new", "hangs"),
+    *("bare_asyncpg", "ours_asyncpg", "ours_orm", "before", "now"),
+)
 VERIFYING = ("cached", "verified", "bare_pyjwt")
 ISSUER, AUDIENCE = "https://login.example", "items"
 # With Host, eleven headers as a browser and a proxy send them, and a caller that traces.
@@ -98,6 +101,9 @@ class Candidates:
         clients = versions(self.clients) if "clients" in self.__dict__ else {}
         return {"python": self._installer.version, **clients, **theirs, **versions(self._service)}
 
+    def _chosen(self, every: dict[str, Candidate]) -> dict[str, Candidate]:
+        return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
+
     def main(self) -> dict[str, Candidate]:
         """The candidates of the throughput section; the others are compared with the first."""
         parts = ("fastapi", "logs", "metrics", "traces")
@@ -113,7 +119,7 @@ class Candidates:
             "usual": self._peer("FastAPI + all three, 1 % sampled", "usual", *parts),
             "usual_100": self._peer("FastAPI + all three, 100 % sampled", "usual", *parts, sampled=1.0),
         }
-        return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
+        return self._chosen(every)
 
     def collectors(self) -> dict[str, Candidate]:
         """All requests are sampled, and the collector responds, rejects connections, or never responds."""
@@ -122,10 +128,12 @@ class Candidates:
             "refuses": "http://127.0.0.1:1",
             "hangs": f"{self._collector}/hanging",
         }
-        return {
-            name: self._ours(1.0, what=f"collector {name}", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
-            for name, endpoint in endpoints.items()
-        }
+        return self._chosen(
+            {
+                name: self._ours(1.0, what=f"collector {name}", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+                for name, endpoint in endpoints.items()
+            }
+        )
 
     def database(self, url: str) -> dict[str, Candidate]:
         """Each reads one row by its primary key; the others are compared with the first."""
@@ -140,7 +148,7 @@ class Candidates:
                 "FastAPI + SQLAlchemy's ORM + all four, 1 % sampled", "usual", "orm", *parts, DATABASE_URL=url
             ),
         }
-        return {name: one for name, one in every.items() if not self._smoke or name in SMOKE}
+        return self._chosen(every)
 
     def auth(self) -> dict[str, Candidate]:
         """All get the same token; the others are compared with the first, which does not look at it."""
@@ -205,7 +213,7 @@ class Candidates:
         bare = self._peer("bare ASGI function", "yardstick", "asgi")
         ours = self._ours()
         real, traced, closed = REAL_HEADERS, {**REAL_HEADERS, "traceparent": SAMPLED_PARENT}, {"connection": "close"}
-        return [
+        every: list[dict[str, Candidate]] = [
             {
                 "bare_real": replace(bare, label=f"{bare.label}, eleven headers", headers=real),
                 "ours_real": replace(ours, label="ours, eleven headers, not sampled", headers=real, sampled=0.0),
@@ -222,10 +230,11 @@ class Candidates:
                 "ours_new": replace(ours, label="ours, new connections, 1 % sampled", headers=closed),
             },
         ]
+        return [group for group in map(self._chosen, every) if group]
 
     def before_and_now(self) -> list[dict[str, Candidate]]:
         """The service of the other commit and of the working tree, at each sampling."""
-        return [
+        every = [
             {
                 f"before{suffix}": self._ours(
                     sampled, what=f"before, {sampled * 100:.0f} % sampled", python=self._before
@@ -234,6 +243,7 @@ class Candidates:
             }
             for sampled, suffix in ((0.01, ""), (1.0, "_100"))
         ]
+        return [pair for pair in map(self._chosen, every) if pair]
 
     def _env(self, sampled: float) -> dict[str, str]:
         sampler = {"OTEL_TRACES_SAMPLER": SAMPLERS[sampled], "OTEL_TRACES_SAMPLER_ARG": str(sampled)}

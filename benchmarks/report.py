@@ -157,8 +157,11 @@ def goals(sections: Results) -> list[list[str]]:
             "{:.2f}",
             most=1.1,
         )
-    for suffix in ("", "_100") if "against" in rows else ():
-        before, now = (rows["against"][f"{name}{suffix}"] for name in ("before", "now"))
+    pairs = rows.get("against", {})
+    for suffix in ("", "_100"):
+        if f"now{suffix}" not in pairs:
+            continue
+        before, now = (pairs[f"{name}{suffix}"] for name in ("before", "now"))
         case = f"{now['label']}, to before"
         goal(f"{case}: rate", now["ratio"]["median"], "{:.2f}", least=1 - SAME_SPEED)
         goal(f"{case}: least CPU", now["cpu_us"]["least"] / before["cpu_us"]["least"], "{:.2f}", most=1 + SAME_SPEED)

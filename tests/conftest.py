@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from bakery import MADE_ONCE, SHARED, copy_repository, depend_on, render, run
+from bakery import MADE_ONCE, SHARED, SHARED_BYTECODE, copy_repository, depend_on, render, run
 from collector import Collector
 from running import Service, running
 
@@ -64,7 +64,8 @@ def _shared_caches(common: Path) -> None:
     MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
-    (common / "bytecode/environments").mkdir(parents=True, exist_ok=True)
+    for folder in SHARED_BYTECODE.values():
+        (common / "bytecode" / folder).mkdir(parents=True, exist_ok=True)
     SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
 

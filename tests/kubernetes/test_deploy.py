@@ -4,7 +4,6 @@ There is no cluster here. kubectl renders for real. Programs named kubectl, kind
 """
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bakery import render, run
+from bakery import copy_folder, render, run
 from conftest import Start
 from deploy_programs import DOCKER, KIND, KUBECTL, Developer, put_objects
 from manifests import DIGEST, Manifest
@@ -27,7 +26,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def developer(rendered: Path, tmp_path: Path) -> Developer:
-    return Developer(Path(shutil.copytree(rendered, tmp_path / "order-service")), tmp_path)
+    return Developer(copy_folder(rendered, tmp_path / "order-service"), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def rendered_with_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def migrating(rendered_with_database: Path, tmp_path: Path) -> Developer:
     """A developer of a service with a database."""
-    developer = Developer(Path(shutil.copytree(rendered_with_database, tmp_path / "order-service")), tmp_path)
+    developer = Developer(copy_folder(rendered_with_database, tmp_path / "order-service"), tmp_path)
     developer.has("kubectl", KUBECTL)
     return developer
 

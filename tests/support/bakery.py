@@ -18,6 +18,8 @@ HOME = Path.home()
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
 # Variables of all processes that `clean_environment` is for; conftest.py adds places for what can be shared.
 SHARED: dict[str, str] = {}
+# Folders of a project, and the folders of their bytecode, which all projects share.
+SHARED_BYTECODE = {".venv": "environments", "chassis": "cores"}
 # Folders of what is made once and copied then; conftest.py says where they are.
 MADE_ONCE: dict[str, Path] = {}
 RENDERED: dict[tuple[tuple[str, str], ...], Path] = {}
@@ -45,18 +47,22 @@ def render(folder: Path, answers: dict[str, str]) -> Path:
     return copy_folder(RENDERED[given], project)
 
 
-def render_anew(folder: Path, answers: dict[str, str]) -> Path:
+def render_anew(folder: Path, answers: dict[str, str], template: Path = TEMPLATE) -> Path:
     """Render into `folder` by cookiecutter's Python interface; returns the project."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return Path(
+    project = Path(
         cookiecutter(
-            str(TEMPLATE),
+            str(template),
             no_input=True,
             extra_context={"owner": "acme", **answers},  # whose clone this is, is no matter
             output_dir=str(folder),
             config_file=str(own_config(folder)),
         )
     )
+    for path in files_of(project / "chassis"):  # the bytecode of one is that of all: see share_bytecode
+        if (TEMPLATE / "chassis" / path).exists():
+            shutil.copystat(TEMPLATE / "chassis" / path, project / "chassis" / path)
+    return project
 
 
 def own_config(folder: Path) -> Path:
@@ -127,12 +133,16 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 def share_bytecode(project: Path) -> None:
-    """Let the environment in `project` use the bytecode of all others: uv links their files to the same ones."""
+    """Let the environment and the core in `project` use the bytecode of all others.
+
+    uv links the files of environments to the same ones. Python compares the time and the size of a source file.
+    """
     if prefix := SHARED.get("PYTHONPYCACHEPREFIX"):
-        place = Path(prefix, *project.absolute().parts[1:], ".venv")
-        if not place.is_symlink() and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(Path(prefix, "environments"))
+        for folder, shared in SHARED_BYTECODE.items():
+            place = Path(prefix, *project.absolute().parts[1:], folder)
+            if not place.is_symlink() and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(Path(prefix, shared))
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

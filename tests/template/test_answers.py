@@ -1,7 +1,8 @@
 """Hostile values for the template's questions are rejected in one sentence, or rendered harmlessly."""
 
+import runpy
+import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from cookiecutter.exceptions import CookiecutterException
 from markdown_it import MarkdownIt
 
-from bakery import TEMPLATE, TOOLS, own_config, package_of, render_anew, run
+from bakery import SOURCE, TEMPLATE, TOOLS, own_config, package_of, render_anew, run
 from conftest import Bake
 
 EMPTY = "is empty; enter 1 to "
@@ -146,12 +147,41 @@ HARMLESS = [
 ]
 
 
+# The parts of the skeleton in which these tests look at values, and that are imported.
+LOOKED_AT = ("README.md", "pyproject.toml", "Makefile", "scripts", "src")
+
+
 @pytest.fixture
 def bake(tmp_path: Path) -> Bake:
     """Renders where the tests look for what is left behind."""
 
     def render_here(**answers: str) -> Path:
         return render_anew(tmp_path / "baked", answers)
+
+    return render_here
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template without the files at which these tests do not look, which take most of the time to render."""
+    folder = tmp_path_factory.mktemp("small")
+    for path in ("cookiecutter.json", "cookiecutter_2_2_or_newer.py", "chassis/pyproject.toml"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(TEMPLATE / path, folder / path)
+    shutil.copytree(TEMPLATE / "hooks", folder / "hooks")
+    for name in LOOKED_AT:
+        copy = folder / SOURCE.name / name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copytree(SOURCE / name, copy) if (SOURCE / name).is_dir() else shutil.copy(SOURCE / name, copy)
+    return folder
+
+
+@pytest.fixture
+def bake_small(small: Path, tmp_path: Path) -> Bake:
+    """Renders that template."""
+
+    def render_here(**answers: str) -> Path:
+        return render_anew(tmp_path / "baked", answers, small)
 
     return render_here
 
@@ -195,22 +225,22 @@ def test_name_without_letters_falls_back_to_a_good_slug(bake: Bake) -> None:
     assert bake(project_name="🚀").name == "my-service"
 
 
-def test_value_is_rendered_harmlessly(bake: Bake, python: Path) -> None:
+def test_value_is_rendered_harmlessly(bake_small: Bake, python: Path) -> None:
     """All in one go, since each takes a process for the import."""
     for number, text in enumerate(HARMLESS):
-        project = bake(project_slug=f"harmless-{number}", project_name=text, description=text)
+        project = bake_small(project_slug=f"harmless-{number}", project_name=text, description=text)
         assert_shown(project, "project_name", text)
         assert_shown(project, "description", text)
-    assert_imports(project, python)
+    assert_imports(project, python=python)
     assert [*project.parent.rglob("canary*"), *Path.cwd().glob("canary*")] == []
 
 
 @pytest.mark.parametrize("text", ["{{ 7*7 }}", "{% raw %}", "{{ cookiecutter.owner }}", "{# no #}", "{{ foo"])
-def test_jinja_that_is_typed_stays_text(tmp_path: Path, python: Path, text: str) -> None:
+def test_jinja_that_is_typed_stays_text(tmp_path: Path, small: Path, text: str) -> None:
     # Typed, because cookiecutter itself renders what is given on the command line.
     out = tmp_path / "out"
     made = subprocess.run(
-        [TOOLS / "cookiecutter", "--config-file", own_config(out), "-o", out, TEMPLATE],
+        [TOOLS / "cookiecutter", "--config-file", own_config(out), "-o", out, small],
         input=f"Orders {text}\norders-here\n{text}\n" + "\n" * 12,
         capture_output=True,
         text=True,
@@ -220,16 +250,19 @@ def test_jinja_that_is_typed_stays_text(tmp_path: Path, python: Path, text: str)
     assert made.returncode == 0, made.stdout + made.stderr
     assert_shown(out / "orders-here", "description", text)
     assert_shown(out / "orders-here", "project_name", f"Orders {text}")
-    assert_imports(out / "orders-here", python)
 
 
-@pytest.mark.parametrize("slug", ["a", "a" * 40, "order-service-2", "x9", "app", "handlers", "orders", "main"])
-def test_slug_that_is_accepted_can_be_imported(bake: Bake, python: Path, slug: str) -> None:
-    project = bake(project_slug=slug)
+SLUGS = ["a", "a" * 40, "order-service-2", "x9", "app", "handlers", "orders", "main"]
 
-    assert package_of(project) == slug.replace("-", "_")
-    assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["name"] == slug
-    assert_imports(project, python)
+
+def test_slug_that_is_accepted_can_be_imported(bake_small: Bake, python: Path) -> None:
+    """All in one process."""
+    projects = [bake_small(project_slug=slug) for slug in SLUGS]
+
+    for slug, project in zip(SLUGS, projects, strict=True):
+        assert package_of(project) == slug.replace("-", "_")
+        assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["name"] == slug
+    assert_imports(*projects, python=python)
 
 
 def test_everything_installed_beside_the_service_is_rejected_as_a_slug(python: Path) -> None:
@@ -255,10 +288,11 @@ def test_scripts_of_the_service_are_rejected_as_a_slug() -> None:
     assert {name for name in scripts if not is_refused(name)} == set()
 
 
+REFUSAL = runpy.run_path(str(TEMPLATE / "hooks/pre_gen_project.py"))["refusal"]
+
+
 def is_refused(slug: str) -> bool:
-    answers = ("Name", slug, "Text.", "acme", "ghcr.io/acme", slug.replace("-", "_"))
-    script = f"import sys, pre_gen_project; sys.exit(pre_gen_project.refusal(*{answers!r}) is None)"
-    return run(sys.executable, "-c", script, cwd=TEMPLATE / "hooks").returncode == 0
+    return REFUSAL("Name", slug, "Text.", "acme", "ghcr.io/acme", slug.replace("-", "_")) is not None
 
 
 def assert_shown(project: Path, question: str, text: str) -> None:
@@ -275,8 +309,10 @@ def assert_shown(project: Path, question: str, text: str) -> None:
     assert "".join(child.content for child in children) == text.strip()
 
 
-def assert_imports(project: Path, python: Path) -> None:
-    imported = run(python, "-c", f"import {package_of(project)}.app", cwd=project, PYTHONPATH="src")
+def assert_imports(*projects: Path, python: Path) -> None:
+    names = ", ".join(f"{package_of(project)}.app" for project in projects)
+    path = ":".join(str(project / "src") for project in projects)
+    imported = run(python, "-c", f"import {names}", cwd=projects[0], PYTHONPATH=path)
     assert (imported.returncode, imported.stdout) == (0, "")
 
 
@@ -293,12 +329,12 @@ def assert_imports(project: Path, python: Path) -> None:
         (["github.user=not a name"], "acme"),
     ],
 )
-def test_owner_is_who_git_says(tmp_path: Path, settings: list[str], owner: str) -> None:
+def test_owner_is_who_git_says(tmp_path: Path, small: Path, settings: list[str], owner: str) -> None:
     assert run("git", "init", "--quiet", cwd=tmp_path).returncode == 0
     for setting in settings:
         run("git", "config", *setting.split("=", 1), cwd=tmp_path)
 
-    made = run("cookiecutter", "--config-file", own_config(tmp_path / "out"), "--no-input", TEMPLATE, cwd=tmp_path)
+    made = run("cookiecutter", "--config-file", own_config(tmp_path / "out"), "--no-input", small, cwd=tmp_path)
 
     assert made.returncode == 0, made.stdout
     assert f"ghcr.io/{owner.lower()}/order-service" in (tmp_path / "order-service/Makefile").read_text()

@@ -39,9 +39,15 @@ COSTS = (
 )
 
 
-def bench(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "benchmarks.run", "--smoke", "--work", str(folder), *options)
-    return run(*command, cwd=TEMPLATE, **variables)
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of services and environments, which are installed once."""
+    return tmp_path_factory.mktemp("work")
+
+
+def bench(work: Path, results: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    places = ("--work", str(work), "--output", str(results))
+    return run(sys.executable, "-m", "benchmarks.run", "--smoke", *places, *options, cwd=TEMPLATE)
 
 
 def test_documents_state_the_committed_figures() -> None:
@@ -105,25 +111,25 @@ def test_tables_of_the_gateway_are_made_from_the_committed_results() -> None:
     assert markdown(results) == RESULTS.with_name("gateway.md").read_text()
 
 
-def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
+def test_report_is_made_from_the_committed_results(work: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(RESULTS.read_bytes())
 
-    done = bench(tmp_path, "--report", "--output", str(tmp_path))
+    done = bench(work, tmp_path, "--report")
 
     assert done.returncode == 0, done.stdout
     for name in ("results.json", "RESULTS.md", "throughput.svg"):
         assert (tmp_path / name).read_bytes() == RESULTS.with_name(name).read_bytes(), name
 
 
-def test_benchmark_measures_every_section(tmp_path: Path) -> None:
+def test_benchmark_measures_every_section(work: Path, tmp_path: Path) -> None:
     needs("wrk")
     sections = ("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
 
-    done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
+    done = bench(work, tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
     assert done.returncode == 0, done.stdout
-    results: dict[str, Any] = json.loads((tmp_path / "results/results.json").read_text())
-    report = (tmp_path / "results/RESULTS.md").read_text()
+    results: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
+    report = (tmp_path / "RESULTS.md").read_text()
     assert tuple(results["sections"]) == sections
     assert results["errors"] == {}
     assert results["checks"]["failed"] == []
@@ -135,13 +141,13 @@ def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     assert "| ours, now, 1 % sampled, to before: rate |" in report
 
 
-def test_section_that_fails_is_recorded_and_the_others_are_measured(tmp_path: Path) -> None:
+def test_section_that_fails_is_recorded_and_the_others_are_measured(work: Path, tmp_path: Path) -> None:
     needs("wrk")
 
-    done = bench(tmp_path, "--only", "against,post", "--against", "no-such-commit")
+    done = bench(work, tmp_path, "--only", "against,post", "--against", "no-such-commit")
 
     assert done.returncode == 1
-    results: dict[str, Any] = json.loads((tmp_path / "results/results.json").read_text())
+    results: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
     assert list(results["sections"]) == ["post"]
     assert "no-such-commit" in results["errors"]["against"]
-    assert "**against was not measured:** BenchError: " in (tmp_path / "results/RESULTS.md").read_text()
+    assert "**against was not measured:** BenchError: " in (tmp_path / "RESULTS.md").read_text()

@@ -132,6 +132,8 @@ def test_make_run_and_make_dev_serve(shared: Place) -> None:
     service = shared.services[-1]
     with started("run", service) as lines:
         assert name_at(lines) == service.name
+    if shared.environments[0].parent in shared.services:
+        return  # in a workspace, the environment is elsewhere
     with started("dev", service) as lines:
         assert name_at(lines) == service.name
         settings = next(service.glob("src/*/settings.py"))
@@ -152,6 +154,7 @@ def test_core_is_edited_in_place_where_there_is_a_folder(shared: Place) -> None:
         assert Path(where) == shared.core / "src/chassis/__init__.py"
 
 
+@pytest.mark.parametrize("own", ["workspace"], indirect=True, scope="module")  # the environment is elsewhere
 def test_make_handler_and_make_fix(own: Place) -> None:
     service = own.services[0]
     make(service, "handler", "name=invoices")
@@ -194,9 +197,7 @@ def test_make_chassis_replaces_the_shared_folder(own: Place) -> None:
             assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "own", ["folder", "tag"], indirect=True, scope="module"
-)  # for cruft, a workspace is a folder as well
+@pytest.mark.parametrize("own", ["folder"], indirect=True, scope="module")  # cruft sees no difference
 def test_make_update_leaves_the_core_out(own: Place) -> None:
     """Of services that were generated from the repository, as people do."""
     service = own.services[0]
@@ -282,14 +283,16 @@ def test_workflow_passes_the_contexts_to_the_build(shared: Place, bake: Bake, tm
     service = shared.services[-1]
     jobs = yaml.safe_load((service / ".github/workflows/image.yml").read_text())["jobs"]
     for project, expected in ((service, make(service, "contexts")), (bake(), "")):
+        steps = [step for job in jobs.values() for step in job["steps"] if step.get("id") == "contexts"]
+        assert len(steps) == len(jobs)
+        (script,) = {step["run"] for step in steps}
+        output = tmp_path / "output"
+        output.write_text("")
+        done = run("bash", "-e", "-c", script, cwd=project, GITHUB_OUTPUT=str(output))
+        assert done.returncode == 0, done.stdout
+        assert output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END").strip() == (
+            expected.strip()
+        )
         for job in jobs.values():
-            (step,) = (step for step in job["steps"] if step.get("id") == "contexts")
-            output = tmp_path / "output"
-            output.write_text("")
-            done = run("bash", "-e", "-c", step["run"], cwd=project, GITHUB_OUTPUT=str(output))
-            assert done.returncode == 0, done.stdout
-            assert output.read_text().rstrip("\n").removeprefix("list<<END\n").removesuffix("END").strip() == (
-                expected.strip()
-            )
             builds = [step for step in job["steps"] if "build-push-action" in step.get("uses", "")]
             assert {build["with"]["build-contexts"] for build in builds} == {"${{ steps.contexts.outputs.list }}"}

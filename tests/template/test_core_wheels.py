@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import venv
 import zipfile
 from dataclasses import dataclass
 from email.parser import Parser
@@ -56,13 +55,6 @@ def environment(tmp_path: Path) -> Environment:
         done = run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout
     return environment
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Environment:
-    """An environment that has pip only."""
-    venv.create(tmp_path / "empty", with_pip=True)
-    return Environment(tmp_path / "empty")
 
 
 @pytest.fixture(scope="module")
@@ -138,17 +130,7 @@ def test_one_wheel_of_the_core_serves_two_services_in_one_environment(
     assert (environment.folder / "bin/order-service").exists()
 
 
-def test_folders_are_installed_by_pip_alone(bake: Bake, empty: Environment) -> None:
-    project = bake()
-    assert "$ pip install ./chassis .\n" in (project / "README.md").read_text()
-
-    empty.pip("install", "./chassis", ".", cwd=project)
-
-    assert empty.core().is_relative_to(empty.folder)
-    assert [path.name for path in project.iterdir() if path.name in ("build", "dist")] == []
-
-
-def test_source_distribution_builds_the_same_wheel(bake: Bake) -> None:
+def test_source_distribution_builds_the_same_wheel_which_requires_a_version_that_no_index_has(bake: Bake) -> None:
     project = bake()
     for arguments in ((), ("--wheel", "--out-dir", "direct")):
         done = run("uv", "build", *arguments, cwd=project)
@@ -156,15 +138,10 @@ def test_source_distribution_builds_the_same_wheel(bake: Bake) -> None:
 
     (sdist,) = (project / "dist").glob("*.tar.gz")
     assert sdist.name == "order_service-0.1.0.tar.gz"
-    wheels = [next((project / folder).glob("*.whl")).read_bytes() for folder in ("dist", "direct")]
-    assert wheels[0] == wheels[1]
-
-
-def test_wheel_requires_the_version_that_no_public_index_has(bake: Bake) -> None:
-    project = bake()
-    assert run("uv", "build", "--wheel", cwd=project).returncode == 0
-    (wheel,) = (project / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    wheels = [next((project / folder).glob("*.whl")) for folder in ("dist", "direct")]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    # It requires the version that no public index has.
+    with zipfile.ZipFile(wheels[0]) as archive:
         metadata = Parser().parsestr(archive.read("order_service-0.1.0.dist-info/METADATA").decode())
 
     assert "asgi-chassis==0+vendored" in (metadata.get_all("Requires-Dist") or [])
@@ -186,11 +163,14 @@ def test_pip_of_the_service_alone_takes_nothing_from_an_index(
 
 def test_pip_of_both_takes_the_folder(bake: Bake, environment: Environment, index: Path) -> None:
     project = bake()
+    assert "$ pip install ./chassis .\n" in (project / "README.md").read_text()
     places = ("--extra-index-url", index.as_uri(), "--find-links", index / "asgi-chassis")
 
     environment.pip("install", *places, "./chassis", ".", cwd=project)
 
+    assert environment.core().is_relative_to(environment.folder)
     assert environment.core().read_text() == (project / "chassis/src/chassis/__init__.py").read_text()
+    assert [path.name for path in project.iterdir() if path.name in ("build", "dist")] == []
 
 
 @pytest.mark.parametrize("strategy", ["first-index", "unsafe-best-match"])

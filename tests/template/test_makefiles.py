@@ -164,8 +164,14 @@ def test_signal_to_make_run_reaches_the_service_once(installed: Path, tmp_path: 
             assert '"stopped"' in process.stdout.read()
 
 
-def test_make_run_of_the_service_starts_it_with_what_is_there(bake: Bake, bare: dict[str, str]) -> None:
+def test_make_run_of_the_service_starts_it_with_what_is_there(bake: Bake, bare: dict[str, str], tmp_path: Path) -> None:
+    """Its `python3` is that of pyenv: it fails in a folder whose .python-version names a version that pyenv lacks."""
     project = bake()
+    shim = tmp_path / "programs/python3"
+    python = shim.readlink()
+    shim.unlink()
+    shim.write_text(f'#!/bin/sh\n[ ! -e .python-version ] || exit 127\nexec {python} "$@"\n')
+    shim.chmod(0o755)
     with at_terminal(["make", "run"], project, {**bare, "APP_PORT": "0"}) as terminal:
         terminal.wait_for("ready")
         terminal.wait_for("console")

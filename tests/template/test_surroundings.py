@@ -157,18 +157,3 @@ def test_uv_in_a_folder_with_spaces_is_used(tmp_path: Path, bake: Bake) -> None:
     assert made.returncode == 0, made.stdout
     assert not (project / ".uv").exists()
     assert json.loads((project / ".cruft.json").read_text())
-
-
-def test_pyenv_without_the_python_of_the_service_installs_uv(tmp_path: Path, bake: Bake) -> None:
-    """Its `python3` fails in a folder whose .python-version names a version that pyenv does not have."""
-    project = bake()
-    shim = tmp_path / "shims/python3"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\n[ ! -e .python-version ] || exit 127\nexec {sys.executable} "$@"\n')
-    shim.chmod(0o755)
-    programs = ":".join({str(Path(shutil.which(name) or name).parent) for name in ("make", "git", "sh", "awk")})
-
-    made = run("make", ".uv/bin/uv", cwd=project, PATH=f"{shim.parent}:{programs}")
-
-    assert made.returncode == 0, made.stdout
-    assert (project / ".uv/bin/uv").exists()

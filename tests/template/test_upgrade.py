@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bakery import TEMPLATE, own_config, run
+from bakery import NOTE, TEMPLATE, copy_folder, own_config, run
 from repositories import IDENTITY, Repository
 from running import running
 
@@ -53,28 +53,36 @@ def cents(text: str) -> int:
 '''
 
 
-@pytest.fixture
-def template(tmp_path: Path) -> Repository:
-    """This repository with its history, at the first edition."""
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """This repository with its history, at the first edition, and a service as its owner committed it that day."""
     if run("git", "rev-parse", "--is-shallow-repository", cwd=TEMPLATE).stdout.strip() == "true":
         pytest.skip(f"this clone has no commit {FIRST_EDITION[:7]}; fetch the history: git fetch --unshallow")
-    folder = tmp_path / "template"
-    run("git", "clone", "--quiet", TEMPLATE, folder, cwd=tmp_path)
-    template = Repository(folder)
+    folder = tmp_path_factory.mktemp("first")
+    template, service = Repository(folder / "template"), Repository(folder / "services/order-service")
+    run("git", "clone", "--quiet", TEMPLATE, template.folder, cwd=folder)
     template.git("checkout", "--quiet", "-B", "main", FIRST_EDITION)
-    return template
-
-
-@pytest.fixture
-def service(template: Repository, tmp_path: Path) -> Repository:
-    """A service of the first edition, as committed by its owner on the first day."""
-    command = ("cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "own"), "-o", tmp_path / "services")
-    made = run(*command, f"git+{template.folder.as_uri()}", "owner=acme", cwd=tmp_path)
+    command = ("cookiecutter", "--no-input", "--config-file", own_config(folder / "own"), "-o", folder / "services")
+    made = run(*command, f"git+{template.folder.as_uri()}", "owner=acme", cwd=folder)
     assert made.returncode == 0, made.stdout
-    service = Repository(tmp_path / "services/order-service")
     service.init()
     service.commit("From the template")
     assert service.read("src/order_service/chassis/__init__.py")
+    return template.folder, service.folder
+
+
+@pytest.fixture
+def template(first_day: tuple[Path, Path], tmp_path: Path) -> Repository:
+    """A copy of that repository, for one test."""
+    return Repository(copy_folder(first_day[0], tmp_path / "template"))
+
+
+@pytest.fixture
+def service(first_day: tuple[Path, Path], template: Repository, tmp_path: Path) -> Repository:
+    """A copy of that service, which comes from `template`."""
+    service = Repository(copy_folder(first_day[1], tmp_path / "services/order-service"))
+    service.write(NOTE, service.read(NOTE).replace(first_day[0].as_uri(), template.folder.as_uri()))
+    service.git("commit", "--quiet", "--all", "--amend", "--no-edit")
     return service
 
 
