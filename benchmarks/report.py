@@ -13,6 +13,7 @@ TITLES = {
     "memory": "Memory",
     "database": "One row of PostgreSQL by its primary key",
     "clients": "A call to another service, by HTTP client",
+    "outbound": "A request with one outbound call",
     "auth": "Bearer tokens, the same for each request",
     "workers": "Worker processes, on all cores together with the load",
     "against": "Beside another commit",
@@ -146,6 +147,14 @@ def goals(sections: Results) -> list[list[str]]:
         goal("a call by app.client, with policy, spans and metrics", cpu_us, "{:.0f} µs", most=100)
         to_aiohttp = rows["clients"]["app_client"]["cpu_ratio"]["median"]
         goal("the same, to aiohttp alone, by CPU", to_aiohttp, "{:.2f}", least=0.5)
+    if "usual_httpx" in rows.get("outbound", {}):
+        cpu = {name: row["cpu_ratio"]["median"] for name, row in rows["outbound"].items()}
+        goal(
+            "a request with one outbound call, to the usual stack, by CPU",
+            cpu["ours_calls"] / cpu["usual_httpx"],
+            "{:.1f}",
+            least=5,
+        )
     if "auth" in rows:
         to_open = rows["auth"]["cached"]["ratio"]["median"]
         goal("a cached token, to the same service without authentication", to_open, "{:.2f}", least=0.9)

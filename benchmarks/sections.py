@@ -13,7 +13,7 @@ from .database import database
 from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
 
 SECTIONS = (
-    *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "workers"),
+    *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "outbound", "workers"),
     "against",
 )
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
@@ -109,6 +109,10 @@ class Sections:
             }
             for name, values in found.items()
         }
+
+    def _outbound(self) -> Rows:
+        with clients.upstream() as url:
+            return self._rounds(self._candidates.outbound(url), self._plan.few_rounds)
 
     def _workers(self) -> Rows:
         """The first rows have one process. CPU time is that of all processes, the supervisor's included."""

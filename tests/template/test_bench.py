@@ -117,7 +117,10 @@ def test_report_is_made_from_the_committed_results(tmp_path: Path) -> None:
 
 def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     needs("wrk")
-    sections = ("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
+    sections = (
+        *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "outbound"),
+        "against",
+    )
 
     done = bench(tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
@@ -132,6 +135,7 @@ def test_benchmark_measures_every_section(tmp_path: Path) -> None:
     assert "| ours, observed, 100 % sampled |" in report
     assert "| ours, SQLAlchemy's ORM, 1 % sampled |" in report
     assert "| ours, each token verified, 1 % sampled |" in report
+    assert "| ours, app.client, 1 % sampled |" in report
     assert "| ours, now, 1 % sampled, to before: rate |" in report
 
 
