@@ -28,6 +28,7 @@ COLUMNS = {
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p95_us": ("p95 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
+    "p95_ratio": ("p95 ratio", "{:.2f}"),
     "p99_ratio": ("p99 ratio", "{:.2f}"),
     "busy": ("busy", "{:.0%}"),
     "sent_late_us": ("sent late µs", "{:,.1f}"),
@@ -127,6 +128,8 @@ def goals(sections: Results) -> list[list[str]]:
         goal("eleven headers and a traceparent, to the bare function", real, "{:.2f}", least=0.8)
     if "bare_fastapi" in rows.get("post", {}):
         goal("POST, to bare FastAPI", rows["post"]["ours"]["ratio"]["median"], "{:.2f}", least=2)
+    if "p95_ratio" in rows.get("latency", {}).get("ours", {}):
+        goal("p95, to the bare function's", rows["latency"]["ours"]["p95_ratio"]["median"], "{:.2f}", most=1.5)
     if "p99_ratio" in rows.get("latency", {}).get("ours", {}):
         goal("p99, to the bare function's", rows["latency"]["ours"]["p99_ratio"]["median"], "{:.2f}", most=1.5)
     if "collectors" in rows:
