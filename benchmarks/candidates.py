@@ -15,8 +15,10 @@ OUR_COUNTER = "http_server_request_duration_seconds_count"
 THEIR_COUNTER = "http_requests_total"
 SMOKE = (
     *("bare_asgi", "ours", "ours_100", "bare_real", "ours_real", "bare_new", "ours_new", "hangs"),
-    *("bare_asyncpg", "ours_asyncpg", "ours_orm", "before", "now"),
+    *("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_aiohttp", "ours_calls", "before", "now"),
 )
+# httpx keeps twenty connections by default, and opens a new one for each further call at the same time.
+CALLING_CONNECTIONS = 16
 VERIFYING = ("cached", "verified", "bare_pyjwt")
 ISSUER, AUDIENCE = "https://login.example", "items"
 # With Host, eleven headers as a browser and a proxy send them, and a caller that traces.
@@ -87,6 +89,11 @@ class Candidates:
         return self._installer.clients(self._service, bare=self._smoke)
 
     @cached_property
+    def _callers(self) -> None:
+        """What makes outbound calls, in both environments. The first candidate that needs it installs it."""
+        self._installer.add_callers(self._service, self._peers, bare=self._smoke)
+
+    @cached_property
     def _verifiers(self) -> None:
         """The libraries that verify tokens, in both environments. The first candidate that needs them installs them."""
         self._installer.add_verifiers(self._service, self._peers, bare=self._smoke)
@@ -149,6 +156,25 @@ class Candidates:
             ),
         }
         return self._chosen(every)
+
+    def outbound(self, url: str) -> dict[str, Candidate]:
+        """Each makes one call for each request; the others are compared with the first."""
+        _ = self._callers
+        every = {
+            "bare_aiohttp": self._peer("bare ASGI function with aiohttp", "yardstick", "aiohttp", UPSTREAM_URL=url),
+            "ours_calls": self._ours(what="app.client, 1 % sampled", module="calling_app", UPSTREAM_URL=url),
+            "bare_fastapi_aiohttp": self._peer("FastAPI + aiohttp, bare", "bare", "fastapi_aiohttp", UPSTREAM_URL=url),
+            "bare_fastapi_httpx": self._peer("FastAPI + httpx, bare", "bare", "fastapi_httpx", UPSTREAM_URL=url),
+            "usual_httpx": self._peer(
+                "FastAPI + httpx + all four, 1 % sampled",
+                "usual",
+                "fastapi_httpx",
+                *("logs", "metrics", "traces", "calls"),
+                UPSTREAM_URL=url,
+            ),
+        }
+        chosen = self._chosen(every)
+        return {name: replace(one, connections=CALLING_CONNECTIONS) for name, one in chosen.items()}
 
     def auth(self) -> dict[str, Candidate]:
         """All get the same token; the others are compared with the first, which does not look at it."""

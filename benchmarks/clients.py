@@ -13,8 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,16 +50,24 @@ def measure(python: Path, names: Sequence[str], rounds: int, seconds: float, col
     telemetry = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_SERVICE_NAME": "bench"}
     command = (python, "-m", "benchmarks.clients")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with Child((*command, "serve"), cores=LOAD_CORES, **pipes) as server:
-        assert server.process.stdout  # noqa: S101 - it is a pipe
-        port = server.process.stdout.readline().decode().strip()
+    with upstream() as url:
         for number in range(rounds):
             for name in sorted(found, key=list(found).index, reverse=bool(number % 2)):
-                call = (*command, "call", name, f"http://127.0.0.1:{port}", str(seconds))
+                call = (*command, "call", name, url, str(seconds))
                 env = {**telemetry, **(EVERY_TRACE if name.endswith("_100") else {})}
                 with Child(call, cores=SERVER_CORES, env=env, **pipes) as client:
                     found[name].append(float(client.output()))
     return found
+
+
+@contextmanager
+def upstream() -> Iterator[str]:
+    """The URL of the quick server, which does not run on the core of the candidates."""
+    with Child(
+        (sys.executable, "-m", "benchmarks.clients", "serve"), cores=LOAD_CORES, stdout=subprocess.PIPE
+    ) as server:
+        assert server.process.stdout  # noqa: S101 - it is a pipe
+        yield f"http://127.0.0.1:{server.process.stdout.readline().decode().strip()}"
 
 
 class QuickServer(asyncio.Protocol):

@@ -34,6 +34,7 @@ FEW, MANY = 400, 1_600  # requests of the two runs whose difference is taken
 WARM_UP = 600
 DELIVERY_SECONDS = 0.0005  # for the kernel to pass data on
 FEW_HEADERS = "host: localhost:8000\r\n"
+CLOSES = f"{FEW_HEADERS}connection: close\r\n"
 # The headers of a browser, of a proxy in front of the service and of a tracing caller.
 REAL_HEADERS = (
     f"{FEW_HEADERS}user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0\r\n"
@@ -46,12 +47,16 @@ REAL_HEADERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """Requests to the bare function (`bare`) or the service. `batch` of them arrive in each turn of the event loop."""
+    """Requests to the bare function (`bare`) or the service. `batch` of them arrive in each turn of the event loop.
+
+    With `closes`, each is the only request of its connection.
+    """
 
     bare: bool
     headers: str = FEW_HEADERS
     sampled: float = 0.01
     batch: int = 16
+    closes: bool = False
 
     def requests(self) -> list[bytes]:
         """One hundred requests, of which the caller samples as many as the service would."""
@@ -68,6 +73,10 @@ CASES = {
     "real_ours_100": Case(bare=False, headers=REAL_HEADERS, sampled=1.0),
     "single_bare": Case(bare=True, batch=1),
     "single_ours": Case(bare=False, batch=1),
+    "new_bare": Case(bare=True, headers=CLOSES, closes=True),
+    "new_ours": Case(bare=False, headers=CLOSES, closes=True),
+    "kept_bare": Case(bare=True, batch=1, closes=True),
+    "kept_ours": Case(bare=False, batch=1, closes=True),
 }
 YARDSTICKS = {name: re.sub("ours.*", "bare", name) for name in CASES}
 
@@ -177,32 +186,46 @@ class Client:
     """Sends requests in lockstep: as many at a time as a case says, each on a connection of its own."""
 
     def __init__(self, port: int, case: Case) -> None:
+        self._address = ("127.0.0.1", port)
         self._requests = case.requests()
-        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(case.batch)]
+        self._batch = case.batch
+        self._closes = case.closes
         self._poll = select.epoll()
-        self._by_number = {sock.fileno(): sock for sock in self._sockets}
-        for number in self._by_number:
-            self._poll.register(number, select.EPOLLIN)
+        self._by_number: dict[int, socket.socket] = {}
         self._sent = 0
 
     async def send(self, count: int) -> None:
         """Send so many requests, and receive their responses."""
-        for _ in range(count // len(self._sockets)):
-            for sock in self._sockets:
+        for _ in range(count // self._batch):
+            if not self._by_number:
+                self._connect()
+            for sock in self._by_number.values():
                 sock.send(self._requests[self._sent % len(self._requests)])
                 self._sent += 1
-            waiting = len(self._sockets)
+            waiting = self._batch
             while waiting:
-                await asyncio.sleep(0)
-                time.sleep(DELIVERY_SECONDS)  # noqa: ASYNC251 - while the loop waited, it would execute instructions
+                await self._turn()
                 for number, _ in self._poll.poll(0):
                     assert self._by_number[number].recv(65536).startswith(b"HTTP/1.1 200 ")  # noqa: S101 - a check
                     waiting -= 1
+                    if self._closes:
+                        self._by_number.pop(number).close()
 
     def close(self) -> None:
         """Close the connections."""
-        for sock in self._sockets:
+        for sock in self._by_number.values():
             sock.close()
+
+    def _connect(self) -> None:
+        for _ in range(self._batch):
+            sock = socket.socket()
+            sock.connect(self._address)  # without a lookup of the name, which is more work than the server's
+            self._by_number[sock.fileno()] = sock
+            self._poll.register(sock.fileno(), select.EPOLLIN)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        time.sleep(DELIVERY_SECONDS)  # noqa: ASYNC251 - while the loop waited, it would execute instructions
 
 
 if __name__ == "__main__":

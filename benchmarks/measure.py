@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
 RESPONSE = (200, b'{"id":1,"name":"item 1"}')
 START_SECONDS = 30.0
 POLL_SECONDS = 0.002
+LATENCY_CONNECTIONS = 64
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
 # The number of sampled spans is random; one run in a million is further from the expected one.
 STANDARD_DEVIATIONS = 5.0
@@ -155,14 +156,16 @@ class Running:
         rate, cpu_us = found["requests"] / found["microseconds"] * 1e6, cpu / found["requests"] * 1e6
         return Load(found["requests"], rate, cpu_us, idle, self._start_seconds, **self.server.memory_mb())
 
-    def load_at(self, rate: float, seconds: float) -> dict[str, Any]:
-        """Send requests at a constant rate; latencies in microseconds, and how `busy` the server's core was with it."""
-        arguments = [str(self._port), ITEM, f"{rate:.1f}", str(seconds), str(self._connections)]
-        found, cpu, _ = self._run([sys.executable, "-m", "benchmarks.openloop", *arguments])
+    def target(self, rate: float) -> str:
+        """The server and its load, as an argument of the open-loop client."""
+        return f"{self._port}:{self.server.process.pid}:{rate:.1f}"
+
+    def took(self, found: dict[str, Any], rate: float, cpu: float) -> dict[str, Any]:
+        """Count the requests of the open-loop client, and add how `busy` the server's core was with them."""
+        self._requests += found["requests"]
         if found.pop("shed"):
             raise self._error(f"sheds requests at {rate:.0f}/s")
-        found["busy"] = cpu * rate / found["requests"]
-        return found
+        return {**found, "busy": cpu * rate / found["requests"]}
 
     def finish(self) -> None:
         """Stop the server, and compare its lines, counter and spans with the responses."""
@@ -180,8 +183,9 @@ class Running:
         for name, count in told.items():
             compare(f"{label}: {name} = responses", count, least, most)
         if len(told) == 2:
-            # FastAPI's counter leaves out requests whose client left while they waited for the database.
-            most = told["counter"] + (self._in_flight if "DATABASE_URL" in self._candidate.env else 0)
+            # FastAPI's counter leaves out requests whose client left while they waited for a database or a service.
+            waits = {"DATABASE_URL", "UPSTREAM_URL"} & {*self._candidate.env}
+            most = told["counter"] + (self._in_flight if waits else 0)
             compare(f"{label}: access lines = counter", told["access lines"], told["counter"], most)
         if sampled is not None:
             least, most = min(told.values(), default=least), max(told.values(), default=most)
@@ -243,6 +247,18 @@ class Running:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace")[-SHOWN_CHARACTERS:]
         return BenchError(f"{self._candidate.label} {what}\n{said}".strip())
+
+
+def load_in_turn(loads: Sequence[tuple[Running, float]], slices: int, seconds: float) -> list[dict[str, Any]]:
+    """Send requests to each server at its constant rate, in turn; latencies in microseconds of each."""
+    targets = [running.target(rate) for running, rate in loads]
+    arguments = (ITEM, str(seconds), str(slices), str(LATENCY_CONNECTIONS), *targets)
+    before = [running.server.cpu_seconds() for running, _ in loads]
+    command = (sys.executable, "-m", "benchmarks.openloop", *arguments)
+    with Child(command, cores=LOAD_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        found = json.loads(client.output())
+    used = [running.server.cpu_seconds() - seconds for (running, _), seconds in zip(loads, before, strict=True)]
+    return [running.took(one, rate, cpu) for (running, rate), one, cpu in zip(loads, found, used, strict=True)]
 
 
 def fetch(port: int, path: str, body: str | None = None, headers: Mapping[str, str] = EMPTY) -> tuple[int, bytes]:

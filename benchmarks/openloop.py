@@ -1,10 +1,13 @@
 """An open-loop client: it sends requests at a constant rate, however slow the responses are.
 
-    python -m benchmarks.openloop <port> <path> <requests a second> <seconds> <connections>
+    python -m benchmarks.openloop <path> <seconds> <slices> <connections> <port>:<process>:<requests a second> ...
 
 wrk sends the next request when the last one is done, so a slow server gets fewer requests and hides its slow
 moments ("coordinated omission"). Here each request is due at a fixed time, and its latency counts from then. The
 client polls without sleeping, because a timer's error would be larger than the latency.
+
+Several servers are measured in turn, in short slices, so that a machine whose speed drifts changes all alike. A slice
+in which the hypervisor took time, or in which others had the server's core, is left out.
 """
 
 import gc
@@ -17,13 +20,16 @@ import sys
 from collections import deque
 from dataclasses import dataclass, field
 from math import inf
-from statistics import fmean, quantiles
+from pathlib import Path
+from statistics import median, quantiles
 from time import perf_counter, thread_time
 
 # When others have the client's core for longer, it cannot tell when responses came.
 PAUSE_SECONDS = 0.0001
 TIMEOUT_SECONDS = 10.0
 WARM_UP_SHARE = 0.2
+SHARES = (50, 95, 99)
+DISTURBED_SHARE = 0.02  # of a slice, in which the server waits for its core
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
@@ -146,15 +152,63 @@ class Client:
             responses.served.append((due - began, now - due))
 
 
+@dataclass
+class Target:
+    """A server that is measured in slices, in turn with others."""
+
+    process: int
+    rate: float
+    client: Client
+    sent: int = 0
+    shed: int = 0
+    left_out: int = 0
+    sent_late: float = 0.0
+    percentiles: list[dict[int, float] | None] = field(default_factory=list)
+    """In microseconds, of each slice; None if the slice was disturbed."""
+
+    def run(self, seconds: float) -> None:
+        """Measure one slice."""
+        stolen, waited = stolen_ticks(), waited_seconds(self.process)
+        found = self.client.run(seconds, self.rate, precise=True)
+        is_disturbed = stolen_ticks() > stolen or waited_seconds(self.process) - waited > DISTURBED_SHARE * seconds
+        self.sent += found.sent
+        self.shed += len(found.shed_at)
+        self.sent_late += sum(found.sent_late)
+        self.left_out += found.sent if is_disturbed else found.left_out
+        since = seconds * WARM_UP_SHARE
+        values = {share: found.percentile(share, since) * 1e3 for share in SHARES}
+        self.percentiles.append(None if is_disturbed or not all(values.values()) else values)
+
+    def report(self) -> dict[str, object]:
+        """The median of the slices, 0 without any; and the percentiles of each slice."""
+        kept = [values for values in self.percentiles if values]
+        medians = {f"p{share}_us": median(values[share] for values in kept) if kept else 0.0 for share in SHARES}
+        counts = {"requests": self.sent, "shed": self.shed}
+        late = {"sent_late_us": self.sent_late / self.sent * 1e6, "left_out": self.left_out / self.sent}
+        return {**counts, **medians, **late, "slices": self.percentiles}
+
+
+def stolen_ticks() -> int:
+    """Time that the hypervisor took from all cores (proc(5), `/proc/stat`)."""
+    return int(Path("/proc/stat").read_text().split()[8])
+
+
+def waited_seconds(process: int) -> float:
+    """Time that the main thread of a process has waited for its core."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+
+
 def main() -> None:
-    port, path, rate, seconds, connections = sys.argv[1:]
-    client = Client(int(port), path, int(connections))
+    path, seconds, slices, connections, *servers = sys.argv[1:]
+    targets: list[Target] = []
+    for server in servers:
+        port, process, rate = server.split(":")
+        targets.append(Target(int(process), float(rate), Client(int(port), path, int(connections))))
     gc.disable()
-    found = client.run(float(seconds), float(rate), precise=True)
-    since = float(seconds) * WARM_UP_SHARE
-    report = {f"p{share}_us": found.percentile(share, since) * 1e3 for share in (50, 95, 99)}
-    report |= {"sent_late_us": fmean(found.sent_late) * 1e6, "left_out": found.left_out / found.sent}
-    print(json.dumps({"requests": found.sent, "shed": len(found.shed_at), **report}))
+    for number in range(int(slices)):
+        for target in targets if number % 2 else reversed(targets):
+            target.run(float(seconds))
+    print(json.dumps([target.report() for target in targets]))
 
 
 if __name__ == "__main__":

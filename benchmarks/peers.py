@@ -1,8 +1,8 @@
-"""The peers: `python -m benchmarks.peers <app> [logs] [metrics] [traces] [queries]` serves one on $PORT.
+"""The peers: `python -m benchmarks.peers <app> [logs] [metrics] [traces] [queries] [calls]` serves one on $PORT.
 
 Each is written as its documentation says. FastAPI with all parts is the usual stack. The part `queries` is for the app
-`orm`, which reads from $DATABASE_URL, as `asyncpg` does. Libraries are imported where they are used, so that no peer's
-start and memory hold those of another.
+`orm`, which reads from $DATABASE_URL, as `asyncpg` does; the part `calls` is for `fastapi_httpx`. Libraries are
+imported where they are used, so that no peer's start and memory hold those of another.
 """
 
 import os
@@ -12,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 import uvicorn
+
+from . import calling_peers
 
 CONNECTIONS = 10  # to the database, as many as the service has by default
 
@@ -250,8 +252,15 @@ APPS = {
     "fastapi": bare_fastapi,
     "orm": fastapi_orm,
     "pyjwt": fastapi_pyjwt,
+    **calling_peers.APPS,
 }
-PARTS = {"logs": add_logs, "metrics": add_metrics, "traces": add_traces, "queries": add_queries}
+PARTS = {
+    "logs": add_logs,
+    "metrics": add_metrics,
+    "traces": add_traces,
+    "queries": add_queries,
+    "calls": calling_peers.add_calls,
+}
 
 
 def main() -> None:

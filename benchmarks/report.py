@@ -13,6 +13,7 @@ TITLES = {
     "memory": "Memory",
     "database": "One row of PostgreSQL by its primary key",
     "clients": "A call to another service, by HTTP client",
+    "outbound": "A request with one outbound call",
     "auth": "Bearer tokens, the same for each request",
     "workers": "Worker processes, on all cores together with the load",
     "against": "Beside another commit",
@@ -27,6 +28,7 @@ COLUMNS = {
     "p50_us": ("p50 µs", "{:,.0f}"),
     "p95_us": ("p95 µs", "{:,.0f}"),
     "p99_us": ("p99 µs", "{:,.0f}"),
+    "p95_ratio": ("p95 ratio", "{:.2f}"),
     "p99_ratio": ("p99 ratio", "{:.2f}"),
     "busy": ("busy", "{:.0%}"),
     "sent_late_us": ("sent late µs", "{:,.1f}"),
@@ -126,6 +128,8 @@ def goals(sections: Results) -> list[list[str]]:
         goal("eleven headers and a traceparent, to the bare function", real, "{:.2f}", least=0.8)
     if "bare_fastapi" in rows.get("post", {}):
         goal("POST, to bare FastAPI", rows["post"]["ours"]["ratio"]["median"], "{:.2f}", least=2)
+    if "p95_ratio" in rows.get("latency", {}).get("ours", {}):
+        goal("p95, to the bare function's", rows["latency"]["ours"]["p95_ratio"]["median"], "{:.2f}", most=1.5)
     if "p99_ratio" in rows.get("latency", {}).get("ours", {}):
         goal("p99, to the bare function's", rows["latency"]["ours"]["p99_ratio"]["median"], "{:.2f}", most=1.5)
     if "collectors" in rows:
@@ -146,6 +150,14 @@ def goals(sections: Results) -> list[list[str]]:
         goal("a call by app.client, with policy, spans and metrics", cpu_us, "{:.0f} µs", most=100)
         to_aiohttp = rows["clients"]["app_client"]["cpu_ratio"]["median"]
         goal("the same, to aiohttp alone, by CPU", to_aiohttp, "{:.2f}", least=0.5)
+    if "usual_httpx" in rows.get("outbound", {}):
+        cpu = {name: row["cpu_ratio"]["median"] for name, row in rows["outbound"].items()}
+        goal(
+            "a request with one outbound call, to the usual stack, by CPU",
+            cpu["ours_calls"] / cpu["usual_httpx"],
+            "{:.1f}",
+            least=5,
+        )
     if "auth" in rows:
         to_open = rows["auth"]["cached"]["ratio"]["median"]
         goal("a cached token, to the same service without authentication", to_open, "{:.2f}", least=0.9)

@@ -1,8 +1,8 @@
 """What is measured. Each section runs its candidates in turn, round by round, and returns its rows."""
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from . import clients
 from .candidates import Candidate, Candidates
 from .database import database
-from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running
+from .measure import SHARED_PAUSE_SECONDS, VALID, Checks, Load, Running, load_in_turn
 
 SECTIONS = (
-    *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "workers"),
+    *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "outbound", "workers"),
     "against",
 )
 FIGURES = ("rate", "cpu_us", "start_seconds", "rss_mb", "idle")  # of a load
@@ -21,6 +21,8 @@ MEMORY_POINTS = 8
 MEMORY_AFTER = 100_000
 BUSY_SHARE = 0.6  # of the server's core, where latency is measured
 FIRST_RATE = 1_000.0
+RATE_SECONDS = 1.25
+SLICE_SECONDS = 0.5
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -35,13 +37,13 @@ class Plan:
     seconds: int
     warm_up_seconds: int
     latency_rounds: int
-    latency_seconds: float
+    latency_slices: int
     memory_requests: int
 
 
-FULL = Plan(5, 3, 2, 1, 9, 2.5, 1_000_000)
-QUICK = Plan(2, 1, 1, 1, 2, 2.5, 150_000)
-SMOKE = Plan(1, 1, 1, 0, 1, 0.5, 10_000)
+FULL = Plan(5, 3, 2, 1, 3, 20, 1_000_000)
+QUICK = Plan(2, 1, 1, 1, 1, 10, 150_000)
+SMOKE = Plan(1, 1, 1, 0, 1, 1, 10_000)
 
 
 def figure(values: Sequence[float]) -> dict[str, float]:
@@ -110,6 +112,10 @@ class Sections:
             for name, values in found.items()
         }
 
+    def _outbound(self) -> Rows:
+        with clients.upstream() as url:
+            return self._rounds(self._candidates.outbound(url), self._plan.few_rounds)
+
     def _workers(self) -> Rows:
         """The first rows have one process. CPU time is that of all processes, the supervisor's included."""
         rows = self._rounds(self._candidates.workers(), self._plan.few_rounds, figures=(*FIGURES, "pss_mb"))
@@ -133,40 +139,44 @@ class Sections:
         return rows
 
     def _latency(self) -> Rows:
-        """Each at the rate that keeps its core busy for the same share of the time."""
-        every = self._candidates.main()
-        rates: dict[str, float] = {}
-        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for _ in range(self._plan.latency_rounds):
-            for name in ("bare_asgi", "ours"):
-                with self._running(every[name], pause=SHARED_PAUSE_SECONDS) as running:
+        """Each at the rate that keeps its core busy for the same share of the time, in turn in short slices."""
+        every, plan = self._candidates.main(), self._plan
+        found: dict[str, list[dict[str, Any]]] = {"bare_asgi": [], "ours": []}
+        ratios: dict[str, list[float]] = {"p95_ratio": [], "p99_ratio": []}
+        for _ in range(plan.latency_rounds):
+            with ExitStack() as stack:
+                servers = [
+                    stack.enter_context(self._running(every[name], pause=SHARED_PAUSE_SECONDS)) for name in found
+                ]
+                for running in servers:
                     running.load(1)
-                    if name not in rates:
-                        rates[name] = self._rate_at(running, BUSY_SHARE)
-                    found[name].append(running.load_at(rates[name], self._plan.latency_seconds))
+                loads = [(running, self._rate_at(running, BUSY_SHARE)) for running in servers]
+                reports = load_in_turn(loads, plan.latency_slices, SLICE_SECONDS)
+                for running in servers:
                     running.finish()
-        rows: Rows = {}
-        for name, reports in found.items():
-            values = {key: [report[key] for report in reports] for key in reports[0]}
-            # 0 if others had the client's core for too long. Then nothing is compared.
-            pairs = [(mine["p99_us"], bare["p99_us"]) for mine, bare in zip(reports, found["bare_asgi"], strict=True)]
-            measured = [pair for pair in pairs if all(pair)]
-            figures = {key: figure(of_rounds) for key, of_rounds in values.items() if key != "requests"}
-            rows[name] = {
+            slices = [report.pop("slices") for report in reports]
+            for key, values in ratios.items():
+                percent = key[1:3]
+                values += [mine[percent] / bare[percent] for bare, mine in zip(*slices, strict=True) if bare and mine]
+            for of_rounds, (_, rate), report in zip(found.values(), loads, reports, strict=True):
+                of_rounds.append({"asked_rate": rate, **report})
+        rows: Rows = {
+            name: {
                 "label": every[name].label,
-                "asked_rate": round(rates[name]),
-                **figures,
+                **{key: figure([one[key] for one in of_rounds]) for key in of_rounds[0] if key != "requests"},
             }
-            if measured:
-                rows[name]["p99_ratio"] = ratio([mine for mine, _ in measured], [bare for _, bare in measured])
+            for name, of_rounds in found.items()
+        }
+        # Nothing is compared if all slices were disturbed.
+        rows["ours"] |= {key: figure(values) for key, values in ratios.items() if values}
         return rows
 
     def _rate_at(self, running: Running, share: float) -> float:
         """The rate that keeps the core busy for that share. Requests are cheaper at high rates, so it tries thrice."""
         rate = FIRST_RATE
         for _ in range(3):
-            busy = running.load_at(rate, self._plan.latency_seconds / 2)["busy"]
-            rate *= share / max(busy, 1 / FIRST_RATE)
+            [found] = load_in_turn([(running, rate)], 1, RATE_SECONDS)
+            rate *= share / max(found["busy"], 1 / FIRST_RATE)
         return rate
 
     def _memory(self) -> Rows:

@@ -9,7 +9,7 @@ from .processes import ROOT, BenchError, run
 
 PACKAGE = "bench_service"
 SOURCE = Path(__file__).parent / "service/app.py"
-WITH_PARTS = ("asyncpg_app.py", "auth_app.py", "sqlalchemy_app.py")
+WITH_PARTS = ("asyncpg_app.py", "auth_app.py", "calling_app.py", "sqlalchemy_app.py")
 # All environments have the same server libraries, in the versions of the service.
 SHARED = ("httptools", "uvloop", "pydantic", "uvicorn")
 PEERS = (
@@ -28,6 +28,10 @@ DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
 CLIENTS = ("httpx", "httpx2", "niquests", "aiohttp", "pyreqwest")
 SERVERS = ("gunicorn>=25", "uvicorn-worker>=0.4", "granian>=2.5")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
+# What makes outbound calls; aiohttp in the same version for all.
+CALLER = "aiohttp>=3.14"
+# Without sniffio, httpcore looks for it again at each lock, so that httpx takes several times as long.
+USUAL_CALLERS = ("httpx", "sniffio", "opentelemetry-instrumentation-httpx>=0.60b0")
 VERIFIER, USUAL_VERIFIER = "joserfc>=1.6", "pyjwt[crypto]>=2.10"
 SHOWN = (
     *SHARED,
@@ -91,6 +95,12 @@ class Installer:
         core = f"asgi-chassis[client] @ {(ROOT / 'chassis').as_uri()}"
         again = ("--reinstall-package", "asgi-chassis")
         return self._environment("clients", *again, core, *(() if bare else CLIENTS), *pins(like))
+
+    def add_callers(self, service: Path, peers: Path, *, bare: bool) -> None:
+        """Install what candidates with outbound calls need."""
+        self._install(service, CALLER)
+        same = (pin for pin in pins(service) if pin.split("==")[0] in ("aiohttp", "orjson"))
+        self._install(peers, *same, *(() if bare else USUAL_CALLERS))
 
     def add_verifiers(self, service: Path, peers: Path, *, bare: bool) -> None:
         """Install what verifies tokens, with the same cryptography for all."""

@@ -499,3 +499,27 @@ async def test_cleanup_of_an_application_that_knows_of_the_disconnect_is_not_can
         client.sendall(GET % b"/")
         async with asyncio.timeout(5):
             await cleaned.wait()
+
+
+class Answer(Handler):
+    """Responds with JSON."""
+
+    async def get(self) -> dict[str, int]:
+        return {"answer": 42}
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_last_response_of_a_connection_says_that_it_is_closed(version: bytes) -> None:
+    async with serve(Route("/", Answer())) as service:
+        last = b"GET / HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n" % version
+        response = await exchange(service.server.port, last)
+        head, _, content = response.partition(b"\r\n\r\n")
+        assert head.count(b"\r\nconnection: close") == 1
+        assert content == b'{"answer":42}'
+
+
+async def test_response_before_the_last_one_says_nothing_of_closing() -> None:
+    async with serve(Route("/", Answer())) as service:
+        responses = await exchange(service.server.port, GET % b"/" + LAST % b"/")
+        assert responses.count(b"connection: close") == 1
+        assert b"connection: close" in responses.rpartition(b"HTTP/1.1")[2]

@@ -123,7 +123,10 @@ def test_report_is_made_from_the_committed_results(work: Path, tmp_path: Path) -
 
 def test_benchmark_measures_every_section(work: Path, tmp_path: Path) -> None:
     needs("wrk")
-    sections = ("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "against")
+    sections = (
+        *("main", "wire", "post", "latency", "collectors", "memory", "database", "auth", "clients", "outbound"),
+        "against",
+    )
 
     done = bench(work, tmp_path, "--only", ",".join(sections), "--against", "HEAD")
 
@@ -138,6 +141,7 @@ def test_benchmark_measures_every_section(work: Path, tmp_path: Path) -> None:
     assert "| ours, observed, 100 % sampled |" in report
     assert "| ours, SQLAlchemy's ORM, 1 % sampled |" in report
     assert "| ours, each token verified, 1 % sampled |" in report
+    assert "| ours, app.client, 1 % sampled |" in report
     assert "| ours, now, 1 % sampled, to before: rate |" in report
 
 

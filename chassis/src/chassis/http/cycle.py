@@ -274,7 +274,6 @@ class RequestCycle:
         if (
             self.response_started
             or self.disconnected
-            or not self.keep_alive  # includes HTTP/1.0
             or self._is_head
             or (self._expects_continue and self.more_body)
             or port.is_draining
@@ -284,11 +283,15 @@ class RequestCycle:
             or len(body) >= LARGE_BODY_BYTES
         ):
             return False
-        response = encode_json_response(status, body, request_id, defaults, others, port.date_line)
+        keep_alive = self.keep_alive
+        response = encode_json_response(status, body, request_id, defaults, others, port.date_line, keep_alive)
         connection.transport.write(response)
         self.response_started = self.response_complete = True
         self._wake()
-        connection.on_response_complete()
+        if keep_alive:
+            connection.on_response_complete()
+        else:
+            connection.finish()
         return True
 
     def _disconnected_error(self) -> ClientDisconnectedError:

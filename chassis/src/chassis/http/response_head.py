@@ -14,6 +14,7 @@ STATUS_LINES = {
     for status in HTTPStatus
     if status >= 200
 }
+CLOSE = b"connection: close\r\n"
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1: these never have content
 
 # RFC 9110, sections 5.1 and 5.5: bytes that are not allowed in a field's name and value.
@@ -90,7 +91,7 @@ def encode_response_head(
         _frame(head, framing, status, is_head, is_http_1_0)
     else:
         append(b"content-length: %d\r\n" % content_length)
-    append(b"\r\n" if head.keep_alive else b"connection: close\r\n\r\n")
+    append(b"\r\n" if head.keep_alive else CLOSE + b"\r\n")
     return head
 
 
@@ -101,19 +102,21 @@ def encode_json_response(
     defaults: DefaultHeaders,
     others: Iterable[tuple[bytes, bytes]],
     date_line: bytes,
+    keep_alive: bool,
 ) -> bytes:
-    """A complete response with JSON, on a connection that is kept; `others` are headers that differ each time."""
+    """A complete response with JSON; `others` are headers that differ each time."""
     block = json_blocks.get(defaults)
     if block is None:
         lines = b"".join([encode_field(name, value)[1] for name, value in (JSON, *defaults.headers)])
         block = json_blocks.add(defaults, lines, size_bytes=len(lines))
-    return b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (
+    return b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         STATUS_LINES.get(status) or _status_line(status),
         date_line,
         block,
         b"".join([encode_field(name, value)[1] for name, value in others]) if others else b"",
         len(body),
         request_id.encode(),
+        b"" if keep_alive else CLOSE,
         body,
     )
 
