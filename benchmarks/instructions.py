@@ -11,6 +11,7 @@ client is some C functions. Its part, and that of the event loop, is the same fo
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import runpy
@@ -30,8 +31,7 @@ from .processes import ALL_CORES, OTHER_CORES, Child
 
 HERE = Path(__file__).parent
 ITEM = "/items/1"
-FEW, MANY = 400, 1_600  # requests of the two runs whose difference is taken
-WARM_UP = 600
+WARM_UP, REQUESTS = 800, 1_600
 DELIVERY_SECONDS = 0.0005  # for the kernel to pass data on
 FEW_HEADERS = "host: localhost:8000\r\n"
 CLOSES = f"{FEW_HEADERS}connection: close\r\n"
@@ -85,15 +85,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="case", help=f"some of: {', '.join(CASES)}")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs the server")
-    parser.add_argument("--requests", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := {*arguments.cases} - {*CASES}:
         parser.error(f"there is no case {', '.join(unknown)}")
-    if arguments.requests:
+    if arguments.serve:
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(CASES[arguments.cases[0]], arguments.requests))
+            runner.run(serve(CASES[arguments.cases[0]]))
         return
     names = arguments.cases or list(CASES)
     with (
@@ -102,18 +102,16 @@ def main() -> None:
     ):
         assert collector.process.stdout  # noqa: S101 - it is a pipe
         port = int(collector.process.stdout.readline())
-        runs = [(name, count) for name in names for count in (FEW, MANY)]
-        counts = threads.map(lambda run: count(arguments.python, run[0], run[1], port), runs)
-        totals = dict(zip(runs, counts, strict=True))
-    found = {name: (totals[name, MANY] - totals[name, FEW]) / (MANY - FEW) for name in names}
+        counts = threads.map(lambda name: count(arguments.python, name, port), names)
+        found = dict(zip(names, counts, strict=True))
     for name, instructions in found.items():
         yardstick = found.get(YARDSTICKS[name])
         share = "" if yardstick is None else f"{yardstick / instructions:6.2f}"
         print(f"{name:15} {instructions:9,.0f} {share}")
 
 
-def count(python: str, name: str, requests: int, collector_port: int) -> int:
-    """The instructions of a process that serves so many requests of a case."""
+def count(python: str, name: str, collector_port: int) -> float:
+    """The instructions of a request of a case."""
     case = CASES[name]
     env = {
         "PYTHONHASHSEED": "0",
@@ -126,26 +124,34 @@ def count(python: str, name: str, requests: int, collector_port: int) -> int:
     }
     with TemporaryDirectory() as folder:
         out = Path(folder) / "counts"
-        valgrind = ("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={out}", "--quiet")
-        command = (*valgrind, python, "-m", "benchmarks.instructions", name, "--requests", str(requests))
+        valgrind = ("valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}", "--quiet")
+        command = (*valgrind, python, "-m", "benchmarks.instructions", name, "--serve")
         with (
             open(Path(folder) / "log", "wb") as log,
             Child(command, cores=ALL_CORES, env=env, stdout=log, stderr=subprocess.PIPE) as child,
         ):
             child.output()
-        summary = re.search(r"^summary: (\d+)", out.read_text(), re.MULTILINE)
-        assert summary  # noqa: S101 - it is the last line of each such file
-        return int(summary[1])
+        totals = re.search(r"^totals: (\d+)", out.read_text(), re.MULTILINE)
+        assert totals  # noqa: S101 - it is the last line of each such file
+        return int(totals[1]) / REQUESTS
 
 
-async def serve(case: Case, requests: int) -> None:
-    """Serve a case, and be its client."""
+async def serve(case: Case) -> None:
+    """Serve a case, and be its client; only the requests after the warm-up are counted."""
     random.seed(0)
     async with bare() if case.bare else ours() as port:
         client = Client(port, case)
         await client.send(WARM_UP)
-        await client.send(requests)
+        count_instructions("on")
+        await client.send(REQUESTS)
+        count_instructions("off")
         client.close()
+
+
+def count_instructions(state: str) -> None:
+    """Let valgrind begin or end to count."""
+    command = ("vgdb", f"--pid={os.getpid()}", "instrumentation", state)
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - no text of others
 
 
 @asynccontextmanager

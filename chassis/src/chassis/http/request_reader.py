@@ -21,6 +21,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 # Bytes that are parsed at a time. One read of the event loop may hold thousands of pipelined requests; the rest of it
 # waits until those that were parsed have their responses.
 PIECE_BYTES = 16_384
+# As numbers, which is how a byte is found quickly.
+SPACE, HASH = b" #"
 # A chunk of one byte takes six bytes. A body with much more framing than that is an attack.
 WIRE_BYTES_PER_BYTE = 9
 
@@ -134,11 +136,12 @@ class RequestReader:
 
     def read(self, data: bytes) -> None:
         """Read a piece; calls the connection for each request that begins, and for what is rejected."""
-        if b"\t" in data:
+        # `find`, because `in` raises an exception within CPython before it searches bytes for bytes.
+        if data.find(b"\t") >= 0:
             self._has_spaces = True
             if not self.awaits_body():
                 data = request_head.without_tabs(data)
-        elif b" \r" in data or data[-1:] == b" ":  # which no client is known to send; once is enough to look always
+        elif data.find(b" \r") >= 0 or data[-1] == SPACE:  # which no client is known to send; once is enough to look always
             self._has_spaces = True
         self._segment_bytes = len(data)
         self._made_progress = False
@@ -230,7 +233,7 @@ class RequestReader:
         if upgrades and not self._begins_websocket(method):
             return  # the head is fed again, without its Upgrade header
         target = self._target
-        if target.startswith(b"/") and b"#" not in target:  # the origin form, which most requests have
+        if target.startswith(b"/") and HASH not in target:  # the origin form, which most requests have
             raw_path, _, query = target.partition(b"?")
         else:
             raw_path, query, authority = request_head.split_other_target(target, method)
