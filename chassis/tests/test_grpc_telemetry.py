@@ -65,8 +65,8 @@ async def test_calls_are_among_the_last_requests_of_operators() -> None:
         [word async for word in service.calls.split("a b")]
         await service.call_lines(4)
         recent = service.app.telemetry.observer.recent
-        stream, unknown, failed, first = (record.document() for record in recent.recent())
-        slow = {record.path for record in recent.slow()}
+        stream, unknown, failed, first = recent.recent()
+        slow = {call["path"] for call in recent.slow()}
     expected = {"method": "gRPC", "route": METHOD, "path": f"/{METHOD}", "status": 200, "code": "OK"}
     assert (expected | {"trace_id": TRACE_ID, "request_bytes": 7, "client": "127.0.0.1"}).items() <= first.items()
     assert first["facts"]["order_id"] == 7
@@ -75,7 +75,7 @@ async def test_calls_are_among_the_last_requests_of_operators() -> None:
     assert (unknown["code"], unknown["status"], unknown["route"]) == ("UNIMPLEMENTED", 501, "_OTHER")
     assert stream["response_bytes"] > 0
     assert slow == {f"/{METHOD}", "/no.such.Service/Method"}
-    assert [record.code for record in recent.failed()] == ["UNIMPLEMENTED", "INTERNAL"]
+    assert [call["code"] for call in recent.failed()] == ["UNIMPLEMENTED", "INTERNAL"]
 
 
 async def test_call_without_an_id_gets_one_whatever_becomes_of_it() -> None:

@@ -19,7 +19,7 @@ def written_to(tail: LogTail, lengths: list[list[int]]) -> list[tuple[int, bytes
     """Write lines of these lengths; returns all of them with their numbers."""
     lines = [[b"x" * length for length in chunk] for chunk in lengths]
     for chunk in lines:
-        tail.add(b"".join(line + b"\n" for line in chunk))
+        tail.add(b"".join(line + b"\n" for line in chunk), len(chunk))
     return list(enumerate((line for chunk in lines for line in chunk), start=1))
 
 
@@ -43,22 +43,22 @@ def test_lines_after_a_number_have_higher_ones(lengths: list[list[int]], after: 
 def test_last_ten_lines_are_kept_if_they_fit() -> None:
     tail = LogTail(first=1, max_lines=10)
     for number in range(1, 26):
-        tail.add(b"%d\n" % number)
+        tail.add(b"%d\n" % number, 1)
     assert tail.lines() == [(number, b"%d" % number) for number in range(16, 26)]
 
 
 def test_line_that_is_too_large_is_not_kept_and_has_a_number() -> None:
     tail = LogTail(first=1, max_bytes=100)
-    tail.add(b"before\n")
-    tail.add(b"x" * 200 + b"\n")
-    tail.add(b"after\n")
+    tail.add(b"before\n", 1)
+    tail.add(b"x" * 200 + b"\n", 1)
+    tail.add(b"after\n", 1)
     assert tail.lines() == [(1, b"before"), (3, b"after")]
 
 
 def test_many_large_chunks_take_bounded_memory() -> None:
     tail = LogTail()
     for _ in range(100):
-        tail.add(b"x" * 99_999 + b"\n")
+        tail.add(b"x" * 99_999 + b"\n", 1)
     assert sum(len(line) + 1 for _, line in tail.lines()) <= MAX_BYTES
 
 
@@ -79,10 +79,10 @@ def test_writer_keeps_lines_that_were_held_while_the_pipe_was_full() -> None:
 
 def test_numbers_go_on_after_a_restart() -> None:
     before = LogTail()
-    before.add(b"".join(b"%d\n" % number for number in range(10)))
+    before.add(b"".join(b"%d\n" % number for number in range(10)), 10)
     time.sleep(0.001)  # a process that has written so many lines has lived longer
     after = LogTail()
-    after.add(b"first\n")
+    after.add(b"first\n", 1)
     assert after.lines(before.lines()[-1][0]) == after.lines()
 
 

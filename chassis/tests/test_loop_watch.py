@@ -12,9 +12,9 @@ from opentelemetry import context as otel_context
 from chassis import Handler, Route
 from chassis.context import RequestContext
 from chassis.request_info import RequestInfo
-from chassis.response_sender import ResponseSender
+from chassis.response_sender import NO_HEADERS
 from chassis.telemetry.loop_watch import current_request
-from chassis.telemetry.observation import Observation
+from chassis.telemetry.observation import Observation, ObservationRules
 
 from .support.process import PROGRAM, run
 from .support.service import Service, serve, until
@@ -110,7 +110,8 @@ def observation_of(path: str) -> Observation:
     async def send(message: object) -> None: ...
 
     context = RequestContext("1" * 32, "2" * 16, "", False)
-    return Observation({"path": path}, path, "GET", RequestInfo(), context, ResponseSender(send), 0)
+    rules = ObservationRules(lambda observation: None, NO_HEADERS, 0, None)
+    return Observation({"path": path}, "GET", RequestInfo(), context, send, rules)
 
 
 async def test_what_blocks_outside_of_a_request_is_warned_of_as_well(service: Service) -> None:

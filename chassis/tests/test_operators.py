@@ -140,6 +140,14 @@ async def test_requests_of_the_admin_port_are_not_listed(parts: Parts) -> None:
     assert not [one for one in await get(admin, "/requests") if one["path"] == "/readyz"]
 
 
+async def test_requests_that_are_rejected_do_not_replace_the_failed_ones() -> None:
+    async with operated() as (service, admin):
+        assert (await service.client.request("BREW", "/jobs/1")).status_code == 501
+        await until(lambda: service.seen.events("request"))
+        assert [one["status"] for one in await get(admin, "/requests")] == [501]
+        assert await get(admin, "/requests?kind=failed") == []
+
+
 async def test_failed_probes_are_not_listed() -> None:
     async with operated() as (service, admin):
         await admin.put("/readiness", json={"ready": False, "reason": "drill"})

@@ -102,7 +102,6 @@ class ResponseSender:
         "body_bytes",
         "is_complete",
         "is_private",
-        "on_complete",
         "on_leave",
         "request_id",
         "status",
@@ -133,9 +132,8 @@ class ResponseSender:
         """Whether the server has accepted the last part of an HTTP response."""
         self.is_private: bool = False
         """Whether the response is for one user, and caches must not give it to another one: see `private`."""
-        self.on_complete: Callable[[], object] | None = None
         self.on_leave: Callable[[], object] | None = None
-        """Both are called when the response is complete, in this order."""
+        """Called when the response is complete."""
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
@@ -200,11 +198,9 @@ class ResponseSender:
 
     def _end(self) -> None:
         self.is_complete = True
-        complete, leave = self.on_complete, self.on_leave
-        self.on_complete = self.on_leave = None  # they may refer to this object
-        if complete is not None:
-            complete()
+        leave = self.on_leave
         if leave is not None:
+            self.on_leave = None  # it may refer to this object
             leave()
 
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:

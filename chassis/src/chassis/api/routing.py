@@ -103,7 +103,9 @@ class Router:
             if route is not None and not (route.precursors and _any_matches(route.precursors, scope)):
                 scope["route"] = route
                 scope["endpoint"] = route.resource
-                parameters = dict(zip(route.names, values, strict=False))
+                names = route.names
+                # Most paths have one parameter.
+                parameters = {names[0]: values[0]} if len(values) == 1 else dict(zip(names, values, strict=False))
                 if "path_params" in scope:  # set by a mount
                     parameters = {**scope["path_params"], **parameters}
                 scope["path_params"] = parameters
@@ -166,8 +168,9 @@ class _Node:
 
     def find(self, segments: list[str], values: list[str]) -> Route | None:
         """The route for the segments below this node; `values` gets those of its parameters."""
-        node = self
-        for depth, segment in enumerate(segments, 1):
+        node, depth = self, 0
+        for segment in segments:
+            depth += 1  # `enumerate` takes as long as the rest of the loop
             literal = node.literals.get(segment)
             parameter = node.parameter if segment else None
             if parameter is None:

@@ -11,7 +11,6 @@ from opentelemetry.trace import StatusCode as SpanStatus
 from ..context import RequestContext
 from ..telemetry import Telemetry
 from ..telemetry.levels import LEVELS
-from ..telemetry.recent_requests import RequestRecord
 from ..telemetry.spans import RequestSpan
 from .call import Call, Metadatum, headers_of, info_of
 from .metrics import OTHER, SYSTEM, CallKey, CallMetrics
@@ -64,7 +63,9 @@ class CallTelemetry:
                 span.set_status(FAILED)
             span.end_after(seconds)
         if not call.is_probe:
-            self._telemetry.observer.recent.add_call(record_of(call, code, seconds), facts, is_stream=call.is_stream)
+            line = self._log.json(document_of(call, code, seconds, facts))
+            is_failed = STATUSES[code] >= 500 or call.info.error is not None
+            self._telemetry.observer.recent.add(line, time(), seconds, is_failed, call.is_stream)
         level = level_of(call, code)
         if LEVELS[level] < self._telemetry.logs.level or (call.is_probe and level == "info"):
             return
@@ -121,27 +122,28 @@ class CallTelemetry:
         return line
 
 
-def record_of(call: Call, code: StatusCode, seconds: float) -> RequestRecord:
-    """A call in the list of the last requests."""
+def document_of(call: Call, code: StatusCode, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
+    """A call in the list of the last requests. `status` is the one of HTTP that its code corresponds to."""
     context = call.context
-    return RequestRecord(
-        ended_at=time(),
-        seconds=seconds,
-        status=STATUSES[code],
-        method="gRPC",
-        route=call.method,
-        path=call.path,
-        request_bytes=call.request_bytes,
-        response_bytes=call.response_bytes,
-        client=None if call.client is None else (call.client, 0),
-        request_id=context.request_id,
-        trace_id=context.trace_id,
-        span_id=context.span_id,
-        error=None if call.info.error is None else call.info.error.__qualname__,
-        subject=call.info.subject,
-        facts=None,
-        code=code.name,
-    )
+    document: dict[str, Any] = {
+        "timestamp": datetime.now(UTC),
+        "event": "call",
+        "method": "gRPC",
+        "route": call.method,
+        "path": call.path,
+        "status": STATUSES[code],
+        "code": code.name,
+        "duration_ms": int(seconds * 1_000_000) / 1000,
+        "request_bytes": call.request_bytes,
+        "response_bytes": call.response_bytes,
+        "client": call.client,
+        "request_id": context.request_id,
+        "trace_id": context.trace_id,
+        "span_id": context.span_id,
+        "error": None if call.info.error is None else call.info.error.__qualname__,
+        "subject": call.info.subject,
+    }
+    return document | {f"{key}_" if key in document else key: value for key, value in facts.items()}
 
 
 def level_of(call: Call, code: StatusCode) -> str:

@@ -287,7 +287,8 @@ class RequestCycle:
         response = encode_json_response(status, body, request_id, defaults, others, port.date_line, keep_alive)
         connection.transport.write(response)
         self.response_started = self.response_complete = True
-        self._wake()
+        if self._received is not None:  # as in `_wake`
+            self._received.set()
         if keep_alive:
             connection.on_response_complete()
         else:

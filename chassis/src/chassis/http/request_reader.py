@@ -21,6 +21,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 # Bytes that are parsed at a time. One read of the event loop may hold thousands of pipelined requests; the rest of it
 # waits until those that were parsed have their responses.
 PIECE_BYTES = 16_384
+METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+READ_FIELDS = NOTED_FIELDS | {b"connection", b"expect"}
 # As numbers, which is how a byte is found quickly.
 SPACE, HASH = b" #"
 # A chunk of one byte takes six bytes. A body with much more framing than that is an attack.
@@ -58,6 +60,7 @@ class RequestReader:
         "_connection",
         "_earlier_head_bytes",
         "_expects_continue",
+        "_has_connection_field",
         "_has_spaces",
         "_headers",
         "_host",
@@ -110,6 +113,7 @@ class RequestReader:
         self._host: bytes | None = None
         self._codings: bytes | None = None
         self._expects_continue = False
+        self._has_connection_field = False
         self._checked_host: bytes | None = None  # of an earlier request
         self._wire_bytes = 0  # of a body, with its framing
 
@@ -141,8 +145,8 @@ class RequestReader:
             self._has_spaces = True
             if not self.awaits_body():
                 data = request_head.without_tabs(data)
-        elif data.find(b" \r") >= 0 or data[-1] == SPACE:  # which no client is known to send; once is enough to look always
-            self._has_spaces = True
+        elif data.find(b" \r") >= 0 or data[-1] == SPACE:
+            self._has_spaces = True  # no client is known to send this; once is enough to look always
         self._segment_bytes = len(data)
         self._made_progress = False
         rest: memoryview | None = None
@@ -193,7 +197,7 @@ class RequestReader:
         self._headers = []
         self._info = RequestInfo()
         self._host = self._codings = None
-        self._expects_continue = False
+        self._expects_continue = self._has_connection_field = False
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -204,22 +208,27 @@ class RequestReader:
         name = name.lower()
         if self._has_spaces:  # white space behind a value is not a part of it (RFC 9112, section 5.1)
             value = value.strip(b" \t")
-        if name in NOTED_FIELDS:
+        if name in READ_FIELDS:
             if name == b"host":
                 if self._host is not None:
                     raise Problem(400, "The request has more than one Host header; exactly one is allowed.")
                 self._host = self._info.host = value  # as `note` does
+            elif name == b"connection":
+                self._has_connection_field = True
+            elif name == b"expect":
+                self._expects_continue = self._expects_continue or value.lower() == b"100-continue"
             else:
                 if name == b"transfer-encoding":
                     self._codings = value if self._codings is None else self._codings + b"," + value
                 self._info.note(name, value)
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        version = parser.get_http_version()
+        keeps_alive = parser.should_keep_alive()
+        # Without the Connection field, only HTTP/1.1 is kept alive (RFC 9112, section 9.3). The parser would make a new
+        # text of the version each time.
+        version = "1.1" if keeps_alive and not self._has_connection_field else parser.get_http_version()
         method = parser.get_method()
         if (
             self._host is None
@@ -244,7 +253,7 @@ class RequestReader:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": version,
-            "method": method.decode("ascii"),
+            "method": METHODS.get(method) or method.decode("ascii"),
             "scheme": "http",
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
@@ -266,7 +275,7 @@ class RequestReader:
             # An expectation of HTTP/1.0 is ignored (RFC 9110, section 10.1.1).
             self.cycle = self._connection.begin(self._app, scope, False, False)
         else:
-            self.cycle = self._connection.begin(self._app, scope, parser.should_keep_alive(), self._expects_continue)
+            self.cycle = self._connection.begin(self._app, scope, keeps_alive, self._expects_continue)
 
     def on_body(self, body: bytes) -> None:
         if self._timeouts.body_due != NEVER:

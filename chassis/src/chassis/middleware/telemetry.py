@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from time import perf_counter
 
 import structlog
 from opentelemetry import context as otel_context
@@ -13,7 +12,7 @@ from ..request_info import REQUEST_INFO, RequestInfo
 from ..response_sender import ResponseSender
 from ..telemetry import Telemetry
 from ..telemetry.known_methods import OTHER_METHOD
-from ..telemetry.observation import Observation
+from ..telemetry.observation import Observation, ObservationRules
 from ..telemetry.route_template import FindRoute
 from .failures import is_cancelled_from_outside, is_reported, record_failure
 from .security import security_headers as with_defaults
@@ -46,19 +45,17 @@ class TelemetryMiddleware:
         find_route: FindRoute | None = None,
     ) -> None:
         self.app: ASGIApp = app
-        self._find_route = find_route
         self._begin = telemetry.tracing.begin if traces else telemetry.tracing.begin_untraced
         self._known_methods = telemetry.known_methods
         self._active = telemetry.observer.active
-        self._end = telemetry.observer.add
-        self._default_headers = with_defaults(security_headers)
-        self._min_logged_status = 0 if log_success else 500
+        self._rules = ObservationRules(
+            telemetry.observer.end, with_defaults(security_headers), 0 if log_success else 500, find_route
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        began = perf_counter()
         method = scope.get("method", "GET")  # a WebSocket begins as a GET
         if method not in self._known_methods:
             method = OTHER_METHOD
@@ -68,30 +65,19 @@ class TelemetryMiddleware:
         if info.has_body:
             receive = info.counting(receive)
         respond = info.respond if send is info.send else None
-        sender = ResponseSender(send, context.request_id, self._default_headers, respond)
-        # The path now, since applications that are mounted may change it.
-        observation = Observation(
-            scope, scope["path"], method, info, context, sender, self._min_logged_status, self._find_route
-        )
+        observation = Observation(scope, method, info, context, send, self._rules, respond)
         self._active.add(observation)
-
-        def end() -> None:
-            self._active.discard(observation)
-            observation.seconds = perf_counter() - began
-            self._end(observation)
-
-        sender.on_complete = end
         token = otel_context.attach(context)
         try:
-            await self.app(scope, receive, sender)
+            await self.app(scope, receive, observation)
         except BaseException as raised:
-            note_exception(raised, info, sender)
+            note_exception(raised, info, observation)
             raise
         finally:
-            otel_context.detach(token)
-            if not sender.is_complete:
-                sender.on_complete = None  # breaks a reference cycle
-                end()
+            if not observation.is_complete:
+                self._rules.end(observation)
+            if info.read_at is None:  # our server runs each request in a context of its own
+                otel_context.detach(token)
 
 
 def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:

@@ -1,11 +1,12 @@
 """`/requests`: the last requests, the slowest and the failed ones."""
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..api.handler import Handler
-from ..telemetry.recent_requests import MAX_RECENT, RecentRequests, RequestRecord
+from ..telemetry.recent_requests import MAX_RECENT, RecentRequests
 
 Status = Annotated[str, Field(pattern=r"^[1-5]([0-9][0-9]|xx)$", description="Such as `404` or `5xx`.")]
 
@@ -29,11 +30,11 @@ class Requests(Handler):
     ) -> list[dict[str, Any]]:
         """The newest first; with `kind=slow`, the slowest first."""
         kinds = {"recent": self._recent.recent, "slow": self._recent.slow, "failed": self._recent.failed}
-        wanted = [record for record in kinds[kind]() if _matches(record, status, route, trace_id)]
-        return [record.document() for record in wanted[:limit]]
+        wanted = (request for request in kinds[kind]() if _matches(request, status, route, trace_id))
+        return list(islice(wanted, limit))
 
 
-def _matches(record: RequestRecord, status: str | None, route: str | None, trace_id: str | None) -> bool:
-    if status is not None and str(record.status) != status and f"{record.status // 100}xx" != status:
+def _matches(request: dict[str, Any], status: str | None, route: str | None, trace_id: str | None) -> bool:
+    if status is not None and status not in (str(request["status"]), f"{request['status'] // 100}xx"):
         return False
-    return route in (None, record.route) and trace_id in (None, record.trace_id)
+    return route in (None, request["route"]) and trace_id in (None, request["trace_id"])

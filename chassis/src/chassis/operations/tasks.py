@@ -49,7 +49,7 @@ def _document(task: asyncio.Task[Any], by_context: dict[int, Observation]) -> di
     document |= {"request_id": None, "trace_id": None}
     if observation is not None:
         scope, context = observation.scope, observation.context
-        route = route_template(scope, observation.path, 0, observation.find_route)
+        route = route_template(scope, observation.path, 0, observation.rules.find_route)
         document |= {"method": observation.method, "route": route}
         document |= {"request_id": context.request_id, "trace_id": context.trace_id}
     return document

@@ -27,10 +27,10 @@ class LogTail:
         self._bytes = 0
         self._next = time.time_ns() // 1000 if first is None else first
 
-    def add(self, data: bytes) -> None:
-        """Keep whole lines, each with its newline."""
+    def add(self, data: bytes, count: int) -> None:
+        """Keep so many whole lines, each with its newline."""
         chunks, number = self._chunks, self._next
-        self._next += data.count(b"\n")
+        self._next += count
         if len(data) > self._max_bytes:
             data = data[data.find(b"\n", len(data) - self._max_bytes - 1) + 1 :]
             number = self._next - data.count(b"\n")

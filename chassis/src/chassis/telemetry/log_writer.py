@@ -158,7 +158,8 @@ class LineWriter:
                     self._data, self._held = bytes(self._held), bytearray()
                     if not self._data:
                         return True
-                self.tail.add(self._data)
+                    count = self._data.count(b"\n")
+                self.tail.add(self._data, count)
             wait_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else 0
             free_bytes = self._capacity(wait_ms)
             if not free_bytes:

@@ -45,6 +45,12 @@ class Renderer(Protocol):
         ...
 
 
+class JsonRenderer(Protocol):
+    """A `Renderer` whose lines are JSON."""
+
+    def __call__(self, event: EventDict, *, is_redacted: bool = False) -> bytes: ...
+
+
 class Logs:
     """How records are rendered and where they go; `install` makes it the process's configuration.
 
@@ -75,6 +81,7 @@ class Logs:
         if WorkerSlot.number is not None:
             self._render = _with_worker(self._render, WorkerSlot.number)
         self._processors = [*processors]
+        self._takes_json = not console and not processors
         self._is_installed = False
         self._shared: list[Processor] = [
             structlog.contextvars.merge_contextvars,
@@ -113,7 +120,7 @@ class Logs:
 
     def access_logger(self) -> "AccessLogger":
         """A logger for complete lines: only your processors and the renderer run."""
-        return AccessLogger(self.writer, self._processors, self._render, self.redactor)
+        return AccessLogger(self.writer, self._processors, self._render, self.redactor, takes_json=self._takes_json)
 
     def install(self) -> None:
         """Configure structlog, the standard library's `logging`, warnings and uncaught exceptions to log here."""
@@ -158,14 +165,33 @@ class AccessLogger:
     """Takes a complete event; a logger of structlog would take each fact as a keyword."""
 
     def __init__(
-        self, writer: LineWriter, processors: Sequence[Processor], render: Renderer, redactor: Redactor
+        self,
+        writer: LineWriter,
+        processors: Sequence[Processor],
+        render: Renderer,
+        redactor: Redactor,
+        *,
+        takes_json: bool,
     ) -> None:
-        """`processors` are structlog's; `render` renders what they return."""
+        """`processors` are structlog's; `render` renders what they return. `takes_json` says that both add nothing."""
         self._writer = writer
+        self._takes_json = takes_json
+        self._render_json = _json_renderer(redactor)
         self._processors = processors
         self._render = render
         self.redact: Callable[[Mapping[str, Any]], dict[str, Any]] = redactor.redact
         """For facts that others put on a line, since a line without processors is not searched for secrets."""
+
+    def json(self, event: EventDict) -> bytes:
+        """An event without secrets as JSON."""
+        return self._render_json(event, is_redacted=True)
+
+    def json_line(self, level: str, line: bytes) -> None:
+        """Write a complete event that is JSON already."""
+        if self._takes_json:
+            self._writer.write(line)
+        else:
+            self.line(level, orjson.loads(line))
 
     def line(self, level: str, event: EventDict) -> None:
         """Run the processors on `event` and write it; `level` is the method's name in structlog."""
@@ -197,7 +223,7 @@ def add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
-def _json_renderer(redactor: Redactor) -> Renderer:
+def _json_renderer(redactor: Redactor) -> "JsonRenderer":
     """One JSON object without a newline; objects that JSON does not have become their fields or their text."""
 
     def render(event: EventDict, *, is_redacted: bool = False) -> bytes:
@@ -209,11 +235,14 @@ def _json_renderer(redactor: Redactor) -> Renderer:
         except orjson.JSONEncodeError:
             # Keys that aren't text, lone surrogates, integers over 64 bits, circles, objects that raise.
             line = orjson.dumps(redactor.redact(event))
-        if DELETE in line or C1_LEAD in line:
-            line = CONTROLS.sub(_escape, line)
-        return line
+        return escape_controls(line) if DELETE in line or C1_LEAD in line else line
 
     return render
+
+
+def escape_controls(line: bytes) -> bytes:
+    """The line with `CONTROLS` as JSON escapes them."""
+    return CONTROLS.sub(_escape, line)
 
 
 def _escape(control: re.Match[bytes]) -> bytes:

@@ -112,5 +112,5 @@ def _facts(observation: Observation | None) -> dict[str, Any]:
         return {}
     scope, context = observation.scope, observation.context
     ids = {"request_id": context.request_id, "trace_id": context.trace_id}
-    route = route_template(scope, observation.path, 0, observation.find_route)
+    route = route_template(scope, observation.path, 0, observation.rules.find_route)
     return {"method": scope.get("method", "GET"), "route": route, **ids}

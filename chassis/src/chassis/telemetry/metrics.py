@@ -34,6 +34,7 @@ from .observation import Observation
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 RUN_SECONDS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 BYTES = (100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
+LEAST_SECONDS, LEAST_BYTES = SECONDS[0], BYTES[0]
 LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")
 # Error types beyond that are one, because a class may be made for each request.
 MAX_ERROR_TYPES = 100
@@ -80,10 +81,11 @@ class RequestMetrics(Collector):
         series = self._series.get(key)
         if series is None:
             series = self._other_series(key)
-        bucket = bisect_left(SECONDS, seconds)
+        # Most requests are in the first buckets, and a call takes longer than a comparison.
+        bucket = bisect_left(SECONDS, seconds) if seconds > LEAST_SECONDS else 0
         series.duration[bucket] += 1
-        series.request_size[bisect_left(BYTES, request_bytes) if request_bytes else 0] += 1
-        series.response_size[bisect_left(BYTES, response_bytes)] += 1
+        series.request_size[bisect_left(BYTES, request_bytes) if request_bytes > LEAST_BYTES else 0] += 1
+        series.response_size[bisect_left(BYTES, response_bytes) if response_bytes > LEAST_BYTES else 0] += 1
         sums = series.sums
         sums[0] += seconds
         sums[1] += request_bytes

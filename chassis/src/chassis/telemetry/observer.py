@@ -5,24 +5,29 @@ import os
 import sys
 from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 from weakref import WeakSet
 
+import orjson
 from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
 
 from ..request_info import BY_CALLER
+from ..worker_slot import WorkerSlot
+from .access_line import LINE_KEYS, access_line, json_text
 from .levels import LEVELS
-from .logs import Logs
+from .logs import C1_LEAD, DELETE, Logs, escape_controls
 from .metrics import RequestMetrics
 from .observation import CLIENT_CLOSED_REQUEST, Observation
 from .query_redaction import QueryRedactor
 from .recent_requests import RecentRequests
-from .route_template import route_template
+from .route_template import UNMATCHED, route_template
 from .span_attributes import end_span
 
 # Any client can ask for an unknown method or for too little time, and 503 is intended: the service drains, sheds load
 # or is not ready.
 NO_FAILURE = frozenset({501, 503})
+SWITCHING_PROTOCOLS = 101
 GATEWAY_TIMEOUT = 504
 MAX_VARIABLES = 1000  # of contexts; normally there are less than ten
 NO_CONTENT = frozenset({204, 304})  # RFC 9110, section 6.4.1
@@ -43,6 +48,7 @@ class Observer:
         self._access_log = logs.access_logger()
         self._redact_query = QueryRedactor(logs.redactor.is_secret)
         self._at_once = logs.has_processors
+        self._last = b"}" if WorkerSlot.number is None else b',"worker":%d}' % WorkerSlot.number
         self._ended: list[Observation] = []
         self.recent: RecentRequests = RecentRequests()
         """The last requests, for operators."""
@@ -51,10 +57,15 @@ class Observer:
         self.is_stopping: bool = False
         """Whether the server cancels the remaining requests at the end of a graceful shutdown."""
 
-    def add(self, ended: Observation) -> None:
+    def end(self, ended: Observation) -> None:
         """Observe a request at the end of this turn; called on the event loop, in the task of the request."""
+        if ended not in self.active:
+            return  # a task that the request has left behind has completed the response
+        self.active.discard(ended)
+        ended.seconds = perf_counter() - ended.began
         context = copy_context()
-        if not self._without_facts.issuperset(context):
+        # Mostly there is one variable: OpenTelemetry's, which the request's middleware has set.
+        if len(context) > 1 and not self._without_facts.issuperset(context):
             self._find_facts(context, ended)
         if not self._ended and not self._at_once:
             asyncio.get_running_loop().call_soon(self.observe)
@@ -77,70 +88,68 @@ class Observer:
         """Observe the requests that have ended by now."""
         observations, self._ended = self._ended, []
         now = datetime.now(UTC)
-        timestamp = now.timestamp()
+        timestamp, timestamp_json = now.timestamp(), orjson.dumps(now, option=orjson.OPT_UTC_Z)
         observe = self._metrics.observe
         lowest_level = self._logs.level
         for observation in observations:
-            scope, context, response = observation.scope, observation.context, observation.response
-            interrupted = self.is_stopping and observation.error is asyncio.CancelledError
+            scope, context, info = observation.scope, observation.context, observation.info
+            interrupted = self.is_stopping and info.error is asyncio.CancelledError
             if interrupted:
-                observation.info.error = None  # not an error of the service
+                info.error = None  # not an error of the service
             method = observation.method
-            seconds = observation.seconds
-            status = response.status or observation.status
+            status = observation.status or observation.final_status
             route = getattr(scope.get("route"), "path_format", None)
             if route is None or scope.get("root_path"):  # nothing matched, or something is mounted
-                route = route_template(scope, observation.path, status, observation.find_route)
-            request_bytes = observation.info.body_bytes
+                route = route_template(scope, observation.path, status, observation.rules.find_route)
+            request_bytes = info.body_bytes
             # The server does not send the content of these.
-            response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else response.body_bytes
+            response_bytes = 0 if method == "HEAD" or status in NO_CONTENT else observation.body_bytes
             facts = self._access_log.redact(context.facts) if context.facts else None
             if facts and context.sampled:
                 context.span.set_attributes(facts)
-            error = observation.info.error
+            error = info.error
             # 499 means that there was no response, which has no status in metrics and spans.
-            sent_status = status if response.status or status != CLIENT_CLOSED_REQUEST else 0
+            sent_status = status if observation.status or status != CLIENT_CLOSED_REQUEST else 0
             exemplar = end_span(observation, route, sent_status, error, self._redact_query) if context.sampled else None
             key = (method, route, sent_status, scope.get("scheme", "http"), error)
-            observe(key, seconds, request_bytes, response_bytes, exemplar, timestamp)
-            if status < observation.min_logged_status:
+            observe(key, observation.seconds, request_bytes, response_bytes, exemplar, timestamp)
+            if status < observation.rules.min_logged_status:
                 continue
-            if not observation.min_logged_status:  # a failed probe of the admin port is no request of a client
-                self.recent.add(observation, timestamp, status, route, request_bytes, response_bytes, facts)
             level = "info" if status < 500 else "warning" if is_no_failure(status, observation) else "error"
             if error is not None and status < 500:  # the response had started already
-                level = "error" if observation.info.is_logged else "warning"
-            if LEVELS[level] < lowest_level:
-                continue
-            client = scope.get("client")
-            line = {
-                "timestamp": now,
-                "level": level,
-                "event": "request",
-                "method": scope.get("method", "GET"),
-                "route": route,
-                "path": observation.path,
-                "status": status,
-                "duration_ms": int(seconds * 1_000_000) / 1000,
-                "request_bytes": request_bytes,
-                "response_bytes": response_bytes,
-                "client": client[0] if client else None,
-                "request_id": response.request_id,
-                "trace_id": context.trace_id,
-                "span_id": context.span_id,
-            }
-            if observation.info.subject is not None:
-                line["subject"] = observation.info.subject
-            if interrupted:
-                line["shutdown"] = True
-            if error is not None:
-                line["error"] = error.__qualname__
-            if facts:
-                line |= {f"{key}_" if key in line else key: value for key, value in facts.items()}
-            if observation.bound_facts:
-                bound = self._access_log.redact(observation.bound_facts)
-                line |= {key: value for key, value in bound.items() if key not in line}
-            self._access_log.line(level, line)
+                level = "error" if info.is_logged else "warning"
+            line = access_line(observation, timestamp_json, level, status, route, request_bytes, response_bytes)
+            if info.subject is not None:
+                line += b',"subject":' + json_text(info.subject)
+            if facts or error is not None or observation.bound_facts or interrupted:
+                line += self._more(observation, facts, interrupted=interrupted)
+            line += self._last
+            if DELETE in line or C1_LEAD in line:
+                line = escape_controls(line)
+            if not observation.rules.min_logged_status:  # a failed probe of the admin port is no request of a client
+                # Clients can ask for unknown methods, and overload rejects many: they would replace the failures.
+                is_rejected = route == UNMATCHED and status in NO_FAILURE
+                is_failed = error is not None or (status >= 500 and not is_rejected)
+                self.recent.add(line, timestamp, observation.seconds, is_failed, status == SWITCHING_PROTOCOLS)
+            if LEVELS[level] >= lowest_level:
+                self._access_log.json_line(level, line)
+
+    def _more(self, observation: Observation, facts: dict[str, Any] | None, *, interrupted: bool) -> bytes:
+        """What most lines do not have, as the members of an object in JSON."""
+        info = observation.info
+        more: dict[str, Any] = {}
+        if interrupted:
+            more["shutdown"] = True
+        if info.error is not None:
+            more["error"] = info.error.__qualname__
+        taken = {*LINE_KEYS, *more} | ({"subject"} if info.subject is not None else set())
+        if facts:
+            more |= {f"{key}_" if key in taken else key: value for key, value in facts.items()}
+        if observation.bound_facts:
+            bound = self._access_log.redact(observation.bound_facts)
+            more |= {key: value for key, value in bound.items() if key not in taken and key not in more}
+        members = self._access_log.json(more)[1:-1]
+        return b"," + members if members else b""
 
 
 def is_no_failure(status: int, observation: Observation) -> bool:
