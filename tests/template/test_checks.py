@@ -208,7 +208,8 @@ asgi calls client_attempt_timeout client_faults commands deadline_of_caller even
 pagination protocol recent_requests rejections request_syntax server shared_output workers workers_cores workers_metrics
 access admin cache client_telemetry command_arguments command_line conditional_requests console decorated_methods
 dependencies docs effective_settings groups limits live_settings operators operators_access rate_limits recent_spans
-redaction reloading request_head request_id request_info request_tasks response_head route_list run sources
+redaction reloading request_head request_id request_info request_tasks response_head restart_warnings route_list run
+sources start
 """
 
 NOT_WITH_THE_OLDEST = (
