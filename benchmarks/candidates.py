@@ -90,7 +90,7 @@ class Candidates:
 
     @cached_property
     def _callers(self) -> None:
-        """What makes outbound calls, in both environments. The first candidate that needs it installs it."""
+        """The libraries that make outbound calls, in both environments. The first that needs them installs them."""
         self._installer.add_callers(self._service, self._peers, bare=self._smoke)
 
     @cached_property

@@ -28,7 +28,7 @@ DRIVERS = ("asyncpg>=0.32", "sqlalchemy[asyncio]>=2.0.40,<2.1")
 CLIENTS = ("httpx", "httpx2", "niquests", "aiohttp", "pyreqwest")
 SERVERS = ("gunicorn>=25", "uvicorn-worker>=0.4", "granian>=2.5")
 INSTRUMENTATION = "opentelemetry-instrumentation-sqlalchemy>=0.60b0"
-# What makes outbound calls; aiohttp in the same version for all.
+# The libraries that make outbound calls; aiohttp in the same version for all.
 CALLER = "aiohttp>=3.14"
 # Without sniffio, httpcore looks for it at each lock, eight times for each request: 0.6 ms of CPU.
 USUAL_CALLERS = ("httpx", "sniffio", "opentelemetry-instrumentation-httpx>=0.60b0")

@@ -42,7 +42,7 @@ BUDGETS = {
     "a sampled request": 163,
     "a request with a body": 157,
     "a request with a rate limit": 172,
-    "a request with a cached token": 147,
+    "a request with a cached token": 148,
     "a request with the deadline of its caller": 146,
 }
 

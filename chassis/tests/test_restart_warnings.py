@@ -1,4 +1,4 @@
-"""Settings that need a restart say so, each in the log of a service whose secret files change while it runs."""
+"""The warnings for settings that need a restart, in a service whose secret files change while it runs."""
 
 from pathlib import Path
 

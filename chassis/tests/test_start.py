@@ -54,12 +54,11 @@ DATACLASSES = {
     "chassis.configuration.sources.Variable",
     "chassis.http.response_head.ResponseHead",
     "chassis.telemetry.client_spans.SentRequest",
-    "chassis.telemetry.observation.Observation",
 }
 
 
 async def after_a_request(process: Process) -> dict[str, list[str]]:
-    """What the service has loaded when it has started, responded and stopped."""
+    """The modules that the service has loaded when it has started, responded and stopped."""
     client = await process.client()
     response = await client.get("/greeting")
     assert response.json() == {"greeting": "Hello"}

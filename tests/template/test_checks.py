@@ -197,8 +197,8 @@ OPTIONAL = (
     "test_pytest_plugin",
     "test_sqlalchemy",
 )
-# Files about time, threads, processes and sockets do not depend on the versions of libraries, nor do those about the
-# rules of the core that use a library as other files do.
+# Files about time, threads, processes and sockets do not depend on the versions of libraries. Nor do those about rules
+# of the core that use a library as other files do.
 NOT_ABOUT_LIBRARIES = """
 any_signature connection_age deadline draining forks idempotency imports lease listening load log_writer loop_watch
 periodic rejections response_end route_limits schedules signals tasks threads watchdog

@@ -102,7 +102,7 @@ def test_rows_have_every_pair_of_options() -> None:
 
 
 def code_of(row: tuple[str, ...]) -> tuple[str, ...]:
-    """The answers on which the code of a service and its tests depend."""
+    """The values of a row on which the code of a service and its tests depend."""
     answers = dict(zip(OPTIONS, row, strict=True))
     return tuple(answers[question] for question in OF_CODE)
 

@@ -16,7 +16,7 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's number for a client that disconnected bef
 
 
 class ObservationRules(NamedTuple):
-    """What is the same for all requests of a port."""
+    """The facts that all requests of a port share."""
 
     end: "Callable[[Observation], None]"
     """Called once, when the response is complete, or when the application has ended without that."""

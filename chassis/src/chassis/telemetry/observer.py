@@ -135,7 +135,7 @@ class Observer:
                 self._access_log.json_line(level, line)
 
     def _more(self, observation: Observation, facts: dict[str, Any] | None, *, interrupted: bool) -> bytes:
-        """What most lines do not have, as the members of an object in JSON."""
+        """The facts that most lines do not have, as members of an object in JSON."""
         info = observation.info
         more: dict[str, Any] = {}
         if interrupted:

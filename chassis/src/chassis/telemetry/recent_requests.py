@@ -49,8 +49,8 @@ class RecentRequests:
     def __init__(self) -> None:
         self._recent: deque[bytes] = deque(maxlen=MAX_RECENT)
         self._failed: deque[bytes] = deque(maxlen=MAX_FAILED)
-        # The slowest of the present minute as a heap of seconds, a number and the line, and those of the minutes before
-        # it, each with the time at which it ends.
+        # The slowest of the present minute: a heap of seconds, a number and the line. Then those of the minutes before,
+        # each with the time at which the minute ends.
         self._slow: list[tuple[float, int, bytes]] = []
         self._slow_before: deque[tuple[float, list[tuple[float, int, bytes]]]] = deque(maxlen=SLOW_MINUTES)
         self._minute_ends_at = 0.0
