@@ -69,7 +69,7 @@ async def after_a_request(process: Process) -> dict[str, list[str]]:
 
 @pytest.fixture
 async def loaded() -> dict[str, list[str]]:
-    """What the smallest service loads: the names of modules, and of dataclasses."""
+    """The names of what the smallest service loads: those of modules, and of dataclasses."""
     endpoint = "http://127.0.0.1:1"
     async with run("-c", PROGRAM, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, APP_DRAIN_SECONDS="0") as process:
         return await after_a_request(process)
