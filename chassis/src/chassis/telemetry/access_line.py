@@ -1,5 +1,6 @@
 """The access line of a request as JSON, from its parts: a third of the work of encoding a dictionary."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import orjson
@@ -43,7 +44,7 @@ def json_text(value: str | None) -> bytes:
         return orjson.dumps(text(value))
 
 
-repeated_text = lru_cache(maxsize=512)(json_text)
+repeated_text: Callable[[str | None], bytes] = lru_cache(maxsize=512)(json_text)
 """The same for texts that many requests have: methods, routes and the addresses of clients."""
 
 

@@ -63,11 +63,7 @@ class Observation(ResponseSender):
 
     def _end(self) -> None:
         self.rules.end(self)
-        self.is_complete = True
-        leave = self.on_leave
-        if leave is not None:
-            self.on_leave = None
-            leave()
+        super()._end()
 
     @property
     def error(self) -> type[BaseException] | None:
