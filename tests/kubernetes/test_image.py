@@ -36,6 +36,16 @@ def base_of(project: Path) -> str:
     return found[1]
 
 
+def commit_all(project: Path) -> None:
+    """Make a repository, whose commit is the same each time."""
+    who = {"GIT_AUTHOR_DATE": COMMIT_TIME, "GIT_COMMITTER_DATE": COMMIT_TIME}
+    for key in ("AUTHOR", "COMMITTER"):
+        who |= {f"GIT_{key}_NAME": "test", f"GIT_{key}_EMAIL": "test@example.com"}
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", MARK]):
+        done = run("git", *command, cwd=project, **who)
+        assert done.returncode == 0, done.stdout
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh service in a repository, with files lying about that are nobody's business."""
@@ -43,13 +53,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (".env", "src/order_service/.env", "id_rsa", "tests/secret.txt", ".venv/secret"):
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(MARK)
-    who = {"GIT_AUTHOR_DATE": COMMIT_TIME, "GIT_COMMITTER_DATE": COMMIT_TIME}
-    for key in ("AUTHOR", "COMMITTER"):
-        who |= {f"GIT_{key}_NAME": "test", f"GIT_{key}_EMAIL": "test@example.com"}
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", MARK]):
-        done = run("git", *command, cwd=project, **who)
-        assert done.returncode == 0, done.stdout
+    commit_all(project)
     return project
+
+
+@pytest.fixture(scope="module")
+def commit(project: Path) -> str:
+    """The commit of the fresh service. Builds without `make` and by other ways get it: they know of no repository."""
+    return run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +112,8 @@ def test_fresh_service_is_built_and_locked(image: str, project: Path) -> None:
     assert "order-service" in {one["name"] for one in lock["package"]}
 
 
-def test_labels_say_what_was_built(podman: Podman, image: str, project: Path) -> None:
+def test_labels_say_what_was_built(podman: Podman, image: str, commit: str) -> None:
     config = podman.inspect(image)["Config"]
-    commit = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
 
     assert {name.rpartition(".")[2]: value for name, value in config["Labels"].items() if "opencontainers" in name} == {
         "title": "order-service",
@@ -148,8 +158,7 @@ def test_nothing_can_be_written_to_even_where_the_root_is_not_read_only(podman: 
     assert shown == ["10001"]
 
 
-def test_serves_with_nothing_writable_and_ends_in_order(podman: Podman, image: str, project: Path) -> None:
-    commit = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+def test_serves_with_nothing_writable_and_ends_in_order(podman: Podman, image: str, commit: str) -> None:
     with in_container(podman, image, "--read-only-tmpfs=false", APP_DRAIN_SECONDS="0.2") as service:
         service.ready()
         order = service.http.post("/orders", json={"customer": "Ada", "lines": [{"sku": "tea", "quantity": 1}]})
@@ -220,31 +229,19 @@ def test_first_response_comes_soon(podman: Podman, image: str) -> None:
     assert answer.status_code == 200
 
 
-def test_same_commit_gives_the_same_bytes_elsewhere_and_later(
-    podman: Podman, image: str, project: Path, tmp_path: Path
+def test_same_commit_gives_the_same_bytes_elsewhere_and_later_also_without_make(
+    podman: Podman, image: str, project: Path, commit: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(project, copy, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(".venv"))
     (copy / "notes").write_text(MARK)
     for path in (copy / "src").rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)  # a strict umask
-    again = make_image(podman, copy, "localhost/again:0.1.0", "--no-cache")
+    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, f"--build-arg=REVISION={commit}"]
+    built = podman.run("podman", "build", "--no-cache", *flags, "--tag=again", ".", cwd=copy)
 
-    assert layers(podman, again) == layers(podman, image)
-
-
-def test_change_of_the_service_leaves_the_dependencies_where_they_are(
-    podman: Podman, image: str, project: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "changed"
-    shutil.copytree(project, copy)
-    (copy / "LICENSE").unlink()  # as in a service that has none
-    settings = next(copy.glob("src/*/settings.py"))
-    settings.write_text(settings.read_text().replace("1_000", "2_000"))
-    before, after = layers(podman, image), layers(podman, make_image(podman, copy, "localhost/changed:0.1.0"))
-
-    assert podman.inspect("localhost/changed:0.1.0")["Labels"]["org.opencontainers.image.revision"].endswith("-dirty")
-    assert [one == other for one, other in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
+    assert built.returncode == 0, built.stdout
+    assert layers(podman, "localhost/again") == layers(podman, image)
 
 
 def test_another_commit_of_the_same_files_is_named_in_the_image(podman: Podman, image: str, project: Path) -> None:
@@ -295,7 +292,7 @@ def test_outdated_lock_file_is_rejected(podman: Podman, image: str, project: Pat
     shutil.copytree(project, copy)
     text = (copy / "pyproject.toml").read_text()
     (copy / "pyproject.toml").write_text(text.replace('"structlog",', '"structlog",\n    "tomli-w>=1",'))
-    built = podman.run("podman", "build", "--pull=never", *podman.secret_flags, ".", cwd=copy)
+    built = podman.run("podman", "build", *REPRODUCIBLE.split(), *podman.secret_flags, ".", cwd=copy)
 
     assert image
     assert built.returncode != 0
@@ -401,12 +398,6 @@ def service_of(way: str, folder: Path) -> Path:
     return project
 
 
-@pytest.fixture(scope="module")
-def commit(project: Path) -> str:
-    """The commit of the fresh service, which the other ways are built with: they are in no repository."""
-    return run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
-
-
 def make_image_of_a_way(podman: Podman, project: Path, tag: str, commit: str) -> str:
     flags = " ".join([REPRODUCIBLE, *podman.secret_flags])
     named = [f"IMAGE=localhost/{tag}", "VERSION=0.1.0", f"REVISION={commit}", f"COMMITTED={COMMIT_TIME}"]
@@ -451,20 +442,9 @@ def test_nothing_in_the_image_tells_where_it_was_built(
 
 
 def test_image_is_the_same_by_every_way(podman: Podman, images: dict[str, str]) -> None:
-    layers = {way: podman.inspect(image)["RootFS"]["Layers"] for way, image in images.items()}
+    contents = {way: layers(podman, image) for way, image in images.items()}
 
-    assert layers == dict.fromkeys(WAYS, layers["vendored"])
-
-
-def test_vendored_service_is_built_without_make(
-    podman: Podman, images: dict[str, str], projects: dict[str, Path], commit: str
-) -> None:
-    flags = [*REPRODUCIBLE.split(), *podman.secret_flags, f"--build-arg=REVISION={commit}"]
-    built = podman.run("podman", "build", *flags, "--tag=plain", ".", cwd=projects["vendored"])
-
-    assert built.returncode == 0, built.stdout
-    layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/plain", images["vendored"])]
-    assert layers[0] == layers[1]
+    assert contents == dict.fromkeys(WAYS, contents["vendored"])
 
 
 def test_flags_of_the_guide_build_without_make(
@@ -479,18 +459,25 @@ def test_flags_of_the_guide_build_without_make(
     built = podman.run("podman", "build", *flags, "--tag=flags", ".", cwd=project)
 
     assert built.returncode == 0, built.stdout
-    layers = [podman.inspect(image)["RootFS"]["Layers"] for image in ("localhost/flags", images["workspace"])]
-    assert layers[0] == layers[1]
+    assert layers(podman, "localhost/flags") == layers(podman, images["workspace"])
 
 
-def test_changed_shared_folder_is_in_the_next_image(
-    podman: Podman, images: dict[str, str], projects: dict[str, Path], commit: str
+def test_change_of_the_service_and_of_the_shared_folder_leaves_the_dependencies_where_they_are(
+    podman: Podman, images: dict[str, str], projects: dict[str, Path], tmp_path: Path
 ) -> None:
-    """In the last test of this folder, because it changes it."""
-    module = projects["folder"] / "../../libs/chassis/src/chassis/novelty.py"
+    shutil.copytree(projects["folder"].parents[1], tmp_path / "changed")
+    project = tmp_path / "changed" / projects["folder"].relative_to(projects["folder"].parents[1])
+    commit_all(project)
+    (project / "LICENSE").unlink()  # as in a service that has none
+    settings = next(project.glob("src/*/settings.py"))
+    settings.write_text(settings.read_text().replace("1_000", "2_000"))
+    (project / "../../libs/chassis/src/chassis/novelty.py").write_text("ONE = 1\n")
     where = "/app/service/chassis/novelty.py"
-    before = inside(podman, images["folder"], f"test -e {where} || echo none")
-    module.write_text("ONE = 1\n")
-    image = make_image_of_a_way(podman, projects["folder"], "changed", commit)
+    changed = make_image(podman, project, "localhost/changed:0.1.0")
+    before, after = layers(podman, images["folder"]), layers(podman, changed)
 
-    assert (before, inside(podman, image, f"cat {where}")) == ("none", "ONE = 1")
+    assert podman.inspect(changed)["Labels"]["org.opencontainers.image.revision"].endswith("-dirty")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True] * (len(before) - 1) + [False]
+    assert inside(podman, images["folder"], f"test -e {where} || echo none") == "none"
+    assert inside(podman, changed, f"cat {where}") == "ONE = 1"
+    assert "2_000" in inside(podman, changed, "cat /app/service/order_service/settings.py")

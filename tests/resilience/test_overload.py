@@ -49,7 +49,7 @@ def test_overload_is_served_as_far_as_possible_and_ends(bake: Bake, start: Start
     assert found["overload"]["without_retry_after"] == 0
     assert found["probes"]["failed"] == 0
     assert max(found["probes"]["most_ms"].values()) < 2000
-    assert found["after"]["normal_after_seconds"] < 5
+    assert found["after"]["goodput"] > 0.25  # half of what is sent
     reason = "concurrency" if path == "/pool" else "delay"
     shed = working.metric("http_server_shed_requests_total", reason=reason)
     assert shed >= found["overload"]["shed"]

@@ -3,6 +3,7 @@
 import configparser
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -59,8 +60,14 @@ class Podman:
             "CONTAINERS_CONF": str(self._configuration()),
             "BUILDAH_ISOLATION": "chroot",
         }
+        self._keep_in_memory()
         self.secrets = index_secrets(folder)
         """Files that a build needs to reach this machine's package index, by the names of the Dockerfile's secrets."""
+
+    def _keep_in_memory(self) -> None:
+        """Podman waits for the disk half of its time, and its layers are small (300 MB). A refusal is no failure."""
+        if available_bytes() > 6e9:
+            self.run("mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", self._state)
 
     def _storage(self, name: str, folder: Path, *, shared: list[Path]) -> Path:
         path = self._folder / f"storage-{name}.conf"
@@ -178,6 +185,7 @@ class Podman:
     def clear(self) -> None:
         """Leave nothing behind."""
         self.run("umount", "--lazy", self._state / "storage/overlay")  # where podman leaves it mounted
+        self.run("umount", "--lazy", self._state)
         self.run("rm", "-rf", self._state)
 
 
@@ -264,6 +272,12 @@ def in_container(podman: Podman, image: str, *flags: str, **variables: str) -> I
     finally:
         container.close()
         print("\n".join([*container.output, *container.errors]))
+
+
+def available_bytes() -> int:
+    """The memory that programs can still take."""
+    found = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def opened(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:

@@ -15,13 +15,16 @@ from bakery import clean_environment, run
 from manifests import DIGEST, Manifest
 from running import needs
 
-# Renders and converts for real. Anything else is recorded: the arguments and the standard input.
-KUBECTL = """#!{python}
-import json, os, subprocess, sys
+# Renders and converts for real. Anything else is recorded: the arguments and the standard input. A program of the shell
+# and of Python at the same time, because Python starts slowly, even without its site packages, and is called often.
+KUBECTL = """#!/bin/sh
+''':'
+case " $* " in *" kustomize "*|*" label --local "*) exec "{kubectl}" "$@";; esac
+exec "{python}" -IS "$0" "$@"
+'''
+import json, os, sys
 arguments = sys.argv[1:]
 bare = [one for one in arguments if not one.startswith(("--context=", "--namespace="))]
-if bare[0] == "kustomize" or bare[:2] == ["label", "--local"]:
-    sys.exit(subprocess.run(["{kubectl}", *arguments]).returncode)
 if bare[:2] == ["config", "current-context"]:
     if "{context}":
         sys.exit(print("{context}"))
@@ -29,6 +32,7 @@ if bare[:2] == ["config", "current-context"]:
 if bare[0] == "api-resources":
     sys.exit(print(open("{log}.resources").read(), end=""))
 if "--all-namespaces" in bare:  # what was applied
+    import subprocess
     command = ["{kubectl}", "label", "--local", "--filename={log}.applied", "--output=json", "none-"]
     rest, items = subprocess.run(command, capture_output=True, text=True).stdout.lstrip(), []
     while rest:
@@ -81,7 +85,7 @@ ingresses                  ing                 networking.k8s.io/v1           tr
 networkpolicies            netpol              networking.k8s.io/v1           true    NetworkPolicy
 poddisruptionbudgets       pdb                 policy/v1                      true    PodDisruptionBudget
 """
-KIND = """#!{python}
+KIND = """#!{python} -IS
 import json, sys
 if sys.argv[1:] == ["get", "clusters"]:
     sys.exit(print("other"))
@@ -89,7 +93,7 @@ with open("{log}", "a") as log:
     print(json.dumps([["kind", *sys.argv[1:]], ""]), file=log)
 """
 # `push` prints the digest of the manifest that was pushed. That of the local image index is another.
-DOCKER = """#!{python}
+DOCKER = """#!{python} -IS
 import json, sys
 if sys.argv[1:3] == ["image", "inspect"]:
     sys.exit(print("{digest}"))
