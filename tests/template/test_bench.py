@@ -30,6 +30,7 @@ CLIENTS = (
 WITH_POSTGRESQL = ("bare_asyncpg", "ours_asyncpg", "ours_orm", "bare_orm", "usual_orm")
 WIRE = ("bare_real", "ours_real", "ours_real_100", "bare_two", "ours_two", "bare_new", "ours_new")
 WORKERS = ("ours_1", "ours_2", "usual_1", "usual_2", "gunicorn_2", "granian_1", "granian_2")
+OUTBOUND = ("bare_aiohttp", "ours_calls", "bare_fastapi_aiohttp", "bare_fastapi_httpx", "usual_httpx")
 WITH_TOKENS = ("open", "cached", "verified", "bare_fastapi", "bare_pyjwt")
 # For each row of the second table: here with and without, FastAPI with and without.
 COSTS = (
@@ -78,7 +79,6 @@ def test_documents_state_the_committed_figures() -> None:
     [
         ("database", "With PostgreSQL", WITH_POSTGRESQL),
         ("auth", "With bearer tokens", WITH_TOKENS),
-        ("clients", "Calls to other services", CLIENTS),
         ("wire", "Requests as clients send them", WIRE),
         ("workers", "Worker processes", WORKERS),
     ],
@@ -89,6 +89,17 @@ def test_documents_state_the_committed_costs_of(section: str, title: str, names:
 
     stated = re.findall(r"\| ([\d,]+) \|$", page.partition(f"## {title}")[2].partition("\n## ")[0], re.MULTILINE)
     assert stated == [f"{rows[name]['cpu_us']['median']:,.0f}" for name in names]
+
+
+def test_documents_state_the_committed_costs_of_calls() -> None:
+    sections = json.loads(RESULTS.read_text())["sections"]
+    page = (TEMPLATE / "docs/performance.md").read_text()
+    chapter = page.partition("## Calls to other services")[2].partition("\n## ")[0]
+
+    rows = [*(sections["clients"]["rows"][name] for name in CLIENTS)]
+    rows += [*(sections["outbound"]["rows"][name] for name in OUTBOUND)]
+    stated = re.findall(r"\| ([\d,]+) \|$", chapter, re.MULTILINE)
+    assert stated == [f"{row['cpu_us']['median']:,.0f}" for row in rows]
 
 
 def test_documents_state_the_committed_figures_of_the_gateway() -> None:
