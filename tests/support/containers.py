@@ -65,7 +65,7 @@ class Podman:
         """Files that a build needs to reach this machine's package index, by the names of the Dockerfile's secrets."""
 
     def _keep_in_memory(self) -> None:
-        """Podman waits for the disk half of its time, and its layers are small (300 MB). A refusal is no failure."""
+        """Podman waits for the disk half of its time, and its layers are small (300 MB). It may fail, then it waits."""
         if available_bytes() > 6e9:
             self.run("mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", self._state)
 
