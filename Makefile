@@ -4,7 +4,7 @@ UV := $(if $(shell uv --version 2>/dev/null),uv,'$(CURDIR)/.uv/bin/uv')
 RUN := $(UV) run --quiet
 BAKED := build/order-service
 # With the console for operators, and the spans of all requests in it.
-SERVE := cd $(BAKED) && export APP_DEVELOPMENT=$${APP_DEVELOPMENT:-true} && exec $(PYTHON) '$(CURDIR)/scripts/run.py'
+SERVE := cd $(BAKED) && export APP_DEVELOPMENT=$${APP_DEVELOPMENT:-true} && exec '$(CURDIR)/.venv/bin/python' '$(CURDIR)/scripts/run.py'
 # Ignore an active virtual environment: it belongs to another project. Let Python keep bytecode, for quick starts.
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
