@@ -133,7 +133,7 @@ class ResponseSender:
         self.is_private: bool = False
         """Whether the response is for one user, and caches must not give it to another one: see `private`."""
         self.on_leave: Callable[[], object] | None = None
-        """Called when the response is complete."""
+        """Called when the response is complete. It must not refer to this object: that would be a reference cycle."""
 
     @classmethod
     def of(cls, send: Send) -> "ResponseSender":
@@ -198,10 +198,8 @@ class ResponseSender:
 
     def _end(self) -> None:
         self.is_complete = True
-        leave = self.on_leave
-        if leave is not None:
-            self.on_leave = None  # it may refer to this object
-            leave()
+        if self.on_leave is not None:
+            self.on_leave()
 
     def _complete(self, headers: Iterable[Header]) -> Iterable[Header]:
         defaults, request_id = self._defaults, self.request_id

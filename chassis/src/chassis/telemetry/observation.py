@@ -63,7 +63,9 @@ class Observation(ResponseSender):
 
     def _end(self) -> None:
         self.rules.end(self)
-        super()._end()
+        self.is_complete = True  # as in the base class, without its call
+        if self.on_leave is not None:
+            self.on_leave()
 
     @property
     def error(self) -> type[BaseException] | None:

@@ -115,9 +115,7 @@ class Observer:
             observe(key, observation.seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.rules.min_logged_status:
                 continue
-            level = "info" if status < 500 else "warning" if is_no_failure(status, observation) else "error"
-            if error is not None and status < 500:  # the response had started already
-                level = "error" if info.is_logged else "warning"
+            level = "info" if status < 500 and error is None else level_of_failure(status, observation)
             line = access_line(observation, timestamp_json, level, status, route, request_bytes, response_bytes)
             if info.subject is not None:
                 line += b',"subject":' + json_text(info.subject)
@@ -152,9 +150,12 @@ class Observer:
         return b"," + members if members else b""
 
 
-def is_no_failure(status: int, observation: Observation) -> bool:
-    """Whether a response of 500 or above is none of the service."""
-    return status in NO_FAILURE or (status == GATEWAY_TIMEOUT and observation.info.timed_out in BY_CALLER)
+def level_of_failure(status: int, observation: Observation) -> str:
+    """The level of the line of a request that failed, or whose response is 500 or above."""
+    if status < 500:  # the response had started already
+        return "error" if observation.info.is_logged else "warning"
+    by_caller = status == GATEWAY_TIMEOUT and observation.info.timed_out in BY_CALLER
+    return "warning" if status in NO_FAILURE or by_caller else "error"
 
 
 def _begin_empty_in_child() -> None:
