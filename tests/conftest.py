@@ -142,9 +142,19 @@ async def browser() -> AsyncIterator["Browser"]:
         yield one
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the second worker import the folders in another order, so that each compiles half of the files for both."""
+    if WORKER == "gw1" and config.args == config.getini("testpaths"):
+        config.args.reverse()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker has one of them left while the others have ended."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Begin with the files that take longest, so that no worker has one of them left while the others have ended.
+
+    The workers need the same order.
+    """
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.path.is_relative_to(tests)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
