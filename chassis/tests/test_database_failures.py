@@ -480,7 +480,7 @@ async def test_tls(
     async with proxy_of(postgres, server_side) as proxy:
         url = proxy.url(postgres).replace("127.0.0.1", host)
         ca_file = paths[0] if trusts else None
-        database = Database(postgres.settings(url=url, tls=mode, tls_ca_file=ca_file, connect_seconds=0.5))
+        database = Database(postgres.settings(url=url, tls=mode, tls_ca_file=ca_file, connect_seconds=1.0))
         if error is None:
             async with database:
                 assert await database.fetchval("SELECT balance FROM accounts WHERE id = 1") == 100
