@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .support.postgres import PostgresServer
 
 NOBODY = 65_534
+# A test process has threads of gRPC and starts other processes. gRPC's handlers of `fork` can crash those before they
+# execute their program.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @pytest.hookimpl(wrapper=True)

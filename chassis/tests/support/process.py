@@ -75,6 +75,11 @@ class Process:
         return [line["event"] for line in self.lines]
 
 
+def inherited_environment() -> dict[str, str]:
+    """The environment for other processes, without what `conftest.py` sets for its own."""
+    return {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+
+
 @asynccontextmanager
 async def run(
     *arguments: str, stdout: int = PIPE, warnings: str = "error", **environment: str
@@ -85,7 +90,13 @@ async def run(
         *("-W", warnings),
         *arguments,
         cwd=ROOT,
-        env={**os.environ, "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_LOG_FORMAT": "json", **environment},
+        env={
+            **inherited_environment(),
+            "APP_HOST": "127.0.0.1",
+            "APP_PORT": "0",
+            "APP_LOG_FORMAT": "json",
+            **environment,
+        },
         stdout=stdout,
         stderr=PIPE,
     )

@@ -15,7 +15,7 @@ import orjson
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from .process import PATIENCE_SECONDS, ROOT
+from .process import PATIENCE_SECONDS, ROOT, inherited_environment
 from .service import Line, connect, until
 
 PROGRAM = f"{__package__}.workers_program"
@@ -126,7 +126,7 @@ async def run_pod(program: str = PROGRAM, *, workers: int = 2, **environment: st
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", program),
         cwd=ROOT,
-        env={**os.environ, **settings, **environment},
+        env={**inherited_environment(), **settings, **environment},
         stdout=PIPE,
         stderr=PIPE,
         limit=2**20,
