@@ -35,7 +35,7 @@ check: lint types ## lint, check types and test the core (2 minutes)
 	$(PYTEST) chassis/tests
 
 .PHONY: test
-test: lint types ## lint, check types and run all tests, as CI does (15 to 25 minutes)
+test: lint types ## lint, check types and run all tests, as CI does (20 to 30 minutes)
 	$(PYTEST)
 
 # All tests of a file run on one worker, so that they share its fixtures. Files with long tests start first.
