@@ -8,23 +8,21 @@ import orjson
 from .observation import Observation
 from .plain_values import text
 
-LINE_KEYS = frozenset(
-    {
-        "timestamp",
-        "level",
-        "event",
-        "method",
-        "route",
-        "path",
-        "status",
-        "duration_ms",
-        "request_bytes",
-        "response_bytes",
-        "client",
-        "request_id",
-        "trace_id",
-        "span_id",
-    }
+MEMBERS = (
+    "timestamp",
+    "level",
+    "event",
+    "method",
+    "route",
+    "path",
+    "status",
+    "duration_ms",
+    "request_bytes",
+    "response_bytes",
+    "client",
+    "request_id",
+    "trace_id",
+    "span_id",
 )
 """The members of each line, whose names facts cannot have."""
 LEVEL_TEXTS = {"info": b"info", "warning": b"warning", "error": b"error"}

@@ -14,7 +14,7 @@ from structlog.contextvars import STRUCTLOG_KEY_PREFIX, get_contextvars
 
 from ..request_info import BY_CALLER
 from ..worker_slot import WorkerSlot
-from .access_line import LINE_KEYS, access_line, json_text
+from .access_line import MEMBERS, access_line, json_text
 from .levels import LEVELS
 from .logs import C1_LEAD, DELETE, Logs, escape_controls
 from .metrics import RequestMetrics
@@ -140,7 +140,7 @@ class Observer:
             more["shutdown"] = True
         if info.error is not None:
             more["error"] = info.error.__qualname__
-        taken = {*LINE_KEYS, *more} | ({"subject"} if info.subject is not None else set())
+        taken = {*MEMBERS, *more} | ({"subject"} if info.subject is not None else set())
         if facts:
             more |= {f"{key}_" if key in taken else key: value for key, value in facts.items()}
         if observation.bound_facts:

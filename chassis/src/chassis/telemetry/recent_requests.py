@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from .access_line import MEMBERS
+
 MAX_RECENT = 1000
 MAX_FAILED = 300
 MAX_SLOW = 50
@@ -19,22 +21,7 @@ MAX_TEXT = 300
 """Characters of a text in a line that is too long."""
 MAX_FACTS_BYTES = 1000
 NO_FACTS = ("level", "event", "worker")
-MEMBERS = (
-    "timestamp",
-    "method",
-    "route",
-    "path",
-    "status",
-    "duration_ms",
-    "request_bytes",
-    "response_bytes",
-    "client",
-    "request_id",
-    "trace_id",
-    "span_id",
-    "subject",
-    "error",
-)
+OWN_MEMBERS = (*(name for name in MEMBERS if name not in NO_FACTS), "subject", "error")
 """The members of an access line that are not facts which the service's owner has added."""
 
 
@@ -103,7 +90,7 @@ def documents_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The requests of access lines, with the facts of the service's owner as one member."""
     for line in lines:
         event: dict[str, Any] = orjson.loads(line)
-        document = {name: event.pop(name, None) for name in MEMBERS}
+        document = {name: event.pop(name, None) for name in OWN_MEMBERS}
         if event.get("event") == "call":  # of gRPC
             document["code"] = event.pop("code")
         yield document | {"facts": {name: value for name, value in event.items() if name not in NO_FACTS}}
@@ -112,7 +99,7 @@ def documents_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def shortened(line: bytes) -> bytes:
     """An access line with at most `MAX_TEXT` characters of each text, and without facts that are large."""
     event: dict[str, Any] = orjson.loads(line)
-    facts = {name: event.pop(name) for name in [*event] if name not in MEMBERS and name not in NO_FACTS}
+    facts = {name: event.pop(name) for name in [*event] if name not in OWN_MEMBERS and name not in NO_FACTS}
     event = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in event.items()}
     if len(orjson.dumps(facts)) > MAX_FACTS_BYTES:
         facts = {"dropped": "the facts are too large to be kept"}
