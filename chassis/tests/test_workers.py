@@ -363,6 +363,14 @@ async def test_service_that_hangs_in_its_start_ends_at_sigterm() -> None:
         assert await pod.end() == (0, "")
 
 
+async def test_workers_that_hang_in_their_start_end_with_the_supervisor() -> None:
+    async with run_pod(PROGRAM_START="hangs", APP_SHUTDOWN_SECONDS="3600") as pod:
+        await pod.listening()
+        await pod.line("hanging")
+        pod.process.kill()
+        assert await pod.end() == (-signal.SIGKILL, "")
+
+
 async def test_sighup_during_the_start_changes_nothing() -> None:
     async with run_pod(PROGRAM_START="hangup") as pod:
         await pod.ready()

@@ -74,6 +74,7 @@ async def resource(connections: Connections) -> AsyncIterator[None]:
 def create_app(settings: ChassisSettings) -> App:
     """The application."""
     if os.environ.get("PROGRAM_START") == "hangs":
+        print('{"event": "hanging"}', flush=True)
         threading.Event().wait()
     app = App(settings, name="test-service")
     app.add_route("/orders", Orders(app))

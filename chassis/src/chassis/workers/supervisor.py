@@ -85,15 +85,9 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until a signal arrives. Returns the exit status."""
-        await self._admin.start()
-        settings = self._settings
-        addresses = [*self._sockets.addresses, *self._admin.addresses]
-        public: dict[str, object] = {"host": settings.host, "port": self._sockets.port}
-        if settings.unix_socket is not None:
-            public = {"unix_socket": settings.unix_socket}
-        facts = {**public, "admin_port": self._admin.port, "addresses": addresses}
-        log.info("listening", **facts, pid=os.getpid(), workers=self._count)
-        with self._signals():
+        with self._signals():  # before the first line, after which whoever reads it may stop the service
+            await self._admin.start()
+            self._log_ports()
             self._pool.start(0)
             self._run(self._watch(), "watch workers")
             if self._reloading is not None:
@@ -101,6 +95,15 @@ class Supervisor:
             await self._stopping.wait()
             await self._shut_down()
         return self._status
+
+    def _log_ports(self) -> None:
+        settings = self._settings
+        addresses = [*self._sockets.addresses, *self._admin.addresses]
+        public: dict[str, object] = {"host": settings.host, "port": self._sockets.port}
+        if settings.unix_socket is not None:
+            public = {"unix_socket": settings.unix_socket}
+        facts = {**public, "admin_port": self._admin.port, "addresses": addresses}
+        log.info("listening", **facts, pid=os.getpid(), workers=self._count)
 
     def _listen(self) -> Listener:
         settings = self._settings

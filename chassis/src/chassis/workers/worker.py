@@ -153,9 +153,8 @@ class WorkerServer(Server):
                 return
             if message is None:
                 asyncio.get_running_loop().remove_reader(self._link)
-                if not self._stopping.is_set():
-                    log.error("the supervisor has ended; stopping")
-                    self._stop_with_service(drain=False)
+                log.error("the supervisor has ended; stopping")
+                self._stop_with_service(drain=False)
                 return
             if message.kind in (DRAIN, STOP):
                 self._stop_with_service(drain=message.kind == DRAIN)

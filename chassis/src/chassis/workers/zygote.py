@@ -97,6 +97,8 @@ class Zygote:
 
     def _fork(self, message: Message) -> int:
         """Fork a worker. Returns 0 in the worker."""
+        # A signal for the worker waits until its handlers are set: this process ignores signals.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             process = os.fork()
         except OSError:  # no memory, or too many processes
@@ -108,6 +110,8 @@ class Zygote:
             signal.signal(signal.SIGTERM, _exit)
             signal.signal(signal.SIGINT, _exit)
             signal.signal(signal.SIGHUP, _ignore)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if process == 0:
             return 0
         for sock in message.sockets:
             sock.close()
@@ -129,7 +133,9 @@ class Zygote:
             send(self._supervisor, kind, first, second)
 
     def _end(self) -> NoReturn:
-        """The supervisor has ended. The workers notice that as well; those that hang are killed."""
+        """The supervisor has ended. Workers stop, without a drain. Those that hang are killed."""
+        for process in self._workers:  # those that still start do not notice it themselves
+            os.kill(process, signal.SIGINT)
         end_at = time.monotonic() + self._end_seconds
         while self._workers and time.monotonic() < end_at:
             time.sleep(POLL_SECONDS)
