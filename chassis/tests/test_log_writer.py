@@ -15,7 +15,7 @@ import orjson
 import pytest
 import structlog
 
-from chassis.telemetry.log_writer import MAX_HELD_BYTES, LineWriter
+from chassis.telemetry.log_writer import GATHER_SECONDS, MAX_GATHERED, MAX_HELD_BYTES, LineWriter
 from chassis.telemetry.logs import Logs
 
 from .support.process import PROGRAM, run
@@ -76,6 +76,107 @@ async def test_lines_of_a_turn_wake_the_reader_once(monkeypatch: pytest.MonkeyPa
     await log_hundred()
     assert max(sizes[1:]) <= select.PIPE_BUF
     assert os.read(reader, 65_536).split() == [b"%03d" % number * 100 for number in range(100)] * 2
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, LineWriter]]:
+    """The end of a pipe that is read, which does not block, and a writer to it."""
+    reader, fd = os.pipe()
+    os.set_blocking(reader, False)
+    yield reader, LineWriter(fd)
+    os.close(reader)
+    os.close(fd)
+
+
+async def end_of_turn() -> None:
+    """Let what this turn of the event loop has asked for run."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def read_now(reader: int) -> bytes:
+    """What was written so far."""
+    try:
+        return os.read(reader, 65_536)
+    except BlockingIOError:
+        return b""
+
+
+async def test_gathered_line_is_written_at_the_end_of_its_turn_when_there_are_few(
+    pipe: tuple[int, LineWriter],
+) -> None:
+    reader, writer = pipe
+    for line in (b"first", b"second"):
+        writer.gather(line)
+        await end_of_turn()
+        assert read_now(reader) == line + b"\n"
+        await asyncio.sleep(2 * GATHER_SECONDS)
+
+
+async def test_gathered_lines_of_many_turns_leave_in_few_writes(
+    pipe: tuple[int, LineWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    monkeypatch.setattr("chassis.telemetry.log_writer.GATHER_SECONDS", 0.3)
+    sizes: list[int] = []
+    write = os.write
+
+    def observed_write(to: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(to, data)
+
+    monkeypatch.setattr(os, "write", observed_write)
+    for _ in range(MAX_GATHERED):
+        writer.gather(b"line")
+        await end_of_turn()
+    received = b""
+    while received.count(b"\n") < MAX_GATHERED:
+        await asyncio.sleep(0.001)
+        received += read_now(reader)
+    assert received == b"line\n" * MAX_GATHERED
+    assert len(sizes) < MAX_GATHERED / 2
+
+
+async def test_many_gathered_lines_do_not_wait(pipe: tuple[int, LineWriter]) -> None:
+    reader, writer = pipe
+    writer.gather(b"line")
+    await end_of_turn()
+    for _ in range(MAX_GATHERED):
+        writer.gather(b"line")
+    await end_of_turn()
+    assert read_now(reader) == b"line\n" * (1 + MAX_GATHERED)
+
+
+async def test_other_line_takes_gathered_ones_along_in_their_order(pipe: tuple[int, LineWriter]) -> None:
+    reader, writer = pipe
+    writer.gather(b"first")
+    await end_of_turn()
+    writer.gather(b"gathered")
+    writer.write(b"last")
+    await end_of_turn()
+    assert read_now(reader) == b"first\ngathered\nlast\n"
+
+
+def test_event_loop_that_has_closed_with_gathered_lines_does_not_hold_up_those_of_the_next(
+    pipe: tuple[int, LineWriter],
+) -> None:
+    reader, writer = pipe
+
+    async def gather(count: int) -> None:
+        for _ in range(count):
+            writer.gather(b"line")
+            await end_of_turn()
+
+    async def read(count: int) -> None:
+        received = b""
+        while received.count(b"\n") < count:
+            await asyncio.sleep(0.001)
+            received += read_now(reader)
+
+    asyncio.run(gather(2))
+    with asyncio.Runner() as runner:
+        runner.run(gather(1))
+        runner.run(asyncio.wait_for(read(3), 10))
 
 
 async def test_lines_are_written_without_being_asked_for(seen: Observed) -> None:

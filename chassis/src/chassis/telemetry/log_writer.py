@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_HELD_BYTES = 8_388_608
 RETRY_SECONDS = 0.02
+GATHER_SECONDS = 0.005
+MAX_GATHERED = 64
 NOTHING_UNREAD = bytes(4)  # a C int
 NEWLINE = 10
 PIPE_BUF = 512 if sys.platform == "win32" else select.PIPE_BUF
@@ -33,9 +35,11 @@ Write = Callable[["LineWriter", bytes | str], None]
 class LineWriter:
     """Writes lines to a file descriptor and never waits for its reader.
 
-    The lines of one turn of the event loop are written together. When the pipe is full, up to `max_held_bytes` of lines
-    are kept. Each turn with new lines, or else a timer, writes as much as fits. Further lines are dropped: `on_drop` is
-    called for each, and `on_recovery` with their number when the reader reads again.
+    The lines of one turn of the event loop are written together. Access lines (`gather`) also wait a little for those
+    of later turns, since a write that wakes its reader is dear. Each other line takes them along. When the pipe is
+    full, up to `max_held_bytes` of lines are kept. Each turn with new lines, or else a timer, writes as much as fits.
+    Further lines are dropped: `on_drop` is called for each, and `on_recovery` with their number when the reader reads
+    again.
 
     If poll(2) reports a pipe as writable, a write of at most PIPE_BUF bytes does not block. It is not mixed with the
     output of other processes on the same pipe (POSIX.1-2017, write). So the descriptor, which child processes share,
@@ -72,6 +76,8 @@ class LineWriter:
         self._data = b""  # lines that are being written, up to `_written`
         self._written = 0
         self._flush_is_due = False
+        self._gathered_until = 0.0  # in the time of the loop
+        self._gathering: asyncio.AbstractEventLoop | None = None  # that has a timer for the lines that wait
         self._is_full = False
         self._retry_is_due = False
         # The lines since the pipe is full, copied into one buffer: kept results of orjson would waste memory.
@@ -95,6 +101,35 @@ class LineWriter:
             self._loop = loop
             self._flush_is_due = True
             loop.call_soon(self.flush)
+
+    def gather(self, line: bytes) -> None:
+        """Add one line that may wait until `GATHER_SECONDS` after the last one that did not, or for `MAX_GATHERED`.
+
+        So a line is written at the end of its turn when there are few, and under load there are few writes. Call it on
+        the event loop.
+        """
+        if not (self._is_full and self._hold(line)):
+            self._lines.append(line)
+        if self._flush_is_due:
+            return
+        loop = asyncio.get_running_loop()
+        waits = self._gathering is loop  # not an earlier loop, which has closed
+        if waits and len(self._lines) < MAX_GATHERED:
+            return
+        self._loop = loop
+        if waits or loop.time() >= self._gathered_until:
+            self._gathered_until = loop.time() + GATHER_SECONDS
+            self._flush_is_due = True
+            loop.call_soon(self.flush)
+        else:
+            self._gathering = loop
+            loop.call_at(self._gathered_until, self._end_gathering)
+
+    def _end_gathering(self) -> None:
+        self._gathering = None
+        if self._lines:
+            self._gathered_until += GATHER_SECONDS
+            self.flush()
 
     # structlog calls the method of the level's name.
     msg: ClassVar[Write] = write

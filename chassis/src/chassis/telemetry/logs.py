@@ -189,7 +189,7 @@ class AccessLogger:
     def json_line(self, level: str, line: bytes) -> None:
         """Write a complete event that is JSON already."""
         if self._takes_json:
-            self._writer.write(line)
+            self._writer.gather(line)
         else:
             self.line(level, orjson.loads(line))
 
