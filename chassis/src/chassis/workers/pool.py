@@ -22,7 +22,6 @@ log: FilteringBoundLogger = structlog.get_logger()
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 60.0  # a worker that has run for longer is replaced without a delay
-START_SECONDS = 120.0  # for a worker that is to replace another one that works
 FORK_FAILED = 1
 MEMORY = "memory"
 UNKNOWN_STATUS = 1  # without a zygote, which reports it
@@ -105,22 +104,21 @@ class WorkerPool:
                 send(self._zygote.socket, SIGNAL, worker.process, number)
 
     def kill_hanging(self, worker: WorkerProcess) -> None:
-        """Kill a worker that does not respond, or does not end in time."""
+        """Kill a worker that does not become ready, does not respond, or does not end in time."""
         worker.hung = True
         self.signal(worker, signal.SIGKILL)
 
     async def replace(self, worker: WorkerProcess, reason: str) -> None:
-        """Start another worker in this slot, and retire this one when the new one is ready. One at a time."""
+        """Start another worker in this slot, and retire this one when the new one is ready. One at a time.
+
+        A new worker that hangs in its start is killed by `kill_hanging`.
+        """
         async with self._replacing:
             if self.is_stopping or worker.state is not WorkerState.READY or worker.ended.is_set():
                 return
             log.info("replacing worker", worker=worker.slot, reason=reason, pid=worker.process)
             other = self.start(worker.slot)
-            try:
-                async with asyncio.timeout(START_SECONDS):
-                    await other.settled.wait()
-            except TimeoutError:
-                self.signal(other, signal.SIGKILL)
+            await other.settled.wait()
             if other.state is not WorkerState.READY:
                 log.error("worker not replaced, because the new one has failed to start", worker=worker.slot)
                 return
