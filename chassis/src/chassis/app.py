@@ -167,6 +167,10 @@ class App(Composition):
         if self.faults is not None:
             self.faults.announce()
 
+    def begin_pod_work(self) -> None:
+        """Start the work with `once_per="pod"`. One of several workers (`APP_WORKERS`) does so at a time."""
+        self._background.begin_pod_work(self.tasks)
+
     async def refresh_settings(self) -> None:
         """Read the secret files again if they have changed, as the service does every few seconds."""
         if self._reloading is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .messages import EXITED, FORK, FORKED, LISTEN, SIGNAL, UNLISTEN, Message, receive, send
+from .messages import EXITED, FORK, FORKED, LISTEN, POD_WORK, SIGNAL, UNLISTEN, Message, receive, send
 from .metrics import WorkerMetrics
 from .public_sockets import PublicSockets
 from .worker_process import WorkerProcess, WorkerState
@@ -44,6 +44,8 @@ class WorkerPool:
 
     A worker that ends is replaced: at once for the first time, then after a delay that doubles from one to 30 seconds.
     While a slot has no worker that accepts connections, one of another slot accepts them.
+
+    One worker does the work of the pod (`once_per="pod"`). When it has ended, another one does it. So two never do.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class WorkerPool:
         self._on_ready = on_ready
         self._on_end = on_end
         self._on_zygote_end = on_zygote_end
+        self._pod_worker: WorkerProcess | None = None
+        """The worker that does the work of the pod, until it has ended."""
         self._has_zygote = True
         self._ends_starting = False
         self._number = 0
@@ -188,6 +192,7 @@ class WorkerPool:
 
     def _on_change(self, worker: WorkerProcess) -> None:
         self._stand_in()
+        self._assign_pod_work()
         if worker.state is WorkerState.READY:
             self._on_ready(worker)
         elif not self.is_stopping and self._keep(self.slots[worker.slot]):
@@ -202,6 +207,7 @@ class WorkerPool:
         if not is_expected:
             self._note_failure(worker)
         self._stand_in()
+        self._assign_pod_work()
         self._on_end(worker, status)  # which may stop the service
         if is_expected:
             log.info("worker ended", worker=worker.slot, pid=worker.process, status=status)
@@ -241,6 +247,12 @@ class WorkerPool:
         else:
             start()
         return True
+
+    def _assign_pod_work(self) -> None:
+        """Give the work of the pod to the first worker that is ready, if none has it."""
+        if self._pod_worker not in self.workers and not self.is_stopping and self.ready:
+            self._pod_worker = min(self.ready, key=lambda worker: worker.slot)
+            self._pod_worker.tell(POD_WORK)
 
     def _stand_in(self) -> None:
         """Let ready workers accept the connections of slots without one."""
