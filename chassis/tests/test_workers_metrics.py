@@ -220,6 +220,26 @@ def test_change_of_one_worker_is_repeated_in_its_slot_until_all_are_changed() ->
     assert repeated(changes, 0) == repeated(changes, 1) == [(b"/faults", [{"status": 503}])]
 
 
+def test_deletion_for_one_worker_ends_a_change_of_all_in_its_slot() -> None:
+    changes = Changes()
+    put(changes, b"/readiness", {"ready": False})
+    changes.note("DELETE", b"/readiness", 1, [], b"", b"")
+    assert (repeated(changes, 0), repeated(changes, 1)) == ([(b"/readiness", {"ready": False})], [])
+    put(changes, b"/readiness", {"ready": False})
+    assert repeated(changes, 1) == [(b"/readiness", {"ready": False})]
+
+
+def test_change_of_one_worker_replaces_that_of_all_also_when_its_time_is_over() -> None:
+    clock = ManualClock()
+    changes = Changes(clock.monotonic)
+    put(changes, b"/loggers/root", {"level": "ERROR"})
+    put(changes, b"/loggers/root", {"level": "DEBUG", "seconds": 60}, slot=1)
+    assert repeated(changes, 1) == [(b"/loggers/root", {"level": "DEBUG", "seconds": 60})]
+    clock.now += 61
+    assert repeated(changes, 1) == []  # as in the worker that was asked
+    assert repeated(changes, 0) == [(b"/loggers/root", {"level": "ERROR"})]
+
+
 def test_rest_of_a_limited_time_is_left() -> None:
     clock = ManualClock()
     changes = Changes(clock.monotonic)
