@@ -79,6 +79,7 @@ class App(Composition):
             routes=lambda: routes_of(self),
             faults=self.faults,
             clients=self.clients,
+            periodic=lambda: self._background.periodic,
             draining=self.draining,
         )
         """What operators see and change on the admin port."""

@@ -8,7 +8,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from .health import Check, Health
-from .periodic import PeriodicOptions, PeriodicTask, Work
+from .periodic import PeriodicTask
+from .periodic_options import PeriodicOptions, Work
 from .schedules import Schedule
 from .tasks import BackgroundTask, Tasks
 from .telemetry import Telemetry
@@ -27,6 +28,9 @@ class BackgroundWork:
         self._tasks: list[BackgroundTask] = []
         self._pod_tasks: list[BackgroundTask] = []
         """Those that one of several workers does."""
+        self._periodic: list[tuple[PeriodicTask, bool]] = []
+        """Each with whether one of several workers does it."""
+        self._does_pod_work = False
 
     def add(
         self,
@@ -51,12 +55,18 @@ class BackgroundWork:
         if any(other.name == name for other in (*self._tasks, *self._pod_tasks)):
             raise ValueError(f'two background tasks have the name {name!r}; pass another name to one: name="…"')
         task = BackgroundTask(name, periodic.run, self._telemetry, self._draining, True, True)
-        self._add(task, options.get("once_per", "worker"))
+        self._add(task, periodic.once_per)
+        self._periodic.append((periodic, task in self._pod_tasks))
         if options.get("required"):
             self._health.add(Check(f"periodic task {name}", periodic.check))
 
     def _add(self, task: BackgroundTask, once_per: OncePer) -> None:
         (self._pod_tasks if is_assigned(once_per) else self._tasks).append(task)
+
+    @property
+    def periodic(self) -> list[PeriodicTask]:
+        """The periodic work that this process does, without that of another worker."""
+        return [task for task, is_for_pod in self._periodic if not is_for_pod or self._does_pod_work]
 
     def begin(self, tasks: Tasks) -> None:
         """Start all of them; in one of several workers, those of the pod are left to `begin_pod_work`.
@@ -69,6 +79,7 @@ class BackgroundWork:
 
     def begin_pod_work(self, tasks: Tasks) -> None:
         """Start those that one of several workers does, because it is this one."""
+        self._does_pod_work = True
         for task in self._pod_tasks:
             tasks.start(task.run(), name=task.name, until_stopped=not task.ends_when_draining)
         if self._pod_tasks:

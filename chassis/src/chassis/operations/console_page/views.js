@@ -199,7 +199,7 @@ async function showAny(table, path) {
   }
 }
 
-const inside = [["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage collector"], ["routes", "Routes"]].filter(([path]) => isOffered(path))
+const inside = [["schedules", "Periodic work"], ["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage collector"], ["routes", "Routes"]].filter(([path]) => isOffered(path))
   .map(([path, title]) => ({ path, title, table: new AnyTable(title) }));
 const insides = {
   name: "process", title: "Process", path: inside[0]?.path ?? "tasks",
