@@ -80,7 +80,7 @@ class Supervisor:
             on_end=self._on_end,
             on_zygote_end=self._on_zygote_end,
         )
-        self._admin_port = AdminPort(self._pool, metrics, self._access)
+        self._admin_port = AdminPort(self._pool, metrics, self._access, logs.writer)
         self._admin = self._listen()
 
     async def run(self) -> int:
