@@ -29,6 +29,7 @@ class Settings(ChassisSettings):
     api_key: SecretStr | None = None
     ticket_signing_key: str = ""
     supplier: str = "https://supplier.example"
+    letter_hook: str = "https://letters.example/default"
     renamed: int = Field(3, validation_alias="DEPOT_COUNT")
 
 
@@ -144,6 +145,15 @@ def test_keys_to_redact_in_logs_are_secrets_here_too(monkeypatch: pytest.MonkeyP
         ("APP_SUPPLIER", "https://a.example?X-Amz-Signature=hunter2#c", "https://a.example?X-Amz-Signature=[secret]#c"),
         ("APP_SUPPLIER", "AccountName=a;AccountKey=hunter2", "AccountName=a;AccountKey=[secret]"),
         ("APP_HEADERS", '{"via": "https://a.example?sig=hunter2"}', '{"via": "https://a.example?sig=[secret]"}'),
+        ("APP_SUPPLIER", "https://hooks.slack.com/services/T1/B2/hunter2", "https://hooks.slack.com/[secret]"),
+        ("APP_SUPPLIER", "https://discord.com/api/webhooks/1/hunter2?a=b", "https://discord.com/[secret]"),
+        ("APP_SUPPLIER", "https://a.webhook.office.com/b/hunter2 x", "https://a.webhook.office.com/[secret] x"),
+        ("APP_SUPPLIER", "https://api.telegram.org/bot1:hunter2/send", "https://api.telegram.org/[secret]"),
+        ("APP_ENDPOINTS", "https://hooks.a/1,https://b/2", "https://hooks.a/[secret],https://b/2"),
+        ("APP_HEADERS", '{"to": "https://hooks.a/hunter2", "b": "c"}', '{"to": "https://hooks.a/[secret]", "b": "c"}'),
+        ("APP_LETTER_HOOK", "https://chat.example:8443/hunter2", "https://chat.example:8443/[secret]"),
+        ("APP_LETTER_HOOK", "https://a:b@chat.example?key=hunter2", "https://a:[secret]@chat.example/[secret]"),
+        ("APP_LETTER_HOOK", "https://chat.example/", "https://chat.example/"),
         ("APP_SUPPLIER", "https://depot.example:8080/x", "https://depot.example:8080/x"),
         ("APP_ENDPOINTS", "a://b:hunter2@c,d://e:hunter2@f", "a://b:[secret]@c,d://e:[secret]@f"),
         ("APP_HEADERS", '{"x-api-key": "hunter2", "accept": "*"}', '{"x-api-key": "[secret]", "accept": "*"}'),
@@ -155,6 +165,10 @@ def test_secrets_inside_of_values_are_masked(
 ) -> None:
     monkeypatch.setenv(variable, text)
     assert loaded()[variable].value == shown
+
+
+def test_default_of_a_webhook_is_masked() -> None:
+    assert loaded()["APP_LETTER_HOOK"].default == "https://letters.example/[secret]"
 
 
 def test_settings_from_other_sources_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:

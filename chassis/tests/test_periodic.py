@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from chassis import IDLE, App, Idle, Server
-from chassis.periodic import PeriodicOptions, PeriodicTask
+from chassis.periodic import PeriodicTask
+from chassis.periodic_options import PeriodicOptions
 from chassis.schedules import Daily, Every, Schedule
 from chassis.tasks import BackgroundTaskDownError
 

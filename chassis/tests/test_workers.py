@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .support.secret_volume import SecretVolume
@@ -166,6 +167,22 @@ async def test_change_can_be_made_in_one_worker(pod: Pod) -> None:
     assert [one["worker"] for one in (await pod.admin.get("/faults")).json()] == [1]
     await pod.admin.delete("/faults", params={"worker": 1})
     assert (await pod.admin.get("/faults", params={"worker": 1})).json() == []
+
+
+async def test_log_lines_of_the_supervisor_are_beside_those_of_the_workers(pod: Pod) -> None:
+    lines = (await pod.admin.get("/logs")).json()
+    assert {item["worker"] for item in lines} == {0, 1, "supervisor"}
+    own = (await pod.admin.get("/logs", params={"worker": "supervisor"})).json()
+    assert {item["worker"] for item in own} == {"supervisor"}
+    assert "listening" in [item["line"]["event"] for item in own]
+    newer = await pod.admin.get("/logs", params={"worker": "supervisor", "after": own[0]["number"], "limit": 1})
+    assert newer.json() == own[1:2]
+
+
+@pytest.mark.parametrize("path", ["/gc", "/logs?limit=0"])
+async def test_supervisor_has_only_its_log_lines(pod: Pod, path: str) -> None:
+    response = await pod.admin.get(path, params={"worker": "supervisor", **httpx.URL(path).params})
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
 
 
 async def test_worker_that_is_not_there_cannot_be_asked(pod: Pod) -> None:
@@ -369,6 +386,14 @@ async def test_workers_that_hang_in_their_start_end_with_the_supervisor() -> Non
         await pod.line("hanging")
         pod.process.kill()
         assert await pod.end() == (-signal.SIGKILL, "")
+
+
+async def test_log_lines_of_the_supervisor_are_there_without_a_worker() -> None:
+    async with run_pod(PROGRAM_START="hangs") as pod:
+        await pod.listening()
+        lines = await pod.admin.get("/logs")
+        assert [(item["worker"], item["line"]["event"]) for item in lines.json()] == [("supervisor", "listening")]
+        assert (await pod.admin.get("/gc")).status_code == 503
 
 
 async def test_sighup_during_the_start_changes_nothing() -> None:

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info
 from prometheus_client.core import Metric
 
+from chassis.health import State
 from chassis.worker_slot import WorkerSlot
 from chassis.workers.changes import Changes
 from chassis.workers.merge import MergedMetrics
@@ -21,7 +22,7 @@ from chassis.workers.worker_process import WorkerProcess
 
 from .support.application import make_app
 from .support.clock import ManualClock
-from .support.service import observed
+from .support.service import observed, until
 
 
 class Registry:
@@ -219,6 +220,26 @@ def test_change_of_one_worker_is_repeated_in_its_slot_until_all_are_changed() ->
     assert repeated(changes, 0) == repeated(changes, 1) == [(b"/faults", [{"status": 503}])]
 
 
+def test_deletion_for_one_worker_ends_a_change_of_all_in_its_slot() -> None:
+    changes = Changes()
+    put(changes, b"/readiness", {"ready": False})
+    changes.note("DELETE", b"/readiness", 1, [], b"", b"")
+    assert (repeated(changes, 0), repeated(changes, 1)) == ([(b"/readiness", {"ready": False})], [])
+    put(changes, b"/readiness", {"ready": False})
+    assert repeated(changes, 1) == [(b"/readiness", {"ready": False})]
+
+
+def test_change_of_one_worker_replaces_that_of_all_also_when_its_time_is_over() -> None:
+    clock = ManualClock()
+    changes = Changes(clock.monotonic)
+    put(changes, b"/loggers/root", {"level": "ERROR"})
+    put(changes, b"/loggers/root", {"level": "DEBUG", "seconds": 60}, slot=1)
+    assert repeated(changes, 1) == [(b"/loggers/root", {"level": "DEBUG", "seconds": 60})]
+    clock.now += 61
+    assert repeated(changes, 1) == []  # as in the worker that was asked
+    assert repeated(changes, 0) == [(b"/loggers/root", {"level": "ERROR"})]
+
+
 def test_rest_of_a_limited_time_is_left() -> None:
     clock = ManualClock()
     changes = Changes(clock.monotonic)
@@ -280,19 +301,44 @@ async def work() -> None:
     """Does nothing."""
 
 
-@pytest.mark.parametrize(("number", "names"), [(None, ["pod", "both"]), (0, ["pod", "both"]), (3, ["both"])])
-def test_work_of_the_pod_is_for_the_first_worker(number: int | None, names: list[str]) -> None:
+@pytest.mark.parametrize("number", [None, 0, 3])
+async def test_work_of_the_pod_is_done_by_the_worker_that_is_chosen(number: int | None) -> None:
     WorkerSlot.number = number
+    done: list[str] = []
+
+    async def note(name: str) -> None:
+        done.append(name)
+
+    try:
+        with observed() as seen:
+            app = make_app(seen.telemetry)
+            app.add_background_task("pod", lambda: note("pod"), once_per="pod")
+            app.every(60, lambda: note("pod, periodic"), name="periodic", jitter=0, once_per="pod")
+            app.add_background_task("both", lambda: note("both"))
+            await app.open()
+            await until(lambda: "both" in done, 5)
+            if number is not None:
+                assert done == ["both"]
+                app.begin_pod_work()
+                (line,) = [line for line in seen.lines if line["event"] == "doing the work of the pod"]
+                assert line["tasks"] == ["pod", "periodic"]
+            await until(lambda: {*done} == {"both", "pod", "pod, periodic"}, 5)
+            await app.stop()
+    finally:
+        WorkerSlot.number = None
+
+
+async def test_work_of_the_pod_that_is_required_is_a_check_of_each_worker() -> None:
+    WorkerSlot.number = 3
     try:
         with observed() as seen:
             app = make_app(seen.telemetry)
             app.add_background_task("pod", work, once_per="pod", required=True)
-            app.add_background_task("both", work, required=True)
-            gauges = seen.telemetry.metrics.registry.collect()
-            checks = [
-                s.labels["check"] for gauge in gauges for s in gauge.samples if s.name == "readiness_check_passed"
-            ]
-            assert checks == [f"background task {name}" for name in names]
+            app.every(60, work, name="periodic", once_per="pod", required=True)
+            app.health.state = State.READY
+            is_ready, document = await app.health.report()
+            assert is_ready
+            assert set(document["checks"]) == {"background task pod", "periodic task periodic"}
     finally:
         WorkerSlot.number = None
 

@@ -83,6 +83,23 @@ async def test_breaker_and_replicas_of_a_client_are_shown(browser: Browser) -> N
             await expect(rows(page, "Requests sent").nth(1)).to_contain_text("100 %")
 
 
+async def test_periodic_work_is_shown_with_its_last_run_and_its_next_one(browser: Browser) -> None:
+    def fail() -> None:
+        raise ConnectionRefusedError("no broker")
+
+    app = App(settings(), name="order-service")
+    app.every(3600, lambda: None, name="count letters", once_per="pod", jitter=0)
+    app.every(3600, fail, name="send letters", jitter=0)
+    async with Server(app) as server, console(browser, server.admin_port) as page:
+        await show(page, "Process")
+        work = rows(page, "Periodic work")
+        await expect(work.nth(1)).to_contain_text("count letters")
+        await expect(work.nth(1)).to_contain_text("one worker")
+        await expect(work.nth(1)).to_contain_text("success")
+        await expect(work.nth(1)).to_contain_text("in 59 min")
+        await expect(work.nth(2)).to_contain_text("ConnectionRefusedError: no broker")
+
+
 def state(worker: int, breaker: str, *, is_ejected: bool) -> dict[str, Any]:
     """A client as one worker sees it."""
     replica = {"address": "10.0.0.7:80", "in_progress": 1, "latency_ms": 12.5, "is_near": False}

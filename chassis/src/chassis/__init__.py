@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .json_lines import JsonLines
     from .lease import Lease, MemoryLease
     from .pagination import Cursor, page, page_links
-    from .periodic import IDLE, Idle
+    from .periodic_options import IDLE, Idle
     from .problem import Problem
     from .run import run
     from .server import Server
@@ -65,10 +65,10 @@ _MODULES = {
     "Handler": "api.handler",
     "Header": "api.sources",
     "HttpServerRoute": "http_server",
-    "IDLE": "periodic",
+    "IDLE": "periodic_options",
     "IdempotencyStore": "api.idempotency_store",
     "IdempotentRequest": "api.idempotency_store",
-    "Idle": "periodic",
+    "Idle": "periodic_options",
     "JsonLines": "json_lines",
     "KeyInUseError": "api.idempotency_store",
     "KeyReusedError": "api.idempotency_store",

@@ -79,6 +79,7 @@ class App(Composition):
             routes=lambda: routes_of(self),
             faults=self.faults,
             clients=self.clients,
+            periodic=lambda: self._background.periodic,
             draining=self.draining,
         )
         """What operators see and change on the admin port."""
@@ -166,6 +167,10 @@ class App(Composition):
         self._background.begin(self.tasks)
         if self.faults is not None:
             self.faults.announce()
+
+    def begin_pod_work(self) -> None:
+        """Start the work with `once_per="pod"`. One of several workers (`APP_WORKERS`) does so at a time."""
+        self._background.begin_pod_work(self.tasks)
 
     async def refresh_settings(self) -> None:
         """Read the secret files again if they have changed, as the service does every few seconds."""

@@ -18,7 +18,7 @@ from .command import Command, add_command
 from .configuration.changes import ChangeCallbacks, OnChange
 from .health import Check, Health
 from .lifespan import Lifespan, StateMiddleware
-from .periodic import PeriodicOptions, Work
+from .periodic_options import PeriodicOptions, Work
 from .resources import Resources
 from .schedules import Daily, Every
 from .settings import ChassisSettings

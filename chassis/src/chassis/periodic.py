@@ -2,12 +2,10 @@
 
 import asyncio
 import inspect
-import math
 from collections.abc import Awaitable, Callable
-from enum import Enum
 from functools import partial
 from random import uniform
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Literal, cast
 
 import structlog
 from opentelemetry import context as otel_context
@@ -15,7 +13,9 @@ from opentelemetry.trace import set_span_in_context
 from structlog.typing import FilteringBoundLogger
 
 from .health import is_async
-from .lease import HeldLease, Lease, LeaseLostError
+from .lease import HeldLease, LeaseLostError
+from .periodic_options import IDLE, PeriodicOptions, Work, checked_seconds, name_of
+from .periodic_runs import Run
 from .schedules import Clock, Schedule
 from .tasks import BackgroundTaskDownError, contained
 from .telemetry import Telemetry
@@ -34,39 +34,6 @@ LEASE_SECONDS = 30.0
 # The clocks of instances differ by less than this. Closer to the next tick, an instance does not acquire the lease: by
 # another clock, the lease may be for that tick already.
 CLOCK_SKEW_SECONDS = 10.0
-
-Work = Callable[[], object]
-
-
-class Idle(Enum):
-    """The type of `IDLE`."""
-
-    IDLE = "idle"
-
-
-IDLE: Final = Idle.IDLE
-"""Return this from periodic work that had nothing to do: then the run has no log line and no span of its own.
-
-Spans that the work has created, such as those of its calls to other services, are still exported if sampled.
-"""
-
-
-class PeriodicOptions(TypedDict, total=False):
-    """The keyword arguments of `App.every` and `App.daily`."""
-
-    name: str
-    """The name in logs, spans, metrics and leases. Default: the function's name."""
-    jitter: float
-    """The longest random delay of each run, in seconds. Default: a tenth of the interval, at most 30."""
-    timeout: float
-    """The longest time of a run, in seconds; then it fails. Default: 60 for `every`, 3,600 for `daily`."""
-    required: bool
-    """Whether the service is unready after a failure, until the next success. Default: False."""
-    lease: Lease | None
-    """With a lease, only one instance does the work. Default: every instance does."""
-    once_per: OncePer
-    """With several workers (`APP_WORKERS`), who of an instance does the work: every `worker`, or one for the `pod`.
-    Default: every worker."""
 
 
 class PeriodicTask:
@@ -97,41 +64,66 @@ class PeriodicTask:
         clock: Clock | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        self.name: str = options.get("name") or _name_of(work)
-        self._schedule = schedule
+        self.name: str = options.get("name") or name_of(work)
+        self.schedule: Schedule = schedule
+        self.once_per: OncePer = options.get("once_per", "worker")
+        self.failures: int = 0
+        """The number of consecutive failures."""
+        self.last_run: Run | None = None
+        """The run in progress, or else the last one; None before the first one."""
         self._work = work
         self._tracing = telemetry.tracing
         self._draining = draining
         self._clock = clock or Clock()
         self._now: Callable[[], float] = self._clock.time if schedule.uses_wall_clock else self._clock.monotonic
         default_timeout = 3600.0 if schedule.uses_wall_clock else 60.0
-        self._timeout = _seconds("timeout", options.get("timeout", default_timeout))
+        self._timeout = checked_seconds("timeout", options.get("timeout", default_timeout))
         if not self._timeout:
             raise ValueError("timeout is 0; pass a number of seconds above 0")
         default_jitter = min(schedule.seconds / 10, MAX_JITTER_SECONDS)
-        self._jitter = _seconds("jitter", options.get("jitter", default_jitter), at_most=schedule.seconds)
+        self._jitter = checked_seconds("jitter", options.get("jitter", default_jitter), at_most=schedule.seconds)
         lease = options.get("lease")
         self._lease = None if lease is None else HeldLease(lease, self.name, seconds=lease_seconds)
         metrics = telemetry.metrics
         self._succeeded_at = metrics.periodic_task_last_success
         self._duration = metrics.periodic_task_duration.labels(self.name)
         self._failed = metrics.periodic_task_failures.labels(self.name)
-        self._failures = 0
-        """The number of consecutive failures."""
         self._tick = 0.0
+        self._due: float | None = None
+        """The time of the next run, while it is waited for."""
         self._is_standby = False
         """Whether another instance had the lease at the last attempt."""
         self._thread: asyncio.Future[object] | None = None
         """The thread of a `def` that did not end within its timeout."""
 
+    @property
+    def has_lease(self) -> bool:
+        """Whether only one instance does the work."""
+        return self._lease is not None
+
+    @property
+    def state(self) -> Literal["waiting", "running", "standby"]:
+        """What it does now; `standby` while another instance has the lease."""
+        is_running = self.last_run is not None and self.last_run.result is None
+        if is_running or self._thread is not None:
+            return "running"
+        return "standby" if self._is_standby else "waiting"
+
+    @property
+    def next_start(self) -> float | None:
+        """The time of the next run, or attempt to acquire the lease, in seconds since the epoch; None while it runs."""
+        if self._due is None or self.schedule.uses_wall_clock:
+            return self._due
+        return self._clock.time() + self._due - self._now()
+
     async def check(self) -> None:
         """Raise `BackgroundTaskDownError` after a failure, until the next success; for readiness."""
-        if self._failures:
+        if self.failures:
             raise BackgroundTaskDownError(f"the last run of the periodic task {self.name!r} failed; see its log line")
 
     async def run(self) -> None:
         """Run the work at each tick. Returns when the service drains, after the current run has completed."""
-        due = self._at_tick(self._schedule.begin(self._now()))
+        due = self._at_tick(self.schedule.begin(self._now()))
         while await self._is_due(due):
             due = await self._begin()
 
@@ -139,12 +131,16 @@ class PeriodicTask:
         """Wait until the time `due`; False if the service drains before."""
         if self._thread is not None:
             await self._until_ended_or_draining(self._thread)
-        while not self._draining.is_set():
-            remaining = due - self._now()
-            if remaining <= 0:
-                return True
-            await self._clock.sleep(min(remaining, MAX_SLEEP_SECONDS), self._draining)
-        return False
+        self._due = due
+        try:
+            while not self._draining.is_set():
+                remaining = due - self._now()
+                if remaining <= 0:
+                    return True
+                await self._clock.sleep(min(remaining, MAX_SLEEP_SECONDS), self._draining)
+            return False
+        finally:
+            self._due = None
 
     async def _begin(self) -> float:
         """Run the work now, unless another instance has the lease. Returns the time of the next run."""
@@ -157,17 +153,17 @@ class PeriodicTask:
             return self._after_failure(error)
         if not is_ours:
             self._is_standby = True
-            self._failures = 0  # the other instance does the work now
+            self.failures = 0  # the other instance does the work now
             return self._on_standby(lease.seconds)
         if self._is_standby:
             self._is_standby = False
-            self._schedule.take_over(self._now())
+            self.schedule.take_over(self._now())
         is_done = False
         try:
             if self._draining.is_set():
                 return self._now()
             due = await self._observed(partial(self._call_with, lease))
-            is_done = not self._failures
+            is_done = not self.failures
             if is_done:
                 await self._keep(lease)
             return due
@@ -187,22 +183,27 @@ class PeriodicTask:
         span = self._tracing.begin_task(self.name)
         token = otel_context.attach(set_span_in_context(span, otel_context.Context()))
         began = self._clock.monotonic()
+        run = self.last_run = Run(self._clock.time())
         try:
             result = await call()
         except asyncio.CancelledError:
+            run.end("cancelled", self._clock.monotonic() - began)
             record_failure(span, asyncio.CancelledError("the service has stopped"))
             span.end()
             raise
         except Exception as error:  # noqa: BLE001 - logged and counted
-            self._duration.observe(self._clock.monotonic() - began)
+            seconds = self._clock.monotonic() - began
+            run.end("failure", seconds, error)
+            self._duration.observe(seconds)
             record_failure(span, error)
             span.end()
             return self._after_failure(error)
         else:
-            self._failures = 0
+            self.failures = 0
             self._succeeded_at.labels(self.name).set(self._clock.time())
+            seconds = self._clock.monotonic() - began
+            run.end("idle" if result is IDLE else "success", seconds)
             if result is not IDLE:
-                seconds = self._clock.monotonic() - began
                 self._duration.observe(seconds)
                 log.info("periodic task done", task=self.name, duration_ms=round(seconds * 1000, 3))
                 span.end()
@@ -264,18 +265,18 @@ class PeriodicTask:
 
     def _upcoming(self) -> float:
         """The next tick. If the clock was set back, ticks are not repeated."""
-        return self._schedule.next(max(self._now(), self._tick))
+        return self.schedule.next(max(self._now(), self._tick))
 
     def _at_tick(self, tick: float) -> float:
         self._tick = tick
         return tick + uniform(0.0, self._jitter)  # noqa: S311 - jitter
 
     def _after_failure(self, error: Exception) -> float:
-        interval = self._schedule.seconds
+        interval = self.schedule.seconds
         longest = min(max(interval, MIN_LONGEST_RETRY_SECONDS), MAX_LONGEST_RETRY_SECONDS)
-        delay = min(min(FIRST_RETRY_SECONDS, interval) * 2.0 ** min(self._failures, 30), longest)
+        delay = min(min(FIRST_RETRY_SECONDS, interval) * 2.0 ** min(self.failures, 30), longest)
         delay *= uniform(0.5, 1.0)  # noqa: S311 - jitter
-        self._failures += 1
+        self.failures += 1
         self._failed.inc()
         now, tick = self._now(), self._upcoming()
         due = now + delay if now + delay < tick or delay >= interval else self._at_tick(tick)
@@ -288,17 +289,3 @@ class PeriodicTask:
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(f"the run took longer than its timeout of {self._timeout:g} seconds")
-
-
-def _seconds(name: str, value: float, *, at_most: float = math.inf) -> float:
-    if not 0 <= value <= at_most or value == math.inf:
-        allowed = "0 or more" if at_most == math.inf else f"from 0 to {at_most:g} (the interval)"
-        raise ValueError(f"{name} is {value}; pass a number of seconds, {allowed}")
-    return value
-
-
-def _name_of(work: Work) -> str:
-    name = str(getattr(work, "__qualname__", "")).rpartition("<locals>.")[2]
-    if not name.replace(".", "_").isidentifier():
-        raise ValueError(f'{work!r} has no usable name; pass one, such as name="send reports"')
-    return name

@@ -52,6 +52,14 @@ class PortSettings(GivenSettings):
         ge=1,
         description="Resident memory above which a worker is replaced gracefully. Only with several workers.",
     )
+    worker_start_seconds: float = Field(
+        120.0,
+        gt=0,
+        description=(
+            "Longest start of a worker, once the service has been ready. Beyond it the worker is killed and started "
+            "again. Only with several workers."
+        ),
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (),
         description=(

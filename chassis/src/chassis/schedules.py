@@ -31,7 +31,10 @@ class Clock:
 
 
 class Schedule(Protocol):
-    """The ticks of periodic work. A `moment` is a time in seconds, by the clock that `uses_wall_clock` selects."""
+    """The ticks of periodic work. A `moment` is a time in seconds, by the clock that `uses_wall_clock` selects.
+
+    Its text names it, such as `every 60 s`.
+    """
 
     seconds: float
     """The interval between two ticks, in seconds."""
@@ -65,6 +68,9 @@ class Every:
         self._first_after = first_after
         self._origin = 0.0
 
+    def __str__(self) -> str:
+        return f"every {self.seconds:g} s"
+
     def begin(self, moment: float) -> float:
         self._origin = moment + self._first_after
         return self._origin
@@ -89,6 +95,9 @@ class Daily:
     def __init__(self, at: time_of_day | str, timezone: tzinfo | str = UTC) -> None:
         self._at = _time_of_day(at)
         self._timezone = _timezone(timezone)
+
+    def __str__(self) -> str:
+        return f"daily at {self._at.isoformat('auto').removesuffix(':00')} {self._timezone}"
 
     def begin(self, moment: float) -> float:
         return self.next(moment)

@@ -22,7 +22,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "trusted_proxies",
         "development",
     ),
-    "Worker processes": ("workers", "worker_max_memory_bytes"),
+    "Worker processes": ("workers", "worker_max_memory_bytes", "worker_start_seconds"),
     "Logs and traces": ("log_level", "log_format", "log_redact", "log_buffer_bytes", "trace_admin", "commit"),
     "Limits of a request": (
         "max_body_bytes",

@@ -13,8 +13,11 @@ class WorkerSlot:
     """From 0 to `APP_WORKERS` - 1. A worker that replaces another one has its number. None without several workers."""
 
 
-def is_done_here(once_per: OncePer) -> bool:
-    """Whether this process does the work. Raises `ValueError` for anything but `worker` and `pod`."""
+def is_assigned(once_per: OncePer) -> bool:
+    """Whether this process does the work only when it is chosen. Raises `ValueError` for other than `worker` and `pod`.
+
+    A process that is the only one of its pod does all work.
+    """
     if once_per not in get_args(OncePer):
         raise ValueError(f'once_per is {once_per!r}; pass "worker" or "pod"')
-    return once_per == "worker" or WorkerSlot.number in (None, 0)
+    return once_per == "pod" and WorkerSlot.number is not None

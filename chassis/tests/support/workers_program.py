@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -73,7 +74,8 @@ async def resource(connections: Connections) -> AsyncIterator[None]:
 
 def create_app(settings: ChassisSettings) -> App:
     """The application."""
-    if os.environ.get("PROGRAM_START") == "hangs":
+    hanging = os.environ.get("PROGRAM_HANGS_WITH")  # a file
+    if os.environ.get("PROGRAM_START") == "hangs" or (hanging and Path(hanging).exists()):
         print('{"event": "hanging"}', flush=True)
         threading.Event().wait()
     app = App(settings, name="test-service")

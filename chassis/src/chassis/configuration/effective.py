@@ -23,6 +23,9 @@ DEFAULT, ENVIRONMENT, CODE = "default", "environment", "code"
 CREDENTIALS = re.compile(r"(?<=://)([^:/?#@\s]*):\S*(?=@)")
 # Without a password, the name before the host of a web address is a token, such as of a repository or of Sentry.
 WEB_TOKEN = re.compile(r"""\b(https?://)[^:/?#@\s"]+(?=@)""", re.IGNORECASE)
+# The path and the query of a webhook are its secret, with Slack, Discord and Teams, and of a bot of Telegram.
+WEB_PATH = re.compile(r"""\b(https?://[^/?#\s"',]+)[/?#][^\s"',]+""", re.IGNORECASE)
+WEBHOOK = re.compile(r"hook|^https?://api\.telegram\.org/", re.IGNORECASE)
 PARAMETER = re.compile(r"""(?<=[?&])([^=&#\s"',]+)=([^&#\s"',]+)""")
 # Keys in connection strings, such as those of Azure, in addition to those that logs redact.
 SECRET_KEYS = ("access-key", "account-key", "signing-key", "encryption-key", "shared-key", "license-key", "pwd")
@@ -54,18 +57,19 @@ def effective_settings(settings: BaseSettings) -> list[EffectiveSetting]:
     """All settings of an object, nested ones included, in the order of their class.
 
     Secrets are masked: by their type (`SecretStr`), by their name, and by the keys of `APP_LOG_REDACT`. In all other
-    values, passwords of URLs and values behind such keys are masked.
+    values, passwords of URLs and values behind such keys are masked, and of webhooks all but the host.
     """
     redactor = Redactor((*SECRET_KEYS, *getattr(settings, "log_redact", ())))
     origins = origins_of(settings)
     by_variable: dict[str, EffectiveSetting] = {}
     for setting, owner, value in _values(settings, Schema(type(settings))):
+        is_webhook = WEBHOOK.search(setting.attributes[-1]) is not None
         is_secret = setting.is_secret or (not isinstance(value, bool) and redactor.is_secret(setting.attributes[-1]))
         effective = EffectiveSetting(
             variable=setting.variables[0],
-            value=_value_text(value, redactor, is_secret=is_secret),
+            value=_secret_text(value) if is_secret else _value_text(value, redactor, is_webhook=is_webhook),
             source=_source(setting, owner, value, origins),
-            default="" if is_secret else _masked(setting.default_text, redactor),
+            default="" if is_secret else _masked(setting.default_text, redactor, is_webhook=is_webhook),
             is_secret=is_secret,
             is_live=setting.is_live,
             description=setting.meaning,
@@ -101,27 +105,36 @@ def _source(setting: Setting, owner: BaseModel, value: object, origins: Origins)
     return CODE if place is None else place or ENVIRONMENT
 
 
-def _value_text(value: object, redactor: Redactor, *, is_secret: bool) -> str:
+def _secret_text(value: object) -> str:
+    return MASK if value is not None and notation(value) else ""
+
+
+def _value_text(value: object, redactor: Redactor, *, is_webhook: bool) -> str:
     if value is None:
         return ""
-    if is_secret:
-        return MASK if notation(value) else ""
     plain = to_jsonable_python(value, fallback=str)
     items = plain if isinstance(plain, list) else [plain]
     if plain and any(isinstance(item, dict | list) for item in items):
-        return _masked_urls(json.dumps(redactor.redact({"value": plain})["value"], ensure_ascii=False))
+        text = json.dumps(redactor.redact({"value": plain})["value"], ensure_ascii=False)
+        return _masked_urls(text, is_webhook=is_webhook)
     values = value if isinstance(value, list | tuple | set | frozenset) else [value]
-    return ",".join(_masked(notation(item), redactor) for item in values)
+    return ",".join(_masked(notation(item), redactor, is_webhook=is_webhook) for item in values)
 
 
-def _masked(text: str, redactor: Redactor) -> str:
-    return redactor.redact_text(_masked_urls(text)).replace(REDACTED, MASK)
+def _masked(text: str, redactor: Redactor, *, is_webhook: bool) -> str:
+    return redactor.redact_text(_masked_urls(text, is_webhook=is_webhook)).replace(REDACTED, MASK)
 
 
-def _masked_urls(text: str) -> str:
-    """A text without the passwords, tokens and signatures of the addresses in it."""
+def _masked_urls(text: str, *, is_webhook: bool) -> str:
+    """A text without the passwords, tokens and signatures of the addresses in it.
+
+    `is_webhook` says that its addresses are those of webhooks, even if these do not look so.
+    """
     text = WEB_TOKEN.sub(rf"\1{MASK}", CREDENTIALS.sub(rf"\1:{MASK}", text)).replace(REDACTED, MASK)
-    return PARAMETER.sub(lambda match: f"{match[1]}={MASK}" if _is_secret_parameter(match[1]) else match[0], text)
+    text = PARAMETER.sub(lambda match: f"{match[1]}={MASK}" if _is_secret_parameter(match[1]) else match[0], text)
+    return WEB_PATH.sub(
+        lambda match: f"{match[1]}/{MASK}" if is_webhook or WEBHOOK.search(match[0]) else match[0], text
+    )
 
 
 def _is_secret_parameter(key: str) -> bool:

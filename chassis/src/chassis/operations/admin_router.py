@@ -29,6 +29,7 @@ RESERVED = frozenset(
         "readyz",
         "requests",
         "routes",
+        "schedules",
         "settings",
         "spans",
         "tasks",

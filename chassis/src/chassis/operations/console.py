@@ -18,6 +18,7 @@ SCRIPTS = (
     "chart.js",
     "server.js",
     "overview.js",
+    "schedules.js",
     "views.js",
     "dependencies.js",
     "controls.js",

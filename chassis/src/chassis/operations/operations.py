@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..api.route_list import ListedRoute
 from ..health import Health
+from ..periodic import PeriodicTask
 from ..settings import ChassisSettings
 from ..telemetry import Telemetry
 from .access import OperatorAccess
@@ -30,12 +31,14 @@ class Operations:
         routes: Callable[[], Sequence[ListedRoute]],
         faults: "Faults | None",
         clients: "Mapping[str, Client]",
+        periodic: Callable[[], Sequence[PeriodicTask]],
         draining: asyncio.Event,
     ) -> None:
-        """`settings` and `routes` return those that the service has now. `draining` is set when it stops."""
+        """`settings`, `routes` and `periodic` return those of now. `draining` is set when the service stops."""
         self.telemetry: Telemetry = telemetry
         self.faults: Faults | None = faults
         self.clients: Mapping[str, Client] = clients
+        self.periodic: Callable[[], Sequence[PeriodicTask]] = periodic
         self.draining: asyncio.Event = draining
         self.settings: Callable[[], ChassisSettings] = settings
         self.routes: Callable[[], Sequence[ListedRoute]] = routes

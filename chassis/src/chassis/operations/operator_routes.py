@@ -15,6 +15,7 @@ from .operations import Operations
 from .profiling import MAX_SECONDS, RENDER_SECONDS, Profiling
 from .readiness import ReadinessByHand
 from .requests import Requests
+from .schedules import Schedules
 from .spans import Spans
 from .tasks import Tasks, Threads
 
@@ -35,6 +36,7 @@ def operator_routes(operations: Operations) -> list[Route]:
         "/tasks": Tasks(telemetry.observer.active),
         "/threads": Threads(),
         "/gc": GarbageCollector(),
+        "/schedules": Schedules(operations.periodic, telemetry.logs.redactor),
     }
     if telemetry.recent_spans is not None:
         handlers["/spans"] = Spans(telemetry.recent_spans)

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 
 from ..app import App
-from ..periodic import IDLE, Idle
+from ..periodic_options import IDLE, Idle
 from .queries import AnyDatabase, Queries
 
 TABLE = """

@@ -2,7 +2,7 @@
 
 from ..api.rate_limit import Quota, RateLimit
 from ..app import App
-from ..periodic import IDLE, Idle
+from ..periodic_options import IDLE, Idle
 from .queries import AnyDatabase
 
 TABLE = """

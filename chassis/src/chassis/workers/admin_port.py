@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -15,8 +15,10 @@ from ..middleware.security import DEFAULT_SECURITY_HEADERS
 from ..operations.access import OperatorAccess
 from ..operations.platform_routes import accepts_gzip
 from ..problem import Problem, send_problem
+from ..telemetry.log_writer import LineWriter
 from .changes import Changes
-from .metrics import WorkerMetrics
+from .metrics import SUPERVISOR, WorkerMetrics
+from .own_lines import PATH, OwnLines
 from .pool import WorkerPool
 from .requests import HOST, NoResponseError, WorkerResponse
 from .worker import PEER_FIELD
@@ -41,7 +43,9 @@ NOT_FORWARDED = frozenset(
 )
 NOT_RETURNED = frozenset({b"connection", b"content-length", b"date", b"keep-alive", b"transfer-encoding"})
 
-Answer = tuple[WorkerProcess, WorkerResponse | None]
+Slot = int | Literal["supervisor"]
+Answer = tuple[Slot, WorkerResponse | None]
+"""The response of a worker, or of the supervisor itself."""
 
 
 class AdminPort:
@@ -50,13 +54,15 @@ class AdminPort:
     Health, readiness, metrics and info are those of the pod. Every other request is for operators. If `access` allows
     it, it goes to all workers, or with `?worker=0` to one of them. So a changed token counts at once for all workers.
     Arrays of objects in their responses are joined, and each object gets its `worker`. Any other response is that of
-    the first worker, or the first error. A successful `PUT` is repeated to workers that start later.
+    the first worker, or the first error. A successful `PUT` is repeated to workers that start later. `/logs` has the
+    lines of the supervisor, too.
     """
 
-    def __init__(self, pool: WorkerPool, metrics: WorkerMetrics, access: OperatorAccess) -> None:
+    def __init__(self, pool: WorkerPool, metrics: WorkerMetrics, access: OperatorAccess, writer: LineWriter) -> None:
         self._pool = pool
         self._metrics = metrics
         self._access = access
+        self._own_lines = OwnLines(writer)
         self._changes = Changes()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._pages = {"/healthz": self._liveness, "/readyz": self._readiness, "/metrics": self._page}
@@ -88,7 +94,7 @@ class AdminPort:
 
     async def _readiness(self, _request: Request) -> Response:
         answers = await self._reports(b"/readyz")
-        documents = {worker.slot: (response, _document(response)) for worker, response in answers}
+        documents = {slot: (response, _document(response)) for slot, response in answers}
         is_ready = not self._pool.is_stopping and any(r is not None and r.is_success for r, _ in documents.values())
         states = [str(document.get("status", "unknown")) for _, document in documents.values()]
         status = next(iter(states), "starting")
@@ -127,16 +133,21 @@ class AdminPort:
     async def _forward(self, request: Request) -> Response:
         self._access.check(request.scope)
         target, slot = forwarded_target(request.scope)
+        own: list[Answer] = []
+        if slot in (None, SUPERVISOR) and self._own_lines.concerns(request.scope):
+            own = [(SUPERVISOR, await self._own_lines.respond(request.scope, target, request.receive))]
+        elif slot == SUPERVISOR:
+            raise Problem(422, f"The supervisor has only {PATH}; pass the number of a worker, such as worker=0.")
         workers = [worker for worker in self._pool.ready if slot in (None, worker.slot)]
-        if not workers:
+        if not workers and not own:
             which = "no worker is ready" if slot is None else f"worker {slot} is not ready, or there is none"
             raise Problem(503, f"The service has no worker to ask: {which}.", headers={"retry-after": "1"})
         method = "GET" if request.method == "HEAD" else request.method
         headers = forwarded_headers(request.scope)
         body = await _body(request)
         answers = await self._ask(workers, method, target, headers, body)
-        response = joined(answers)
-        if 200 <= response.status_code < 300:
+        response = joined([*answers, *own])
+        if 200 <= response.status_code < 300 and slot != SUPERVISOR:
             self._changes.note(method, target, slot, headers, body, bytes(response.body))
         return response
 
@@ -157,7 +168,9 @@ class AdminPort:
         finally:
             for task in waiting:
                 task.cancel()
-        return [task.result() if task.done() else (worker, None) for worker, task in zip(workers, asking, strict=True)]
+        return [
+            task.result() if task.done() else (worker.slot, None) for worker, task in zip(workers, asking, strict=True)
+        ]
 
     async def _ask(
         self,
@@ -182,13 +195,16 @@ async def _ask_one(
     seconds: float = RESPONSE_SECONDS,
 ) -> Answer:
     try:
-        return worker, await worker.request(method, target, headers, body, seconds=seconds)
+        return worker.slot, await worker.request(method, target, headers, body, seconds=seconds)
     except NoResponseError:
-        return worker, None
+        return worker.slot, None
 
 
-def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
-    """The target of a request without its parameter `worker`, and the value of that: a number, or else a `Problem`."""
+def forwarded_target(scope: Scope) -> tuple[bytes, Slot | None]:
+    """The target of a request without its parameter `worker`, and the value of that.
+
+    Raises `Problem` unless it is a number or `supervisor`.
+    """
     path: bytes = scope["raw_path"]
     query: bytes = scope["query_string"]
     if b"worker=" not in query:
@@ -198,9 +214,12 @@ def forwarded_target(scope: Scope) -> tuple[bytes, int | None]:
     rest = urlencode([pair for pair in pairs if pair[0] != "worker"]).encode()
     if not numbers:
         return path + b"?" + query, None
+    target = path + b"?" + rest if rest else path
+    if numbers[0] == SUPERVISOR:
+        return target, SUPERVISOR
     if not numbers[0].isdecimal():
         raise Problem(422, f"Invalid worker {numbers[0]!r}; pass its number, such as worker=0.")
-    return (path + b"?" + rest if rest else path), int(numbers[0])
+    return target, int(numbers[0])
 
 
 def forwarded_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
@@ -221,7 +240,7 @@ async def _body(request: Request) -> bytes:
 
 def joined(answers: Sequence[Answer]) -> Response:
     """One response for those of several workers. Raises `Problem` without any."""
-    responses = [(worker.slot, response) for worker, response in answers if response is not None]
+    responses = [(slot, response) for slot, response in answers if response is not None]
     if not responses:
         raise Problem(502, "No worker has responded; see the log.")
     failures = [response for _, response in responses if response.status >= 400]

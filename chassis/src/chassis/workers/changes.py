@@ -13,10 +13,10 @@ MAX_CHANGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A successful `PUT`, for one slot or with None for all."""
+    """A successful `PUT` or `DELETE`, for one slot or with None for all."""
 
     target: bytes
-    slot: int | None
+    is_deletion: bool
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
     made: float
@@ -26,7 +26,11 @@ class Change:
 
 
 class Changes:
-    """The last change of each path. A `DELETE` removes it: the worker that starts has the initial state."""
+    """The last change of each path, for all workers and for single slots.
+
+    A change of one slot is always newer than that for all, and replaces it there. So does a `DELETE` of one slot. A
+    `DELETE` for all removes all changes of its path: the worker that starts has the initial state.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,11 +54,13 @@ class Changes:
             return
         for key in [key for key in self._changes if key[0] == path and slot in (None, key[1])]:
             del self._changes[key]
-        if method == "PUT":
-            kept = [(name, value) for name, value in headers if name != b"authorization"]
-            self._changes[path, slot] = Change(target, slot, kept, body, self._clock(), _seconds_left(response))
-            if len(self._changes) > MAX_CHANGES:
-                del self._changes[next(iter(self._changes))]
+        is_deletion = method == "DELETE"
+        if is_deletion and (path, None) not in self._changes:
+            return  # a worker that starts has the initial state anyway
+        kept = [(name, value) for name, value in headers if name != b"authorization"]
+        self._changes[path, slot] = Change(target, is_deletion, kept, body, self._clock(), _seconds_left(response))
+        if len(self._changes) > MAX_CHANGES:
+            del self._changes[next(iter(self._changes))]
 
     def of(self, slot: int) -> Iterator[tuple[Change, bytes]]:
         """The changes that apply to a worker that starts in this slot, each with its body.
@@ -62,8 +68,9 @@ class Changes:
         If the body, or an object in its array, has `seconds`, it is for a limited time. Then only the remaining time is
         repeated, also if only the response says when the change ends.
         """
-        for change in self._changes.values():
-            if change.slot not in (None, slot):
+        for (path, which), change in self._changes.items():
+            is_replaced = which is None and (path, slot) in self._changes
+            if which not in (None, slot) or is_replaced or change.is_deletion:
                 continue
             body = _rest(change.body, self._clock() - change.made, change.lasts)
             if body is not None:

@@ -32,6 +32,8 @@ UNLISTEN = b"u"
 """Accept no connections of that slot any more."""
 DRAIN = b"d"
 """Shut down with the service, as at SIGTERM."""
+POD_WORK = b"w"
+"""Do the work of the pod from now on, which one worker does at a time."""
 STOP = b"q"
 """Shut down with the service, without a drain."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import Metric
@@ -15,7 +16,7 @@ from .merge import MergedMetrics
 from .snapshot import encode_snapshot
 from .worker_process import WorkerProcess
 
-SUPERVISOR = "supervisor"
+SUPERVISOR: Final = "supervisor"
 REASONS = ("died", "hung", "memory", "reload", "retired")
 
 

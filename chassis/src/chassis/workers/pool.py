@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from .messages import EXITED, FORK, FORKED, LISTEN, SIGNAL, UNLISTEN, Message, receive, send
+from .messages import EXITED, FORK, FORKED, LISTEN, POD_WORK, SIGNAL, UNLISTEN, Message, receive, send
 from .metrics import WorkerMetrics
 from .public_sockets import PublicSockets
 from .worker_process import WorkerProcess, WorkerState
@@ -22,7 +22,6 @@ log: FilteringBoundLogger = structlog.get_logger()
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 60.0  # a worker that has run for longer is replaced without a delay
-START_SECONDS = 120.0  # for a worker that is to replace another one that works
 FORK_FAILED = 1
 MEMORY = "memory"
 UNKNOWN_STATUS = 1  # without a zygote, which reports it
@@ -45,6 +44,8 @@ class WorkerPool:
 
     A worker that ends is replaced: at once for the first time, then after a delay that doubles from one to 30 seconds.
     While a slot has no worker that accepts connections, one of another slot accepts them.
+
+    One worker does the work of the pod (`once_per="pod"`). When it has ended, another one does it. So two never do.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class WorkerPool:
         self._on_ready = on_ready
         self._on_end = on_end
         self._on_zygote_end = on_zygote_end
+        self._pod_worker: WorkerProcess | None = None
+        """The worker that does the work of the pod, until it has ended."""
         self._has_zygote = True
         self._ends_starting = False
         self._number = 0
@@ -105,22 +108,21 @@ class WorkerPool:
                 send(self._zygote.socket, SIGNAL, worker.process, number)
 
     def kill_hanging(self, worker: WorkerProcess) -> None:
-        """Kill a worker that does not respond, or does not end in time."""
+        """Kill a worker that does not become ready, does not respond, or does not end in time."""
         worker.hung = True
         self.signal(worker, signal.SIGKILL)
 
     async def replace(self, worker: WorkerProcess, reason: str) -> None:
-        """Start another worker in this slot, and retire this one when the new one is ready. One at a time."""
+        """Start another worker in this slot, and retire this one when the new one is ready. One at a time.
+
+        A new worker that hangs in its start is killed by `kill_hanging`.
+        """
         async with self._replacing:
             if self.is_stopping or worker.state is not WorkerState.READY or worker.ended.is_set():
                 return
             log.info("replacing worker", worker=worker.slot, reason=reason, pid=worker.process)
             other = self.start(worker.slot)
-            try:
-                async with asyncio.timeout(START_SECONDS):
-                    await other.settled.wait()
-            except TimeoutError:
-                self.signal(other, signal.SIGKILL)
+            await other.settled.wait()
             if other.state is not WorkerState.READY:
                 log.error("worker not replaced, because the new one has failed to start", worker=worker.slot)
                 return
@@ -190,6 +192,7 @@ class WorkerPool:
 
     def _on_change(self, worker: WorkerProcess) -> None:
         self._stand_in()
+        self._assign_pod_work()
         if worker.state is WorkerState.READY:
             self._on_ready(worker)
         elif not self.is_stopping and self._keep(self.slots[worker.slot]):
@@ -204,6 +207,7 @@ class WorkerPool:
         if not is_expected:
             self._note_failure(worker)
         self._stand_in()
+        self._assign_pod_work()
         self._on_end(worker, status)  # which may stop the service
         if is_expected:
             log.info("worker ended", worker=worker.slot, pid=worker.process, status=status)
@@ -243,6 +247,12 @@ class WorkerPool:
         else:
             start()
         return True
+
+    def _assign_pod_work(self) -> None:
+        """Give the work of the pod to the first worker that is ready, if none has it."""
+        if self._pod_worker not in self.workers and not self.is_stopping and self.ready:
+            self._pod_worker = min(self.ready, key=lambda worker: worker.slot)
+            self._pod_worker.tell(POD_WORK)
 
     def _stand_in(self) -> None:
         """Let ready workers accept the connections of slots without one."""

@@ -1,15 +1,18 @@
 """HTTP requests of the supervisor to the admin application of a worker."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from httptools import HttpParserError, HttpResponseParser
 
 Headers = list[tuple[bytes, bytes]]
 
 HOST: Headers = [(b"host", b"localhost")]
+
+
+READ_BYTES = 262_144
 
 
 class NoResponseError(Exception):
@@ -34,29 +37,22 @@ class WorkerResponse:
         return next((value for field, value in self.headers if field == name), b"")
 
 
-class RequestProtocol(asyncio.Protocol):
-    """Sends one request, and collects its response."""
+class ResponseReader:
+    """Makes a response of bytes."""
 
-    def __init__(self, request: bytes) -> None:
-        self._request = request
+    def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._response = WorkerResponse()
-        self.response: asyncio.Future[WorkerResponse] = asyncio.get_running_loop().create_future()
+        self.response: WorkerResponse | None = None
+        """The response, as soon as it is complete."""
 
-    # asyncio's callbacks.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).write(self._request)
-
-    def data_received(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
+        """Read the next bytes. Raises `NoResponseError` if they are malformed."""
         try:
             self._parser.feed_data(data)
         except HttpParserError as error:
-            self._fail(f"malformed response: {error}")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail("the worker has closed the connection")
+            raise NoResponseError(f"malformed response: {error}") from error
 
     # httptools' callbacks.
 
@@ -69,13 +65,25 @@ class RequestProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._response.status = self._parser.get_status_code()
         self._response.body = b"".join(self._parts)
-        if not self.response.done():
-            self.response.set_result(self._response)
+        self.response = self._response
 
-    def _fail(self, reason: str) -> None:
-        if not self.response.done():
-            self.response.set_exception(NoResponseError(reason))
-            self.response.exception()  # retrieved, in case that nobody waits any more
+
+async def exchange(sock: socket.socket, request: bytes) -> WorkerResponse:
+    """Send a request on a connection, and return its response. Raises `OSError` and `NoResponseError`.
+
+    The loop's functions for sockets leave the socket to the caller. A transport of uvloop closes a descriptor twice if
+    the peer ends at once: then it is neither attached to the socket nor detached from it.
+    """
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    await loop.sock_sendall(sock, request)
+    reader = ResponseReader()
+    while reader.response is None:
+        data = await loop.sock_recv(sock, READ_BYTES)
+        if not data:
+            raise NoResponseError("the worker has closed the connection")
+        reader.feed(data)
+    return reader.response
 
 
 def encode_request(method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:

@@ -80,7 +80,7 @@ class Supervisor:
             on_end=self._on_end,
             on_zygote_end=self._on_zygote_end,
         )
-        self._admin_port = AdminPort(self._pool, metrics, self._access)
+        self._admin_port = AdminPort(self._pool, metrics, self._access, logs.writer)
         self._admin = self._listen()
 
     async def run(self) -> int:
@@ -208,20 +208,23 @@ class Supervisor:
                     self._run(self._pool.replace(worker, MEMORY), "replace worker")
 
     def _kill_hanging(self) -> None:
-        """Kill workers that do not respond, and those that do not end in time after they were replaced."""
+        """Kill workers that do not respond, those that start for too long, and those that do not end in time.
+
+        The first start of the service has no limit here, as with one process: the platform has one.
+        """
         settings, now = self._settings, time.monotonic()
         retire_seconds = max(settings.drain_seconds, MIN_RETIRE_SECONDS) + settings.shutdown_seconds + RETIRED_SECONDS
         for worker in self._pool.workers:
-            if worker.hung:
-                continue
-            if worker.state is WorkerState.READY:
-                silent_seconds, max_seconds = now - worker.responded, HANG_SECONDS
-            elif worker.state is WorkerState.RETIRING:
-                silent_seconds, max_seconds = now - worker.retired, retire_seconds
-            else:
-                continue
-            if silent_seconds > max_seconds:
-                log.error("worker hangs; killing it", worker=worker.slot, silent_seconds=round(silent_seconds, 1))
+            since, max_seconds = {
+                WorkerState.STARTING: (worker.started, settings.worker_start_seconds),
+                WorkerState.READY: (worker.responded, HANG_SECONDS),
+                WorkerState.RETIRING: (worker.retired, retire_seconds),
+            }[worker.state]
+            seconds = round(now - since, 1)
+            if seconds > max_seconds and worker.process and self._has_been_ready and not worker.hung:
+                log.error(
+                    "worker hangs; killing it", worker=worker.slot, state=str(worker.state), silent_seconds=seconds
+                )
                 self._pool.kill_hanging(worker)
 
     async def _shut_down(self) -> None:

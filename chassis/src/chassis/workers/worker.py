@@ -24,7 +24,20 @@ from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..watchdog import Watchdog
 from ..worker_slot import WorkerSlot
-from .messages import CONNECTION, DRAIN, LISTEN, METRICS, READY, RETIRING, STOP, UNLISTEN, Message, receive, send
+from .messages import (
+    CONNECTION,
+    DRAIN,
+    LISTEN,
+    METRICS,
+    POD_WORK,
+    READY,
+    RETIRING,
+    STOP,
+    UNLISTEN,
+    Message,
+    receive,
+    send,
+)
 from .snapshot import encode_snapshot
 from .zygote import Assignment
 
@@ -184,6 +197,8 @@ class WorkerServer(Server):
             public.stop_listening_also(message.first)
         elif message.kind == LISTEN and not self._stopping.is_set():
             await public.listen_also(message.first, message.sockets)
+        elif message.kind == POD_WORK and not self._stopping.is_set():
+            self.app.begin_pod_work()
         else:
             for sock in message.sockets:
                 sock.close()

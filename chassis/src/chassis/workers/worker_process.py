@@ -8,7 +8,7 @@ from contextlib import suppress
 from enum import StrEnum
 
 from .messages import CONNECTION, METRICS, READY, RETIRING, receive, send
-from .requests import HOST, NoResponseError, RequestProtocol, WorkerResponse, encode_request
+from .requests import HOST, NoResponseError, WorkerResponse, encode_request, exchange
 from .worker import METRICS_PATH
 
 SNAPSHOT_SECONDS = 2.0
@@ -93,24 +93,16 @@ class WorkerProcess:
     ) -> WorkerResponse:
         """Send a request to the admin application. Raises `NoResponseError`."""
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                send(self._link, CONNECTION, sockets=[theirs])
-            request = encode_request(method, target, headers, body)
-            ours.setblocking(False)
-            transport, protocol = await asyncio.get_running_loop().create_unix_connection(
-                lambda: RequestProtocol(request), sock=ours
-            )
-        except OSError as error:
-            ours.close()
-            raise NoResponseError(str(error)) from error
-        try:
-            async with asyncio.timeout(seconds):
-                response = await protocol.response
-        except TimeoutError:
-            raise NoResponseError(f"no response in {seconds:g} seconds") from None
-        finally:
-            transport.close()
+        with ours:
+            try:
+                with theirs:
+                    send(self._link, CONNECTION, sockets=[theirs])
+                async with asyncio.timeout(seconds):
+                    response = await exchange(ours, encode_request(method, target, headers, body))
+            except TimeoutError:
+                raise NoResponseError(f"no response in {seconds:g} seconds") from None
+            except OSError as error:
+                raise NoResponseError(str(error)) from error
         self.responded = time.monotonic()
         return response
 

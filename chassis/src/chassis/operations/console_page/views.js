@@ -174,7 +174,8 @@ const logs = {
   async refresh() {
     const last = new Map(); // the line of each worker; the numbers of another process in its place are higher
     for (const item of lines) if (!(last.get(item.worker)?.number > item.number)) last.set(item.worker, item);
-    const workers = new Set(service.info?.workers?.map(({ worker }) => worker) ?? [undefined]);
+    const several = service.info?.workers?.map(({ worker }) => worker);
+    const workers = new Set(several ? [...several, "supervisor"] : [undefined]);
     const answers = await Promise.allSettled([...workers].map((worker) => ask(`logs?${new URLSearchParams({ limit: MAX_LINES,
       ...(worker !== undefined && { worker }), ...(last.has(worker) && { after: last.get(worker).number }) })}`)));
     if (answers.every(({ reason }) => reason)) throw answers[0].reason; // one that is just replaced may be missing
@@ -203,6 +204,9 @@ const inside = [["tasks", "Tasks"], ["threads", "Threads"], ["gc", "Garbage coll
   .map(([path, title]) => ({ path, title, table: new AnyTable(title) }));
 const insides = {
   name: "process", title: "Process", path: inside[0]?.path ?? "tasks",
-  node: element("div", {}, inside.map(({ title, table }) => [heading(title), table.node])),
-  async refresh() { for (const { path, table } of inside) await showAny(table, path); },
+  node: element("div", {}, heading("Periodic work"), schedules.node, inside.map(({ title, table }) => [heading(title), table.node])),
+  async refresh() {
+    await showAny(schedules, "schedules");
+    for (const { path, table } of inside) await showAny(table, path);
+  },
 };
