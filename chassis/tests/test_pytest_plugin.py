@@ -11,7 +11,7 @@ from .support.postgres import PostgresServer
 
 CONFIGURATION = """
 [tool.pytest.ini_options]
-addopts = ["-p", "chassis.postgres.pytest_plugin", "-p", "no:cacheprovider"]
+addopts = ["-p", "anyio", "-p", "chassis.postgres.pytest_plugin", "-p", "no:cacheprovider"]
 anyio_mode = "auto"
 filterwarnings = ["error"]
 """
@@ -113,7 +113,7 @@ def run(ledger: Ledger, *arguments: str, **variables: str) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=ledger.folder,
-        env=ledger.environment(**variables),
+        env=ledger.environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **variables),
         capture_output=True,
         text=True,
         check=False,
