@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import httpx
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 
@@ -21,8 +21,9 @@ from chassis.health import State
 from chassis.wiring import make_telemetry
 
 steady = settings(
-    max_examples=250, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
+SIGNATURES = 5  # in each example
 SETTINGS = ChassisSettings.from_values(log_level="CRITICAL", log_format="json", max_body_bytes=1_000_000)
 
 
@@ -101,28 +102,44 @@ def telemetry() -> Telemetry:
     return make_telemetry(SETTINGS, service="test-service", version="1.2.3")
 
 
-def serve(method: Callable[..., Awaitable[Any]], verb: str, path: str) -> App | None:
-    """An application of one handler with this method; None if the signature is rejected."""
-    app = App(SETTINGS, name="test-service", version="1.2.3", telemetry=telemetry())
-    handler: Handler = type("Any", (Handler,), {verb: method})()
-    try:
-        app.add_route(path, handler)
-    except SignatureError:  # `test_signatures.py` holds its text
-        return None
-    app.health.state = State.READY
-    return app
+class Service:
+    """An application for several signatures, because creating one takes longer than a request."""
 
+    def __init__(self) -> None:
+        self.app = App(SETTINGS, name="test-service", version="1.2.3", telemetry=telemetry())
+        self.app.health.state = State.READY
+        self._requests: list[tuple[str, str, bytes | None]] = []
 
-def ask(app: App, verb: str, target: str, content: bytes | None = None) -> httpx.Response:
-    """One request, in process."""
+    def add(self, method: Callable[..., Awaitable[Any]], verb: str, path: str) -> bool:
+        """Add a handler with this method; False if the signature is rejected."""
+        handler: Handler = type("Any", (Handler,), {verb: method})()
+        try:
+            self.app.add_route(path, handler)
+        except SignatureError:  # `test_signatures.py` holds its text
+            return False
+        return True
 
-    async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            headers = {"content-type": "application/json"} if content is not None else {}
-            return await client.request(verb, target, content=content, headers=headers)
+    def will_ask(self, verb: str, target: str, content: bytes | None = None) -> None:
+        """Add a request."""
+        self._requests.append((verb, target, content))
 
-    return asyncio.run(request())
+    def responses(self) -> list[httpx.Response]:
+        """The responses to the requests, in process."""
+
+        async def request() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return [
+                    await client.request(
+                        verb,
+                        target,
+                        content=content,
+                        headers={"content-type": "application/json"} if content is not None else {},
+                    )
+                    for verb, target, content in self._requests
+                ]
+
+        return asyncio.run(request())
 
 
 def method_with(annotations: dict[str, Any], defaults: dict[str, Any]) -> Callable[..., Awaitable[Any]]:
@@ -142,38 +159,47 @@ def method_with(annotations: dict[str, Any], defaults: dict[str, Any]) -> Callab
 
 
 @steady
-@given(st.lists(parameters, max_size=3), st.data())
-def test_any_query(kinds: list[Any], data: st.DataObject) -> None:
-    annotations = {f"field_{number}": kind for number, kind in enumerate(kinds)}
-    defaults = {name: None for name in annotations if data.draw(st.booleans())}
-    app = serve(method_with(annotations, defaults), "get", "/")
-    assume(app is not None)
-    assert app is not None
-    names = st.sampled_from([*annotations, "other"])
-    query = data.draw(st.lists(st.tuples(names, texts), max_size=5))
-    response = ask(app, "GET", f"/?{urlencode([(name, text.encode('utf-8', 'replace')) for name, text in query])}")
-    assert response.status_code in (200, 400, 422), response.text
+@given(st.lists(st.lists(parameters, max_size=3), min_size=SIGNATURES, max_size=SIGNATURES), st.data())
+def test_any_query(signatures: list[list[Any]], data: st.DataObject) -> None:
+    service = Service()
+    for path, kinds in enumerate(signatures):
+        annotations = {f"field_{number}": kind for number, kind in enumerate(kinds)}
+        defaults = {name: None for name in annotations if data.draw(st.booleans())}
+        if service.add(method_with(annotations, defaults), "get", f"/{path}"):
+            names = st.sampled_from([*annotations, "other"])
+            query = data.draw(st.lists(st.tuples(names, texts), max_size=5))
+            encoded = urlencode([(name, text.encode("utf-8", "replace")) for name, text in query])
+            service.will_ask("GET", f"/{path}?{encoded}")
+    for response in service.responses():
+        assert response.status_code in (200, 400, 422), response.text
 
 
 @steady
-@given(st.lists(simple, min_size=1, max_size=2), st.data())
-def test_any_path(kinds: list[Any], data: st.DataObject) -> None:
-    annotations = {f"field_{number}": kind for number, kind in enumerate(kinds)}
-    app = serve(method_with(annotations, {}), "get", "".join(f"/{{{name}}}" for name in annotations))
-    assume(app is not None)
-    assert app is not None
-    texts_drawn = [data.draw(texts).encode("utf-8", "replace") for _ in annotations]
-    response = ask(app, "GET", "".join(f"/{quote(text, safe='')}" for text in texts_drawn))
-    assert response.status_code in (200, 400, 404, 422), response.text
+@given(st.lists(st.lists(simple, min_size=1, max_size=2), min_size=SIGNATURES, max_size=SIGNATURES), st.data())
+def test_any_path(signatures: list[list[Any]], data: st.DataObject) -> None:
+    service = Service()
+    for path, kinds in enumerate(signatures):
+        annotations = {f"field_{number}": kind for number, kind in enumerate(kinds)}
+        template = "".join(f"/{{{name}}}" for name in annotations)
+        if service.add(method_with(annotations, {}), "get", f"/{path}{template}"):
+            texts_drawn = [data.draw(texts).encode("utf-8", "replace") for _ in annotations]
+            service.will_ask("GET", f"/{path}" + "".join(f"/{quote(text, safe='')}" for text in texts_drawn))
+    for response in service.responses():
+        assert response.status_code in (200, 400, 404, 422), response.text
+
+
+contents = st.one_of(documents.map(lambda one: json.dumps(one).encode()), st.binary(max_size=40))
 
 
 @steady
-@given(bodies, st.one_of(documents.map(lambda one: json.dumps(one).encode()), st.binary(max_size=40)))
-def test_any_body(kind: Any, content: bytes) -> None:
-    app = serve(method_with({"body": kind}, {}), "post", "/")
-    assert app is not None
-    response = ask(app, "POST", "/", content)
-    assert response.status_code in (200, 400, 422), response.text
+@given(st.lists(st.tuples(bodies, contents), min_size=SIGNATURES, max_size=SIGNATURES))
+def test_any_body(pairs: list[tuple[Any, bytes]]) -> None:
+    service = Service()
+    for path, (kind, content) in enumerate(pairs):
+        assert service.add(method_with({"body": kind}, {}), "post", f"/{path}")
+        service.will_ask("POST", f"/{path}", content)
+    for response in service.responses():
+        assert response.status_code in (200, 400, 422), response.text
 
 
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
@@ -189,13 +215,14 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 
 
 @steady
-@given(st.sampled_from(sorted(VALUES, key=str)), st.data())
-def test_serialized_values_are_read_back_by_parameters_of_the_same_type(kind: Any, data: st.DataObject) -> None:
-    value = data.draw(VALUES[kind])
-    app = serve(method_with({"field": kind, "fields": list[kind]}, {}), "get", "/")
-    assert app is not None
-    text = TypeAdapter(kind).dump_python(value, mode="json")
-    query = urlencode([("field", str(text)), ("fields", str(text)), ("fields", str(text))])
-    response = ask(app, "GET", f"/?{query}")
-    assert response.status_code == 200, response.text
-    assert response.json() == [repr(value), repr([value, value])]
+@given(st.lists(st.sampled_from(sorted(VALUES, key=str)), min_size=SIGNATURES, max_size=SIGNATURES), st.data())
+def test_serialized_values_are_read_back_by_parameters_of_the_same_type(kinds: list[Any], data: st.DataObject) -> None:
+    service = Service()
+    values = [data.draw(VALUES[kind]) for kind in kinds]
+    for path, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+        assert service.add(method_with({"field": kind, "fields": list[kind]}, {}), "get", f"/{path}")
+        text = str(TypeAdapter(kind).dump_python(value, mode="json"))
+        service.will_ask("GET", f"/{path}?{urlencode([('field', text), ('fields', text), ('fields', text)])}")
+    for value, response in zip(values, service.responses(), strict=True):
+        assert response.status_code == 200, response.text
+        assert response.json() == [repr(value), repr([value, value])]

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from .support.forked import ForkedProcess, start_forked
+from .support.process import PATIENCE_SECONDS, ROOT, inherited_environment
+
 PROGRAM = f"{__package__}.support.commands"
-ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = 30.0
 
 
 class Done(NamedTuple):
@@ -37,18 +38,10 @@ class Done(NamedTuple):
 
 
 @asynccontextmanager
-async def started(
-    *words: str, stdout: int | None = None, **environment: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(*words: str, stdout: int | None = None, **environment: str) -> AsyncIterator[ForkedProcess]:
     """A command in a process, killed at the end of the block if it still runs; warnings are errors."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", PROGRAM, *words),
-        cwd=ROOT,
-        env={**os.environ, "APP_LOG_FORMAT": "json", **environment},
-        stdin=DEVNULL,
-        stdout=PIPE if stdout is None else stdout,
-        stderr=PIPE,
-    )
+    variables = {**inherited_environment(), "APP_LOG_FORMAT": "json", **environment}
+    process = await start_forked(PROGRAM, *words, environment=variables, stdout=PIPE if stdout is None else stdout)
     try:
         yield process
     finally:
@@ -57,7 +50,7 @@ async def started(
             await process.communicate()
 
 
-async def end_of(process: asyncio.subprocess.Process) -> Done:
+async def end_of(process: ForkedProcess) -> Done:
     """Wait for the end of a process."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         out, err = await process.communicate()
@@ -71,7 +64,7 @@ async def ran(*words: str, **environment: str) -> Done:
         return await end_of(process)
 
 
-async def wait_for(process: asyncio.subprocess.Process, event: str) -> None:
+async def wait_for(process: ForkedProcess, event: str) -> None:
     """Wait until a log line has this event."""
     assert process.stderr is not None
     async with asyncio.timeout(PATIENCE_SECONDS):

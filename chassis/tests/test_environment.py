@@ -72,7 +72,7 @@ INVALID: dict[str, Any] = {
 
 
 async def test_service_starts_with_every_variable_invalid_and_warns_of_each() -> None:
-    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="0", **INVALID) as process:
+    async with run("-m", PROGRAM, forked=False, APP_DRAIN_SECONDS="0", **INVALID) as process:
         client = await process.client()
         assert (await client.get("/switch-interval")).status_code == 200
         events = [line for line in process.lines if " is ignored: " in line["event"]]
@@ -263,7 +263,8 @@ async def test_propagators_are_those_that_are_asked_for(
 
 async def test_process_starts_with_a_propagator_that_is_not_installed() -> None:
     """OpenTelemetry's own module raises at its import then."""
-    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="0", OTEL_PROPAGATORS="tracecontext,jaeger,") as process:
+    variables: dict[str, Any] = {"OTEL_PROPAGATORS": "tracecontext,jaeger,", "APP_DRAIN_SECONDS": "0"}
+    async with run("-m", PROGRAM, forked=False, **variables) as process:
         client = await process.client()
         await client.get("/switch-interval", headers=SAMPLED)
         assert (await process.line("request"))["trace_id"] == TRACE_ID

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import chassis
@@ -78,6 +79,7 @@ def imports_of(path: Path, modules: set[str]) -> set[str]:
     return found
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """The modules that each module imports. The core's `__init__`, which imports names when they are used, aside."""
     paths = {name_of(path): path for path in ROOT.rglob("*.py")}

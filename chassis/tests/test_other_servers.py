@@ -35,7 +35,7 @@ async def test_application_runs_under_another_server(server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     arguments = [argument.format(port=port) for part in SERVERS[server] for argument in part]
-    async with run("-m", *arguments, warnings="default") as process, connect(port) as client:
+    async with run("-m", *arguments, warnings="default", forked=False) as process, connect(port) as client:
         async with asyncio.timeout(30):
             while not await is_ready(client):
                 await asyncio.sleep(0.05)

@@ -154,10 +154,10 @@ SIMPLE_VALUES = (
 )
 ATTRIBUTE_VALUES = st.recursive(
     SIMPLE_VALUES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
 )
-ATTRIBUTES: st.SearchStrategy[dict[str, Any]] = st.dictionaries(st.text(), ATTRIBUTE_VALUES, max_size=5)
+ATTRIBUTES: st.SearchStrategy[dict[str, Any]] = st.dictionaries(st.text(), ATTRIBUTE_VALUES, max_size=3)
 CONTEXTS = st.builds(
     SpanContext,
     st.integers(1, 2**128 - 1),
@@ -192,7 +192,7 @@ SPANS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPANS)
 def test_every_field_is_that_of_opentelemetry(span: ReadableSpan) -> None:
     with silent():
@@ -201,7 +201,7 @@ def test_every_field_is_that_of_opentelemetry(span: ReadableSpan) -> None:
         assert complete(ExportTraceServiceRequest.FromString(encode_spans([span]))) == complete(expected)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_field_of_a_requests_span_is_that_of_opentelemetry(data: st.DataObject) -> None:
     parent = data.draw(st.none() | CONTEXTS)

@@ -2,13 +2,10 @@
 
 import asyncio
 import random
-import sys
-from asyncio.subprocess import PIPE
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -34,12 +31,13 @@ from chassis.postgres.outbox import TABLE as OUTBOX_TABLE
 from chassis.testing import connect as connect_app
 
 from .support.application import make_app
+from .support.forked import ForkedProcess, start_forked
 from .support.nats import NatsServer
 from .support.outbox_program import TABLES, make
 from .support.postgres import PostgresServer
+from .support.process import PATIENCE_SECONDS, inherited_environment
 from .support.service import PARENT_ID, SAMPLED, TRACE_ID, Observed, Service, connect, observed, until
 
-ROOT = Path(__file__).parents[1]
 CREATED = "orders.created"
 
 
@@ -479,7 +477,7 @@ async def test_old_entries_of_the_inbox_are_deleted(tables: PostgresServer) -> N
 
 
 @contextmanager
-def killing(processes: list[asyncio.subprocess.Process]) -> Iterator[None]:
+def killing(processes: list[ForkedProcess]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -494,16 +492,17 @@ async def test_no_message_is_lost_or_invented_when_processes_are_killed(
 ) -> None:
     async with endpoint() as (received, url, _):
         target = url if destination == "http" else nats.url
-        processes: list[asyncio.subprocess.Process] = []
+        processes: list[ForkedProcess] = []
         with killing(processes):
             processes += await asyncio.gather(*(start(tables.url, target) for _ in range(2)))
-            for _ in range(3):
+            for count in (20, 40, 60):
+                await rows_written(tables, count)
                 await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - no secret
                 processes[0].kill()
-                await processes.pop(0).wait()
+                await processes.pop(0).communicate()
                 processes.append(await start(tables.url, target))
         for process in processes:
-            await process.wait()
+            await process.communicate()
         app, _ = make(tables.url, target)
         async with connect_app(app):
             await empty(tables)
@@ -521,6 +520,13 @@ async def test_no_message_is_lost_or_invented_when_processes_are_killed(
     assert all(found == list(range(1, len(found) + 1)) for found in numbers.values())
 
 
+async def rows_written(tables: PostgresServer, count: int) -> None:
+    """Wait until the processes have written so many orders."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await tables.run("SELECT count(*) FROM written") < count:
+            await asyncio.sleep(0.05)
+
+
 def first_of_each(messages: list[tuple[str, bytes]]) -> dict[str, bytes]:
     """The messages in the order of their first deliveries."""
     first: dict[str, bytes] = {}
@@ -529,13 +535,12 @@ def first_of_each(messages: list[tuple[str, bytes]]) -> dict[str, bytes]:
     return first
 
 
-async def start(database_url: str, destination_url: str) -> asyncio.subprocess.Process:
+async def start(database_url: str, destination_url: str) -> ForkedProcess:
     """A process that writes and relays, as soon as it is ready."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.outbox_program", database_url, destination_url, cwd=ROOT, stdout=PIPE
-    )
+    program = "tests.support.outbox_program"
+    process = await start_forked(program, database_url, destination_url, environment=inherited_environment())
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await process.stdout.readline() != b"ready\n":
             assert process.returncode is None
     return process

@@ -1,17 +1,17 @@
 """The database that the tests of a service get from the plugin."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from .support.forked import run_forked
 from .support.ledger import SKELETON, Ledger
 from .support.postgres import PostgresServer
 
 CONFIGURATION = """
 [tool.pytest.ini_options]
-addopts = ["-p", "chassis.postgres.pytest_plugin", "-p", "no:cacheprovider"]
+addopts = ["-p", "anyio.pytest_plugin", "-p", "chassis.postgres.pytest_plugin", "-p", "no:cacheprovider"]
 anyio_mode = "auto"
 filterwarnings = ["error"]
 """
@@ -110,14 +110,11 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def run(ledger: Ledger, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=ledger.folder,
-        env=ledger.environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    return run_forked(
+        "pytest",
+        *arguments,
+        folder=ledger.folder,
+        environment=ledger.environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **variables),
     )
 
 

@@ -12,7 +12,7 @@ from .support.service import until
 
 
 async def test_sigterm_serves_requests_in_flight_and_new_ones() -> None:
-    async with run("-m", PROGRAM, APP_DRAIN_SECONDS="0.5") as process:
+    async with run("-m", PROGRAM, forked=False, APP_DRAIN_SECONDS="0.5") as process:
         client = await process.client()
         waiting = asyncio.create_task(client.get("/waiting"))
         await process.line("waiting")

@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from .forked import run_forked
 
 (SKELETON,) = Path(__file__).parents[3].glob("*cookiecutter.project_slug*/src/*cookiecutter.__package*")
 
@@ -109,12 +110,9 @@ class Ledger:
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m chassis.migrations` for it."""
-        return subprocess.run(
-            [sys.executable, "-m", "chassis.migrations", self.name, *arguments],
-            cwd=self.folder,
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        return run_forked(
+            "chassis.migrations",
+            *(self.name, *arguments),
+            folder=self.folder,
+            environment=self.environment(**variables),
         )

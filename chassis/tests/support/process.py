@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import orjson
 
+from .forked import ForkedProcess, start_forked
 from .service import Line, connect
 
 PROGRAM = f"{__package__}.program"
@@ -22,7 +23,7 @@ PATIENCE_SECONDS = 30.0  # on a machine that does much else
 class Process:
     """A running Python, and what it has written to its standard output."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         self._process = process
         self._client: httpx.AsyncClient | None = None
         self.output = b""
@@ -82,24 +83,21 @@ def inherited_environment() -> dict[str, str]:
 
 @asynccontextmanager
 async def run(
-    *arguments: str, stdout: int = PIPE, warnings: str = "error", **environment: str
+    *arguments: str, stdout: int = PIPE, warnings: str = "error", forked: bool = True, **environment: str
 ) -> AsyncIterator[Process]:
-    """Run Python with `arguments`, and kill it at the end of the block if it still runs; warnings are errors."""
-    started = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-W", warnings),
-        *arguments,
-        cwd=ROOT,
-        env={
-            **inherited_environment(),
-            "APP_HOST": "127.0.0.1",
-            "APP_PORT": "0",
-            "APP_LOG_FORMAT": "json",
-            **environment,
-        },
-        stdout=stdout,
-        stderr=PIPE,
-    )
+    """Run Python with `arguments`, and kill it at the end of the block if it still runs; warnings are errors.
+
+    With `-m` and `forked`, the process is forked from one that has imported the libraries, but not the program.
+    """
+    variables = {**inherited_environment(), "APP_HOST": "127.0.0.1", "APP_PORT": "0", "APP_LOG_FORMAT": "json"}
+    variables |= environment
+    started: asyncio.subprocess.Process | ForkedProcess
+    if arguments[0] == "-m" and forked:
+        started = await start_forked(*arguments[1:], environment=variables, stdout=stdout, warnings=warnings)
+    else:
+        started = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", warnings, *arguments), cwd=ROOT, env=variables, stdout=stdout, stderr=PIPE
+        )
     process = Process(started)
     try:
         yield process

@@ -33,13 +33,15 @@ Line = dict[str, Any]
 # Nothing here speaks TLS, and a default context would load every certificate authority for each client.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
+PATIENCE_SECONDS = 20.0  # on a slow machine that does much else
+
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
 UNSAMPLED = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"}
 
 
-async def until(condition: Callable[[], Found], seconds: float = 5.0) -> Found:
+async def until(condition: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:
     """The result of `condition`, as soon as it is true; fails when it isn't within `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
@@ -169,7 +171,9 @@ async def serve(*routes: BaseRoute, logs: dict[str, Any] | None = None, **app: A
 
 def connect(port: int) -> httpx.AsyncClient:
     """A client for a service on this machine."""
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=NO_TLS, trust_env=False, timeout=10.0)
+    return httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", verify=NO_TLS, trust_env=False, timeout=PATIENCE_SECONDS
+    )
 
 
 async def exchange(port: int, sent: bytes) -> bytes:
@@ -177,7 +181,7 @@ async def exchange(port: int, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(sent)
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read()
     finally:
         writer.close()
