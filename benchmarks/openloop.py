@@ -38,6 +38,8 @@ class Responses:
     """Times in seconds. `served` holds pairs: when the request was due, from the start on, and its latency."""
 
     seconds: float = 0.0
+    taken_share: float = 0.0
+    """Of these seconds, in which others had the server's core."""
     sent: int = 0
     not_sent: int = 0
     left_out: int = 0
@@ -49,15 +51,16 @@ class Responses:
     @property
     def rate(self) -> float:
         """Successful responses a second."""
-        return len(self.served) / self.seconds
+        return len(self.served) / (self.seconds * (1 - self.taken_share))
 
     def rate_within(self, seconds: float) -> float:
         """Successful responses a second in the first `seconds`; later ones are those of requests that waited."""
-        return sum(due + latency <= seconds for due, latency in self.served) / seconds
+        return sum(due + latency <= seconds for due, latency in self.served) / (seconds * (1 - self.taken_share))
 
     def percentile(self, percent: int, since: float = 0.0, before: float = inf) -> float:
         """Latency in milliseconds of the requests that were due in this time; 0 if there were none."""
-        latencies = [latency for due, latency in self.served if since <= due < before]
+        share = 1 - self.taken_share
+        latencies = [share * latency for due, latency in self.served if since <= due < before]
         if len(latencies) < 2:
             return 0.0
         return round(quantiles(latencies, n=100, method="inclusive")[percent - 1] * 1e3, 4)

@@ -1,6 +1,6 @@
 """Sends a service ten times the load that it can serve, and prints as JSON how it responds.
 
-    python -m benchmarks.overload <port> <admin port> <path> <seconds of each phase> [--short]
+    python -m benchmarks.overload <port> <admin port> <process> <path> <seconds of each phase> [--short]
 
 *Peak*: a few connections find the rate that the service can serve. *At peak*: that rate, however slow the responses
 are. *Below peak*: four fifths of it. *Burst*: ten times that rate for 0.1 s. *Overload*: ten times that rate. *Closed
@@ -9,6 +9,9 @@ request is shed. A request that is due while no connection is free is counted as
 are for its first second, in which the service has to detect it, and for the rest. During both overloads, `/healthz`
 and `/metrics` are requested ten times a second. `--short` leaves out *At peak* and *Below peak*, and what is compared
 with them, finds the peak with one number of connections, and ends *After* early.
+
+The process of the service must run on the first core. Rates and latencies leave out the share of the time in which it
+waited for others to leave that core.
 """
 
 import json
@@ -16,6 +19,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -57,29 +61,58 @@ class Probes(threading.Thread):
         self.join()
 
 
+class Server:
+    """The service, which has a core of its own."""
+
+    def __init__(self, process: int, core: int) -> None:
+        self._process = Path(f"/proc/{process}")
+        self._core = core
+
+    def load(self, client: Client, seconds: float, rate: float | None) -> Responses:
+        """The responses under a load."""
+        taken, waited = self._taken_seconds(), self._waited_seconds()
+        responses = client.run(seconds, rate)
+        lost = min(self._taken_seconds() - taken, self._waited_seconds() - waited)
+        responses.taken_share = min(max(lost / responses.seconds, 0.0), 0.95)
+        return responses
+
+    def _taken_seconds(self) -> float:
+        """Time in which others had the core: the hypervisor, and all processes but this one (proc(5))."""
+        lines = Path("/proc/stat").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith(f"cpu{self._core} "))
+        user, nice, system, _idle, _iowait, *others = map(int, line.split()[1:9])
+        own = (self._process / "stat").read_text().rpartition(")")[2].split()
+        return (user + nice + system + sum(others) - int(own[11]) - int(own[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _waited_seconds(self) -> float:
+        """Time in which threads of the process waited for the core, also for each other."""
+        return sum(int(file.read_text().split()[1]) for file in self._process.glob("task/*/schedstat")) / 1e9
+
+
 def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[1:] or cores)  # the first core is the service's
-    port, admin_port, path, seconds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-    short = "--short" in sys.argv[5:]
+    port, admin_port, process, path, seconds = *map(int, sys.argv[1:4]), sys.argv[4], float(sys.argv[5])
+    short = "--short" in sys.argv[6:]
+    server = Server(process, cores[0])
     peak = 0.0
     for few in FEW_CONNECTIONS[1:2] if short else FEW_CONNECTIONS:
-        peak = max(peak, Client(port, path, few).run(seconds, None).rate)
+        peak = max(peak, server.load(Client(port, path, few), seconds, None).rate)
         time.sleep(PAUSE_SECONDS)
     many = Client(port, path, CONNECTIONS)  # now: a connection that sends nothing for ten seconds gets 408
     at_peak, below = Responses(), Responses()
     if not short:
-        at_peak = many.run(seconds, peak)
+        at_peak = server.load(many, seconds, peak)
         time.sleep(PAUSE_SECONDS)
-        below = many.run(seconds, BELOW * peak)
-    burst = many.run(BURST_SECONDS, TIMES * peak)
+        below = server.load(many, seconds, BELOW * peak)
+    burst = server.load(many, BURST_SECONDS, TIMES * peak)
     probes = Probes(admin_port)
     probes.start()
-    overload = many.run(seconds, TIMES * peak)
+    overload = server.load(many, seconds, TIMES * peak)
     time.sleep(PAUSE_SECONDS)
-    closed = many.run(seconds, None)
+    closed = server.load(many, seconds, None)
     probes.stop()
-    after = many.run(1.5 if short else max(seconds, 3.0), peak / 2)
+    after = server.load(many, 1.0 if short else max(seconds, 3.0), peak / 2)
     found: dict[str, Any] = {
         "peak_rate": round(peak, 1),
         "overload": {

@@ -6,8 +6,9 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -192,11 +193,9 @@ def test_useless_span_endpoint_costs_spans_and_nothing_else(installed: Path, sta
             OTEL_BSP_MAX_QUEUE_SIZE=str(QUEUE),
             OTEL_BSP_SCHEDULE_DELAY="100",
         ).ready()
-        for _ in range(REQUESTS // 3):
-            assert service.http.get("/orders").status_code == 200
+        ask_often(service.port, REQUESTS // 3)
         memory = service.metric("process_resident_memory_bytes")
-        for _ in range(REQUESTS * 2 // 3):
-            assert service.http.get("/orders").status_code == 200
+        ask_often(service.port, REQUESTS * 2 // 3)
         assert service.metric("process_resident_memory_bytes") - memory < 10_000_000
         assert service.metric("spans_dropped_total", reason="queue_full") > 0
         began = time.monotonic()
@@ -207,6 +206,16 @@ def test_useless_span_endpoint_costs_spans_and_nothing_else(installed: Path, sta
         # That it doesn't work, that spans are dropped, that the last ones weren't out in time: once each at most.
         assert 1 <= len(warned) <= 3, warned
         assert len({event.partition(":")[0] for event in warned}) == len(warned)
+
+
+def ask_often(port: int, count: int) -> None:
+    """Send requests on one connection; each is served. It takes a fifth of the CPU time of httpx."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)) as connection:
+        for _ in range(count):
+            connection.request("GET", "/orders")
+            with connection.getresponse() as response:
+                response.read()
+                assert response.status == 200
 
 
 def test_full_file_table_is_survived(installed: Path, start: Start) -> None:

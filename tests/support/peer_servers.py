@@ -21,10 +21,14 @@ from chassis.wiring import make_connection_limits
 async def serving(name: str, app: ASGIApp) -> AsyncIterator[int]:
     """Serve `app` by "protocol", "app" or "uvicorn" on a free port, which is yielded."""
     servers = {"protocol": _protocol, "app": _app, "uvicorn": _uvicorn}
-    # Tests make applications fail, and drawing tracebacks would take most of the time.
-    structlog.configure(processors=[_drop])
+    drop_logs()
     async with servers[name](app) as port:
         yield port
+
+
+def drop_logs() -> None:
+    """Log nothing. Tests make applications fail, and drawing tracebacks would take most of the time."""
+    structlog.configure(processors=[_drop])
 
 
 def _drop(_logger: object, _method: str, _event: EventDict) -> EventDict:
@@ -34,13 +38,15 @@ def _drop(_logger: object, _method: str, _event: EventDict) -> EventDict:
 @asynccontextmanager
 async def _protocol(app: ASGIApp) -> AsyncIterator[int]:
     """Our protocol alone, as uvicorn serves an application."""
-    async with listening(app) as listener:
+    async with listening(app, close_seconds=0.05) as listener:  # tests that fail leave connections open
         yield listener.port
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, port: int = 0, **options: Any) -> AsyncIterator[Listener]:
-    """Serve `app` by our protocol; `options` go to `PortState`."""
+async def listening(
+    app: ASGIApp, port: int = 0, *, close_seconds: float = 0.5, **options: Any
+) -> AsyncIterator[Listener]:
+    """Serve `app` by our protocol; `options` go to `PortState`. The end waits so long for connections."""
     limits = make_connection_limits(ChassisSettings.from_values())
     given: dict[str, Any] = {"limits": limits, "keep_alive_seconds": 75.0, "accepts_websockets": True} | options
     listener = Listener("127.0.0.1", port, PortState(app, **given))
@@ -48,7 +54,7 @@ async def listening(app: ASGIApp, port: int = 0, **options: Any) -> AsyncIterato
     try:
         yield listener
     finally:
-        await listener.close(0.5)
+        await listener.close(close_seconds)
 
 
 @asynccontextmanager

@@ -69,7 +69,8 @@ def run_suite(
             # Only the plugins that are named: others of our environment would change how these tests run.
             PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
             PYTHONPATH=str(Path(__file__).parent),
-            PYTHONDONTWRITEBYTECODE="1",
+            PYTHONDONTWRITEBYTECODE="",
+            PYTHONPYCACHEPREFIX=str(SOURCES / "bytecode"),  # also of our requirements, which uv does not compile
             PEER_RESULTS=str(results),
             PEER_NOT_RUN=json.dumps(list(not_run)),
             **environment,

@@ -12,7 +12,7 @@ import uvicorn
 
 from chassis.http.protocol import HttpProtocol
 from peer_connection import SECONDS, Connection
-from peer_servers import listening
+from peer_servers import drop_logs, listening
 
 
 class WebSockets:
@@ -103,6 +103,7 @@ def pytest_plugin_registered(plugin: object) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put our parts in place of those that the tests' modules define or import."""
+    drop_logs()
     loop = ServingLoop()
     for module in {item.module for item in items if isinstance(item, pytest.Function)}:
         if module.__name__ == "tests.protocols.test_http":

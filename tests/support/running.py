@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bakery import clean_environment, package_of
 
 Event = dict[str, Any]
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0  # a busy machine may start a service so late
 SHOWN_LINES = 500
 
 
@@ -69,14 +69,19 @@ class Lines:
 
     def wait_for(self, wanted: Callable[[str], bool], *, count: int = 1) -> list[str]:
         """The first `count` lines that are wanted, as soon as they are there."""
+        found: list[str] = []
+        seen = 0
 
-        def found() -> list[str]:
-            return [line for line in self._lines if wanted(line)]
+        def are_there() -> bool:
+            nonlocal seen
+            found.extend(filter(wanted, self._lines[seen:]))  # each line once, because some logs are long
+            seen = len(self._lines)
+            return len(found) >= count
 
         with self._news:
-            self._news.wait_for(lambda: self._ended or len(found()) >= count, PATIENCE_SECONDS)
-            assert len(found()) >= count, "not among these lines:\n" + "\n".join(self._lines)
-            return found()[:count]
+            self._news.wait_for(lambda: are_there() or self._ended, PATIENCE_SECONDS)
+            assert len(found) >= count, "not among these lines:\n" + "\n".join(self._lines)
+            return found[:count]
 
     def all(self) -> list[str]:
         """Every line, after the process has ended."""
