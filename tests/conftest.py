@@ -63,6 +63,7 @@ def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
     MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
+    MADE_ONCE["mypy"] = common / "mypy"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
     for folder in SHARED_BYTECODE.values():
         (common / "bytecode" / folder).mkdir(parents=True, exist_ok=True)
