@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from bakery import MADE_ONCE, SHARED, SHARED_BYTECODE, copy_repository, depend_on, render, run
+from bakery import MADE_ONCE, SHARED, SHARED_BYTECODE, SOURCE, copy_repository, depend_on, render, run
 from collector import Collector
+from repositories import Repository
 from running import Service, running
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ def bake(tmp_path: Path) -> Bake:
 def repository(tmp_path: Path) -> Path:
     """The working tree as a git repository of its own."""
     return copy_repository(tmp_path / "cookiecutter-chassis")
+
+
+@pytest.fixture(scope="session")
+def small_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a git repository, with few files, for tests of what the hooks do. Don't change it.
+
+    The skeleton has only its scripts, which the hook calls, and the core only its metadata. Rendering takes a third.
+    """
+    small = Repository(copy_repository(tmp_path_factory.mktemp("small") / "cookiecutter-chassis"))
+    kept = (f":!{SOURCE.name}/scripts", ":!chassis/pyproject.toml", ":!chassis/README.md")
+    small.git("rm", "-r", "--quiet", SOURCE.name, "chassis", *kept)
+    small.commit("Keep few files")
+    return small.folder
 
 
 @pytest.fixture(scope="session")
