@@ -39,6 +39,7 @@ INVALID = '{"name":"item 1","quantity":0,"tags":[]}'
 RESPONSE = (200, b'{"id":1,"name":"item 1"}')
 START_SECONDS = 30.0
 POLL_SECONDS = 0.002
+LONGEST_SHORT_SECONDS = 30
 LATENCY_CONNECTIONS = 64
 ADMIN = ("/readyz", "/healthz", "/metrics", "/info")
 # The number of sampled spans is random; one run in a million is further from the expected one.
@@ -141,14 +142,16 @@ class Running:
         if (response := fetch(self._port, ITEM, headers=headers))[0] != http.client.UNAUTHORIZED:
             raise self._error(f"responds to a forged token with {response}")
 
-    def load(self, seconds: int, body: str | None = None) -> Load:
+    def load(self, seconds: float, body: str | None = None) -> Load:
         """Send requests as fast as responses come; any error or status but 2xx is an error of the run."""
         connections = str(self._connections)
-        options = ("--threads", "1", "--connections", connections, "--duration", f"{seconds}s", "--timeout", "30s")
+        # wrk takes whole seconds only. A shorter load is interrupted below, long before this.
+        duration = f"{LONGEST_SHORT_SECONDS if seconds % 1 else seconds:.0f}s"
+        options = ("--threads", "1", "--connections", connections, "--duration", duration, "--timeout", "30s")
         headers = [word for name, value in self._candidate.headers.items() for word in ("--header", f"{name}: {value}")]
         address = f"http://127.0.0.1:{self._port}{'/items' if body else ITEM}"
         command = ["wrk", *options, *headers, "--script", str(HERE / "wrk.lua"), address]
-        found, cpu, idle = self._run([*command, "--", body] if body else command)
+        found, cpu, idle = self._run([*command, "--", body] if body else command, seconds)
         errors = {name: found[name] for name in ("connect", "read", "write", "status", "timeout") if found[name]}
         if errors or not found["requests"]:
             raise self._error(f"wrk saw {errors or 'no response'}")
@@ -217,12 +220,15 @@ class Running:
     def _watch(self) -> CoreWatch:
         return CoreWatch(self.server, alone=self._is_alone)
 
-    def _run(self, command: list[str]) -> tuple[dict[str, Any], float, float]:
-        """Run a client: what it prints last, CPU seconds of the server, and the idle share of its core."""
+    def _run(self, command: list[str], seconds: float) -> tuple[dict[str, Any], float, float]:
+        """Run wrk: what it prints last, CPU seconds of the server, and the idle share of its core."""
         watch = self._watch()
         with Child(
             command, cores=LOAD_CORES if self._is_alone else ALL_CORES, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:
+            if seconds % 1:  # as soon as the server has worked for so long, however busy the machine is
+                worked = self.server.cpu_seconds() + seconds
+                child.interrupt_when(lambda: self.server.cpu_seconds() >= worked)
             found: dict[str, Any] = json.loads(child.output().strip().rpartition("\n")[2])
         cpu, others, idle = watch.used()
         self._others.append(others)

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ class Child:
             raise BenchError(f"{self.process.args!r} ended with {self.process.returncode}: {message}")
         return str((out or b"").decode())
 
+    def interrupt_when(self, condition: Callable[[], bool]) -> None:
+        """Press Ctrl-C on this condition, but not before the process has a handler for it."""
+        while self.process.poll() is None:
+            if condition() and _catches(self.process.pid, signal.SIGINT):
+                self.process.send_signal(signal.SIGINT)
+                return
+            time.sleep(0.01)
+
     def stop(self, number: int) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
@@ -89,6 +97,12 @@ class Child:
             children = Path(f"/proc/{process}/task/{process}/children")
             found += map(int, children.read_text().split())
         return found
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether the process has a handler for this signal."""
+    caught = re.search(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _cpu_seconds(process: int) -> float:

@@ -30,20 +30,22 @@ Rows = dict[str, Row]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rounds and seconds of a run; wrk takes whole seconds only."""
+    """Rounds and seconds of a run. A part of a second is CPU time of the server."""
 
     rounds: int
     few_rounds: int
-    seconds: int
-    warm_up_seconds: int
+    seconds: float
+    warm_up_seconds: float
     latency_rounds: int
     latency_slices: int
+    latency_tries: int
     memory_requests: int
+    short_seconds: float  # of a load whose rate is of no interest
 
 
-FULL = Plan(5, 3, 2, 1, 3, 20, 1_000_000)
-QUICK = Plan(2, 1, 1, 1, 1, 10, 150_000)
-SMOKE = Plan(1, 1, 1, 0, 1, 1, 10_000)
+FULL = Plan(5, 3, 2, 1, 3, 20, 3, 1_000_000, 1)
+QUICK = Plan(2, 1, 1, 1, 1, 10, 3, 150_000, 1)
+SMOKE = Plan(1, 1, 0.2, 0, 1, 1, 1, 1_000, 0.2)
 
 
 def figure(values: Sequence[float]) -> dict[str, float]:
@@ -149,7 +151,7 @@ class Sections:
                     stack.enter_context(self._running(every[name], pause=SHARED_PAUSE_SECONDS)) for name in found
                 ]
                 for running in servers:
-                    running.load(1)
+                    running.load(plan.short_seconds)
                 loads = [(running, self._rate_at(running, BUSY_SHARE)) for running in servers]
                 reports = load_in_turn(loads, plan.latency_slices, SLICE_SECONDS)
                 for running in servers:
@@ -172,15 +174,15 @@ class Sections:
         return rows
 
     def _rate_at(self, running: Running, share: float) -> float:
-        """The rate that keeps the core busy for that share. Requests are cheaper at high rates, so it tries thrice."""
+        """The rate that keeps the core busy for that share. Requests are cheaper at high rates, so it tries again."""
         rate = FIRST_RATE
-        for _ in range(3):
+        for _ in range(self._plan.latency_tries):
             [found] = load_in_turn([(running, rate)], 1, RATE_SECONDS)
             rate *= share / max(found["busy"], 1 / FIRST_RATE)
         return rate
 
     def _memory(self) -> Rows:
-        """After each second of load; a few of the points are kept."""
+        """After each short load; a few of the points are kept."""
         points: list[Row] = []
         requests = 0
         with self._running(self._candidates.main()["ours"]) as running:
@@ -188,7 +190,7 @@ class Sections:
                 points.append({"label": "ours, observed", "requests": requests, **running.server.memory_mb()})
                 if requests >= self._plan.memory_requests:
                     break
-                requests += running.load(1).requests
+                requests += running.load(self._plan.short_seconds).requests
             running.finish()
         step = -(-len(points) // MEMORY_POINTS)
         rows = {f"point {n}": point for n, point in enumerate(points) if n % step == 0 or point is points[-1]}

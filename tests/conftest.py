@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from bakery import MADE_ONCE, SHARED, SHARED_BYTECODE, copy_repository, depend_on, render, run
+from bakery import MADE_ONCE, SHARED, SHARED_BYTECODE, SOURCE, copy_repository, depend_on, render, run
 from collector import Collector
+from repositories import Repository
 from running import Service, running
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a git repository, with few files, for tests of what the hooks do. Don't change it.
+
+    The skeleton has only its scripts, which the hook calls, and the core only its metadata. Rendering takes a third.
+    """
+    small = Repository(copy_repository(tmp_path_factory.mktemp("small") / "cookiecutter-chassis"))
+    kept = (f":!{SOURCE.name}/scripts", ":!chassis/pyproject.toml", ":!chassis/README.md")
+    small.git("rm", "-r", "--quiet", SOURCE.name, "chassis", *kept)
+    small.commit("Keep few files")
+    return small.folder
+
+
+@pytest.fixture(scope="session")
 def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers have in common."""
     own = tmp_path_factory.getbasetemp()
@@ -63,6 +77,7 @@ def _shared_caches(common: Path) -> None:
     """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
     MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
+    MADE_ONCE["mypy"] = common / "mypy"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
     for folder in SHARED_BYTECODE.values():
         (common / "bytecode" / folder).mkdir(parents=True, exist_ok=True)

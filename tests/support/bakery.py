@@ -17,7 +17,8 @@ HOME = Path.home()
 # All environments share uv's cache: no test is about the network.
 UV_CACHE = os.environ.get("UV_CACHE_DIR", str(HOME / ".cache/uv"))
 # Variables of all processes that `clean_environment` is for; conftest.py adds places for what can be shared.
-SHARED: dict[str, str] = {}
+# The plugins are those of libraries in the template's environment. pytest loads them for 2.5 seconds of CPU.
+SHARED: dict[str, str] = {"PYTEST_ADDOPTS": "-p no:faker -p no:schemathesis -p no:typeguard"}
 # Folders of a project, and the folders of their bytecode, which all projects share.
 SHARED_BYTECODE = {".venv": "environments", "chassis": "cores"}
 # Folders of what is made once and copied then; conftest.py says where they are.

@@ -12,6 +12,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -89,8 +90,9 @@ def paragraphs(markdown: str) -> Iterator[tuple[int, str]]:
             yield line, plain(token.children or [])
 
 
+@cache
 def findings_of_python(source: str) -> list[Finding]:
-    """The same for the docstrings and comments of a module."""
+    """The same for the docstrings and comments of a module. Services have many of the same modules."""
     return [
         Finding(line, reason, sentence)
         for line, text in sorted([*docstrings(source), *comments(source)])

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from bakery import NOTE, SOURCE, own_config, run
+from bakery import NOTE, SOURCE, copy_folder, own_config, run
 from repositories import IDENTITY, Repository
 
 PASSWORD = "hunter2"  # noqa: S105 - of nobody
 
 
 @pytest.fixture
-def template(repository: Path) -> Repository:
-    return Repository(repository)
+def template(small_template: Path, tmp_path: Path) -> Repository:
+    return Repository(copy_folder(small_template, tmp_path / "cookiecutter-chassis"))
 
 
 def generate(template: str | Path, out: Path, **variables: str) -> str:

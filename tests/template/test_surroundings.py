@@ -18,8 +18,8 @@ NEEDED = (
 )
 
 
-def generate(out: Path, *answers: str, **variables: str) -> str:
-    command = ("cookiecutter", "--no-input", "--config-file", own_config(out), "-o", out, TEMPLATE)
+def generate(template: Path, out: Path, *answers: str, **variables: str) -> str:
+    command = ("cookiecutter", "--no-input", "--config-file", own_config(out), "-o", out, template)
     made = run(*command, *answers, cwd=out.parent, **variables)
     assert made.returncode == 0, made.stdout
     return made.stdout
@@ -56,21 +56,21 @@ def test_old_python_fails_with_the_needed_version() -> None:
     assert (said.returncode, said.stdout) == (1, NEEDED.format("Python 3.10"))
 
 
-def test_replay_with_a_value_that_is_no_longer_offered_is_rejected(tmp_path: Path) -> None:
+def test_replay_with_a_value_that_is_no_longer_offered_is_rejected(tmp_path: Path, small_template: Path) -> None:
     out = tmp_path / "out"
-    generate(out)
+    generate(small_template, out)
     (replay,) = (tmp_path / "out.cookiecutter/replay").glob("*.json")
     replay.write_text(replay.read_text().replace('"license": "none"', '"license": "GPL"'))
 
-    command = ("cookiecutter", "--replay", "--config-file", own_config(out), "-o", tmp_path / "again", TEMPLATE)
+    command = ("cookiecutter", "--replay", "--config-file", own_config(out), "-o", tmp_path / "again", small_template)
     said = run(*command, cwd=tmp_path).stdout
 
     assert "error: license 'GPL' is not offered; choose one of: none, MIT, Apache-2.0\n" in said
     assert "Traceback" not in said
 
 
-def test_service_is_a_git_repository_without_a_commit(tmp_path: Path) -> None:
-    said = generate(tmp_path / "out", GIT_CONFIG_GLOBAL="/dev/null")
+def test_service_is_a_git_repository_without_a_commit(tmp_path: Path, small_template: Path) -> None:
+    said = generate(small_template, tmp_path / "out", GIT_CONFIG_GLOBAL="/dev/null")
 
     service = Repository(tmp_path / "out/order-service")
     assert service.git("rev-parse", "--show-toplevel") == str(service.folder)
@@ -81,18 +81,18 @@ def test_service_is_a_git_repository_without_a_commit(tmp_path: Path) -> None:
     assert "?? .cruft.json" in service.git("status", "--porcelain").splitlines()
 
 
-def test_first_branch_has_the_name_that_the_user_has_configured(tmp_path: Path) -> None:
+def test_first_branch_has_the_name_that_the_user_has_configured(tmp_path: Path, small_template: Path) -> None:
     (tmp_path / "gitconfig").write_text("[init]\n\tdefaultBranch = trunk\n")
-    generate(tmp_path / "out", GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig"))
+    generate(small_template, tmp_path / "out", GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig"))
 
     assert Repository(tmp_path / "out/order-service").git("symbolic-ref", "HEAD") == "refs/heads/trunk"
 
 
-def test_service_is_generated_without_git(tmp_path: Path) -> None:
+def test_service_is_generated_without_git(tmp_path: Path, small_template: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "python").symlink_to(sys.executable)
-    command = (TOOLS / "cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "out"), TEMPLATE)
+    command = (TOOLS / "cookiecutter", "--no-input", "--config-file", own_config(tmp_path / "out"), small_template)
 
     made = run(*command, cwd=tmp_path, PATH=str(programs))
 
@@ -103,11 +103,11 @@ def test_service_is_generated_without_git(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ci", "files"), [("github", ".github/"), ("gitlab", ".gitlab-ci.yml"), ("none", None)])
 def test_service_in_a_monorepo_has_no_repository_of_its_own_and_a_note_about_ci(
-    tmp_path: Path, ci: str, files: str | None
+    tmp_path: Path, small_template: Path, ci: str, files: str | None
 ) -> None:
     Repository(tmp_path).init()
 
-    said = generate(tmp_path / "services", f"ci={ci}")
+    said = generate(small_template, tmp_path / "services", f"ci={ci}")
 
     assert not (tmp_path / "services/order-service/.git").exists()
     notes = [line for line in said.splitlines() if line.startswith("note: ")]
@@ -120,7 +120,7 @@ def test_workflows_of_a_service_can_be_moved_to_the_top_of_a_monorepo(tmp_path: 
     monorepo = Repository(tmp_path / "monorepo")
     monorepo.folder.mkdir()
     monorepo.init()
-    generate(monorepo.path("services"))
+    generate(TEMPLATE, monorepo.path("services"))
     service = monorepo.path("services/order-service")
     section = (TEMPLATE / GUIDE).read_text().partition("\n## CI in a monorepo\n")[2].partition("\n## ")[0]
     commands = section.partition("```sh\n")[2].partition("```")[0]
@@ -139,10 +139,10 @@ def test_workflows_of_a_service_can_be_moved_to_the_top_of_a_monorepo(tmp_path: 
     assert "\nTAG_PREFIX := order-service-v\n" in (service / "Makefile").read_text()
 
 
-def test_service_in_a_workspace_has_a_note_about_the_core(tmp_path: Path) -> None:
+def test_service_in_a_workspace_has_a_note_about_the_core(tmp_path: Path, small_template: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.uv.workspace]\nmembers = ["services/*"]\n')
 
-    said = generate(tmp_path / "services")
+    said = generate(small_template, tmp_path / "services")
 
     assert f"note: members of the uv workspace {tmp_path} must share one core: see {GUIDE}#a-uv-workspace\n" in said
 
