@@ -165,7 +165,8 @@ class Caller:
     def _attempt(
         self, call: Call, tried: list[Replica], ends_at: float, *, is_first: bool
     ) -> Coroutine[Any, Any, Result]:
-        if is_first and self._hedges and call.method in SAFE_METHODS:
+        # With a single replica, such as the virtual address of a Kubernetes service, there is none for a hedge.
+        if is_first and self._hedges and call.method in SAFE_METHODS and len(self._balancer.replicas) > 1:
             return self._hedged(call, tried, ends_at)
         seconds = self._seconds_of_attempt(call, ends_at)
         return self._attempts.send(call, tried[-1], seconds, len(tried) - 1, "first" if is_first else "retry")
