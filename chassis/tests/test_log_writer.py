@@ -95,7 +95,7 @@ async def end_of_turn() -> None:
 
 
 def read_now(reader: int) -> bytes:
-    """What was written so far."""
+    """The output so far."""
     try:
         return os.read(reader, 65_536)
     except BlockingIOError:

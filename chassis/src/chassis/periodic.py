@@ -103,7 +103,7 @@ class PeriodicTask:
 
     @property
     def state(self) -> Literal["waiting", "running", "standby"]:
-        """What it does now; `standby` while another instance has the lease."""
+        """The present activity; `standby` while another instance has the lease."""
         is_running = self.last_run is not None and self.last_run.result is None
         if is_running or self._thread is not None:
             return "running"

@@ -128,7 +128,7 @@ class ForkedProcess:
 
 
 async def rest_of(reader: asyncio.StreamReader | None) -> bytes:
-    """What a pipe still has, until its end."""
+    """The rest of a pipe, until its end."""
     return b"" if reader is None else await reader.read()
 
 
