@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from operator import itemgetter, methodcaller
+from time import perf_counter
 
 from starlette.types import Message, Send
 
@@ -102,8 +103,10 @@ class ResponseSender:
         "body_bytes",
         "is_complete",
         "is_private",
+        "is_streamed",
         "on_leave",
         "request_id",
+        "started_at",
         "status",
     )
 
@@ -132,6 +135,10 @@ class ResponseSender:
         """Whether the server has accepted the last part of an HTTP response."""
         self.is_private: bool = False
         """Whether the response is for one user, and caches must not give it to another one: see `private`."""
+        self.is_streamed: bool = False
+        """Whether the content is sent in several parts."""
+        self.started_at: float = 0.0
+        """When a response that may be streamed has started, by `perf_counter`; 0 for one that is sent as a whole."""
         self.on_leave: Callable[[], object] | None = None
         """Called when the response is complete. It must not refer to this object: that would be a reference cycle."""
 
@@ -152,12 +159,16 @@ class ResponseSender:
                 self.body_bytes += len(message["body"])
             if "more_body" not in message or not message["more_body"]:
                 self._end()
+            elif self.started_at:
+                self.is_streamed = True
             return sent
         if message_type in ("http.response.start", "websocket.http.response.start"):
             headers = message.get("headers", ())
             # Sent before the status is set, because our server raises for invalid headers here.
             sent = self._send({**message, "headers": self._complete(headers)})
             self.status = message["status"]
+            if BODY_FOLLOWS not in message:
+                self.started_at = perf_counter()
             return sent
         if message_type == "websocket.accept":
             message = {**message, "headers": self._complete(message.get("headers", ()))}
@@ -191,6 +202,8 @@ class ResponseSender:
         self._send = send_with_headers
 
     async def _count_when_sent(self, sent: Awaitable[None], message: Message) -> None:
+        if self.started_at and message.get("more_body", False):
+            self.is_streamed = True
         await sent
         self.body_bytes += len(message.get("body", b""))
         if not message.get("more_body", False):

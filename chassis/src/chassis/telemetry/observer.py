@@ -115,11 +115,14 @@ class Observer:
             observe(key, observation.seconds, request_bytes, response_bytes, exemplar, timestamp)
             if status < observation.rules.min_logged_status:
                 continue
+            # The rest of a stream depends on the client, and on what the stream is for.
+            is_streamed = observation.is_streamed
+            start_seconds = observation.started_at - observation.began if is_streamed else observation.seconds
             level = "info" if status < 500 and error is None else level_of_failure(status, observation)
             line = access_line(observation, timestamp_json, level, status, route, request_bytes, response_bytes)
             if info.subject is not None:
                 line += b',"subject":' + json_text(info.subject)
-            if facts or error is not None or observation.bound_facts or interrupted:
+            if facts or error is not None or observation.bound_facts or interrupted or is_streamed:
                 line += self._more(observation, facts, interrupted=interrupted)
             line += self._last
             if DELETE in line or C1_LEAD in line:
@@ -128,7 +131,7 @@ class Observer:
                 # Clients can ask for unknown methods, and overload rejects many: they would replace the failures.
                 is_rejected = route == UNMATCHED and status in NO_FAILURE
                 is_failed = error is not None or (status >= 500 and not is_rejected)
-                self.recent.add(line, timestamp, observation.seconds, is_failed, status == SWITCHING_PROTOCOLS)
+                self.recent.add(line, timestamp, start_seconds, is_failed, status == SWITCHING_PROTOCOLS)
             if LEVELS[level] >= lowest_level:
                 self._access_log.json_line(level, line)
 
@@ -140,6 +143,8 @@ class Observer:
             more["shutdown"] = True
         if info.error is not None:
             more["error"] = info.error.__qualname__
+        if observation.is_streamed:
+            more["first_byte_ms"] = int((observation.started_at - observation.began) * 1_000_000) / 1000
         taken = {*MEMBERS, *more} | ({"subject"} if info.subject is not None else set())
         if facts:
             more |= {f"{key}_" if key in taken else key: value for key, value in facts.items()}

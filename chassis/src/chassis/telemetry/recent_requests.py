@@ -21,7 +21,7 @@ MAX_TEXT = 300
 """Characters of a text in a line that is too long."""
 MAX_FACTS_BYTES = 1000
 NO_FACTS = ("level", "event", "worker")
-OWN_MEMBERS = (*(name for name in MEMBERS if name not in NO_FACTS), "subject", "error")
+OWN_MEMBERS = (*(name for name in MEMBERS if name not in NO_FACTS), "subject", "error", "first_byte_ms")
 """The members of an access line that are not facts which the service's owner has added."""
 
 
@@ -30,7 +30,8 @@ class RecentRequests:
     slowest of each minute.
 
     A line is JSON, also where the service logs something else, or nothing. Long lines are shortened, so it takes at
-    most about 3 MB. WebSockets and streams of gRPC are not slow, however long they last.
+    most about 3 MB. A streamed response is as slow as its start. WebSockets and
+    streams of gRPC are not slow, however long they last.
     """
 
     def __init__(self) -> None:

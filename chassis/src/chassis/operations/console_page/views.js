@@ -46,6 +46,8 @@ const requestTable = new Table("Requests", [
 ], { key: (row) => workerKey(row, row.span_id), empty: "No requests yet.", onSelect: (row) => showRequest(row) });
 const requestList = new Selection(requestTable, "Select a request to see all its facts.");
 
+const slowness = (row) => row.first_byte_ms ?? row.duration_ms; // of a stream, until it has started
+
 function showRequest({ facts: own = {}, ...row }) {
   requestList.detail.replaceChildren(element("h3", {}, `${row.method} ${row.path}`), element("p", { class: "actions" },
     element("a", { href: `#logs/${row.trace_id}` }, "Log lines"), isOffered("spans") && element("a", { href: `#traces/${row.trace_id}` }, "Spans"),
@@ -62,7 +64,7 @@ const requests = {
     const isWanted = (row) => new RegExp(`^${status.replace(/[^0-9]/g, "") || "."}`).test(row.status) && (has(row.route, path) || has(row.path, path))
       && (has(row.trace_id, id) || has(row.request_id, id));
     // Those of several workers come one after the other.
-    rows.sort(kindField.value === "slow" ? (a, b) => b.duration_ms - a.duration_ms : (a, b) => Date.parse(b.timestamp) - Date.parse(a.timestamp));
+    rows.sort(kindField.value === "slow" ? (a, b) => slowness(b) - slowness(a) : (a, b) => Date.parse(b.timestamp) - Date.parse(a.timestamp));
     requestList.show(rows.filter(isWanted), filters.some(Boolean) ? "No request matches these filters." : undefined, { force });
   },
 };
