@@ -39,7 +39,7 @@ def add_inbox(app: App, database: AnyDatabase, *, keep_seconds: float = KEEP_SEC
     if keep_seconds <= 0:
         raise ValueError(f"keep_seconds is {keep_seconds:g}; it must be more than 0")
     inbox = PostgresInbox(database, keep_seconds=keep_seconds)
-    app.every(CLEAN_SECONDS, inbox.clean, name="clean the inbox", first_after=CLEAN_SECONDS)
+    app.every(CLEAN_SECONDS, inbox.clean, name="clean the inbox", first_after=CLEAN_SECONDS, once_per="pod")
     return inbox
 
 

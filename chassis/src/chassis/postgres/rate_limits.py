@@ -55,7 +55,7 @@ def add_rate_limit_store(app: App, database: AnyDatabase) -> "PostgresRateLimitS
     """
     store = PostgresRateLimitStore(database)
     app.configure_rate_limits(store=store)
-    app.every(CLEAN_SECONDS, store.clean, name="clean the rate limits", first_after=CLEAN_SECONDS)
+    app.every(CLEAN_SECONDS, store.clean, name="clean the rate limits", first_after=CLEAN_SECONDS, once_per="pod")
     return store
 
 

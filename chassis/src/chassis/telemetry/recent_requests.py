@@ -30,8 +30,8 @@ class RecentRequests:
     slowest of each minute.
 
     A line is JSON, also where the service logs something else, or nothing. Long lines are shortened, so it takes at
-    most about 3 MB. A streamed response is as slow as its start. WebSockets and
-    streams of gRPC are not slow, however long they last.
+    most about 3 MB. A streamed response is as slow as its start. WebSockets and streams of gRPC are not slow, however
+    long they last.
     """
 
     def __init__(self) -> None:
