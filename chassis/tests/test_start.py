@@ -38,7 +38,8 @@ run("__main__:create_app", [])
 """
 # The parts of the chassis that few services use, or that only operators and tests use.
 PARTS = (
-    *("auth", "client", "commands", "configuration.reloading", "faults", "grpc", "http.websocket", "middleware.faults"),
+    *("api.continuation", "api.idempotent_operation", "api.route_list", "auth", "client", "commands"),
+    *("configuration.reloading", "faults", "grpc", "http.websocket", "middleware.faults"),
     *("migrations", "nats", "operations.operator_routes", "postgres", "sqlalchemy", "testing", "workers"),
 )
 LIBRARIES = (
@@ -53,7 +54,6 @@ DATACLASSES = {
     "chassis.api.rate_limit.RateLimit",
     "chassis.configuration.sources.Variable",
     "chassis.http.response_head.ResponseHead",
-    "chassis.telemetry.client_spans.SentRequest",
 }
 
 

@@ -1,8 +1,8 @@
 """The application: the parts that `create_app` adds, inside the middleware of the chassis, from start to end."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import State as StarletteState
 from starlette.datastructures import URLPath
@@ -10,7 +10,6 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api.request_tasks import RequestTasks
-from .api.route_list import routes_of
 from .api.routing import has_websockets
 from .composition import Composition
 from .health import State
@@ -24,6 +23,9 @@ from .telemetry import Telemetry
 from .telemetry.loop_watch import LoopWatch
 from .threads import Threads
 from .wiring import make_load_shedder, make_reloading, make_threads, use_settings
+
+if TYPE_CHECKING:
+    from .api.route_list import ListedRoute
 
 FLUSH_SECONDS = 5.0
 
@@ -76,7 +78,7 @@ class App(Composition):
             self.telemetry,
             self.health,
             settings=lambda: self.settings,
-            routes=lambda: routes_of(self),
+            routes=self._listed_routes,
             faults=self.faults,
             clients=self.clients,
             periodic=lambda: self._background.periodic,
@@ -88,6 +90,11 @@ class App(Composition):
         self._stacks: Stacks | None = None
         self._reloading = make_reloading(settings, self._use_settings)
         self.provide(RequestTasks, lambda: RequestTasks(self.tasks.start))
+
+    def _listed_routes(self) -> "Sequence[ListedRoute]":
+        from .api.route_list import routes_of  # only operators ask for them
+
+        return routes_of(self)
 
     @property
     def public(self) -> ASGIApp:

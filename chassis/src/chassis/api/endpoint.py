@@ -13,7 +13,6 @@ from .dependencies import Providers
 from .errors import SignatureError
 from .guarded import guarded
 from .handler import VERBS, Handler
-from .idempotent_operation import IdempotentOperation
 from .negotiation import Encoder
 from .operation import Operation
 from .rate_limit import RateLimit
@@ -102,8 +101,11 @@ class Endpoint:
         applications: dict[str, Application] = {}
         for method, operation in self.operations.items():
             options = operation.idempotency
-            application = operation if options is None else IdempotentOperation(operation, options, providers)
-            applications[method] = application.__call__  # a method takes half as long to call as an instance
+            applications[method] = operation.__call__  # a method takes half as long to call as an instance
+            if options is not None:
+                from .idempotent_operation import IdempotentOperation  # few services have such methods
+
+                applications[method] = IdempotentOperation(operation, options, providers).__call__
         return applications
 
     def check(self) -> None:

@@ -26,7 +26,6 @@ from .handler import (
     documentation_of,
 )
 from .idempotency import Idempotency, idempotency_of
-from .idempotent_operation import record
 from .negotiation import Encoder
 from .parameters import Parameter, Parameters
 from .repeatable import attempts_of, repeat
@@ -252,6 +251,8 @@ class Operation:
                 result = await (self.method(**arguments) if self._is_async else self._call(request.scope, arguments))
                 encoded = self._encode(result, request.headers.get("accept", ""), self.encoders)
                 if self.idempotency is not None:
+                    from .idempotent_operation import record
+
                     await record(request.scope, *encoded, provided)
             except (SystemExit, KeyboardInterrupt) as error:
                 failure = RuntimeError(f"{self.name} raised {type(error).__qualname__}")

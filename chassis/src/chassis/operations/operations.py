@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..api.route_list import ListedRoute
 from ..health import Health
 from ..periodic import PeriodicTask
 from ..settings import ChassisSettings
@@ -15,6 +14,7 @@ from .log_levels import LogLevels
 from .readiness_switch import ReadinessSwitch
 
 if TYPE_CHECKING:
+    from ..api.route_list import ListedRoute
     from ..client.client import Client
     from ..faults import Faults
 
@@ -28,7 +28,7 @@ class Operations:
         health: Health,
         *,
         settings: Callable[[], ChassisSettings],
-        routes: Callable[[], Sequence[ListedRoute]],
+        routes: "Callable[[], Sequence[ListedRoute]]",
         faults: "Faults | None",
         clients: "Mapping[str, Client]",
         periodic: Callable[[], Sequence[PeriodicTask]],

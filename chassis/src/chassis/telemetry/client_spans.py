@@ -4,9 +4,8 @@ A call whose trace is not sampled makes no span: it passes on the context of its
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -110,8 +109,7 @@ class ClientTelemetry:
         return span
 
 
-@dataclass(slots=True)
-class SentRequest:
+class SentRequest(NamedTuple):
     """A request that is sent to another service, as spans and metrics show it."""
 
     method: str
