@@ -32,6 +32,7 @@ WAIT_SECONDS = 0.5
 STATEMENT_SECONDS = 0.7
 # A request waits for a connection, for a statement, and for a connection to release its idempotency key.
 MOST_SECONDS = 2 * WAIT_SECONDS + STATEMENT_SECONDS + 2.0  # 2 s are for a busy machine
+BUSY_FACTOR = 3  # a request with statements waits for the processor more often
 DURABLE = "synchronous_commit=on"  # a server that crashes loses nothing
 REQUESTS_PER_SECOND = 50  # to each service
 ENOUGH = 30  # responses of a phase
@@ -263,7 +264,9 @@ def check_responses(load: Load) -> None:
     assert {one.status for one in load.outcomes} <= {200, 201, 412, 503}
     unavailable = [one for one in load.outcomes if one.status == 503]
     assert {one.retry_after for one in unavailable} == {"1"}
-    assert max(one.seconds for one in load.outcomes) < MOST_SECONDS
+    # The others show how slow the machine is: they wait for nothing but the processor.
+    busy_seconds = max(one.seconds for one in load.outcomes if not one.needs_database)
+    assert max(one.seconds for one in load.outcomes) < MOST_SECONDS + BUSY_FACTOR * busy_seconds
 
 
 async def check_rows(cluster: Cluster, kind: str, load: Load) -> None:

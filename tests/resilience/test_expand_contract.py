@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from running import Service, fixed_port, needs, running
 
 PYTHON = Path(sys.executable)  # has the libraries; the environment of generated services does not
 REQUESTS = 80  # between two steps
+PAUSE_SECONDS = 0.02  # a client without pauses would take a processor
 
 NOTES = '''"""Notes."""
 
@@ -117,6 +119,7 @@ def write_and_read(client: httpx.Client) -> None:
     """Any two processes may serve these requests."""
     text = f"note {random.random()}"  # noqa: S311 - no secret
     assert read(client, write(client, text)) == text
+    time.sleep(PAUSE_SECONDS)
 
 
 def test_old_and_new_code_run_while_tables_are_expanded(releases: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from running import PATIENCE_SECONDS
 pytestmark = pytest.mark.long
 
 WAYS = ("client/direct", "client/haproxy")
-RATE = 60.0  # of each gateway; an overloaded backend can do three quarters of one
+RATE = 36.0  # of each gateway; an overloaded backend can do three quarters of one
+MAX_REQUESTS = 6  # of a replica
 FAULT_SECONDS = 3.0
 PAUSE_SECONDS = 1.0
 # By default, a client may use what it has saved in the last seconds.
@@ -44,7 +45,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector, clien
     projects = generate(folder / "services", client_python)
     # Only the traces that the test begins are sampled.
     spans = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
-    with System(projects, folder, WAYS, RATE, **spans) as one:
+    with System(projects, folder, WAYS, RATE, max_requests=MAX_REQUESTS, **spans) as one:
         time.sleep(PAUSE_SECONDS)
         yield one
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from running import Service, needs
 
@@ -22,30 +22,37 @@ def complaints() -> list[str]:
     return []
 
 
-@pytest.fixture
-def page(service: Service, complaints: list[str]) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def cut_off() -> Iterator[Browser]:
+    """A browser for all tests of the module."""
     needs("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=[CUT_OFF, "--no-sandbox", "--disable-dev-shm-usage"]
         )
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        ours = f"http://127.0.0.1:{service.port}/"
-
-        def note_console(message: ConsoleMessage) -> None:
-            if message.type == "error":
-                complaints.append(message.text)
-
-        def note_request(request: Request) -> None:
-            if not request.url.startswith(ours):
-                complaints.append(request.url)
-
-        page.on("console", note_console)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", note_request)
-        page.goto(f"{ours}docs")
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(cut_off: Browser, service: Service, complaints: list[str]) -> Iterator[Page]:
+    page = cut_off.new_page(viewport={"width": 1200, "height": 900})
+    ours = f"http://127.0.0.1:{service.port}/"
+
+    def note_console(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
+    def note_request(request: Request) -> None:
+        if not request.url.startswith(ours):
+            complaints.append(request.url)
+
+    page.on("console", note_console)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", note_request)
+    page.goto(f"{ours}docs")
+    yield page
+    page.close()
 
 
 def operation(page: Page, method: str, path: str) -> None:

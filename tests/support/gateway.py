@@ -17,7 +17,7 @@ from running import Service, fixed_port
 REPLICAS = 3
 SHOWN_LINES = 10
 VARIABLES = {"APP_DRAIN_SECONDS": "1", "APP_FAULT_INJECTION": "true", "APP_FAULT_INJECTION_NAMESPACE": "local"}
-MAX_REQUESTS = {"APP_MAX_REQUESTS": "10"}  # of a replica, so that a slow one is overloaded
+MAX_REQUESTS = 10  # of a replica, so that a slow one is overloaded
 # A gateway that leaves all to what is between it and its backends.
 NO_POLICY = {"MAX_ATTEMPTS": "1", "HEDGE": "false", "BREAKER_RATIO": "1", "ATTEMPT_TIMEOUT_SECONDS": "2"}
 NICENESS = 10  # of a process that starts beside the load; in a cluster, it has processors of its own
@@ -34,7 +34,7 @@ class Replica:
 
     def start(self) -> None:
         """Start a process; `service.ready()` waits until it can be asked."""
-        self.service = self._system.run(self.name, self.ports, **MAX_REQUESTS)
+        self.service = self._system.run(self.name, self.ports, APP_MAX_REQUESTS=str(self._system.max_requests))
 
     def replace(self) -> None:
         """Start a process in place of one that has ended, without taking the processors from the others."""
@@ -87,8 +87,18 @@ class Gateway:
 class System:
     """All processes, which end with the context. A way is `naive` or `client`, and `direct`, `haproxy` or `envoy`."""
 
-    def __init__(self, projects: Projects, folder: Path, ways: Sequence[str], rate: float, **variables: str) -> None:
+    def __init__(
+        self,
+        projects: Projects,
+        folder: Path,
+        ways: Sequence[str],
+        rate: float,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        **variables: str,
+    ) -> None:
         """`rate` is that of each gateway, in requests a second."""
+        self.max_requests = max_requests
         self._projects = projects
         self._folder = folder
         self._ways = ways
