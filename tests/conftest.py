@@ -86,7 +86,6 @@ def _shared_caches(common: Path) -> None:
         (common / "bytecode" / folder).mkdir(parents=True, exist_ok=True)
     os.environ["CHASSIS_COMPILED_TEMPLATES"] = SHARED["CHASSIS_COMPILED_TEMPLATES"] = str(common / "templates")
     (common / "templates").mkdir(exist_ok=True)
-    MADE_ONCE["mypy"] = common / "mypy"
     MADE_ONCE["mypy"].mkdir(exist_ok=True)
     SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
