@@ -110,7 +110,7 @@ def code_of(row: tuple[str, ...]) -> tuple[str, ...]:
 FIRST_WITH_ITS_CODE = {code_of(row): row for row in reversed(ROWS)}
 
 
-def tested_files(project: Path) -> dict[str, object]:
+def files_of_tests(project: Path) -> dict[str, object]:
     """The files that the tests of a service read, and the options of its tools; without README.md, which differs."""
     paths = [path for path in files_of(project) if path.startswith(("src/", "tests/", "docs/settings.md", ".env."))]
     metadata = tomllib.loads((project / "pyproject.toml").read_text())
@@ -170,7 +170,7 @@ def test_rendered_service_passes_its_checks_and_runs(
     if row == ROWS[0] or row != first:
         ran["its tests"] = ran["answers"] = "by make check" if row == ROWS[0] else "as above"  # in test_checks.py
         same = {} if row == ROWS[0] else dict(zip(OPTIONS, first, strict=True))
-        assert tested_files(project) == tested_files(render(tmp_path / "same", same))
+        assert files_of_tests(project) == files_of_tests(render(tmp_path / "same", same))
         assert_readme_is_true(project)
         return
     gate = "--cov" if {"sqlalchemy", "orders"} <= {*row} else "--no-cov"
