@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemBytecodeCache
 from jinja2.ext import Extension
 
 # cookiecutter 2.2 is the first that tells hooks the folder of the template. The hooks are written for Python 3.10.
@@ -43,6 +43,9 @@ class TemplateExtension(Extension):
         if not os.environ.get("CHASSIS_CALLED_IN", "").startswith(process):
             os.environ["CHASSIS_CALLED_IN"] = process + os.getcwd()
         os.environ["CHASSIS_TEMPLATE"] = str(template_folder())
+        # scripts/update.py of the service sets it, because an update renders the same files up to six times.
+        if folder := os.environ.get("CHASSIS_COMPILED_TEMPLATES"):
+            environment.bytecode_cache = FileSystemBytecodeCache(folder)
         # cookiecutter 2.7 logs a traceback of itself when a hook rejects a value. The hook has printed the reason.
         logging.getLogger("cookiecutter.hooks").addFilter(without_traceback)
 

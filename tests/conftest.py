@@ -74,13 +74,19 @@ def _open_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches(common: Path) -> None:
-    """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once."""
+    """Python compiles a module once in a run, outside of the folders that tests compare, and mypy checks one once.
+
+    So does cookiecutter with the files of the template.
+    """
     MADE_ONCE["rendered"] = common / f"rendered-{WORKER or 'alone'}"
     MADE_ONCE["template"] = common / f"template-{WORKER or 'alone'}"
     MADE_ONCE["mypy"] = common / "mypy"
     SHARED["PYTHONPYCACHEPREFIX"] = str(common / "bytecode")
     for folder in SHARED_BYTECODE.values():
         (common / "bytecode" / folder).mkdir(parents=True, exist_ok=True)
+    os.environ["CHASSIS_COMPILED_TEMPLATES"] = SHARED["CHASSIS_COMPILED_TEMPLATES"] = str(common / "templates")
+    (common / "templates").mkdir(exist_ok=True)
+    MADE_ONCE["mypy"].mkdir(exist_ok=True)
     SHARED["MYPY_CACHE_DIR"] = str(common / f"mypy-{WORKER or 'alone'}")
 
 

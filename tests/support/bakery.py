@@ -23,6 +23,8 @@ SHARED: dict[str, str] = {"PYTEST_ADDOPTS": "-p no:faker -p no:schemathesis -p n
 SHARED_BYTECODE = {".venv": "environments", "chassis": "cores"}
 # Folders of what is made once and copied then; conftest.py says where they are.
 MADE_ONCE: dict[str, Path] = {}
+# One of these folders: a cache of mypy that knows the libraries of a service. See checks.py.
+FIRST_MYPY_CACHE = "first"
 RENDERED: dict[tuple[tuple[str, str], ...], Path] = {}
 NOT_OF_SERVICES = re.compile(r"tests/|benchmarks/|chassis/tests/test_")
 
@@ -146,9 +148,17 @@ def share_bytecode(project: Path) -> None:
                 place.symlink_to(Path(prefix, shared))
 
 
+def begin_mypy_cache(first: Path, cache: Path) -> None:
+    """Let the cache of this worker, which `make check` uses, begin as a copy of the first, if there is one by now."""
+    if first.exists() and not cache.exists():
+        shutil.copytree(first, cache)
+
+
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a clean environment; its output is one text."""
     share_bytecode(cwd)
+    if "mypy" in MADE_ONCE:
+        begin_mypy_cache(MADE_ONCE["mypy"] / FIRST_MYPY_CACHE, Path(SHARED["MYPY_CACHE_DIR"]))
     return subprocess.run(
         command,
         cwd=cwd,

@@ -229,8 +229,7 @@ def test_value_is_rendered_harmlessly(bake_small: Bake, python: Path) -> None:
     """All in one go, since each takes a process for the import."""
     for number, text in enumerate(HARMLESS):
         project = bake_small(project_slug=f"harmless-{number}", project_name=text, description=text)
-        assert_shown(project, "project_name", text)
-        assert_shown(project, "description", text)
+        assert_shown(project, project_name=text, description=text)
     assert_imports(project, python=python)
     assert [*project.parent.rglob("canary*"), *Path.cwd().glob("canary*")] == []
 
@@ -248,8 +247,7 @@ def test_jinja_that_is_typed_stays_text(tmp_path: Path, small: Path, text: str) 
     )
 
     assert made.returncode == 0, made.stdout + made.stderr
-    assert_shown(out / "orders-here", "description", text)
-    assert_shown(out / "orders-here", "project_name", f"Orders {text}")
+    assert_shown(out / "orders-here", project_name=f"Orders {text}", description=text)
 
 
 SLUGS = ["a", "a" * 40, "order-service-2", "x9", "app", "handlers", "orders", "main"]
@@ -295,18 +293,17 @@ def is_refused(slug: str) -> bool:
     return REFUSAL("Name", slug, "Text.", "acme", "ghcr.io/acme", slug.replace("-", "_")) is not None
 
 
-def assert_shown(project: Path, question: str, text: str) -> None:
-    """The value is in TOML verbatim, and in the README as plain text."""
+def assert_shown(project: Path, *, project_name: str, description: str) -> None:
+    """The values are in TOML verbatim, and in the README as plain text."""
     document = tomllib.loads((project / "pyproject.toml").read_text())
-    if question == "description":
-        assert document["project"]["description"] == text
+    assert document["project"]["description"] == description
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse((project / "README.md").read_text())
     kinds = [token.type for token in tokens[:6]]
-    assert kinds == ["heading_open", "inline", "heading_close", "paragraph_open", "inline", "paragraph_close"], text
-    inline = tokens[1 if question == "project_name" else 4]
-    children = inline.children or []
-    assert {child.type for child in children} <= {"text", "text_special"}, text
-    assert "".join(child.content for child in children) == text.strip()
+    assert kinds == ["heading_open", "inline", "heading_close", "paragraph_open", "inline", "paragraph_close"], tokens
+    for inline, text in ((tokens[1], project_name), (tokens[4], description)):
+        children = inline.children or []
+        assert {child.type for child in children} <= {"text", "text_special"}, text
+        assert "".join(child.content for child in children) == text.strip()
 
 
 def assert_imports(*projects: Path, python: Path) -> None:

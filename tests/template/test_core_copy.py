@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bakery import TEMPLATE, copy_folder, files_of, own_config, run
+from bakery import SOURCE, TEMPLATE, copy_folder, files_of, own_config, run
 from conftest import Bake
 from repositories import IDENTITY
 
@@ -94,16 +94,25 @@ def test_zip_file(tmp_path: Path, repository: Path, expected: dict[str, bytes]) 
 def test_two_templates_in_one_process_are_not_confused(tmp_path: Path, repository: Path) -> None:
     other = copy_folder(repository, tmp_path / "other")
     (other / "chassis/src/chassis/novelty.py").write_text('"""Something new."""\n')
+    with (other / SOURCE.name / "README.md").open("a") as readme:
+        readme.write("\n{{ cookiecutter.project_slug }} has news.\n")
     program = (
         "import sys\nfrom cookiecutter.main import cookiecutter\n"
         "for number, template in enumerate(sys.argv[2:]):\n"
         "    cookiecutter(template, no_input=True, output_dir=f'out{number}', config_file=sys.argv[1])\n"
     )
     config = own_config(tmp_path / "own")
-    made = run(sys.executable, "-c", program, config, repository, other, repository, cwd=tmp_path)
+    compiled = tmp_path / "compiled"
+    compiled.mkdir()
+    places = {"CHASSIS_COMPILED_TEMPLATES": str(compiled)}
+    made = run(sys.executable, "-c", program, config, repository, other, repository, cwd=tmp_path, **places)
     assert made.returncode == 0, made.stdout
 
-    cores = [core_of(tmp_path / f"out{number}/order-service") for number in range(3)]
+    assert any(compiled.iterdir())
+    projects = [tmp_path / f"out{number}/order-service" for number in range(3)]
+    news = ["order-service has news." in (project / "README.md").read_text() for project in projects]
+    assert news == [False, True, False]
+    cores = [core_of(project) for project in projects]
     assert ["src/chassis/novelty.py" in core for core in cores] == [False, True, False]
     assert cores[0] == cores[2]
 

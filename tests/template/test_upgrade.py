@@ -1,7 +1,7 @@
 """A service of the first edition, whose core was a package inside its own, arrives at the present layout.
 
-The histories are real. The service is generated from that commit of this repository, and its owner works on it. Its own
-script of that time updates it to the working tree. The remaining steps are those of CHANGELOG.md.
+The service is generated from the files of that commit of this repository, and its owner works on it. Its own script of
+that time updates it to the working tree. The remaining steps are those of CHANGELOG.md.
 """
 
 import json
@@ -55,15 +55,27 @@ def cents(text: str) -> int:
 
 @pytest.fixture(scope="module")
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """This repository with its history, at the first edition, and a service as its owner committed it that day."""
+    """The first edition of this repository, and a service as its owner committed it that day.
+
+    The template has no older history, because each update clones it several times.
+    """
     if run("git", "rev-parse", "--is-shallow-repository", cwd=TEMPLATE).stdout.strip() == "true":
         pytest.skip(f"this clone has no commit {FIRST_EDITION[:7]}; fetch the history: git fetch --unshallow")
     folder = tmp_path_factory.mktemp("first")
     template, service = Repository(folder / "template"), Repository(folder / "services/order-service")
-    run("git", "clone", "--quiet", TEMPLATE, template.folder, cwd=folder)
-    template.git("checkout", "--quiet", "-B", "main", FIRST_EDITION)
-    command = ("cookiecutter", "--no-input", "--config-file", own_config(folder / "own"), "-o", folder / "services")
-    made = run(*command, f"git+{template.folder.as_uri()}", "owner=acme", cwd=folder)
+    template.folder.mkdir()
+    archive = folder / "first.tar"
+    for command in (
+        ("git", "-C", TEMPLATE, "archive", f"--output={archive}", FIRST_EDITION),
+        ("tar", "--extract", f"--file={archive}", f"--directory={template.folder}"),
+    ):
+        done = run(*command, cwd=folder)
+        assert done.returncode == 0, done.stdout
+    template.init()
+    template.commit("The first edition")
+    template.git("repack", "-a", "-d", "--quiet")  # a clone of loose objects compresses them all again
+    create = ("cookiecutter", "--no-input", "--config-file", own_config(folder / "own"), "-o", folder / "services")
+    made = run(*create, f"git+{template.folder.as_uri()}", "owner=acme", cwd=folder)
     assert made.returncode == 0, made.stdout
     service.init()
     service.commit("From the template")

@@ -307,6 +307,9 @@ if __name__ == "__main__":
             print(address(clone))
         case ["update", *options] if len(options) <= 2:
             revision, pairs = [*options, "", ""][:2]
-            update(revision or None, answers_in(pairs))
+            # Compiling the template's files takes a third of the time of each render.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:
+                os.environ.setdefault("CHASSIS_COMPILED_TEMPLATES", compiled)
+                update(revision or None, answers_in(pairs))
         case _:
             sys.exit(f"error: expected one of these commands, got: {' '.join(sys.argv[1:])}\n{__doc__}")
