@@ -39,7 +39,8 @@ test: lint types ## lint, check types and run all tests, as CI does (20 to 30 mi
 	$(PYTEST)
 
 # All tests of a file run on one worker, so that they share its fixtures. Files with long tests start first.
-PYTEST = $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+WORKERS := 2
+PYTEST = $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: install
