@@ -1,24 +1,25 @@
 """The last run of periodic work, for operators."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 RunResult = Literal["success", "idle", "failure", "cancelled"]
 """`idle` had nothing to do; `cancelled` was stopped with the service."""
 
 
-@dataclass(slots=True)
 class Run:
     """A run of periodic work, in progress or ended."""
 
-    started: float
-    """When, in seconds since the epoch."""
-    result: RunResult | None = None
-    """None while it runs."""
-    seconds: float | None = None
-    """How long it took; None while it runs."""
-    error: str = ""
-    """The exception of a failure; it may have secrets in it."""
+    __slots__ = ("error", "result", "seconds", "started")
+
+    def __init__(self, started: float) -> None:
+        self.started: float = started
+        """When, in seconds since the epoch."""
+        self.result: RunResult | None = None
+        """None while it runs."""
+        self.seconds: float | None = None
+        """How long it took; None while it runs."""
+        self.error: str = ""
+        """The exception of a failure; it may have secrets in it."""
 
     def end(self, result: RunResult, seconds: float, error: BaseException | None = None) -> None:
         """Note the end of the run."""
