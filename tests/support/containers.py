@@ -59,6 +59,8 @@ class Podman:
             ),
             "CONTAINERS_CONF": str(self._configuration()),
             "BUILDAH_ISOLATION": "chroot",
+            # podman starts itself a hundred times in a build, and collects garbage at each start: a third of its time.
+            "GOGC": "400",
         }
         self._keep_in_memory()
         self.secrets = index_secrets(folder)
