@@ -53,6 +53,7 @@ class Installer:
     def __init__(self, python: str, folder: Path, *, smoke: bool = False) -> None:
         self.folder = folder
         self._smoke = smoke
+        self._made: set[str] = set()
         ask = "import platform, sys; print(sys.executable); print(platform.python_version())"
         self._python, self.version = run([python, "-c", ask]).split()
         if tuple(int(part) for part in self.version.split(".")[:2]) < (3, 11):
@@ -116,8 +117,10 @@ class Installer:
     def _environment(self, name: str, *packages: str | Path) -> Path:
         folder = self.folder / "venvs" / f"{name}-{self.version}"
         python = folder / "bin/python"
-        if not python.exists():
-            run(["uv", "venv", "--quiet", "--python", self._python, folder], UV_PYTHON_DOWNLOADS="never")
+        if name not in self._made:
+            # Libraries of an earlier run's sections take memory, and time to start: structlog imports greenlet.
+            self._made.add(name)
+            run(["uv", "venv", "--quiet", "--clear", "--python", self._python, folder], UV_PYTHON_DOWNLOADS="never")
         self._install(python, *packages)
         return python
 
