@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from .openloop import TIMEOUT_SECONDS, Client, Responses
+from .openloop import TIMEOUT_SECONDS, Client, Responses, waited_seconds
 
 TIMES = 10
 BELOW = 0.8
@@ -68,11 +68,13 @@ class Server:
         self._process = Path(f"/proc/{process}")
         self._core = core
 
-    def load(self, client: Client, seconds: float, rate: float | None) -> Responses:
-        """The responses under a load."""
-        taken, waited = self._taken_seconds(), self._waited_seconds()
+    def load(self, client: Client, seconds: float, rate: float | None, *, is_closed_loop: bool = False) -> Responses:
+        """The responses under a load. In a closed loop, requests are missing while the client waits for a core."""
+        taken, waited, client_waited = self._taken_seconds(), self._waited_seconds(), waited_seconds(os.getpid())
         responses = client.run(seconds, rate)
         lost = min(self._taken_seconds() - taken, self._waited_seconds() - waited)
+        if is_closed_loop:
+            lost = max(lost, waited_seconds(os.getpid()) - client_waited)
         responses.taken_share = min(max(lost / responses.seconds, 0.0), 0.95)
         return responses
 
@@ -110,7 +112,7 @@ def main() -> None:
     probes.start()
     overload = server.load(many, seconds, TIMES * peak)
     time.sleep(PAUSE_SECONDS)
-    closed = server.load(many, seconds, None)
+    closed = server.load(many, seconds, None, is_closed_loop=True)
     probes.stop()
     after = server.load(many, 1.0 if short else max(seconds, 3.0), peak / 2)
     found: dict[str, Any] = {
@@ -121,6 +123,7 @@ def main() -> None:
             "first_second_p99_ms": overload.percentile(99, before=1),
             "p99_ms": overload.percentile(99, since=1),
             "shed": len(overload.shed_at),
+            "taken_share": round(overload.taken_share, 2),
             "not_sent": overload.not_sent,
             "without_retry_after": overload.without_retry_after,
         },
@@ -129,6 +132,7 @@ def main() -> None:
             "goodput": round(closed.rate_within(seconds) / peak, 3),
             "p99_ms": closed.percentile(99, since=1),
             "shed": len(closed.shed_at),
+            "taken_share": round(closed.taken_share, 2),
         },
         "probes": {
             "most_ms": {path: round(longest * 1e3, 1) for path, longest in probes.longest_seconds.items()},
