@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
-from chassis import Handler, Route
+from chassis import Handler, Problem, Route
+from chassis.http.errors import ClientDisconnectedError
 from chassis.http.protocol import HttpProtocol
+from chassis.http.rejection import rejection_scope
+from chassis.request_info import RequestInfo
 
 from .support.service import Service, connect, exchange, serve, until
 
@@ -477,3 +480,27 @@ async def test_depth_of_json_is_bounded(depth: int, status: int, opening: str, c
         text = opening * depth + "1" + closing * depth
         response = await service.client.post("/nested", content=text, headers={"content-type": "application/json"})
     assert response.status_code == status
+
+
+async def test_client_that_has_gone_before_its_rejection_is_no_failure() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    def send(_message: Message) -> Awaitable[None]:
+        raise ClientDisconnectedError
+
+    scope = rejection_scope(
+        Problem(400, "Malformed."),
+        method=b"GET",
+        target=b"/",
+        headers=[],
+        info=RequestInfo(),
+        client=("192.0.2.1", 1),
+        server=None,
+    )
+    async with serve(Route("/sink", Sink())) as service:
+        with pytest.raises(ClientDisconnectedError):
+            await service.app.rejections(scope, receive, send)
+        line = await service.access_line()
+    assert (line["status"], line["level"], line.get("error")) == (499, "info", None)
+    assert service.seen.events("unhandled exception") == []

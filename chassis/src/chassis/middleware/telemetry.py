@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 from opentelemetry import context as otel_context
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
@@ -83,9 +84,11 @@ class TelemetryMiddleware:
 def note_exception(raised: BaseException, info: RequestInfo, sender: ResponseSender) -> None:
     """Log an exception that escapes to the server, once, while the request's ids are known.
 
-    An exception after a complete response is not a failure of the request. Neither is a cancellation by the server at
-    the end of a graceful shutdown, and the server logs how many requests it cancels.
+    An exception after a complete response is not a failure of the request. Neither is a client that has gone, nor a
+    cancellation by the server at the end of a graceful shutdown, and the server logs how many requests it cancels.
     """
+    if isinstance(raised, ClientDisconnect):
+        return
     if not sender.is_complete or sender.status >= 500:
         record_failure(raised, info)
     if isinstance(raised, asyncio.CancelledError) and is_cancelled_from_outside():
