@@ -123,7 +123,8 @@ class Promtool:
         inputs = [{"series": name, "values": values} for name, values in series.items()]
         document = {"rule_files": ["rules.yaml"], "tests": [{"interval": "1m", "input_series": inputs, **tests}]}
         (self._folder / "tests.yaml").write_text(yaml.safe_dump(document))
-        tested = run("promtool", "test", "rules", "tests.yaml", cwd=self._folder)
+        # It takes a quarter less CPU time if it collects garbage seldom.
+        tested = run("promtool", "test", "rules", "tests.yaml", cwd=self._folder, GOGC="800")
         assert tested.returncode == 0, tested.stdout
 
     def rule(self, name: str) -> dict[str, Any]:
