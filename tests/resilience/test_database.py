@@ -31,9 +31,9 @@ POOL_MAX = 4
 WAIT_SECONDS = 0.5
 STATEMENT_SECONDS = 0.7
 # A request waits for a connection, for a statement, and for a connection to release its idempotency key.
-MOST_SECONDS = 2 * WAIT_SECONDS + STATEMENT_SECONDS + 2.0  # 2 s are for a busy machine
-BUSY_FACTOR = 3  # a request with statements waits for the processor more often
-DURABLE = "synchronous_commit=on"  # a server that crashes loses nothing
+MOST_SECONDS = 2 * WAIT_SECONDS + STATEMENT_SECONDS + 2.0  # 2 s for a busy machine
+BUSY_FACTOR = 3  # statements wait for the processor more often
+DURABLE = "synchronous_commit=on"  # a crash loses nothing
 REQUESTS_PER_SECOND = 50  # to each service
 ENOUGH = 30  # responses of a phase
 MOST_FAILED_CHECKS = 10  # of all tests
