@@ -502,5 +502,5 @@ async def test_client_that_has_gone_before_its_rejection_is_no_failure() -> None
         with pytest.raises(ClientDisconnectedError):
             await service.app.rejections(scope, receive, send)
         line = await service.access_line()
-    assert (line["status"], line["level"], line.get("error")) == (499, "info", None)
-    assert service.seen.events("unhandled exception") == []
+        assert (line["status"], line["level"], line.get("error")) == (499, "info", None)
+        assert service.seen.events("unhandled exception") == []
