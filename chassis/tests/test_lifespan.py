@@ -14,7 +14,7 @@ from starlette.types import Message
 from chassis import App
 
 from .support.application import make_app
-from .support.process import PROGRAM, run
+from .support.process import PATIENCE_SECONDS, PROGRAM, run
 from .support.service import connect, observed, until
 
 
@@ -113,7 +113,7 @@ async def test_output_under_uvicorn_with_its_own_log_configuration_is_json() -> 
         port = listener.getsockname()[1]
     arguments = ("-m", "uvicorn", "--factory", f"{PROGRAM}:asgi", "--port", str(port), "--ws", "none")
     async with run(*arguments) as process, connect(port) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await is_ready(client):
                 await asyncio.sleep(0.05)
         assert (await client.get("/switch-interval")).status_code == 200

@@ -89,6 +89,7 @@ def events() -> Iterator[list[dict[str, Any]]]:
         "http://key@localhost/1", transport=Kept, default_integrations=False, auto_enabling_integrations=False
     )
     yield sent
+    sentry_sdk.get_client().close(timeout=0)  # which ends its threads
     sentry_sdk.get_global_scope().set_client(None)
 
 

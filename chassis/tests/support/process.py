@@ -17,7 +17,7 @@ from .service import Line, connect
 
 PROGRAM = f"{__package__}.program"
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 30.0  # on a machine that does much else
+PATIENCE_SECONDS = 60.0  # on a machine that does much else
 
 
 class Process:
