@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 MAX_REQUEST_BYTES = 200_000
@@ -92,7 +93,8 @@ def become(request: Request) -> None:
 def main(descriptor: int, modules: list[str]) -> Request | None:
     """Import the libraries, and serve."""
     for module in modules:
-        importlib.import_module(module)
+        with suppress(ImportError):  # a library that is not installed
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()  # so that the children share its memory
     with socket.socket(fileno=descriptor) as link:
