@@ -35,11 +35,12 @@ check: lint types ## lint, check types and test the core (2 minutes)
 	$(PYTEST) chassis/tests
 
 .PHONY: test
-test: lint types ## lint, check types and run all tests, as CI does (20 to 30 minutes)
+test: lint types ## lint, check types and run all tests, as CI does (about 20 minutes)
 	$(PYTEST)
 
-# All tests of a file run on one worker, so that they share its fixtures. Files with long tests start first.
-WORKERS := 2
+# All tests of a file run on one worker, so that they share its fixtures. Files with long tests start first. On two cores,
+# two workers would wait for a third of the time.
+WORKERS := 3
 PYTEST = $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint

@@ -491,4 +491,4 @@ async def test_tls(
 
 async def test_server_without_tls_is_left_where_tls_is_required(postgres: PostgresServer) -> None:
     with pytest.raises(DatabaseUnavailableError, match="rejected SSL upgrade"):
-        await Database(postgres.settings(tls="require", connect_seconds=0.5)).__aenter__()
+        await Database(postgres.settings(tls="require", connect_seconds=3)).__aenter__()
