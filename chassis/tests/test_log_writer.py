@@ -52,9 +52,8 @@ async def test_lines_of_the_loop_and_of_threads_keep_their_order(seen: Observed)
     assert [line["number"] for line in seen.lines] == list(range(20))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="how much an empty pipe takes is known of Linux's")
-async def test_lines_of_a_turn_wake_the_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, fd = os.pipe()
+def sizes_of_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each write from now on."""
     sizes: list[int] = []
     write = os.write
 
@@ -63,6 +62,13 @@ async def test_lines_of_a_turn_wake_the_reader_once(monkeypatch: pytest.MonkeyPa
         return write(to, data)
 
     monkeypatch.setattr(os, "write", observed_write)
+    return sizes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much an empty pipe takes is known of Linux's")
+async def test_lines_of_a_turn_wake_the_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, fd = os.pipe()
+    sizes = sizes_of_writes(monkeypatch)
     writer = LineWriter(fd)
 
     async def log_hundred() -> None:
@@ -118,14 +124,7 @@ async def test_gathered_lines_of_many_turns_leave_in_few_writes(
 ) -> None:
     reader, writer = pipe
     monkeypatch.setattr("chassis.telemetry.log_writer.GATHER_SECONDS", 0.3)
-    sizes: list[int] = []
-    write = os.write
-
-    def observed_write(to: int, data: bytes) -> int:
-        sizes.append(len(data))
-        return write(to, data)
-
-    monkeypatch.setattr(os, "write", observed_write)
+    sizes = sizes_of_writes(monkeypatch)
     for _ in range(MAX_GATHERED):
         writer.gather(b"line")
         await end_of_turn()
